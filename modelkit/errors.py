@@ -1,0 +1,111 @@
+"""Every error that modelkit raises on purpose, and how it speaks.
+
+::
+
+    ModelkitError            exit code 1
+    ├── InputError           2   a file or value is wrong; carries all faults at once
+    ├── UsageError           2   a name, option or combination that does not exist
+    ├── FormulationError     2   a formulation file that is broken or does not fit
+    ├── InfeasibleError      3   proven: no schedule exists
+    └── SolverError          4   a solver is missing, failed or refused the model
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+#: At most so many faults are printed; the rest are counted.
+SHOWN_FAULTS = 20
+
+
+class ModelkitError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(ModelkitError):
+    """A name, option or combination of options that does not exist."""
+
+    exit_code = 2
+
+
+class FormulationError(ModelkitError):
+    """A formulation file that cannot be loaded or does not fit its own model."""
+
+    exit_code = 2
+
+
+class InfeasibleError(ModelkitError):
+    """It is proven that no schedule exists; the message says why."""
+
+    exit_code = 3
+
+
+class SolverError(ModelkitError):
+    """A solver is missing, failed, or refused what it was given."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with an input: where it is, what was found, what is allowed.
+
+    ``path`` is a JSON path such as ``$.requests[3].prompt_tokens``.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class InputError(ModelkitError):
+    """A file or value that is not what it should be, with every fault found.
+
+    Parameters
+    ----------
+    where
+        The file, or a word for what was read.
+    faults
+        All faults, in the order of the file.
+    """
+
+    exit_code = 2
+
+    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
+        self.where = where
+        self.faults = tuple(faults)
+        noun = "fault" if len(self.faults) == 1 else "faults"
+        lines = [f"{where}: {len(self.faults)} {noun}"]
+        lines += [f"  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
+        if len(self.faults) > SHOWN_FAULTS:
+            lines.append(f"  ... and {len(self.faults) - SHOWN_FAULTS} more")
+        super().__init__("\n".join(lines))
+
+
+def shown(value: object, width: int = 60) -> str:
+    """``repr`` of a found value, on one line and not longer than ``width`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a bottomless list
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Error for a name that is not in a registry, with the nearest match and the whole list."""
+    names = sorted(known)
+    return UsageError(
+        f"unknown {kind} {name!r}{did_you_mean(name, names)}\n  known: {', '.join(names) or 'none'}"
+    )

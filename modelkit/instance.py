@@ -1,0 +1,322 @@
+"""An instance: the requests to serve and the server that serves them.
+
+The classes are frozen and check themselves; ``modelkit.io`` reads and writes them as JSON.
+Symbols in the field descriptions are those of the formulations' mathematics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from modelkit.errors import Fault, InfeasibleError, InputError, shown
+
+SCHEMA = "modelkit/instance/1"
+
+#: Largest number of tokens in one prompt or output; keeps every sum over a million requests exact.
+MAX_TOKENS = 100_000_000
+#: Latest arrival, in rounds or seconds.
+MAX_TIME = 1_000_000_000
+
+Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
+Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UnitClock(_Data):
+    """Every round lasts 1, and a prompt is processed in its request's first round."""
+
+    kind: Literal["unit"] = "unit"
+
+
+class LinearClock(_Data):
+    """An iteration lasts what a law in its tokens says.
+
+    A prefill over a set S of new requests lasts
+    ``prefill_base_ms + prefill_per_token_ms * sum(s_i, i in S)``, or what the cheapest of the
+    ``prefill_levels`` that holds the tokens says; a decode round with B active requests
+    holding KV tokens lasts ``decode_base_ms + decode_per_request_ms * B + decode_per_kv_token_ms * KV``.
+    """
+
+    kind: Literal["linear"]
+    mixed: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="false: a prefill blocks decoding. true: prompts are processed in the same iteration"
+        " as the decoding of the others, and the iteration lasts the sum of both parts.",
+    )
+    prefill_base_ms: Milliseconds = 0.0
+    prefill_per_token_ms: Milliseconds = 0.0
+    decode_base_ms: Milliseconds = 0.0
+    decode_per_request_ms: Milliseconds = 0.0
+    decode_per_kv_token_ms: Milliseconds = 0.0
+    prefill_levels: tuple[tuple[Tokens, Milliseconds], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Step law in place of the linear prefill part: (token capacity, milliseconds).",
+    )
+
+    def prefill_ms(self, tokens: int) -> float:
+        """Duration of a prefill over ``tokens`` prompt tokens [ms]; the largest level when none holds them."""
+        if self.prefill_levels is None:
+            return self.prefill_base_ms + self.prefill_per_token_ms * tokens
+        holding = [ms for capacity, ms in self.prefill_levels if capacity >= tokens]
+        return min(holding) if holding else max(self.prefill_levels)[1]
+
+    def decode_ms(self, rounds: int, request_rounds: int, token_rounds: int) -> float:
+        """Duration of ``rounds`` decode rounds [ms].
+
+        ``request_rounds`` and ``token_rounds`` are the active requests and the held tokens,
+        each summed over these rounds.
+        """
+        return (
+            self.decode_base_ms * rounds
+            + self.decode_per_request_ms * request_rounds
+            + self.decode_per_kv_token_ms * token_rounds
+        )
+
+
+class Server(_Data):
+    """What serves the requests: memory, slots and the clock."""
+
+    kv_capacity_tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = Field(
+        default=None, description="M: KV-cache budget [token]; absent means no limit."
+    )
+    slots: Annotated[int, Field(strict=True, ge=1, le=10**6)] | None = Field(
+        default=None, description="J: requests that can be in progress at once; absent means no limit."
+    )
+    clock: Annotated[UnitClock | LinearClock, Field(discriminator="kind")] = Field(default=UnitClock())
+
+
+class Request(_Data):
+    """One request: when it is known, how long its prompt is and how many tokens it will produce."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+    arrival: Annotated[float, Field(strict=True, ge=0, le=MAX_TIME, allow_inf_nan=False)] = Field(
+        default=0, description="a_i: known from this moment; round under the unit clock, second otherwise."
+    )
+    prompt_tokens: Tokens = Field(description="s_i: length of the prompt [token].")
+    output_tokens: Tokens = Field(description="o_i: tokens the request will produce [token].")
+    predicted_output_tokens: Tokens | tuple[Tokens, Tokens] | None = Field(
+        default=None,
+        description="What a policy may see of o_i: a number or an interval [lower, upper]; default o_i.",
+    )
+
+    @property
+    def prediction(self) -> tuple[int, int]:
+        """Predicted output length as an interval (lower, upper) [token]."""
+        predicted = self.predicted_output_tokens
+        if isinstance(predicted, tuple):
+            return predicted
+        return (predicted or self.output_tokens,) * 2
+
+
+@dataclass(frozen=True)
+class RequestArrays:
+    """The requests as read-only columns of shape [n], for fast code.
+
+    ``arrival`` is int64 rounds under the unit clock and float64 seconds otherwise; the others
+    are int64 tokens.
+    """
+
+    arrival: npt.NDArray[Any]
+    prompt: npt.NDArray[np.int64]
+    output: npt.NDArray[np.int64]
+    predicted_lower: npt.NDArray[np.int64]
+    predicted_upper: npt.NDArray[np.int64]
+
+    @property
+    def peak(self) -> npt.NDArray[np.int64]:
+        """Tokens held in the last round, s_i + o_i."""
+        return self.prompt + self.output
+
+
+class Instance(_Data):
+    """Requests and the server that serves them.
+
+    Raises
+    ------
+    InputError
+        Two requests share an id, an interval is upside down, an arrival is not a whole round
+        under the unit clock, or a clock states both prefill laws.
+    """
+
+    name: str = Field(default="", max_length=500)
+    description: str = ""
+    source: str = Field(default="", description="Where the data came from; for generated ones the family.")
+    server: Server
+    requests: tuple[Request, ...] = Field(min_length=1)
+    extra: dict[str, Any] = Field(default={}, description="Parameters of formulation variants.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Instance:
+        faults = cross_faults(
+            [r.id for r in self.requests],
+            [r.arrival for r in self.requests],
+            [r.predicted_output_tokens for r in self.requests],
+            self.server.clock,
+        )
+        if faults:
+            raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether the unit clock runs."""
+        return isinstance(self.server.clock, UnitClock)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each request id in ``requests``."""
+        return {request.id: i for i, request in enumerate(self.requests)}
+
+    @cached_property
+    def arrays(self) -> RequestArrays:
+        """The requests as columns."""
+
+        def column(values: Iterable[float], dtype: type = np.int64) -> npt.NDArray[Any]:
+            array = np.fromiter(values, dtype=dtype, count=len(self.requests))
+            array.flags.writeable = False
+            return array
+
+        predictions = [r.prediction for r in self.requests]
+        return RequestArrays(
+            arrival=column((r.arrival for r in self.requests), np.int64 if self.is_unit else np.float64),
+            prompt=column(r.prompt_tokens for r in self.requests),
+            output=column(r.output_tokens for r in self.requests),
+            predicted_lower=column(lower for lower, _ in predictions),
+            predicted_upper=column(upper for _, upper in predictions),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The instance as JSON-ready data in its canonical form: columns, defaults written out."""
+        server: dict[str, Any] = {"clock": self.server.clock.model_dump(exclude_none=True)}
+        for limit in ("kv_capacity_tokens", "slots"):
+            if (value := getattr(self.server, limit)) is not None:
+                server[limit] = value
+        requests: dict[str, Any] = {
+            "id": [r.id for r in self.requests],
+            "arrival": [whole(r.arrival) for r in self.requests],
+            "prompt_tokens": [r.prompt_tokens for r in self.requests],
+            "output_tokens": [r.output_tokens for r in self.requests],
+        }
+        if any(r.predicted_output_tokens is not None for r in self.requests):
+            requests["predicted_output_tokens"] = [_collapsed(r.prediction) for r in self.requests]
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "description": self.description,
+            "source": self.source,
+            "server": server,
+            "requests": requests,
+        }
+        if self.extra:
+            document["extra"] = self.extra
+        return document
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON, so that formatting, rows or columns and defaults do not matter."""
+        document = self.document()
+        document["requests"].setdefault("predicted_output_tokens", document["requests"]["output_tokens"])
+        document["server"]["clock"] = {
+            key: whole(value) for key, value in document["server"]["clock"].items()
+        }
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def check_fits(self) -> None:
+        """Raise unless every request fits the server alone.
+
+        The KV-cache problem is feasible exactly when s_i + o_i <= M for all i.
+
+        Raises
+        ------
+        InfeasibleError
+            Some request can never run; the message names the requests at fault.
+        """
+        capacity = self.server.kv_capacity_tokens
+        if capacity is None:
+            return
+        too_big = [r for r in self.requests if r.prompt_tokens + r.output_tokens > capacity]
+        if too_big:
+            lines = [
+                f"request {r.id!r} needs {r.prompt_tokens} + {r.output_tokens} ="
+                f" {r.prompt_tokens + r.output_tokens} tokens"
+                for r in too_big[:5]
+            ]
+            if len(too_big) > 5:
+                lines.append(f"... and {len(too_big) - 5} more requests")
+            raise InfeasibleError(
+                f"no schedule exists: the server holds {capacity} tokens, but\n  " + "\n  ".join(lines)
+            )
+
+
+def whole(value: Any) -> Any:
+    """A float without a fraction as an integer; anything else unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _collapsed(interval: tuple[int, int]) -> int | tuple[int, int]:
+    return interval[0] if interval[0] == interval[1] else interval
+
+
+def cross_faults(
+    ids: Sequence[object], arrivals: Sequence[object], predictions: Sequence[object], clock: object
+) -> list[Fault]:
+    """Faults that show only when requests are seen together or beside the clock.
+
+    Takes raw values too, and passes over what is not of the right type (that is another fault).
+    """
+    faults: list[Fault] = []
+    first: dict[object, int] = {}
+    for i, name in enumerate(ids):
+        if isinstance(name, str) and first.setdefault(name, i) != i:
+            faults.append(
+                Fault(
+                    f"$.requests[{i}].id",
+                    f"{shown(name)} is the id of request {first[name]} too; ids must be unique",
+                )
+            )
+    if isinstance(clock, UnitClock):
+        faults += [
+            Fault(f"$.requests[{i}].arrival", f"found {a!r}; under the unit clock arrivals are whole rounds")
+            for i, a in enumerate(arrivals)
+            if isinstance(a, float) and not a.is_integer()
+        ]
+    for i, p in enumerate(predictions):
+        if (
+            isinstance(p, list | tuple)
+            and len(p) == 2
+            and all(isinstance(end, int) for end in p)
+            and p[0] > p[1]
+        ):
+            faults.append(
+                Fault(
+                    f"$.requests[{i}].predicted_output_tokens",
+                    f"found {shown(list(p))}; an interval is [lower, upper] with lower <= upper",
+                )
+            )
+    if isinstance(clock, LinearClock) and clock.prefill_levels and (
+        clock.prefill_base_ms or clock.prefill_per_token_ms
+    ):
+        faults.append(
+            Fault(
+                "$.server.clock.prefill_levels",
+                "stands beside prefill_base_ms or prefill_per_token_ms; state one prefill law",
+            )
+        )
+    return faults

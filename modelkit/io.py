@@ -1,0 +1,360 @@
+"""JSON in and out: instances and results, with every fault of a file reported at once."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from modelkit import instance as instance_module
+from modelkit import result as result_module
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock, cross_faults, whole
+from modelkit.result import Result
+
+#: Keys of a request, in the order of the file.
+REQUEST_KEYS = tuple(Request.model_fields)
+
+
+# --- instances ---------------------------------------------------------------------------------
+
+
+def load(source: str | os.PathLike[str] | dict[str, Any] | Instance) -> Instance:
+    """Read an instance.
+
+    Parameters
+    ----------
+    source
+        Path of a ``.json`` or ``.json.gz`` file, ``"-"`` for standard input, parsed JSON, or an
+        instance, which is returned as it is.
+
+    Raises
+    ------
+    InputError
+        With all faults of the file, each with its JSON path.
+    UsageError
+        The file cannot be opened.
+    """
+    if isinstance(source, Instance):
+        return source
+    if isinstance(source, dict):
+        return parse_instance(source, "instance")
+    where = "standard input" if os.fspath(source) == "-" else os.fspath(source)
+    return parse_instance(read_json(source), where)
+
+
+def parse_instance(document: object, where: str) -> Instance:
+    """Instance from parsed JSON; ``where`` names its origin in messages."""
+    document = _checked_schema(document, instance_module.SCHEMA, where)
+    faults: list[Fault] = []
+    columns = isinstance(document.get("requests"), dict)
+    if columns:
+        document["requests"] = _rows(document["requests"], faults)
+    elif isinstance(document.get("requests"), list):
+        document["requests"] = [
+            {"id": f"r{i}", **row} if isinstance(row, dict) else row
+            for i, row in enumerate(document["requests"], start=1)
+        ]
+    try:
+        instance = Instance.model_validate(document)
+    except ValidationError as error:
+        faults += _faults(error)
+        faults += _raw_cross_faults(document)
+    except InputError as error:
+        faults += error.faults
+    if faults:
+        if columns:
+            faults = [Fault(_column_path(fault.path), fault.message) for fault in faults]
+        raise InputError(where, faults)
+    return instance
+
+
+def _rows(columns: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]:
+    """Rows from columns; columns that are no list, unknown or of another length become faults."""
+    usable = {}
+    for key, values in columns.items():
+        if key not in REQUEST_KEYS:
+            faults.append(Fault(f"$.requests.{key}", f"unknown key{did_you_mean(key, REQUEST_KEYS)}"))
+        elif not isinstance(values, list):
+            faults.append(Fault(f"$.requests.{key}", f"found {shown(values)}; allowed: a list, one value a request"))
+        else:
+            usable[key] = values
+    length = max((len(values) for values in usable.values()), default=0)
+    for key, values in usable.items():
+        if len(values) != length:
+            faults.append(
+                Fault(f"$.requests.{key}", f"has {len(values)} values where another column has {length}")
+            )
+    usable.setdefault("id", [f"r{i}" for i in range(1, length + 1)])
+    if faults:  # keep the rows that are whole, so that their faults show too
+        length = min(len(values) for values in usable.values())
+    keys = list(usable)
+    return [dict(zip(keys, row, strict=False)) for row in zip(*usable.values(), strict=False)][:length]
+
+
+def _column_path(path: str) -> str:
+    """``$.requests[3].arrival`` as the path in a file of columns, ``$.requests.arrival[3]``."""
+    head, bracket, rest = path.partition("$.requests[")
+    position, closing, tail = rest.partition("].")
+    if head or not bracket or not closing:
+        return path
+    key, bracket, deeper = tail.partition("[")
+    return f"$.requests.{key}[{position}]{bracket}{deeper}"
+
+
+def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
+    """Cross-field faults of a document that has other faults too."""
+    requests = document.get("requests")
+    rows = [row if isinstance(row, dict) else {} for row in requests] if isinstance(requests, list) else []
+    clock: object = None
+    with contextlib.suppress(ValidationError):
+        server = document.get("server")
+        raw = server.get("clock", {"kind": "unit"}) if isinstance(server, dict) else None
+        clock = TypeAdapter(UnitClock | LinearClock).validate_python(raw)
+    return cross_faults(
+        [row.get("id") for row in rows],
+        [row.get("arrival") for row in rows],
+        [row.get("predicted_output_tokens") for row in rows],
+        clock,
+    )
+
+
+def instance_schema() -> dict[str, Any]:
+    """JSON Schema of an instance file (draft 2020-12): rows or columns."""
+    schema = Instance.model_json_schema()
+    row = schema["$defs"]["Request"]
+    row["required"] = [key for key in row["required"] if key != "id"]
+    columns = {
+        "title": "Request columns",
+        "description": "The same data as columns of equal length, one entry a request.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            key: {"type": "array", "minItems": 1, "items": {k: v for k, v in item.items() if k != "default"}}
+            for key, item in row["properties"].items()
+        },
+        "required": row["required"],
+    }
+    schema["$defs"]["RequestColumns"] = columns
+    rows = schema["properties"]["requests"]
+    schema["properties"]["requests"] = {"anyOf": [rows, {"$ref": "#/$defs/RequestColumns"}]}
+    schema["properties"] = {"schema": {"const": instance_module.SCHEMA}, **schema["properties"]}
+    schema["required"] = ["schema", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def save_instance(instance: Instance, path: str | os.PathLike[str]) -> None:
+    """Write an instance as JSON; gzipped when the name ends in ``.gz``, to standard output for ``-``."""
+    write_text(path, json.dumps(instance.document(), indent=None, ensure_ascii=False) + "\n")
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def load_result(source: str | os.PathLike[str]) -> Result:
+    """Read a result file.
+
+    Raises
+    ------
+    InputError
+        With all faults of the file.
+    UsageError
+        The file cannot be opened.
+    """
+    document = read_json(source)
+    return parse_result(document, os.fspath(source))
+
+
+def parse_result(document: object, where: str) -> Result:
+    """Result from parsed JSON; the gap it states is recomputed, not read."""
+    document = _checked_schema(document, result_module.SCHEMA, where)
+    if isinstance(document.get("objective"), dict):
+        document["objective"] = {k: v for k, v in document["objective"].items() if k != "gap"}
+    try:
+        return Result.model_validate(document)
+    except ValidationError as error:
+        raise InputError(where, _faults(error)) from None
+
+
+def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:
+    """Write a result as JSON; see `write_text`."""
+    return write_text(path, json.dumps(_plain(result.document()), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return whole(value)
+
+
+# --- text and JSON -----------------------------------------------------------------------------
+
+
+def read_json(source: str | os.PathLike[str]) -> object:
+    """Parsed JSON of a file (gzip known by its first bytes) or of standard input for ``-``.
+
+    Raises
+    ------
+    InputError
+        Not UTF-8, not JSON, NaN or infinity, a key twice in one object, too deeply nested.
+    UsageError
+        The file cannot be opened.
+    """
+    where = os.fspath(source)
+    try:
+        raw = sys.stdin.buffer.read() if where == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {where}: {error.strerror or error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise UsageError(f"cannot read {where!r}: {error}") from None
+    where = "standard input" if where == "-" else where
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(where, [Fault("$", message)])
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            keys = [key for key, _ in items]
+            refuse(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+        return found
+
+    def constant(word: str) -> NoReturn:
+        refuse(f"found {word}; JSON numbers are finite")
+
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs, parse_constant=constant)
+    except (OSError, EOFError, zlib.error) as error:
+        refuse(f"the gzip data are damaged or cut off ({error})")
+    except UnicodeDecodeError as error:
+        refuse(f"not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}")
+    except json.JSONDecodeError as error:
+        refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+    except RecursionError:
+        refuse("nested too deeply")
+    except ValueError:  # an integer of more digits than Python converts
+        refuse("holds a number of thousands of digits")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
+    """Write text so that a reader sees the old file or the whole new one.
+
+    Parameters
+    ----------
+    path
+        Where to; ``-`` is standard output; a name ending in ``.gz`` is compressed (same text,
+        same bytes).
+
+    Returns
+    -------
+    Path or None
+        The file written, None for standard output.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be written (no such folder, no permission, disk full).
+    """
+    if os.fspath(path) == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return None
+    target = Path(path)
+    data = text.encode("utf-8", "surrogatepass")
+    if target.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    temporary = None
+    try:
+        if target.exists() and not target.is_file():  # a pipe or device is written to, not replaced
+            target.write_bytes(data)
+            return target
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _checked_schema(document: object, schema: str, where: str) -> dict[str, Any]:
+    """The document without its schema key, once that names ``schema``."""
+    if not isinstance(document, dict):
+        raise InputError(where, [Fault("$", f"found {shown(document)}; allowed: a JSON object")])
+    found = document.get("schema")
+    if found != schema:
+        raise InputError(where, [Fault("$.schema", f"found {shown(found)}; allowed: {schema!r}")])
+    return {key: value for key, value in document.items() if key != "schema"}
+
+
+# --- pydantic's errors in our words ---------------------------------------------------------------
+
+_KNOWN_KEYS = {
+    (): tuple(Instance.model_fields),
+    ("server",): tuple(Server.model_fields),
+    ("server", "clock"): tuple(LinearClock.model_fields),
+    ("requests",): REQUEST_KEYS,
+}
+_PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    faults: dict[str, Fault] = {}
+    for detail in error.errors(include_url=False, include_context=True):
+        location = [
+            part
+            for before, part in zip((None, *detail["loc"]), detail["loc"], strict=False)
+            if not (before == "clock" and part in ("unit", "linear"))
+        ]
+        if "predicted_output_tokens" in location:  # a union: one fault, not one for each branch
+            location = location[: location.index("predicted_output_tokens") + 1]
+            message = _PREDICTION
+            value = detail["input"]
+            if isinstance(detail["loc"][-1], int) and len(detail["loc"]) > 4:
+                message = f"{_PREDICTION}; in the interval found {shown(value)}"
+            else:
+                message = f"found {shown(value)}; {_PREDICTION}"
+            fault = Fault(_json_path(location), message)
+        else:
+            fault = Fault(_json_path(location), _message(detail, location))
+        faults.setdefault(fault.path, fault)
+    return list(faults.values())
+
+
+def _message(detail: Any, location: list[Any]) -> str:
+    kind = detail["type"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        known = _KNOWN_KEYS.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
+        return f"unknown key{did_you_mean(str(location[-1]), known)}"
+    text = detail["msg"]
+    for before, after in (
+        ("Input should be ", "allowed: "),
+        ("Input tag ", "allowed: tag "),
+        ("Tuple should have ", "allowed: "),
+    ):
+        text = text.replace(before, after)
+    return f"found {shown(detail['input'])}; {text}"
+
+
+def _json_path(location: list[Any]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

@@ -1,0 +1,509 @@
+"""The judge: one replay of a schedule against its instance.
+
+It returns every violated rule with its size and every metric. It is the only place where a
+metric is computed, it takes any schedule from anywhere, and it knows no solver.
+
+Replay
+------
+Round r of request i (r = 1 .. o_i, counted from its admission) holds s_i + r tokens. Between two
+events (an admission, an eviction, a completion) the number N of active requests is constant and
+the held tokens grow by N a round, so the replay jumps from event to event:
+O((n + segments) log n) time, whatever the number of rounds.
+
+==================  =================================================================================
+clock               an iteration lasts
+==================  =================================================================================
+unit                1 a round; prompts are processed in their request's first round
+linear, not mixed   a prefill over the admitted, blocking all decoding; then decode rounds
+linear, mixed       prefill part over those not yet processed plus decode part over the others
+==================  =================================================================================
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modelkit.instance import Instance, LinearClock, whole
+from modelkit.schedule import Schedule, Segment
+
+#: Every rule of the judge: what a violation says and in what its size is counted.
+RULES: dict[str, tuple[str, str]] = {
+    "unknown_request": ("a segment names a request that the instance does not have", "requests"),
+    "missing": ("a request is never admitted", "tokens"),
+    "admitted_twice": ("a request is admitted while it is in progress or after it is done", "admissions"),
+    "before_arrival": ("a request is admitted before it arrives", "time"),
+    "unfinished": ("the schedule ends before a request has produced all its tokens", "tokens"),
+    "not_running": ("a request is evicted that is not in progress", "evictions"),
+    "unknown_slot": ("a request is admitted into a slot that the server does not have", "slots"),
+    "slot_overlap": ("a request is admitted into a slot that still holds another", "tokens"),
+    "too_many_in_progress": ("more requests are in progress than the server has slots", "requests"),
+    "kv_capacity": ("the requests in progress hold more tokens than the KV cache", "tokens"),
+    "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
+    "time_order": ("a segment begins before the one ahead of it has ended", "time"),
+    "whole_rounds": ("under the unit clock a segment begins within a round", "time"),
+}
+
+#: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``.
+METRICS: dict[str, str] = {
+    "total_latency_{t}": "sum over requests of completion - arrival",
+    "mean_latency_{t}": "mean of completion - arrival",
+    "p50_latency_{t}": "latency that half of the requests do not exceed",
+    "p95_latency_{t}": "latency that 95 % of the requests do not exceed",
+    "p99_latency_{t}": "latency that 99 % of the requests do not exceed",
+    "mean_first_token_{t}": "mean time from arrival to the end of the round of the first token",
+    "p99_first_token_{t}": "time to first token that 99 % of the requests do not exceed",
+    "mean_per_output_token_{t}": "mean of (completion - first token) / (o - 1) over requests with o > 1",
+    "makespan_{t}": "completion of the last request, from time 0",
+    "throughput_tokens_per_{s}": "output tokens / makespan",
+    "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
+    "kv_utilisation": "held tokens integrated over time / (M * makespan)",
+    "peak_kv_tokens": "most tokens held in any round",
+    "rounds": "decode rounds run",
+    "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
+    "evictions": "requests that lost their tokens",
+    "recomputed_tokens": "tokens held by requests when they were evicted",
+}
+
+#: Under the linear clock, times closer than this are the same moment [ms].
+TIME_TOLERANCE_MS = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: which (see ``RULES``), by how much, when, and by which request."""
+
+    rule: str
+    size: float
+    at: float | None
+    request: str | None
+    message: str
+
+    def document(self) -> dict[str, Any]:
+        """The violation as JSON-ready data."""
+        return {
+            "rule": self.rule,
+            "size": whole(self.size),
+            "unit": RULES[self.rule][1],
+            "at": None if self.at is None else whole(self.at),
+            "request": self.request,
+            "message": self.message,
+        }
+
+
+class Stretch(NamedTuple):
+    """Rounds between two events: ``active`` requests, tokens held in the first and last round."""
+
+    begin: float
+    end: float
+    rounds: int
+    active: int
+    first_tokens: int
+    last_tokens: int
+
+
+class Stay(NamedTuple):
+    """One admission of a request: from its admission to its completion or eviction.
+
+    ``first_token`` and ``completed`` are None when they never came.
+    """
+
+    request: int
+    slot: int | None
+    begin: float
+    first_token: float | None
+    end: float | None
+    completed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of a schedule.
+
+    Parameters
+    ----------
+    violations
+        Empty exactly when the schedule is valid.
+    metrics
+        See ``METRICS``; None where unknown, as all latencies are unless every request completes.
+    stretches, stays
+        The replay itself, for charts. Times in rounds or ms.
+    """
+
+    violations: tuple[Violation, ...]
+    metrics: dict[str, float | None]
+    stretches: tuple[Stretch, ...]
+    stays: tuple[Stay, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether no rule is broken."""
+        return not self.violations
+
+
+def judge(instance: Instance, schedule: Schedule) -> Verdict:
+    """Replay ``schedule`` against ``instance``.
+
+    Never raises for what a schedule says; an absurd schedule has many violations.
+    """
+    replay = _Replay(instance)
+    for segment in schedule.segments:
+        replay.run_segment(segment)
+    replay.close()
+    return replay.verdict()
+
+
+@dataclass(slots=True, eq=False)
+class _Stay:
+    """A stay while it is replayed; ``ends_at`` is the round counter at which it will be done."""
+
+    request: int
+    slot: int | None
+    begin: float
+    starts_at: int
+    ends_at: int
+    first_token: float | None = None
+    end: float | None = None
+    completed: bool = False
+
+
+class _Replay:
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        clock = instance.server.clock
+        self.law = clock if isinstance(clock, LinearClock) else None
+        self.tolerance = TIME_TOLERANCE_MS if self.law else 0.0
+        self.per_time = 1000.0 if self.law else 1.0  # replay time units in one unit of `at`
+        self.prompt = instance.arrays.prompt.tolist()
+        self.output = instance.arrays.output.tolist()
+        self.arrival = [a * self.per_time for a in instance.arrays.arrival.tolist()]
+
+        self.now: float = 0.0
+        self.round = 0  # rounds run with some request in progress, or left over by an eviction
+        self.active = 0
+        self.base = 0  # sum over active of prompt - starts_at: held after `round` = base + active * round
+        self.current: dict[int, _Stay] = {}  # last stay of each request
+        self.holder: dict[int, _Stay] = {}  # last stay in each slot
+        self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in stays)
+        self.fresh: list[_Stay] = []  # admitted, first round not yet run
+        self.stays: list[_Stay] = []
+        self.violations: list[Violation] = []
+        self.stretches: list[Stretch] = []
+        self.over = _Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
+        self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
+
+        self.token_time = 0.0
+        self.peak = self.rounds = self.evictions = self.recomputed = 0
+        self.idle_rounds: float = 0
+
+    # --- what a segment does -------------------------------------------------------------------
+
+    def run_segment(self, segment: Segment) -> None:
+        self.advance_to(segment.at * self.per_time)
+        for request in segment.evict:
+            self.evict(request)
+        admitted = [
+            stay for admission in segment.admit if (stay := self.admit(*admission)) is not None
+        ]
+        self.crowd.see(self.active, 0)
+        if self.law is not None and not self.law.mixed and admitted:
+            self.pass_time(self.prefill_ms(admitted))
+        self.run_rounds(segment.rounds)
+
+    def advance_to(self, at: float) -> None:
+        """Begin a segment at ``at``, or now when the segment before has not ended."""
+        if at < self.now - self.tolerance:
+            self.violate("time_order", self.now - at, None, f"the segment before ends at {self.clock(self.now)}")
+        if self.law is None and not float(at).is_integer():
+            self.violate("whole_rounds", at % 1, None, f"the segment begins at {at}")
+            at = math.ceil(at)
+        if at > self.now:
+            if self.law is None:
+                self.idle_rounds += at - self.now
+            self.pass_time(at - self.now)
+
+    def pass_time(self, duration: float) -> None:
+        """Let time go by without a round; who is in progress keeps its tokens."""
+        self.token_time += self.held * duration
+        self.now += duration
+
+    def evict(self, name: str) -> None:
+        i = self.find(name)
+        if i is None:
+            return
+        stay = self.current.get(i)
+        if stay is None or not self.in_progress(stay):
+            self.violate("not_running", 1, name, f"request {name!r} is evicted but not in progress")
+            return
+        self.evictions += 1
+        if stay.starts_at < self.round or (self.law is not None and not self.law.mixed):
+            self.recomputed += self.prompt[i] + self.round - stay.starts_at
+        stay.end = self.now
+        self.active -= 1
+        self.base -= self.prompt[i] - stay.starts_at
+        if stay in self.fresh:
+            self.fresh.remove(stay)
+
+    def admit(self, name: str, slot: int | None) -> _Stay | None:
+        i = self.find(name)
+        if i is None:
+            return None
+        before = self.current.get(i)
+        if before is not None and (before.completed or self.in_progress(before)):
+            state = "done" if before.completed else "in progress"
+            self.violate("admitted_twice", 1, name, f"request {name!r} is admitted again while it is {state}")
+            return None
+        if self.now < self.arrival[i] - self.tolerance:
+            early = self.arrival[i] - self.now
+            self.violate(
+                "before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}"
+            )
+        stay = _Stay(i, slot, self.now, self.round, self.round + self.output[i])
+        if slot is not None:
+            self.take_slot(stay, slot, name)
+        self.current[i] = stay
+        heapq.heappush(self.ending, (stay.ends_at, len(self.stays)))
+        self.stays.append(stay)
+        self.fresh.append(stay)
+        self.active += 1
+        self.base += self.prompt[i] - stay.starts_at
+        return stay
+
+    def take_slot(self, stay: _Stay, slot: int, name: str) -> None:
+        slots = self.instance.server.slots
+        if slot < 0 or (slots is not None and slot >= slots):
+            size = -slot if slot < 0 else slot - (slots or 0) + 1
+            allowed = "0 or more" if slots is None else f"0 to {slots - 1}"
+            self.violate("unknown_slot", size, name, f"slot {slot}; allowed: {allowed}")
+        other = self.holder.get(slot)
+        if other is not None and self.in_progress(other):
+            holder = self.instance.requests[other.request].id
+            left = other.ends_at - self.round
+            self.violate(
+                "slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds"
+            )
+        self.holder[slot] = stay
+
+    # --- rounds --------------------------------------------------------------------------------
+
+    def run_rounds(self, rounds: int) -> None:
+        self.rounds += rounds
+        while rounds and self.active:
+            self.drop_evicted()
+            span = min(rounds, self.ending[0][0] - self.round)
+            if self.fresh:
+                span = 1  # the first round gives first tokens and, mixed, lasts longer
+            self.run_span(span)
+            rounds -= span
+        if rounds:
+            self.idle_rounds += rounds
+            if self.law is None:
+                self.now += rounds
+            elif not self.law.mixed:
+                self.now += self.law.decode_ms(rounds, 0, 0)
+
+    def run_span(self, span: int) -> None:
+        """Run ``span`` rounds in which nobody starts after the first and nobody ends before the last."""
+        first = self.held + self.active
+        last = self.held + self.active * span
+        duration = self.duration(span, span * (first + last) // 2)
+        self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
+        self.over.see_span(first, last, self.active, span, duration)
+        self.crowd.see(self.active, span)
+        self.token_time += duration * (first + last) / 2
+        self.peak = max(self.peak, last)
+        self.now += duration
+        self.round += span
+        for stay in self.fresh:
+            stay.first_token = self.now
+        self.fresh.clear()
+        while self.ending and self.ending[0][0] <= self.round:
+            stay = self.stays[heapq.heappop(self.ending)[1]]
+            if stay.end is None:
+                stay.end = self.now
+                stay.completed = True
+                self.active -= 1
+                self.base -= self.prompt[stay.request] - stay.starts_at
+
+    def duration(self, span: int, token_rounds: int) -> float:
+        if self.law is None:
+            return span
+        if not self.law.mixed or not self.fresh:
+            return self.law.decode_ms(span, self.active * span, token_rounds)
+        decoding = self.active - len(self.fresh)
+        prefill = self.prefill_ms(self.fresh)
+        if not decoding:
+            return prefill
+        new_tokens = sum(self.prompt[stay.request] + 1 for stay in self.fresh)
+        return prefill + self.law.decode_ms(1, decoding, token_rounds - new_tokens)
+
+    def prefill_ms(self, stays: list[_Stay]) -> float:
+        assert self.law is not None
+        tokens = sum(self.prompt[stay.request] for stay in stays)
+        levels = self.law.prefill_levels
+        if levels is not None and tokens > (largest := max(capacity for capacity, _ in levels)):
+            self.violate(
+                "prefill_level",
+                tokens - largest,
+                None,
+                f"a prefill over {tokens} tokens; the largest level holds {largest}",
+            )
+        return self.law.prefill_ms(tokens)
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self.over.close()
+        self.crowd.close()
+        for i, request in enumerate(self.instance.requests):
+            stay = self.current.get(i)
+            if stay is None:
+                self.violate("missing", self.output[i], request.id, f"request {request.id!r} is never admitted")
+            elif not stay.completed:
+                left = self.output[i] if stay.end is not None else stay.ends_at - self.round
+                self.violate(
+                    "unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens"
+                )
+
+    def verdict(self) -> Verdict:
+        return Verdict(
+            violations=tuple(self.violations),
+            metrics=self.metrics(),
+            stretches=tuple(self.stretches),
+            stays=tuple(
+                Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays
+            ),
+        )
+
+    def metrics(self) -> dict[str, float | None]:
+        unit, second, per_second = ("ms", "second", 1000.0) if self.law else ("rounds", "round", 1.0)
+        latency: list[float] = []
+        first_token: list[float] = []
+        per_token: list[float] = []
+        makespan = 0.0
+        for i, stay in self.current.items():
+            if stay.completed and stay.end is not None and stay.first_token is not None:
+                latency.append(stay.end - self.arrival[i])
+                first_token.append(stay.first_token - self.arrival[i])
+                makespan = max(makespan, stay.end)
+                if self.output[i] > 1:
+                    per_token.append((stay.end - stay.first_token) / (self.output[i] - 1))
+        complete = len(latency) == len(self.instance.requests)
+        server = self.instance.server
+        slot_time = sum(s.end - s.begin for s in self.stays if s.end is not None)
+
+        def known(value: Callable[[], float]) -> float | None:
+            return whole(float(value())) if complete else None
+
+        def percentile(values: list[float], q: float) -> float:
+            return float(np.percentile(values, q, method="inverted_cdf"))
+
+        def share(amount: float, limit: int | None) -> float | None:
+            return amount / (limit * makespan) if complete and limit and makespan else None
+
+        return {
+            f"total_latency_{unit}": known(lambda: math.fsum(latency)),
+            f"mean_latency_{unit}": known(lambda: math.fsum(latency) / len(latency)),
+            f"p50_latency_{unit}": known(lambda: percentile(latency, 50)),
+            f"p95_latency_{unit}": known(lambda: percentile(latency, 95)),
+            f"p99_latency_{unit}": known(lambda: percentile(latency, 99)),
+            f"mean_first_token_{unit}": known(lambda: math.fsum(first_token) / len(first_token)),
+            f"p99_first_token_{unit}": known(lambda: percentile(first_token, 99)),
+            f"mean_per_output_token_{unit}": (
+                known(lambda: math.fsum(per_token) / len(per_token)) if per_token else None
+            ),
+            f"makespan_{unit}": known(lambda: makespan),
+            f"throughput_tokens_per_{second}": (
+                known(lambda: sum(self.output) * per_second / makespan) if makespan else None
+            ),
+            "slot_utilisation": share(slot_time, server.slots),
+            "kv_utilisation": share(self.token_time, server.kv_capacity_tokens),
+            "peak_kv_tokens": self.peak,
+            "rounds": self.rounds,
+            "idle_rounds": whole(float(self.idle_rounds)),
+            "evictions": self.evictions,
+            "recomputed_tokens": self.recomputed,
+        }
+
+    # --- small things --------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """Tokens held after the rounds run so far by those in progress."""
+        return self.base + self.active * self.round
+
+    def in_progress(self, stay: _Stay) -> bool:
+        return stay.end is None
+
+    def drop_evicted(self) -> None:
+        while self.stays[self.ending[0][1]].end is not None:
+            heapq.heappop(self.ending)
+
+    def find(self, name: str) -> int | None:
+        i = self.instance.index.get(name)
+        if i is None:
+            self.violate("unknown_request", 1, name, f"the instance has no request {name!r}")
+        return i
+
+    def clock(self, time: float) -> str:
+        return f"{time / 1000:g} s" if self.law else f"round {time:g}"
+
+    def violate(self, rule: str, size: float, request: str | None, message: str) -> None:
+        at = self.now / self.per_time
+        self.violations.append(Violation(rule, size, at, request, f"at {self.clock(self.now)}: {message}"))
+
+
+class _Excess:
+    """Watches a quantity against its limit; one violation for each unbroken time above it."""
+
+    def __init__(self, replay: _Replay, rule: str, limit: int | None, limit_words: str) -> None:
+        self.replay = replay
+        self.rule = rule
+        self.limit = limit
+        self.words = limit_words
+        self.worst = self.rounds = 0
+        self.since: float | None = None
+
+    def see(self, value: int, rounds: int, later: float = 0.0) -> None:
+        """``value`` holds for ``rounds`` rounds, from ``later`` after now on."""
+        if self.limit is None:
+            return
+        if value <= self.limit:
+            self.close()
+            return
+        if self.since is None:
+            self.since = self.replay.now + later
+        self.worst = max(self.worst, value)
+        self.rounds += rounds
+
+    def see_span(self, first: int, last: int, step: int, rounds: int, duration: float) -> None:
+        """The value grows by ``step`` a round from ``first`` to ``last`` over ``rounds`` rounds."""
+        if self.limit is None:
+            return
+        above = min(rounds, max(0, -((self.limit - last) // step)))
+        if above < rounds:
+            self.see(first, 0)
+        if above:
+            self.see(last, above, duration * (rounds - above) / rounds)
+
+    def close(self) -> None:
+        if self.since is not None and self.limit is not None:
+            unit = RULES[self.rule][1]
+            verb = "in progress" if unit == "requests" else "held"
+            self.replay.violations.append(
+                Violation(
+                    self.rule,
+                    self.worst - self.limit,
+                    self.since / self.replay.per_time,
+                    None,
+                    f"from {self.replay.clock(self.since)} for {self.rounds} rounds: up to {self.worst} {unit}"
+                    f" {verb}, {self.words} {self.limit}",
+                )
+            )
+        self.since, self.worst, self.rounds = None, 0, 0
+

@@ -1,0 +1,176 @@
+"""A result: one run on one instance, as it is written to a file.
+
+``None`` means not known. Every number about the schedule is the judge's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from modelkit.errors import InputError
+from modelkit.instance import Instance
+from modelkit.judge import Verdict
+from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
+
+SCHEMA = "modelkit/result/1"
+
+Status = Literal["optimal", "feasible", "infeasible", "no_schedule"]
+StopReason = Literal["finished", "time_limit", "interrupted", "failed"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _admission(value: object) -> object:
+    return (value, None) if isinstance(value, str) else value
+
+
+class _SegmentRecord(_Record):
+    at: Annotated[float, Field(strict=True, ge=0, le=MAX_ROUNDS, allow_inf_nan=False)]
+    admit: tuple[
+        Annotated[
+            tuple[str, Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] | None],
+            BeforeValidator(_admission),
+        ],
+        ...,
+    ] = ()
+    evict: tuple[str, ...] = ()
+    rounds: Annotated[int, Field(strict=True, ge=0, le=MAX_ROUNDS)] = 0
+
+
+class _ScheduleRecord(_Record):
+    segments: tuple[_SegmentRecord, ...]
+
+
+def _schedule(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    record = _ScheduleRecord.model_validate(value)
+    return Schedule(
+        tuple(Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds) for s in record.segments)
+    )
+
+
+class InstanceStamp(_Record):
+    """Which instance a file is about."""
+
+    name: str
+    sha256: str
+    requests: int
+    family: str | None = None
+
+    @classmethod
+    def of(cls, instance: Instance) -> InstanceStamp:
+        """Stamp of ``instance``; the family is the first word of its source when generated."""
+        kind, _, rest = instance.source.partition(" ")
+        family = rest.split(" ")[0] if kind == "family" and rest else None
+        return cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
+
+
+class Producer(_Record):
+    """What made the schedule."""
+
+    kind: Literal["formulation", "policy", "improvement"]
+    name: str
+    solver: str | None = None
+    solver_version: str | None = None
+    options: dict[str, Any] = {}
+    seed: int | None = None
+
+
+class Objective(_Record):
+    """The metric that was minimised: the judge's value and the best bound on its optimum.
+
+    ``bound_by`` says who claims the bound: ``solver`` (not rechecked) or ``certificate``.
+    """
+
+    name: str | None = None
+    value: float | None = None
+    bound: float | None = None
+    bound_by: Literal["solver", "certificate"] | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """(value - bound) / value; None when either is not known."""
+        return relative_gap(self.value, self.bound)
+
+
+def relative_gap(value: float | None, bound: float | None) -> float | None:
+    """(value - bound) / value; None when either is not known."""
+    if value is None or bound is None:
+        return None
+    if value == bound:
+        return 0.0
+    return (value - bound) / value if value else None
+
+
+class Start(_Record):
+    """The MIP start: the policy it came from and whether the solver took it."""
+
+    policy: str | None = Field(default=None, alias="from")
+    accepted: bool | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ModelSize(_Record):
+    """Size of the model handed to the solver."""
+
+    variables: int
+    integers: int
+    constraints: int
+    nonzeros: int
+
+
+class Seconds(_Record):
+    """Wall-clock time by phase [s]."""
+
+    build: float | None = None
+    solve: float | None = None
+    judge: float | None = None
+    total: float | None = None
+
+
+class Result(_Record):
+    """One run on one instance."""
+
+    instance: InstanceStamp
+    producer: Producer
+    status: Status
+    stop: StopReason
+    message: str = ""
+    objective: Objective = Objective()
+    metrics: dict[str, float | None] = {}
+    violations: list[dict[str, Any]] = []
+    schedule: Annotated[
+        Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())
+    ] = None
+    progress: list[tuple[float, float | None, float | None]] = []
+    start: Start = Start()
+    model: ModelSize | None = None
+    seconds: Seconds = Seconds()
+    log: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        document = {"schema": SCHEMA, **self.model_dump(by_alias=True, mode="python")}
+        document["objective"] = {**document["objective"], "gap": self.objective.gap}
+        return document
+
+
+def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Status:
+    """``optimal`` only when the schedule is valid and its value equals the bound."""
+    if not verdict.valid or value is None:
+        return "no_schedule"
+    proven = bound is not None and (bound >= value or math.isclose(value, bound, rel_tol=1e-9))
+    return "optimal" if proven else "feasible"
+
+
+__all__ = [
+    "InputError", "InstanceStamp", "ModelSize", "Objective", "Producer", "Result", "Seconds", "Start",
+    "relative_gap", "status_of",
+]

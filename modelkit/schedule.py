@@ -1,0 +1,114 @@
+"""A schedule: an ordered list of segments, and nothing else.
+
+Who is active when, what memory is held, how long anything lasts and when a request is done all
+follow by replaying the segments against the instance (``modelkit.judge``). A schedule may be
+wrong; only the judge says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from modelkit.errors import Fault, InputError, shown
+from modelkit.instance import Instance, whole
+
+#: Bound on times and round counts, within which doubles count exactly.
+MAX_ROUNDS = 10**15
+
+
+class Admission(NamedTuple):
+    """A request that starts, and the slot it takes where slots are numbered (from 0)."""
+
+    request: str
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """At moment ``at``: evict, then admit, then run ``rounds`` decode rounds.
+
+    Parameters
+    ----------
+    at
+        Under the unit clock the start k: the admitted are active from round k + 1 on. Under the
+        linear clock seconds. If the segment before has not ended yet, this one waits for it.
+    admit
+        Requests that start.
+    evict
+        Requests in progress that lose their tokens.
+    rounds
+        Decode rounds to run, D >= 0.
+
+    Raises
+    ------
+    InputError
+        ``at`` or ``rounds`` is negative, not finite or beyond 10^15.
+    """
+
+    at: float
+    admit: tuple[Admission, ...] = ()
+    evict: tuple[str, ...] = ()
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not math.isfinite(self.at) or not 0 <= self.at <= MAX_ROUNDS:
+            faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
+        if not 0 <= self.rounds <= MAX_ROUNDS:
+            faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: 0 to 10^15"))
+        if faults:
+            raise InputError("segment", faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Segments in time order."""
+
+    segments: tuple[Segment, ...] = ()
+
+    def document(self) -> dict[str, object]:
+        """The schedule as JSON-ready data."""
+        return {
+            "segments": [
+                {
+                    "at": whole(segment.at),
+                    "admit": [a.request if a.slot is None else list(a) for a in segment.admit],
+                    "evict": list(segment.evict),
+                    "rounds": segment.rounds,
+                }
+                for segment in self.segments
+            ]
+        }
+
+
+def schedule_from_starts(instance: Instance, starts: Mapping[str, int]) -> Schedule:
+    """Schedule under the unit clock in which request i starts at ``starts[i]`` and runs to its end.
+
+    Parameters
+    ----------
+    starts
+        Start k of each request [round]; requests left out are not admitted. Ids that the
+        instance does not know are kept for the judge to refuse.
+
+    Notes
+    -----
+    O(n log n). Within one start, requests keep the order of the instance.
+    """
+    order = {**dict.fromkeys(starts, len(instance.requests)), **instance.index}
+    admitted: dict[int, list[str]] = {}
+    for request in sorted(starts, key=lambda r: (starts[r], order[r])):
+        admitted.setdefault(starts[request], []).append(request)
+    segments = []
+    times = list(admitted)
+    busy_until = 0
+    for at, following in zip(times, [*times[1:], MAX_ROUNDS], strict=True):
+        ids = admitted[at]
+        outputs = (instance.requests[instance.index[r]].output_tokens for r in ids if r in instance.index)
+        busy_until = max(busy_until, at + max(outputs, default=0))
+        segments.append(
+            Segment(at, tuple(Admission(r) for r in ids), rounds=max(0, min(busy_until, following) - at))
+        )
+    return Schedule(tuple(segments))
