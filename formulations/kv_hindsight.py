@@ -1,0 +1,172 @@
+r"""The hindsight-optimal KV-cache program: every request starts once, memory never overflows.
+
+Sets
+----
+REQUESTS
+    Requests i.
+STARTS_OF[i]
+    Rounds k at which request i may start: k >= a_i, less those that no optimal schedule uses.
+STARTS
+    Pairs (i, k) with k in STARTS_OF[i].
+ROUNDS
+    Rounds t = k + 1 in which something may be active.
+
+Parameters
+----------
+arrival[i]
+    a_i.
+prompt[i]
+    s_i.
+output[i]
+    o_i.
+kv_capacity
+    M.
+
+Variables
+---------
+start[i, k]
+    1 if request i starts at k; it is active in rounds k + 1 .. k + o_i and completes at k + o_i.
+
+Objective
+---------
+total_latency
+    min  sum_{i,k} (k + o_i - a_i) start[i,k]
+
+Constraints
+-----------
+started_once[i]
+    sum_k start[i,k] = 1
+kv_capacity_holds[t]
+    sum_i sum_{k = max(a_i, t - o_i)}^{t - 1} (s_i + t - k) start[i,k] <= M
+
+Claim
+-----
+Exact. Non-zeros: one for each start and round of its output, about sum_i o_i |STARTS_OF[i]|.
+
+Reference
+---------
+Jaillet, Jiang, Mellou, Molinaro, Podimata, Zhou, Online Scheduling for LLM Inference with KV Cache
+Constraints, arXiv 2502.07115, the integer program of the hindsight-optimal schedule. Different from the
+paper: the horizon is proven (modelkit.bounds.start_windows), not assumed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+import pyomo.environ as pyo
+from pyomo.core.expr.numeric_expr import LinearExpression
+
+from modelkit.bounds import start_windows
+from modelkit.formulation import Formulation, chosen
+from modelkit.instance import Instance
+from modelkit.schedule import Schedule, schedule_from_starts
+
+
+def needs(instance: Instance) -> str | None:
+    """Why the instance is outside this formulation, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    if instance.server.slots is not None:
+        return "knows no slots"
+    return None
+
+
+def build(m: Any) -> None:
+    """Fill the abstract model."""
+    m.REQUESTS = pyo.Set(doc="requests")
+    m.STARTS_OF = pyo.Set(m.REQUESTS, doc="rounds at which the request may start")
+    m.STARTS = pyo.Set(dimen=2, initialize=starts, doc="request and start")
+    m.ROUNDS = pyo.Set(doc="rounds in which something may be active")
+
+    m.arrival = pyo.Param(m.REQUESTS, within=pyo.NonNegativeIntegers, doc="arrival [round]")
+    m.prompt = pyo.Param(m.REQUESTS, within=pyo.PositiveIntegers, doc="prompt length [token]")
+    m.output = pyo.Param(m.REQUESTS, within=pyo.PositiveIntegers, doc="output length [token]")
+    m.kv_capacity = pyo.Param(within=pyo.PositiveIntegers, doc="KV-cache budget [token]")
+
+    m.start = pyo.Var(m.STARTS, domain=pyo.Binary, doc="1 if the request starts at that round")
+
+    m.total_latency = pyo.Objective(rule=total_latency, doc="total end-to-end latency [round]")
+    m.started_once = pyo.Constraint(m.REQUESTS, rule=started_once, doc="every request starts once")
+    m.kv_capacity_holds = pyo.Constraint(
+        m.ROUNDS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache"
+    )
+
+
+def starts(m: Any) -> list[tuple[str, int]]:
+    """All pairs of a request and one of its starts."""
+    return [(i, k) for i in m.REQUESTS for k in m.STARTS_OF[i]]
+
+
+def total_latency(m: Any) -> Any:
+    """Sum of completion - arrival."""
+    wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
+    return LinearExpression(
+        linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values())
+    )
+
+
+def started_once(m: Any, i: str) -> Any:
+    """Every request starts once."""
+    choices = [m.start[i, k] for k in m.STARTS_OF[i]]
+    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == 1
+
+
+def kv_capacity_holds(m: Any, t: int) -> Any:
+    """Tokens held in round t by those started in the o_i rounds before it."""
+    coefficients: list[int] = []
+    variables: list[Any] = []
+    for i in m.REQUESTS:
+        possible = m.STARTS_OF[i].ordered_data()
+        s = m.prompt[i]
+        for k in possible[bisect_left(possible, t - m.output[i]) : bisect_left(possible, t)]:
+            coefficients.append(s + t - k)
+            variables.append(m.start[i, k])
+    if not variables:
+        return pyo.Constraint.Skip
+    return LinearExpression(linear_coefs=coefficients, linear_vars=variables) <= m.kv_capacity
+
+
+def data(instance: Instance) -> dict[str, Any]:
+    """Values of all sets and parameters."""
+    requests = instance.requests
+    windows = start_windows(instance)
+    first = min(int(w[0]) for w in windows)
+    last = max(int(w[-1]) + r.output_tokens for r, w in zip(requests, windows, strict=True))
+    return {
+        "REQUESTS": [r.id for r in requests],
+        "STARTS_OF": {r.id: w.tolist() for r, w in zip(requests, windows, strict=True)},
+        "ROUNDS": range(first + 1, last + 1),
+        "arrival": {r.id: int(r.arrival) for r in requests},
+        "prompt": {r.id: r.prompt_tokens for r in requests},
+        "output": {r.id: r.output_tokens for r in requests},
+        "kv_capacity": instance.server.kv_capacity_tokens or int(instance.arrays.peak.sum()),
+    }
+
+
+def extract(m: Any, instance: Instance) -> Schedule:
+    """The schedule that the values of ``start`` say."""
+    return schedule_from_starts(instance, dict(key for key, var in m.start.items() if chosen(var)))
+
+
+def start(m: Any, instance: Instance, schedule: Schedule) -> None:
+    """Set the variables to what a schedule says."""
+    m.start.set_values(dict.fromkeys(m.start, 0))
+    for segment in schedule.segments:
+        for admission in segment.admit:
+            m.start[admission.request, int(segment.at)].set_value(1)
+
+
+FORMULATION = Formulation(
+    name="kv-hindsight",
+    summary="hindsight-optimal total latency under a KV-cache budget, one binary for each request and start",
+    claim="exact",
+    objective="total_latency",
+    reference="Jaillet et al., arXiv 2502.07115",
+    needs=needs,
+    build=build,
+    data=data,
+    extract=extract,
+    start=start,
+)

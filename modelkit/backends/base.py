@@ -1,0 +1,123 @@
+"""What every solver backend takes and gives, in one vocabulary.
+
+Two questions, never one: why the solver *stopped*, and what is *found*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Stop = Literal["finished", "time_limit", "interrupted", "failed"]
+Found = Literal["solution", "infeasible", "unbounded", "nothing"]
+
+#: Larger values mean infinity to one solver or another.
+INFINITE = 1e19
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how far to solve.
+
+    Parameters
+    ----------
+    time_limit
+        Wall-clock seconds of the solver; None for none.
+    gap
+        Relative gap (value - bound) / value at which to stop.
+    threads
+        None leaves it to the solver.
+    seed
+        Of the solver's randomness.
+    """
+
+    time_limit: float | None = None
+    gap: float = 0.0
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a solver stands: seconds since it began, incumbent's value, bound; None where unknown."""
+
+    seconds: float
+    incumbent: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Size of a model."""
+
+    variables: int
+    integers: int
+    constraints: int
+    nonzeros: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a solve ended.
+
+    With ``found == "solution"`` the model's variables hold the best solution. ``bound`` is the solver's
+    own, valid whatever else happened; None when it has none. ``message`` says what happened when that
+    is not plain.
+    """
+
+    stop: Stop
+    found: Found
+    bound: float | None = None
+    start_accepted: bool | None = None
+    message: str = ""
+    version: str | None = None
+    log: str = ""
+    progress: list[Progress] = field(default_factory=list)
+    size: Size | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+class Backend(Protocol):
+    """A solver family."""
+
+    name: str
+
+    def availability(self) -> tuple[bool, str]:
+        """Whether it can solve here, with its version, or why not."""
+
+    def solve(
+        self,
+        model: Any,
+        limits: Limits,
+        options: dict[str, Any],
+        *,
+        use_start: bool = False,
+        listen: Listener | None = None,
+    ) -> Outcome:
+        """Solve a Pyomo model and load its best solution into it.
+
+        Parameters
+        ----------
+        options
+            The solver's own, by its own names.
+        use_start
+            Whether the values of the model's variables are a MIP start.
+        listen
+            Called with each news of incumbent or bound.
+
+        Raises
+        ------
+        UsageError
+            An option that the solver does not have.
+        SolverError
+            The solver is missing or refuses the model.
+        """
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None when a solver means that it is unknown."""
+    return value if value is not None and math.isfinite(value) and abs(value) < INFINITE else None

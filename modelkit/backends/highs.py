@@ -1,0 +1,136 @@
+"""HiGHS, as it runs in the solver process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import highspy
+import numpy as np
+
+from modelkit.backends.base import Limits, finite
+from modelkit.backends.standard_form import StandardForm
+from modelkit.backends.worker import Job, Report, StopFlag
+from modelkit.errors import UsageError, did_you_mean
+
+_CALLBACK = highspy.cb.HighsCallbackType
+_STATUS = highspy.HighsModelStatus
+
+
+def version() -> str:
+    """Version of the solver."""
+    return str(highspy.Highs().version())
+
+
+def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
+    """Solve, reporting news; returns the fields of an ``Outcome`` and the solution."""
+    highspy.Highs.resetGlobalScheduler(True)  # else an earlier solve with other threads breaks this one
+    solver = highspy.Highs()
+    solver.setOptionValue("log_to_console", False)
+    solver.setOptionValue("log_file", job.log_path)
+    _set_options(solver, job.limits, job.options, job.form)
+    solver.passModel(_model(job.form))
+    integers = bool(job.form.integer.any())
+    if job.form.start is not None:
+        _pass_start(solver, job.form.start)
+
+    def on_event(kind: Any, message: str, out: Any, into: Any, _: Any) -> None:
+        if kind == _CALLBACK.kCallbackMipImprovingSolution:
+            report.solution(np.array(out.mip_solution), out.objective_function_value, finite(out.mip_dual_bound))
+        elif kind == _CALLBACK.kCallbackMipLogging:
+            report.progress(finite(out.mip_primal_bound), finite(out.mip_dual_bound))
+        else:
+            into.user_interrupt = stop.is_set()
+
+    solver.setCallback(on_event, None)
+    wanted = (
+        [_CALLBACK.kCallbackMipImprovingSolution, _CALLBACK.kCallbackMipLogging, _CALLBACK.kCallbackMipInterrupt]
+        if integers
+        else [_CALLBACK.kCallbackSimplexInterrupt, _CALLBACK.kCallbackIpmInterrupt]
+    )
+    for kind in wanted:
+        solver.startCallback(kind)
+    solver.run()
+
+    status = solver.getModelStatus()
+    info = solver.getInfo()
+    has_solution = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    outcome: dict[str, Any] = {"found": "solution" if has_solution else "nothing", "stop": "finished", "message": ""}
+    if status == _STATUS.kInfeasible:
+        outcome["found"] = "infeasible"
+    elif status in (_STATUS.kUnbounded, _STATUS.kUnboundedOrInfeasible):
+        outcome["found"] = "unbounded"
+        outcome["message"] = "the model is unbounded or infeasible"
+    elif status == _STATUS.kInterrupt:
+        outcome["stop"] = "interrupted"
+    elif status == _STATUS.kTimeLimit:
+        outcome["stop"] = "time_limit"
+    elif status not in (_STATUS.kOptimal, _STATUS.kSolutionLimit, _STATUS.kObjectiveBound, _STATUS.kModelEmpty):
+        outcome["stop"] = "failed"
+        outcome["message"] = f"HiGHS ended with the status {solver.modelStatusToString(status)!r}"
+    if integers:
+        outcome["bound"] = finite(info.mip_dual_bound)
+    elif status in (_STATUS.kOptimal, _STATUS.kModelEmpty):
+        outcome["bound"] = finite(info.objective_function_value)
+    if has_solution:
+        outcome["x"] = np.array(solver.getSolution().col_value)
+        outcome["objective"] = info.objective_function_value
+    if job.form.start is not None:
+        outcome["start_accepted"] = _start_accepted(job.log_path)
+    return outcome
+
+
+def _model(form: StandardForm) -> highspy.HighsLp:
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(form.cost), len(form.row_lower)
+    lp.col_cost_, lp.offset_ = form.cost, form.offset
+    lp.col_lower_, lp.col_upper_ = form.lower, form.upper
+    lp.row_lower_, lp.row_upper_ = form.row_lower, form.row_upper
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = lp.num_col_, lp.num_row_
+    lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = form.indptr, form.indices, form.values
+    if form.integer.any():
+        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+        lp.integrality_ = [kinds[i] for i in form.integer.tolist()]
+    return lp
+
+
+def _pass_start(solver: highspy.Highs, start: np.ndarray[Any, Any]) -> None:
+    known = np.flatnonzero(~np.isnan(start))
+    solver.setSolution(len(known), known.astype(np.int32), start[known])
+
+
+def _start_accepted(log_path: str) -> bool:
+    with open(log_path, encoding="utf-8", errors="replace") as log:
+        return any(line.startswith("MIP start solution is feasible") for line in log)
+
+
+def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any], form: StandardForm) -> None:
+    settings: dict[str, Any] = {"mip_rel_gap": limits.gap, "random_seed": limits.seed % 2**31}
+    if form.objective_is_integral():
+        settings["mip_abs_gap"] = 0.999
+    if limits.time_limit is not None:
+        settings["time_limit"] = float(limits.time_limit)
+    if limits.threads is not None:
+        settings["threads"] = limits.threads
+    known = [name for name in dir(solver.getOptions()) if not name.startswith("_")]
+    for name, value in options.items():
+        if name not in known:
+            raise UsageError(f"HiGHS has no option {name!r}{did_you_mean(name, known)}")
+        settings[name] = _typed(name, value, getattr(solver.getOptions(), name))
+    for name, value in settings.items():
+        if solver.setOptionValue(name, value) != highspy.HighsStatus.kOk:
+            raise UsageError(f"HiGHS refuses {name}={value!r}")
+
+
+def _typed(name: str, value: Any, current: Any) -> Any:
+    """An option's text in the type that it has."""
+    if not isinstance(value, str) or isinstance(current, str):
+        return value
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[value.lower()]
+        return type(current)(value)
+    except (KeyError, ValueError):
+        raise UsageError(f"HiGHS option {name!r} takes a {type(current).__name__}, found {value!r}") from None
+
+

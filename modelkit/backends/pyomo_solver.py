@@ -1,0 +1,131 @@
+"""Any other solver that Pyomo knows, through Pyomo's own interface."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
+from modelkit.backends.standard_form import compile_model
+from modelkit.errors import SolverError
+
+
+class PyomoBackend:
+    """A solver by the name that ``pyomo.environ.SolverFactory`` has for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def availability(self) -> tuple[bool, str]:
+        """Whether it solves a model of two variables; asking Pyomo is not enough."""
+        import pyomo.environ as pyo
+
+        model = pyo.ConcreteModel()
+        model.x = pyo.Var([0, 1], domain=pyo.Binary)
+        model.cost = pyo.Objective(expr=2 * model.x[0] + 3 * model.x[1])
+        model.one = pyo.Constraint(expr=model.x[0] + model.x[1] >= 1)
+        try:
+            outcome = self.solve(model, Limits(time_limit=10), {})
+        except SolverError as error:
+            return False, str(error).partition(": ")[2] or str(error)
+        if outcome.found != "solution" or round(model.x[0].value or 0) != 1:
+            return False, outcome.message or "does not solve a model of two variables"
+        return True, "through Pyomo"
+
+    def solve(
+        self,
+        model: Any,
+        limits: Limits,
+        options: dict[str, Any],
+        *,
+        use_start: bool = False,
+        listen: Listener | None = None,
+    ) -> Outcome:
+        """See `Backend.solve`. Progress is heard only at the end."""
+        import pyomo.environ as pyo
+        from pyomo.common.errors import ApplicationError
+
+        form, _ = compile_model(model)
+        solver = self._solver()
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
+            log_path = os.path.join(folder, "solver.log")
+            extra = self._arguments(solver, limits, use_start, log_path)
+            try:
+                results = solver.solve(model, load_solutions=False, options=options, **extra)
+            except KeyboardInterrupt:
+                return Outcome("interrupted", "nothing", message=f"{self.name} was interrupted", size=form.size)
+            except (ApplicationError, ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
+                raise SolverError(f"solver {self.name!r} failed: {_first_line(error)}") from error
+            log = Path(log_path).read_text(errors="replace") if os.path.exists(log_path) else ""
+        loaded = self._load(solver, model, results)
+        conditions = pyo.TerminationCondition
+        condition = results.solver.termination_condition
+        outcome = Outcome("finished", "solution" if loaded else "nothing", log=log, size=form.size)
+        if condition in (conditions.infeasible, conditions.infeasibleOrUnbounded):
+            outcome.found = "infeasible" if condition == conditions.infeasible else "unbounded"
+        elif condition == conditions.unbounded:
+            outcome.found = "unbounded"
+        elif condition == conditions.maxTimeLimit:
+            outcome.stop = "time_limit"
+        elif condition not in (conditions.optimal, conditions.feasible, conditions.globallyOptimal):
+            outcome.stop = "failed"
+            outcome.message = f"{self.name} ended with the condition {str(condition)!r}"
+        bound = getattr(results.problem, "lower_bound", None)
+        outcome.bound = form.tightened(finite(None if bound is None else float(bound)))
+        if outcome.found not in ("solution", "nothing"):
+            outcome.bound = None
+        outcome.version = _version(solver)
+        value = pyo.value(next(model.component_data_objects(pyo.Objective, active=True))) if loaded else None
+        outcome.progress = [Progress(time.monotonic() - began, value, outcome.bound)]
+        if listen is not None:
+            listen(outcome.progress[-1])
+        return outcome
+
+    def _solver(self) -> Any:
+        import pyomo.environ as pyo
+
+        solver = pyo.SolverFactory(self.name)
+        try:
+            available = bool(solver.available(exception_flag=False))
+        except Exception as error:  # Pyomo lets each solver raise what it likes here
+            raise SolverError(f"solver {self.name!r} is not available: {_first_line(error)}") from error
+        if not available:
+            raise SolverError(f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine")
+        return solver
+
+    def _arguments(self, solver: Any, limits: Limits, use_start: bool, log_path: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        if limits.time_limit is not None:
+            arguments["timelimit"] = limits.time_limit
+        if use_start and getattr(solver, "warm_start_capable", lambda: False)():
+            arguments["warmstart"] = True
+        if not self.name.startswith("appsi_"):
+            arguments["logfile"] = log_path
+        return arguments
+
+    def _load(self, solver: Any, model: Any, results: Any) -> bool:
+        """Load the best solution, if there is one."""
+        if hasattr(solver, "load_vars"):  # the newer interfaces keep it in the solver
+            with contextlib.suppress(Exception):
+                solver.load_vars()
+                return True
+            return False
+        if len(results.solution) == 0:
+            return False
+        model.solutions.load_from(results)
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _version(solver: Any) -> str | None:
+    with contextlib.suppress(Exception):
+        return ".".join(str(part) for part in solver.version() if part is not None)
+    return None

@@ -1,0 +1,107 @@
+"""The solver process: a solver runs here, apart from the caller, so that it can be stopped or die alone.
+
+Pickled messages come in on standard input and go out on the pipe that was standard output. Whatever
+the solver prints goes to standard error, which the parent keeps in a file.
+
+====================================  =========================================================
+in                                    a ``Job``; or ``"stop"``
+out                                   ``("progress", seconds, incumbent, bound)``
+                                      ``("solution", seconds, objective, bound, x)``
+                                      ``("outcome", dict)`` or ``("error", exception)``: the job is done
+====================================  =========================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from modelkit.backends.base import Limits
+from modelkit.backends.standard_form import StandardForm
+from modelkit.errors import ModelkitError, SolverError
+
+StopFlag = threading.Event
+
+
+@dataclass(slots=True)
+class Job:
+    """One model to solve."""
+
+    solver: str
+    form: StandardForm
+    limits: Limits
+    options: dict[str, Any]
+    log_path: str
+
+
+class Report:
+    """Tells the parent about progress. Bounds that got no better are not worth telling."""
+
+    def __init__(self, channel: BinaryIO) -> None:
+        self._channel = channel
+        self._began = time.monotonic()
+        self._last: tuple[float | None, float | None] = (None, None)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send one message."""
+        pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
+        self._channel.flush()
+
+    def progress(self, incumbent: float | None, bound: float | None) -> None:
+        """Tell the incumbent's value and the bound, if either is new."""
+        if (incumbent, bound) != self._last:
+            self._last = incumbent, bound
+            self.send(("progress", time.monotonic() - self._began, incumbent, bound))
+
+    def solution(self, x: np.ndarray[Any, Any], objective: float, bound: float | None) -> None:
+        """Tell a new incumbent."""
+        self._last = objective, bound
+        self.send(("solution", time.monotonic() - self._began, objective, bound, x))
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    stop = StopFlag()
+
+    def listen() -> None:
+        while True:
+            try:
+                message = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                os._exit(0)  # the parent is gone
+            if message == "stop":
+                stop.set()
+            else:
+                stop.clear()
+                jobs.put(message)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        job = jobs.get()
+        report = Report(channel)
+        try:
+            solver = importlib.import_module(f"modelkit.backends.{job.solver}")
+            outcome = {**solver.solve(job, report, stop), "version": solver.version()}
+            report.send(("outcome", outcome))
+        except ModelkitError as error:
+            report.send(("error", error))
+        except Exception as error:
+            report.send(("error", SolverError(f"{job.solver} failed: {type(error).__name__}: {error}")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What a formulation is, and how it becomes a concrete Pyomo model.
+
+A formulation is one file with one object ``FORMULATION``. A variant names the formulation it
+extends and adds to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from modelkit.errors import FormulationError, did_you_mean
+from modelkit.instance import Instance
+from modelkit.schedule import Schedule
+
+#: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
+Claim = Literal["exact", "lower-bound", "heuristic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formulation:
+    """One optimisation model.
+
+    Parameters
+    ----------
+    name
+        The file's stem with dashes.
+    summary
+        One line.
+    claim
+        What its optimum says about the problem's.
+    reference
+        Paper and equation.
+    objective
+        The metric it minimises, without its unit: ``total_latency`` or ``makespan``.
+    needs
+        Returns why an instance is outside the formulation, or None.
+    build
+        Fills a ``pyomo.environ.AbstractModel``; adds to the extended one's in a variant.
+    data
+        Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a
+        variant, those that it adds or changes.
+    extract
+        Schedule from a solved model.
+    start
+        Sets the variables of a model to what a schedule says; raises KeyError when the model has
+        no such variable. None: no MIP start.
+    extends
+        Name of the formulation that this one adds to.
+    """
+
+    name: str
+    summary: str
+    claim: Claim
+    reference: str
+    objective: str | None = None
+    needs: Callable[[Instance], str | None] | None = None
+    build: Callable[[Any], None] | None = None
+    data: Callable[[Instance], dict[str, Any]] | None = None
+    extract: Callable[[Any, Instance], Schedule] | None = None
+    start: Callable[[Any, Instance, Schedule], None] | None = None
+    extends: str | None = None
+
+    def refusal(self, instance: Instance) -> str | None:
+        """Why the instance is outside this formulation, or None."""
+        return self.needs(instance) if self.needs else None
+
+    def extended(self, base: Formulation) -> Formulation:
+        """This variant with what it inherits from ``base`` filled in."""
+
+        def both_needs(instance: Instance) -> str | None:
+            return base.refusal(instance) or self.refusal(instance)
+
+        def both_build(m: Any) -> None:
+            for part in (base.build, self.build):
+                if part:
+                    part(m)
+
+        def both_data(instance: Instance) -> dict[str, Any]:
+            parts = [part(instance) for part in (base.data, self.data) if part]
+            return {key: value for part in parts for key, value in part.items()}
+
+        return replace(
+            self,
+            extends=None,
+            objective=self.objective or base.objective,
+            needs=both_needs,
+            build=both_build,
+            data=both_data,
+            extract=self.extract or base.extract,
+            start=self.start or base.start,
+        )
+
+    def instantiate(self, instance: Instance) -> Any:
+        """The concrete Pyomo model of ``instance``.
+
+        Raises
+        ------
+        FormulationError
+            The data name no component of the model, leave one without value, or Pyomo refuses them.
+        """
+        if self.build is None or self.data is None:
+            raise FormulationError(f"formulation {self.name!r} has no build or no data")
+        import pyomo.environ as pyo  # late: takes 0.4 s
+
+        abstract = pyo.AbstractModel(name=self.name)
+        self.build(abstract)
+        data = self.data(instance)
+        self._check_keys(abstract, data)
+        values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
+        try:
+            return abstract.create_instance({None: values}, report_timing=False)
+        except (ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise FormulationError(
+                f"formulation {self.name!r} cannot be built for instance {instance.name!r}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+    def _check_keys(self, abstract: Any, data: dict[str, Any]) -> None:
+        """Pyomo accepts a misspelt key silently and reports a missing one obscurely."""
+        import pyomo.environ as pyo
+
+        named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
+        for key in data:
+            if key not in named:
+                raise FormulationError(
+                    f"formulation {self.name!r}: data() gives {key!r}, but the model has no such set or"
+                    f" parameter{did_you_mean(key, named)}"
+                )
+        for key, component in named.items():
+            if key not in data and not _has_own_value(component):
+                raise FormulationError(
+                    f"formulation {self.name!r}: data() gives no {key!r}, which the model needs"
+                    f"{did_you_mean(key, data)}"
+                )
+
+
+def _has_own_value(component: Any) -> bool:
+    """Whether a set or parameter is given its value in ``build``."""
+    if component.ctype.__name__ == "Param":
+        return component._rule is not None or component._default_val is not component.NoValue
+    init = getattr(component, "_init_values", None)
+    return init is None or init._init is not None
+
+
+def chosen(variable: Any) -> bool:
+    """Whether a binary variable is 1 in the solution: the one rule by which binaries are rounded.
+
+    Raises
+    ------
+    FormulationError
+        Its value is further than 1e-4 from both 0 and 1.
+    """
+    value = variable.value
+    if value is None:
+        return False
+    if abs(value - round(value)) > 1e-4:
+        raise FormulationError(f"binary {variable.name} has the value {value}")
+    return round(value) == 1

@@ -1,0 +1,134 @@
+"""Finding and loading formulation files, and what the package carries.
+
+Files are found in the bundled folder and in the folders named by ``MODELKIT_FORMULATIONS``; the file
+``kv_hindsight.py`` holds the formulation ``kv-hindsight``. Nothing is picked up from the current
+directory by itself, and no file is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import FormulationError, unknown_name
+from modelkit.formulation import Formulation
+
+#: Environment variable with folders of formulation files, separated like PATH.
+FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
+
+
+def bundled(kind: str) -> Path:
+    """Folder of what comes with modelkit: ``formulations``, ``instances``.
+
+    In an installed wheel it lies in the package; in a checkout beside it.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / "_bundled" / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def formulation_files() -> dict[str, Path]:
+    """File of each formulation by name. Of two with one name the bundled one, then the first found, counts."""
+    folders = [bundled("formulations")]
+    folders += [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                files.setdefault(path.stem.replace("_", "-"), path)
+    return files
+
+
+def load_formulation(name: str) -> Formulation:
+    """The formulation called ``name``, or in the file ``name`` when that ends in ``.py``.
+
+    What a variant inherits is filled in.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    FormulationError
+        The file is missing or broken; the message says in which line.
+    """
+    return _resolved(name, ())
+
+
+def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
+    if name in chain:
+        raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
+    if name.endswith(".py"):
+        path = Path(name)
+    else:
+        files = formulation_files()
+        if name not in files:
+            raise unknown_name("formulation", name, files)
+        path = files[name]
+    formulation = _load_file(path)
+    if formulation.extends is not None:
+        return formulation.extended(_resolved(formulation.extends, (*chain, name)))
+    return formulation
+
+
+def _load_file(path: Path) -> Formulation:
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise FormulationError(f"cannot read formulation {path}: {error.strerror or error}") from None
+    digest = hashlib.sha256(source + os.fsencode(path.resolve())).hexdigest()[:16]
+    module_name = f"modelkit_formulation_{digest}"
+    module: Any = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise FormulationError(f"formulation {path} cannot be loaded: {_place(error, path)}") from error
+    found = getattr(module, "FORMULATION", None)
+    if not isinstance(found, Formulation):
+        raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")
+    expected = path.stem.replace("_", "-")
+    if found.name != expected:
+        raise FormulationError(f"formulation {path} is named {found.name!r}; its file says {expected!r}")
+    return found
+
+
+def _place(error: Exception, path: Path) -> str:
+    """What went wrong, and in which line of the file."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFormulation:
+    """A formulation file: what it holds, or why it cannot be loaded."""
+
+    name: str
+    path: Path
+    formulation: Formulation | None
+    error: str | None
+
+
+def found_formulations() -> list[FoundFormulation]:
+    """Every formulation file; a broken one is listed with its error and hides no other."""
+    entries = []
+    for name, path in formulation_files().items():
+        try:
+            entries.append(FoundFormulation(name, path, load_formulation(name), None))
+        except (FormulationError, ModuleNotFoundError) as error:
+            entries.append(FoundFormulation(name, path, None, str(error)))
+    return entries
