@@ -73,6 +73,11 @@ def needs(instance: Instance) -> str | None:
     return None
 
 
+def suits(instance: Instance) -> bool:
+    """Small instances; from there on kv-hindsight-flow is faster."""
+    return len(instance.requests) * int(instance.arrays.output.max()) <= 1_000
+
+
 def build(m: Any) -> None:
     """Fill the abstract model."""
     m.REQUESTS = pyo.Set(doc="requests")
@@ -163,10 +168,12 @@ FORMULATION = Formulation(
     summary="hindsight-optimal total latency under a KV-cache budget, one binary for each request and start",
     claim="exact",
     objective="total_latency",
+    problem="kv-hindsight",
     reference="Jaillet et al., arXiv 2502.07115",
     needs=needs,
     build=build,
     data=data,
     extract=extract,
     start=start,
+    suits=suits,
 )

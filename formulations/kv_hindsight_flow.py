@@ -213,6 +213,7 @@ FORMULATION = Formulation(
     summary="the optimum of kv-hindsight, with memory as a flow over rounds: sparse, for larger instances",
     claim="exact",
     objective="total_latency",
+    problem="kv-hindsight",
     reference="Jaillet et al., arXiv 2502.07115, reformulated",
     needs=needs,
     build=build,

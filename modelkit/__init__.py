@@ -1,0 +1,83 @@
+"""modelkit: how far from optimal is this LLM inference schedule, and can you prove it?
+
+>>> import modelkit as mk
+>>> instance = mk.load("instance.json")  # doctest: +SKIP
+>>> result = mk.solve(instance, time_limit=60)  # doctest: +SKIP
+>>> online = mk.simulate(instance, "mc-sf")  # doctest: +SKIP
+
+Names are imported when they are first used: importing modelkit loads no solver and no Pyomo.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelkit.errors import ModelkitError
+    from modelkit.formulation import Formulation
+    from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
+    from modelkit.io import load, load_result, save_instance, save_result
+    from modelkit.judge import Verdict
+    from modelkit.result import Result
+    from modelkit.schedule import Admission, Schedule, Segment
+    from modelkit.simulator import simulate
+    from modelkit.solving import solve
+    from modelkit.verify import verify_result
+
+_HOMES = {
+    "Admission": "schedule",
+    "Formulation": "formulation",
+    "Instance": "instance",
+    "LinearClock": "instance",
+    "ModelkitError": "errors",
+    "Request": "instance",
+    "Result": "result",
+    "Schedule": "schedule",
+    "Segment": "schedule",
+    "Server": "instance",
+    "UnitClock": "instance",
+    "Verdict": "judge",
+    "load": "io",
+    "load_result": "io",
+    "save_instance": "io",
+    "save_result": "io",
+    "simulate": "simulator",
+    "solve": "solving",
+    "verify_result": "verify",
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Admission",
+    "Formulation",
+    "Instance",
+    "LinearClock",
+    "ModelkitError",
+    "Request",
+    "Result",
+    "Schedule",
+    "Segment",
+    "Server",
+    "UnitClock",
+    "Verdict",
+    "load",
+    "load_result",
+    "save_instance",
+    "save_result",
+    "simulate",
+    "solve",
+    "verify_result",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modelkit' has no attribute {name!r}")
+    value = getattr(import_module(f"modelkit.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,6 +34,9 @@ class Formulation:
         Paper and equation.
     objective
         The metric it minimises, without its unit: ``total_latency`` or ``makespan``.
+    problem
+        What it is a model of: formulations of one problem and claim have one optimum. The problem
+        ``kv-hindsight`` (minimum total latency, unit clock, no preemption) has certified bounds.
     needs
         Returns why an instance is outside the formulation, or None.
     build
@@ -46,6 +49,8 @@ class Formulation:
     start
         Sets the variables of a model to what a schedule says; raises KeyError when the model has
         no such variable. None: no MIP start.
+    suits
+        Whether ``solve`` should take it by itself for an instance that it accepts.
     extends
         Name of the formulation that this one adds to.
     """
@@ -55,11 +60,13 @@ class Formulation:
     claim: Claim
     reference: str
     objective: str | None = None
+    problem: str | None = None
     needs: Callable[[Instance], str | None] | None = None
     build: Callable[[Any], None] | None = None
     data: Callable[[Instance], dict[str, Any]] | None = None
     extract: Callable[[Any, Instance], Schedule] | None = None
     start: Callable[[Any, Instance, Schedule], None] | None = None
+    suits: Callable[[Instance], bool] = lambda instance: True
     extends: str | None = None
 
     def refusal(self, instance: Instance) -> str | None:

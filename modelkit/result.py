@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from modelkit.errors import InputError
+from modelkit.certificate import Certificate
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
@@ -149,6 +149,7 @@ class Result(_Record):
     schedule: Annotated[
         Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())
     ] = None
+    certificate: Certificate | None = None
     progress: list[tuple[float, float | None, float | None]] = []
     start: Start = Start()
     model: ModelSize | None = None
@@ -169,8 +170,3 @@ def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Sta
     proven = bound is not None and (bound >= value or math.isclose(value, bound, rel_tol=1e-9))
     return "optimal" if proven else "feasible"
 
-
-__all__ = [
-    "InputError", "InstanceStamp", "ModelSize", "Objective", "Producer", "Result", "Seconds", "Start",
-    "relative_gap", "status_of",
-]

@@ -1,5 +1,5 @@
 """Lower bounds and what follows from them."""
 
-from modelkit.bounds.windows import start_windows
+from modelkit.bounds.windows import TooLargeError, start_windows, starting_prices
 
-__all__ = ["start_windows"]
+__all__ = ["TooLargeError", "start_windows", "starting_prices"]

@@ -73,6 +73,11 @@ def policy_schedule(instance: Instance, policy: str, *, seed: int = 0) -> Schedu
     return UnitSimulation(instance, entry.make(), np.random.default_rng(seed), entry.clairvoyant).run()
 
 
+def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
+    """The schedule of a policy that is told the true output lengths: hindsight, not a fair run."""
+    return UnitSimulation(instance, get_policy(policy).make(), np.random.default_rng(0), True).run()
+
+
 class UnitSimulation:
     """One run under the unit clock.
 
@@ -247,15 +252,3 @@ class UnitSimulation:
         return repr(self.ids[i]) if 0 <= i < len(self.ids) else f"number {i}"
 
 
-
-def clairvoyant_starts(instance: Instance, policy: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Start of each request [round] when the policy is told the true output lengths; shape [n].
-
-    The unit clock only. Knowing the lengths, a look-ahead policy evicts nobody.
-    """
-    simulation = UnitSimulation(instance, get_policy(policy).make(), np.random.default_rng(0), True)
-    starts = np.empty(len(instance.requests), dtype=np.int64)
-    for segment in simulation.run().segments:
-        for admission in segment.admit:
-            starts[instance.index[admission.request]] = segment.at
-    return starts

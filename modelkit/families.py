@@ -1,0 +1,254 @@
+"""Named families of instances, each one function of a seed and a few options.
+
+The same options and seed give the same instance.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelkit.errors import Fault, InputError, unknown_name
+from modelkit.instance import Instance, Request, Server
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a generator or importer: its help, type, default, and choices where it has some."""
+
+    name: str
+    help: str
+    kind: type
+    default: Any
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A named family of instances."""
+
+    name: str
+    summary: str
+    reference: str
+    options: tuple[Option, ...]
+    draw: Callable[..., Instance]
+
+
+_REGISTRY: dict[str, Family] = {}
+
+
+def options_of(function: Callable[..., Any], helps: Mapping[str, str]) -> tuple[Option, ...]:
+    """Options from a function's keyword parameters; ``helps`` says what each is for, choices after ``|``."""
+    options = []
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        text, *choices = helps[name].split("|")
+        kinds = [k for k in getattr(parameter.annotation, "__args__", (parameter.annotation,)) if k is not type(None)]
+        options.append(Option(name, text.strip(), kinds[0], parameter.default, tuple(choices) or None))
+    return tuple(options)
+
+
+def family(
+    name: str, *, summary: str, reference: str, **helps: str
+) -> Callable[[Callable[..., Instance]], Callable[..., Instance]]:
+    """Decorator that registers a generator under ``name``."""
+
+    def decorate(draw: Callable[..., Instance]) -> Callable[..., Instance]:
+        if name in _REGISTRY:
+            raise ValueError(f"family {name!r} is registered twice")
+        _REGISTRY[name] = Family(name, summary, reference, options_of(draw, helps), draw)
+        return draw
+
+    return decorate
+
+
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def generate(name: str, **options: Any) -> Instance:
+    """An instance of a family.
+
+    Raises
+    ------
+    UsageError
+        No such family.
+    InputError
+        An option is out of its range.
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("family", name, _REGISTRY)
+    return _REGISTRY[name].draw(**options)
+
+
+def _require(options: Mapping[str, Any], **least: float) -> None:
+    """Refuse options below their least value, all at once."""
+    faults = [
+        Fault(f"--{name.replace('_', '-')}", f"found {options[name]}; allowed: {bound:g} or more")
+        for name, bound in least.items()
+        if options[name] is not None and not options[name] >= bound
+    ]
+    if faults:
+        raise InputError("generate", faults)
+
+
+def _instance(
+    name: str, source: str, description: str, capacity: int, arrival: Ints, prompt: Ints, output: Ints
+) -> Instance:
+    rows = zip(arrival.tolist(), prompt.tolist(), output.tolist(), strict=True)
+    return Instance(
+        name=name,
+        description=description,
+        source=source,
+        server=Server(kv_capacity_tokens=capacity),
+        requests=tuple(
+            Request(id=f"r{i}", arrival=a, prompt_tokens=s, output_tokens=o)
+            for i, (a, s, o) in enumerate(rows, start=1)
+        ),
+    )
+
+
+def _lognormal(rng: np.random.Generator, n: int, *, mean: float, median: float) -> Ints:
+    """Whole lengths, at least 1, from the lognormal law with this mean and median; shape [n]."""
+    sigma = np.sqrt(2 * np.log(mean / median))
+    return np.maximum(1, np.rint(rng.lognormal(np.log(median), sigma, n))).astype(np.int64)
+
+
+def _poisson_arrivals(rng: np.random.Generator, n: int, rate: float) -> Ints:
+    """Rounds in which the first n events of a Poisson process arrive; all 0 when the rate is 0."""
+    if rate == 0:
+        return np.zeros(n, dtype=np.int64)
+    return np.floor(np.cumsum(rng.exponential(1 / rate, n))).astype(np.int64)
+
+
+def _fitted(prompt: Ints, output: Ints, capacity: int) -> tuple[Ints, Ints]:
+    """Lengths cut so that every request fits alone: the prompt to half of M, then the output to the rest."""
+    prompt = np.minimum(prompt, max(1, capacity // 2))
+    return prompt, np.minimum(output, capacity - prompt)
+
+
+@family(
+    "kv-synthetic",
+    summary="tiny memory, uniform lengths: M ~ U{30..50}, s ~ U{1..5}, o ~ U{1..M-s}",
+    reference="Jaillet et al., arXiv 2502.07115, synthetic experiments, arrival models 1 and 2",
+    seed="seed of the draw",
+    arrivals="model 1: all at once; model 2: Poisson, rate ~ U[0.5, 1.5] over T ~ U{40..60}|all-at-once|poisson",
+    requests="number of requests; default: U{40..60}, or what arrives within T",
+    kv_capacity="M [token]; default: U{30..50}",
+)
+def kv_synthetic(
+    *, seed: int = 0, arrivals: str = "all-at-once", requests: int | None = None, kv_capacity: int | None = None
+) -> Instance:
+    """Synthetic instances of the KV-cache problem."""
+    _require(locals(), seed=0, requests=1, kv_capacity=2)
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.integers(30, 51)) if kv_capacity is None else kv_capacity
+    if arrivals == "poisson":
+        rate, last = rng.uniform(0.5, 1.5), int(rng.integers(40, 61))
+        if requests is None:
+            arrival = np.repeat(np.arange(last), rng.poisson(rate, last))
+            arrival = arrival if len(arrival) else np.zeros(1, dtype=np.int64)
+        else:
+            arrival = _poisson_arrivals(rng, requests, rate)
+    else:
+        arrival = np.zeros(int(rng.integers(40, 61)) if requests is None else requests, dtype=np.int64)
+    prompt = rng.integers(1, min(5, capacity - 1) + 1, len(arrival))
+    output = rng.integers(1, capacity - prompt + 1)
+    return _instance(
+        f"kv-synthetic-{arrivals}-n{len(arrival)}-m{capacity}-s{seed}",
+        "family kv-synthetic",
+        f"kv-synthetic, arrivals {arrivals}, seed {seed}",
+        capacity,
+        arrival,
+        prompt,
+        output,
+    )
+
+
+@family(
+    "chat",
+    summary="short chats: lognormal lengths (prompt mean 40.62, median 11; output mean 85.32, median 45)",
+    reference="lengths and memory of the LMSYS-Chat-1M experiments of Jaillet et al., arXiv 2502.07115",
+    seed="seed of the draw",
+    requests="number of requests",
+    rate="mean arrivals per round (Poisson); 0: all at once",
+    kv_capacity="M [token]",
+)
+def chat(*, seed: int = 0, requests: int = 1000, rate: float = 50.0, kv_capacity: int = 16_492) -> Instance:
+    """Chats on two A100 with Llama-2-70B; lengths are cut so that each request fits."""
+    _require(locals(), seed=0, requests=1, rate=0, kv_capacity=2)
+    rng = np.random.default_rng(seed)
+    arrival = _poisson_arrivals(rng, requests, rate)
+    prompt, output = _fitted(
+        _lognormal(rng, requests, mean=40.62, median=11),
+        _lognormal(rng, requests, mean=85.32, median=45),
+        kv_capacity,
+    )
+    return _instance(
+        f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-s{seed}",
+        "family chat",
+        f"chat, {rate:g} arrivals per round, seed {seed}",
+        kv_capacity,
+        arrival,
+        prompt,
+        output,
+    )
+
+
+@family(
+    "service-hour",
+    summary="an hour of a conversation service: restless Poisson arrivals, mixed long prompts, two kinds of answer",
+    reference="laws chosen to resemble the published summary of the Azure 2023 conversation trace"
+    " (Patel et al., ISCA 2024): prompt mean 1155, median 1020; output mean 211, median 129; 5.5 requests/s",
+    seed="seed of the draw",
+    requests="number of requests",
+    rate="mean arrivals per second",
+    round_ms="length of a round [ms]",
+    kv_capacity="M [token]",
+)
+def service_hour(
+    *, seed: int = 0, requests: int = 19_366, rate: float = 5.53, round_ms: float = 55.0, kv_capacity: int = 100_000
+) -> Instance:
+    """Arrivals of a Poisson process whose rate drifts from minute to minute; lengths from mixtures."""
+    _require(locals(), seed=0, requests=1, rate=1e-6, round_ms=1e-3, kv_capacity=2)
+    rng = np.random.default_rng(seed)
+    # the rate of each minute: a mean-reverting walk with about 20 % spread
+    minutes = int(requests / rate / 60 * 2) + 10
+    walk = np.zeros(minutes)
+    for minute in range(1, minutes):
+        walk[minute] = 0.7 * walk[minute - 1] + rng.normal(0, 0.14)
+    intensity = np.cumsum(np.exp(walk - walk.var() / 2)) * rate * 60
+    events = np.cumsum(rng.exponential(1.0, requests))
+    seconds = np.interp(events, np.concatenate([[0.0], intensity]), np.arange(minutes + 1) * 60.0)
+    arrival = np.ceil((seconds - seconds[0]) * 1000 / round_ms).astype(np.int64)
+
+    kind = rng.random(requests)
+    prompt = np.where(
+        kind < 0.42,
+        rng.lognormal(np.log(300), 0.9, requests),
+        np.where(kind < 0.9, rng.lognormal(np.log(1250), 0.3, requests), rng.normal(4050, 120, requests)),
+    )
+    answer = rng.random(requests)
+    output = np.where(
+        answer < 0.62, rng.lognormal(np.log(85), 0.6, requests), np.minimum(rng.normal(385, 75, requests), 1000)
+    )
+    prompt, output = (np.maximum(1, np.rint(x)).astype(np.int64) for x in (prompt, output))
+    prompt, output = _fitted(prompt, output, kv_capacity)
+    return _instance(
+        f"service-hour-n{requests}-m{kv_capacity}-s{seed}",
+        "family service-hour",
+        f"service-hour, {rate:g} requests/s in rounds of {round_ms:g} ms, seed {seed}",
+        kv_capacity,
+        arrival,
+        prompt,
+        output,
+    )

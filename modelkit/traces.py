@@ -1,0 +1,184 @@
+"""Importers of public traces: a file of somebody else's format becomes an instance."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
+from modelkit.families import Option, options_of
+from modelkit.instance import MAX_TOKENS, Instance, Request, Server
+
+
+@dataclass(frozen=True)
+class TraceFormat:
+    """A named format of public traces."""
+
+    name: str
+    summary: str
+    reference: str
+    options: tuple[Option, ...]
+    read: Callable[..., Instance]
+
+
+_REGISTRY: dict[str, TraceFormat] = {}
+
+
+def trace_format(
+    name: str, *, summary: str, reference: str, **helps: str
+) -> Callable[[Callable[..., Instance]], Callable[..., Instance]]:
+    """Decorator that registers an importer under ``name``."""
+
+    def decorate(read: Callable[..., Instance]) -> Callable[..., Instance]:
+        if name in _REGISTRY:
+            raise ValueError(f"trace format {name!r} is registered twice")
+        _REGISTRY[name] = TraceFormat(name, summary, reference, options_of(read, helps), read)
+        return read
+
+    return decorate
+
+
+def trace_formats() -> dict[str, TraceFormat]:
+    """All trace formats by name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> Instance:
+    """Instance from a trace file.
+
+    Raises
+    ------
+    UsageError
+        No such format, or the file cannot be opened.
+    InputError
+        With all faults of the file, each with its line.
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("trace format", name, _REGISTRY)
+    return _REGISTRY[name].read(path, **options)
+
+
+def oversized(instance: Instance) -> list[Request]:
+    """Requests that can never fit: s_i + o_i > M."""
+    capacity = instance.server.kv_capacity_tokens
+    return [r for r in instance.requests if capacity is not None and r.prompt_tokens + r.output_tokens > capacity]
+
+
+@trace_format(
+    "azure",
+    summary="CSV with TIMESTAMP, ContextTokens, GeneratedTokens; the Azure LLM inference traces",
+    reference="Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024 (CC-BY-4.0)",
+    round_ms="length of a round [ms]; an arrival is known from the next round boundary on",
+    kv_capacity="M [token]; default: no limit",
+    requests="take at most so many requests; default: all",
+    skip="leave out so many requests at the beginning",
+    drop_oversized="leave out requests that can never fit",
+)
+def azure(
+    path: str | os.PathLike[str],
+    *,
+    round_ms: float = 55.0,
+    kv_capacity: int | None = None,
+    requests: int | None = None,
+    skip: int = 0,
+    drop_oversized: bool = False,
+) -> Instance:
+    """Arrivals count from the first request taken, in rounds of ``round_ms``."""
+    faults = [
+        Fault(f"--{name}", f"found {value}; allowed: {allowed}")
+        for name, value, allowed, good in (
+            ("round-ms", round_ms, "more than 0", 0 < round_ms < float("inf")),
+            ("kv-capacity", kv_capacity, "1 or more", kv_capacity is None or kv_capacity >= 1),
+            ("requests", requests, "1 or more", requests is None or requests >= 1),
+            ("skip", skip, "0 or more", skip >= 0),
+        )
+        if not good
+    ]
+    if faults:
+        raise InputError("import azure", faults)
+    ticks: list[int] = []
+    lengths: list[tuple[int, int]] = []
+    where = "standard input" if os.fspath(path) == "-" else os.fspath(path)
+    stop = None if requests is None else skip + requests
+    for line, row in islice(_csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens")), skip, stop):
+        try:
+            ticks.append(_ticks(row["TIMESTAMP"]))
+        except ValueError:
+            faults.append(Fault(f"line {line}, TIMESTAMP", f"found {shown(row['TIMESTAMP'])}; allowed: a date and time"))
+        tokens = []
+        for column in ("ContextTokens", "GeneratedTokens"):
+            text = row[column] or ""
+            tokens.append(int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0)
+            if not 1 <= tokens[-1] <= MAX_TOKENS:
+                faults.append(
+                    Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}")
+                )
+        lengths.append((tokens[0], tokens[1]))
+    if faults:
+        raise InputError(where, faults)
+    if not ticks:
+        raise InputError(where, [Fault("file", f"has no request after the first {skip}" if skip else "has no request")])
+    first = min(ticks)
+    per_round = Fraction(round_ms) * 10_000  # a tick is 100 ns
+    rows = sorted(
+        ((-(-Fraction(t - first) // per_round), s, o) for t, (s, o) in zip(ticks, lengths, strict=True)),
+        key=lambda r: r[0],
+    )
+    kept = [
+        (a, s, o) for a, s, o in rows if not (drop_oversized and kv_capacity is not None and s + o > kv_capacity)
+    ]
+    if not kept:
+        raise InputError(where, [Fault("file", f"no request fits {kv_capacity} tokens")])
+    stem = "azure" if where == "standard input" else Path(path).name.partition(".")[0]
+    dropped = f", {len(rows) - len(kept)} oversized left out" if drop_oversized else ""
+    return Instance(
+        name=f"{stem}-n{len(kept)}" + (f"-skip{skip}" if skip else ""),
+        description=f"{stem}: {len(kept)} requests after the first {skip}, rounds of {round_ms:g} ms{dropped}",
+        source=f"trace azure {stem}",
+        server=Server(kv_capacity_tokens=kv_capacity),
+        requests=tuple(
+            Request(id=f"r{i}", arrival=int(a), prompt_tokens=s, output_tokens=o)
+            for i, (a, s, o) in enumerate(kept, start=1)
+        ),
+    )
+
+
+def _ticks(text: str | None) -> int:
+    """A timestamp as a count of 100 ns; exact for the seven decimals that Azure writes."""
+    whole, _, decimals = (text or "").strip().partition(".")
+    if decimals and not (decimals.isascii() and decimals.isdigit()):
+        raise ValueError(text)
+    seconds = (datetime.fromisoformat(whole).replace(tzinfo=None) - datetime(2000, 1, 1)).total_seconds()
+    return int(seconds) * 10_000_000 + int(decimals[:7].ljust(7, "0"))
+
+
+def _csv_rows(path: str | os.PathLike[str], columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Line number and row of a CSV file that has these columns; gzip is known by its first bytes."""
+    where = os.fspath(path)
+    try:
+        raw = sys.stdin.buffer.read() if where == "-" else Path(path).read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""))
+        names = reader.fieldnames or []
+    except UnicodeDecodeError as error:
+        raise InputError(where, [Fault("file", f"not UTF-8 text at byte {error.start}")]) from None
+    except (OSError, EOFError) as error:
+        raise UsageError(f"cannot read {where}: {getattr(error, 'strerror', None) or error}") from None
+    missing = [Fault("line 1", f"has no column {c!r}{did_you_mean(c, names)}") for c in columns if c not in names]
+    if missing:
+        raise InputError(where, missing)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(where, [Fault(f"line {reader.line_num}", str(error))]) from None

@@ -1,0 +1,124 @@
+"""Verification: a result file is judged again from its instance; nothing in the file is believed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from modelkit.certificate import Certificate, exact_bound
+from modelkit.errors import InputError
+from modelkit.instance import Instance
+from modelkit.judge import judge
+from modelkit.result import Result
+
+#: Metrics of a file may differ from the judge's by so much, relatively; sums of doubles are no closer.
+METRIC_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found wrong, what was confirmed, and what cannot be confirmed from these files."""
+
+    faults: tuple[str, ...]
+    confirmed: tuple[str, ...]
+    unconfirmed: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+def verify_result(result: Result, instance: Instance) -> Verification:
+    """Judge the schedule of ``result`` again and hold every number of the file against the replay."""
+    if result.instance.sha256 != instance.sha256:
+        return Verification(
+            (
+                f"the result is about another instance: its sha256 is {result.instance.sha256[:16]}...,"
+                f" this instance's is {instance.sha256[:16]}...",
+            ),
+            (),
+            (),
+        )
+    faults: list[str] = []
+    confirmed = [f"instance {instance.sha256[:16]}..."]
+    unconfirmed: list[str] = []
+    if result.instance.requests != len(instance.requests):
+        faults.append(f"the file says {result.instance.requests} requests, the instance has {len(instance.requests)}")
+    if result.schedule is None:
+        if result.status in ("optimal", "feasible"):
+            faults.append(f"the status is {result.status!r}, but there is no schedule")
+        if result.objective.value is not None or result.metrics:
+            faults.append("the file states metrics, but there is no schedule")
+    else:
+        _verify_schedule(result, instance, faults, confirmed)
+    _verify_bound(result, instance, faults, confirmed, unconfirmed)
+    return Verification(tuple(faults), tuple(confirmed), tuple(unconfirmed))
+
+
+def _verify_schedule(result: Result, instance: Instance, faults: list[str], confirmed: list[str]) -> None:
+    assert result.schedule is not None
+    verdict = judge(instance, result.schedule)
+    faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
+    if verdict.valid:
+        confirmed.append(f"the schedule of {len(instance.requests)} requests breaks no rule")
+    if not verdict.valid and result.status in ("optimal", "feasible"):
+        faults.append(f"the status is {result.status!r}, but the schedule is not valid")
+    for name in sorted({*verdict.metrics, *result.metrics}):
+        stated, judged = result.metrics.get(name), verdict.metrics.get(name)
+        if not _same(stated, judged):
+            faults.append(f"metric {name}: the file says {_shown(stated)}, the replay {_shown(judged)}")
+    value = verdict.metrics.get(result.objective.name or "")
+    if result.objective.name not in verdict.metrics:
+        faults.append(f"the objective {result.objective.name!r} is no metric")
+    elif not _same(result.objective.value, value if verdict.valid else None):
+        faults.append(f"objective: the file says {_shown(result.objective.value)}, the replay {_shown(value)}")
+    else:
+        confirmed.append(f"{result.objective.name} = {_shown(value)}, and {len(verdict.metrics)} metrics")
+
+
+def _verify_bound(
+    result: Result, instance: Instance, faults: list[str], confirmed: list[str], unconfirmed: list[str]
+) -> None:
+    value, bound = result.objective.value, result.objective.bound
+    if value is not None and bound is not None and bound > value and not _same(bound, value):
+        faults.append(f"the bound {_shown(bound)} is above the value {_shown(value)}")
+    if result.objective.bound_by == "certificate":
+        wrong = certificate_faults(result.certificate, instance)
+        faults += wrong
+        if result.certificate is not None and not _same(bound, result.certificate.value):
+            faults.append(f"the bound is {_shown(bound)}, its certificate says {result.certificate.value}")
+        elif not wrong:
+            confirmed.append(f"the bound {_shown(bound)}, recomputed exactly from its prices")
+    elif bound is not None:
+        who = result.producer.solver or result.producer.name
+        unconfirmed.append(f"the bound {_shown(bound)} is the word of {who}; only certificates can be recomputed")
+    if result.status == "optimal" and (bound is None or value is None or not _same(bound, value)):
+        faults.append(f"the status is 'optimal', but value {_shown(value)} and bound {_shown(bound)} do not agree")
+
+
+def certificate_faults(certificate: Certificate | None, instance: Instance) -> list[str]:
+    """What is wrong with a certificate; the bound is recomputed in integers from the prices alone."""
+    if certificate is None:
+        return ["the bound claims a certificate, but there is none"]
+    if certificate.instance_sha256 != instance.sha256:
+        return ["the certificate is about another instance"]
+    try:
+        bound = exact_bound(instance, certificate.prices)
+    except InputError as error:
+        return [str(fault) for fault in error.faults]
+    stated = Fraction(certificate.bound.numerator, certificate.bound.denominator)
+    if bound != stated:
+        return [f"the certificate says {float(stated):.10g}, its prices give {float(bound):.10g}"]
+    return []
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=METRIC_TOLERANCE, abs_tol=1e-12)
+
+
+def _shown(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.10g}"
