@@ -94,9 +94,7 @@ def build(m: Any) -> None:
 
     m.total_latency = pyo.Objective(rule=total_latency, doc="total end-to-end latency [round]")
     m.started_once = pyo.Constraint(m.REQUESTS, rule=started_once, doc="every request starts once")
-    m.kv_capacity_holds = pyo.Constraint(
-        m.ROUNDS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache"
-    )
+    m.kv_capacity_holds = pyo.Constraint(m.ROUNDS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache")
 
 
 def starts(m: Any) -> list[tuple[str, int]]:
@@ -107,9 +105,7 @@ def starts(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(
-        linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values())
-    )
+    return LinearExpression(linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:

@@ -119,9 +119,7 @@ def starts(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(
-        linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values())
-    )
+    return LinearExpression(linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:

@@ -70,9 +70,7 @@ def certify(instance: Instance, prices: np.ndarray[Any, Any]) -> Certificate:
     numerators = np.rint(np.maximum(prices, 0) * 2**PRECISION).astype(np.int64)
     numerators[0] = 0
     rounds = np.flatnonzero(numerators)
-    written = Prices(
-        denominator=2**PRECISION, rounds=rounds.tolist(), numerators=numerators[rounds].tolist()
-    )
+    written = Prices(denominator=2**PRECISION, rounds=rounds.tolist(), numerators=numerators[rounds].tolist())
     bound = exact_bound(instance, written)
     return Certificate(
         instance_sha256=instance.sha256,
@@ -108,9 +106,7 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     last = prices.rounds[-1] if prices.rounds else 0
     denominator, total = prices.denominator, sum(prices.numerators)
     latest = max(last, int(arrays.arrival.max())) + int(arrays.output.max()) + 1
-    size = max(
-        (int(arrays.prompt.max()) + latest) * total + 2 * latest * total, denominator * 2 * latest
-    )
+    size = max((int(arrays.prompt.max()) + latest) * total + 2 * latest * total, denominator * 2 * latest)
     # object arrays hold Python's unbounded integers: slower, and needed only for absurd prices
     dtype: Any = np.int64 if size < 2**62 else object
     priced = np.zeros(latest + 1, dtype=dtype)

@@ -20,7 +20,7 @@ import modelkit as mk
 from modelkit.errors import ModelkitError, UsageError
 
 if TYPE_CHECKING:
-    from modelkit.families import Option
+    from modelkit.options import Option
     from modelkit.result import Result
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -59,7 +59,9 @@ def _report(error: Exception, *, debug: bool) -> int:
         return error.exit_code
     click.echo(f"unexpected fault: {type(error).__name__}: {error}", err=True)
     if not debug:
-        click.echo("This is a bug in modelkit. --debug shows where; `modelkit versions` belongs in the report.", err=True)
+        click.echo(
+            "This is a bug in modelkit. --debug shows where; `modelkit versions` belongs in the report.", err=True
+        )
     return 1
 
 
@@ -213,8 +215,7 @@ def _instance_of(result: Result, folder: Path) -> mk.Instance:
             if candidate.sha256 == result.instance.sha256:
                 return candidate
     raise UsageError(
-        f"no instance with the hash {result.instance.sha256[:16]}... lies beside the result;"
-        " say which with --instance"
+        f"no instance with the hash {result.instance.sha256[:16]}... lies beside the result; say which with --instance"
     )
 
 
@@ -247,8 +248,9 @@ def _click_option(option: Option) -> click.Option:
 
 
 def _shared(command: click.Command) -> click.Command:
-    for decorate in (output_option, quiet_option, debug_option):
-        command = decorate(command)
+    decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
+    for decorate in decorators:
+        decorate(command)  # appends its option
     return command
 
 
@@ -356,14 +358,14 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
 @debug_option
 def list_(kind: str) -> None:
     """What there is, whether it can be used here, and why not."""
-    rows = {
+    rows: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "formulations": _formulation_rows,
         "policies": _policy_rows,
         "solvers": _solver_rows,
         "families": lambda: [(e.name, e.summary) for e in _family_entries().values()],
         "formats": lambda: [(e.name, e.summary) for e in _format_entries().values()],
-    }[kind]()
-    click.echo("\n".join(_two_columns(rows)))
+    }
+    click.echo("\n".join(_two_columns(rows[kind]())))
 
 
 def _formulation_rows() -> list[tuple[str, str]]:

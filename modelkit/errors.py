@@ -106,6 +106,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Error for a name that is not in a registry, with the nearest match and the whole list."""
     names = sorted(known)
-    return UsageError(
-        f"unknown {kind} {name!r}{did_you_mean(name, names)}\n  known: {', '.join(names) or 'none'}"
-    )
+    return UsageError(f"unknown {kind} {name!r}{did_you_mean(name, names)}\n  known: {', '.join(names) or 'none'}")

@@ -146,9 +146,9 @@ class Formulation:
 def _has_own_value(component: Any) -> bool:
     """Whether a set or parameter is given its value in ``build``."""
     if component.ctype.__name__ == "Param":
-        return component._rule is not None or component._default_val is not component.NoValue
+        return bool(component._rule is not None or component._default_val is not component.NoValue)
     init = getattr(component, "_init_values", None)
-    return init is None or init._init is not None
+    return bool(init is None or init._init is not None)
 
 
 def chosen(variable: Any) -> bool:

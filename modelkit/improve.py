@@ -56,9 +56,7 @@ def improved_schedule(instance: Instance, *, seed: int = 0, effort: float = EFFO
         best = _anneal(
             best, arrays.arrival, arrays.prompt, arrays.output, capacity, horizon, trials, np.random.default_rng(seed)
         )
-    return schedule_from_starts(
-        instance, {r.id: k for r, k in zip(instance.requests, best.tolist(), strict=True)}
-    )
+    return schedule_from_starts(instance, {r.id: k for r, k in zip(instance.requests, best.tolist(), strict=True)})
 
 
 def _starts(instance: Instance, schedule: Schedule) -> Ints:
@@ -70,7 +68,7 @@ def _starts(instance: Instance, schedule: Schedule) -> Ints:
     return starts
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _place(
     order: Any, delay: Any, arrival: Any, prompt: Any, output: Any, capacity: int, held: Any, starts: Any
 ) -> int:
@@ -99,7 +97,7 @@ def _place(
     return total
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _anneal(
     first: Any, arrival: Any, prompt: Any, output: Any, capacity: int, horizon: int, trials: int, rng: Any
 ) -> Any:
@@ -138,7 +136,7 @@ def _anneal(
     return best
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _shift(order: Any, i: int, j: int) -> None:
     """Take the entry at i out and put it in at j."""
     moved = order[i]

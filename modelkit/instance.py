@@ -188,7 +188,7 @@ class Instance(_Data):
         """The requests as columns."""
 
         def column(values: Iterable[float], dtype: type = np.int64) -> npt.NDArray[Any]:
-            array = np.fromiter(values, dtype=dtype, count=len(self.requests))
+            array: npt.NDArray[Any] = np.fromiter(values, dtype=dtype, count=len(self.requests))
             array.flags.writeable = False
             return array
 
@@ -232,9 +232,7 @@ class Instance(_Data):
         """Hash of the canonical JSON, so that formatting, rows or columns and defaults do not matter."""
         document = self.document()
         document["requests"].setdefault("predicted_output_tokens", document["requests"]["output_tokens"])
-        document["server"]["clock"] = {
-            key: whole(value) for key, value in document["server"]["clock"].items()
-        }
+        document["server"]["clock"] = {key: whole(value) for key, value in document["server"]["clock"].items()}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -298,20 +296,17 @@ def cross_faults(
             if isinstance(a, float) and not a.is_integer()
         ]
     for i, p in enumerate(predictions):
-        if (
-            isinstance(p, list | tuple)
-            and len(p) == 2
-            and all(isinstance(end, int) for end in p)
-            and p[0] > p[1]
-        ):
+        if isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(end, int) for end in p) and p[0] > p[1]:
             faults.append(
                 Fault(
                     f"$.requests[{i}].predicted_output_tokens",
                     f"found {shown(list(p))}; an interval is [lower, upper] with lower <= upper",
                 )
             )
-    if isinstance(clock, LinearClock) and clock.prefill_levels and (
-        clock.prefill_base_ms or clock.prefill_per_token_ms
+    if (
+        isinstance(clock, LinearClock)
+        and clock.prefill_levels
+        and (clock.prefill_base_ms or clock.prefill_per_token_ms)
     ):
         faults.append(
             Fault(

@@ -90,9 +90,7 @@ def _rows(columns: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]:
     length = max((len(values) for values in usable.values()), default=0)
     for key, values in usable.items():
         if len(values) != length:
-            faults.append(
-                Fault(f"$.requests.{key}", f"has {len(values)} values where another column has {length}")
-            )
+            faults.append(Fault(f"$.requests.{key}", f"has {len(values)} values where another column has {length}"))
     usable.setdefault("id", [f"r{i}" for i in range(1, length + 1)])
     if faults:  # keep the rows that are whole, so that their faults show too
         length = min(len(values) for values in usable.values())

@@ -207,9 +207,7 @@ class _Replay:
         self.advance_to(segment.at * self.per_time)
         for request in segment.evict:
             self.evict(request)
-        admitted = [
-            stay for admission in segment.admit if (stay := self.admit(*admission)) is not None
-        ]
+        admitted = [stay for admission in segment.admit if (stay := self.admit(*admission)) is not None]
         self.crowd.see(self.active, 0)
         if self.law is not None and not self.law.mixed and admitted:
             self.pass_time(self.prefill_ms(admitted))
@@ -260,9 +258,7 @@ class _Replay:
             return None
         if self.now < self.arrival[i] - self.tolerance:
             early = self.arrival[i] - self.now
-            self.violate(
-                "before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}"
-            )
+            self.violate("before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}")
         stay = _Stay(i, slot, self.now, self.round, self.round + self.output[i])
         if slot is not None:
             self.take_slot(stay, slot, name)
@@ -284,9 +280,7 @@ class _Replay:
         if other is not None and self.in_progress(other):
             holder = self.instance.requests[other.request].id
             left = other.ends_at - self.round
-            self.violate(
-                "slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds"
-            )
+            self.violate("slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds")
         self.holder[slot] = stay
 
     # --- rounds --------------------------------------------------------------------------------
@@ -366,18 +360,14 @@ class _Replay:
                 self.violate("missing", self.output[i], request.id, f"request {request.id!r} is never admitted")
             elif not stay.completed:
                 left = self.output[i] if stay.end is not None else stay.ends_at - self.round
-                self.violate(
-                    "unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens"
-                )
+                self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens")
 
     def verdict(self) -> Verdict:
         return Verdict(
             violations=tuple(self.violations),
             metrics=self.metrics(),
             stretches=tuple(self.stretches),
-            stays=tuple(
-                Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays
-            ),
+            stays=tuple(Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays),
         )
 
     def metrics(self) -> dict[str, float | None]:
@@ -506,4 +496,3 @@ class _Excess:
                 )
             )
         self.since, self.worst, self.rounds = None, 0, 0
-

@@ -146,9 +146,9 @@ class Result(_Record):
     objective: Objective = Objective()
     metrics: dict[str, float | None] = {}
     violations: list[dict[str, Any]] = []
-    schedule: Annotated[
-        Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())
-    ] = None
+    schedule: Annotated[Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())] = (
+        None
+    )
     certificate: Certificate | None = None
     progress: list[tuple[float, float | None, float | None]] = []
     start: Start = Start()
@@ -169,4 +169,3 @@ def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Sta
         return "no_schedule"
     proven = bound is not None and (bound >= value or math.isclose(value, bound, rel_tol=1e-9))
     return "optimal" if proven else "feasible"
-

@@ -108,7 +108,5 @@ def schedule_from_starts(instance: Instance, starts: Mapping[str, int]) -> Sched
         ids = admitted[at]
         outputs = (instance.requests[instance.index[r]].output_tokens for r in ids if r in instance.index)
         busy_until = max(busy_until, at + max(outputs, default=0))
-        segments.append(
-            Segment(at, tuple(Admission(r) for r in ids), rounds=max(0, min(busy_until, following) - at))
-        )
+        segments.append(Segment(at, tuple(Admission(r) for r in ids), rounds=max(0, min(busy_until, following) - at)))
     return Schedule(tuple(segments))

@@ -84,9 +84,7 @@ class UnitSimulation:
     Between two decisions nothing is done a round, so time is O(decisions * policy + n log n).
     """
 
-    def __init__(
-        self, instance: Instance, policy: Policy, rng: np.random.Generator, clairvoyant: bool = False
-    ) -> None:
+    def __init__(self, instance: Instance, policy: Policy, rng: np.random.Generator, clairvoyant: bool = False) -> None:
         arrays = instance.arrays
         self.ids = [request.id for request in instance.requests]
         self.policy = policy
@@ -250,5 +248,3 @@ class UnitSimulation:
 
     def name(self, i: int) -> str:
         return repr(self.ids[i]) if 0 <= i < len(self.ids) else f"number {i}"
-
-

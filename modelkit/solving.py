@@ -278,9 +278,12 @@ class _Run:
             if best is None:
                 exact = self.formulation.claim == "exact"
                 return self.result("infeasible" if exact else "no_schedule", stop, message=message)
-            stop, message = "failed", (
-                f"{self.engine.name} calls the model infeasible, but the schedule of {best.source} is valid:"
-                " the formulation cuts off valid schedules"
+            stop, message = (
+                "failed",
+                (
+                    f"{self.engine.name} calls the model infeasible, but the schedule of {best.source} is valid:"
+                    " the formulation cuts off valid schedules"
+                ),
             )
         if best is None:
             said = message or "the solver stopped before it found a schedule"
@@ -288,9 +291,12 @@ class _Run:
         value = best.value
         if value is not None and bound is not None and bound > value:
             if bound - value > 1e-6 * max(1.0, abs(value)):
-                stop, message = "failed", (
-                    f"the bound {bound:g} of {self.engine.name} is above the value {value:g} of a valid"
-                    " schedule: the formulation or the solver is wrong"
+                stop, message = (
+                    "failed",
+                    (
+                        f"the bound {bound:g} of {self.engine.name} is above the value {value:g} of a valid"
+                        " schedule: the formulation or the solver is wrong"
+                    ),
                 )
                 bound = None
             else:
@@ -361,4 +367,3 @@ class _Run:
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
             log=outcome.log if outcome else "",
         )
-

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
-from modelkit.families import Option, options_of
 from modelkit.instance import MAX_TOKENS, Instance, Request, Server
+from modelkit.options import Option, options_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def azure(
         try:
             ticks.append(_ticks(row["TIMESTAMP"]))
         except ValueError:
-            faults.append(Fault(f"line {line}, TIMESTAMP", f"found {shown(row['TIMESTAMP'])}; allowed: a date and time"))
+            faults.append(
+                Fault(f"line {line}, TIMESTAMP", f"found {shown(row['TIMESTAMP'])}; allowed: a date and time")
+            )
         tokens = []
         for column in ("ContextTokens", "GeneratedTokens"):
             text = row[column] or ""
@@ -133,9 +135,7 @@ def azure(
         ((-(-Fraction(t - first) // per_round), s, o) for t, (s, o) in zip(ticks, lengths, strict=True)),
         key=lambda r: r[0],
     )
-    kept = [
-        (a, s, o) for a, s, o in rows if not (drop_oversized and kv_capacity is not None and s + o > kv_capacity)
-    ]
+    kept = [(a, s, o) for a, s, o in rows if not (drop_oversized and kv_capacity is not None and s + o > kv_capacity)]
     if not kept:
         raise InputError(where, [Fault("file", f"no request fits {kv_capacity} tokens")])
     stem = "azure" if where == "standard input" else Path(path).name.partition(".")[0]

@@ -132,5 +132,3 @@ def _typed(name: str, value: Any, current: Any) -> Any:
         return type(current)(value)
     except (KeyError, ValueError):
         raise UsageError(f"HiGHS option {name!r} takes a {type(current).__name__}, found {value!r}") from None
-
-

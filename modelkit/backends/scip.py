@@ -40,9 +40,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         else:
             report.progress(finite(model.getPrimalbound()), bound)
 
-    model.attachEventHandlerCallback(
-        on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED]
-    )
+    model.attachEventHandlerCallback(on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED])
     accepted = _pass_start(model, variables, job.form.start) if job.form.start is not None else None
     done = threading.Event()
 

@@ -87,9 +87,7 @@ def _simple_windows(instance: Instance) -> tuple[list[Ints], int]:
     starts = sum(int(s.at) * len(s.admit) for s in schedule.segments)
     total = int(requests.output.sum())
     best = starts + total - int(requests.arrival.sum())
-    latest = np.minimum(
-        int(requests.arrival.max()) + total - requests.output, requests.arrival + best - total
-    )
+    latest = np.minimum(int(requests.arrival.max()) + total - requests.output, requests.arrival + best - total)
     count = int((latest - requests.arrival + 1).sum())
     if count > MOST_STARTS:
         raise TooLargeError(

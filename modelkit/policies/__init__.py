@@ -21,9 +21,9 @@ _MODULES = ("lookahead",)
 
 
 class Seen(NamedTuple):
-    """A request as a policy sees it. Lengths in tokens, ``arrival`` in rounds or seconds."""
+    """A request as a policy sees it. ``number`` names it; lengths in tokens, ``arrival`` in rounds or seconds."""
 
-    index: int
+    number: int
     arrival: float
     prompt: int
     predicted_lower: int
@@ -50,7 +50,7 @@ class View:
     held
         Tokens that the requests in progress hold now.
     running
-        Requests in progress by index, in order of admission.
+        Requests in progress by number, in order of admission.
     free_slots
         None without limit.
     rng
@@ -81,7 +81,7 @@ class Policy:
         """``request`` runs on past its prediction, which is now one token longer than seen so far."""
 
     def admit(self, view: View) -> Iterable[int]:
-        """Indices of waiting requests to start now, in order.
+        """Numbers of waiting requests to start now, in order.
 
         May be a generator: `started` is called for each request before the next is asked for.
         """
@@ -94,10 +94,10 @@ class Policy:
         the oldest request always gets on.
         """
         excess = view.held + len(view.running) - (view.capacity or 0)
-        for index, (request, start) in reversed(view.running.items()):
+        for number, (request, start) in reversed(list(view.running.items())):
             if excess <= 0:
                 return
-            yield index
+            yield number
             excess -= request.prompt + int(view.now - start) + 1
 
 

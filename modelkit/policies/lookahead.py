@@ -86,19 +86,19 @@ class LookAhead(Policy):
         """Smaller is scanned earlier; ties go by arrival, then by position."""
         raise NotImplementedError
 
-    def arrived(self, request: Seen) -> None:  # noqa: D102
-        heappush(self._waiting, (self.key(request), request.arrival, request.index, request))
+    def arrived(self, request: Seen) -> None:
+        heappush(self._waiting, (self.key(request), request.arrival, request.number, request))
 
-    def started(self, request: Seen, now: float) -> None:  # noqa: D102
-        self._profile.add(request.index, request.prompt, int(now), int(now) + request.predicted_upper)
+    def started(self, request: Seen, now: float) -> None:
+        self._profile.add(request.number, request.prompt, int(now), int(now) + request.predicted_upper)
 
-    def ended(self, request: Seen, now: float) -> None:  # noqa: D102
-        self._profile.remove(request.index)
+    def ended(self, request: Seen, now: float) -> None:
+        self._profile.remove(request.number)
 
-    def outgrew(self, request: Seen, now: float) -> None:  # noqa: D102
-        self._profile.postpone(request.index, int(now) + 1)
+    def outgrew(self, request: Seen, now: float) -> None:
+        self._profile.postpone(request.number, int(now) + 1)
 
-    def admit(self, view: View) -> Iterator[int]:  # noqa: D102
+    def admit(self, view: View) -> Iterator[int]:
         free = view.free_slots
         while self._waiting and free != 0:
             request = self._waiting[0][-1]
@@ -107,7 +107,7 @@ class LookAhead(Policy):
             ):
                 return
             heappop(self._waiting)
-            yield request.index
+            yield request.number
             free = None if free is None else free - 1
 
 
