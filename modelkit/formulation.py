@@ -164,4 +164,4 @@ def chosen(variable: Any) -> bool:
         return False
     if abs(value - round(value)) > 1e-4:
         raise FormulationError(f"binary {variable.name} has the value {value}")
-    return round(value) == 1
+    return bool(round(value) == 1)
