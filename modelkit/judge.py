@@ -10,6 +10,10 @@ events (an admission, an eviction, a completion) the number N of active requests
 the held tokens grow by N a round, so the replay jumps from event to event:
 O((n + segments) log n) time, whatever the number of rounds.
 
+Between rounds (in a gap before a segment, during a prefill that blocks decoding) a request in progress
+holds what it held after its last round, s_i tokens before its first. An evicted request loses its
+tokens and starts anew: its first token is that of the stay in which it completes.
+
 ==================  =================================================================================
 clock               an iteration lasts
 ==================  =================================================================================
@@ -23,7 +27,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,7 +71,7 @@ METRICS: dict[str, str] = {
     "rounds": "decode rounds run",
     "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
     "evictions": "requests that lost their tokens",
-    "recomputed_tokens": "tokens held by requests when they were evicted",
+    "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
 }
 
 #: Under the linear clock, times closer than this are the same moment [ms].
@@ -190,7 +194,7 @@ class _Replay:
         self.current: dict[int, _Stay] = {}  # last stay of each request
         self.holder: dict[int, _Stay] = {}  # last stay in each slot
         self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in stays)
-        self.fresh: list[_Stay] = []  # admitted, first round not yet run
+        self.fresh: dict[int, _Stay] = {}  # admitted, first round not yet run; by request
         self.stays: list[_Stay] = []
         self.violations: list[Violation] = []
         self.stretches: list[Stretch] = []
@@ -226,7 +230,9 @@ class _Replay:
             self.pass_time(at - self.now)
 
     def pass_time(self, duration: float) -> None:
-        """Let time go by without a round; who is in progress keeps its tokens."""
+        """Let time go by in which nobody decodes; who is in progress keeps its tokens."""
+        self.over.see(self.held, 0)
+        self.crowd.see(self.active, 0)
         self.token_time += self.held * duration
         self.now += duration
 
@@ -244,8 +250,7 @@ class _Replay:
         stay.end = self.now
         self.active -= 1
         self.base -= self.prompt[i] - stay.starts_at
-        if stay in self.fresh:
-            self.fresh.remove(stay)
+        self.fresh.pop(i, None)
 
     def admit(self, name: str, slot: int | None) -> _Stay | None:
         i = self.find(name)
@@ -265,7 +270,7 @@ class _Replay:
         self.current[i] = stay
         heapq.heappush(self.ending, (stay.ends_at, len(self.stays)))
         self.stays.append(stay)
-        self.fresh.append(stay)
+        self.fresh[i] = stay
         self.active += 1
         self.base += self.prompt[i] - stay.starts_at
         return stay
@@ -296,24 +301,23 @@ class _Replay:
             rounds -= span
         if rounds:
             self.idle_rounds += rounds
-            if self.law is None:
-                self.now += rounds
-            elif not self.law.mixed:
-                self.now += self.law.decode_ms(rounds, 0, 0)
+            self.pass_time(rounds if self.law is None else 0 if self.law.mixed else self.law.decode_ms(rounds, 0, 0))
 
     def run_span(self, span: int) -> None:
         """Run ``span`` rounds in which nobody starts after the first and nobody ends before the last."""
         first = self.held + self.active
         last = self.held + self.active * span
-        duration = self.duration(span, span * (first + last) // 2)
+        duration = self.duration(span, first, last)
         self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
-        self.over.see_span(first, last, self.active, span, duration)
+        self.over.see_span(first, last, self.active, span)
         self.crowd.see(self.active, span)
         self.token_time += duration * (first + last) / 2
+        if self.law is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
+            self.token_time += self.law.decode_per_kv_token_ms * self.active**2 * span * (span**2 - 1) / 12
         self.peak = max(self.peak, last)
         self.now += duration
         self.round += span
-        for stay in self.fresh:
+        for stay in self.fresh.values():
             stay.first_token = self.now
         self.fresh.clear()
         while self.ending and self.ending[0][0] <= self.round:
@@ -324,19 +328,21 @@ class _Replay:
                 self.active -= 1
                 self.base -= self.prompt[stay.request] - stay.starts_at
 
-    def duration(self, span: int, token_rounds: int) -> float:
+    def duration(self, span: int, first: int, last: int) -> float:
+        """How long ``span`` rounds last that hold ``first`` to ``last`` tokens, growing evenly."""
         if self.law is None:
             return span
+        token_rounds = span * (first + last) // 2
         if not self.law.mixed or not self.fresh:
             return self.law.decode_ms(span, self.active * span, token_rounds)
         decoding = self.active - len(self.fresh)
-        prefill = self.prefill_ms(self.fresh)
+        prefill = self.prefill_ms(self.fresh.values())
         if not decoding:
             return prefill
-        new_tokens = sum(self.prompt[stay.request] + 1 for stay in self.fresh)
+        new_tokens = sum(self.prompt[stay.request] + 1 for stay in self.fresh.values())
         return prefill + self.law.decode_ms(1, decoding, token_rounds - new_tokens)
 
-    def prefill_ms(self, stays: list[_Stay]) -> float:
+    def prefill_ms(self, stays: Collection[_Stay]) -> float:
         assert self.law is not None
         tokens = sum(self.prompt[stay.request] for stay in stays)
         levels = self.law.prefill_levels
@@ -441,7 +447,7 @@ class _Replay:
         return i
 
     def clock(self, time: float) -> str:
-        return f"{time / 1000:g} s" if self.law else f"round {time:g}"
+        return f"{time / 1000:.10g} s" if self.law else f"round {time:.16g}"
 
     def violate(self, rule: str, size: float, request: str | None, message: str) -> None:
         at = self.now / self.per_time
@@ -471,19 +477,22 @@ class _Excess:
         self.worst = max(self.worst, value)
         self.rounds += rounds
 
-    def see_span(self, first: int, last: int, step: int, rounds: int, duration: float) -> None:
+    def see_span(self, first: int, last: int, step: int, rounds: int) -> None:
         """The value grows by ``step`` a round from ``first`` to ``last`` over ``rounds`` rounds."""
         if self.limit is None:
             return
         above = min(rounds, max(0, -((self.limit - last) // step)))
-        if above < rounds:
+        below = rounds - above
+        if below:
             self.see(first, 0)
         if above:
-            self.see(last, above, duration * (rounds - above) / rounds)
+            later = self.replay.duration(below, first, first + step * (below - 1)) if below else 0.0
+            self.see(last, above, later)
 
     def close(self) -> None:
         if self.since is not None and self.limit is not None:
             unit = RULES[self.rule][1]
+            lasting = "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
             verb = "in progress" if unit == "requests" else "held"
             self.replay.violations.append(
                 Violation(
@@ -491,7 +500,7 @@ class _Excess:
                     self.worst - self.limit,
                     self.since / self.replay.per_time,
                     None,
-                    f"from {self.replay.clock(self.since)} for {self.rounds} rounds: up to {self.worst} {unit}"
+                    f"from {self.replay.clock(self.since)} for {lasting}: up to {self.worst} {unit}"
                     f" {verb}, {self.words} {self.limit}",
                 )
             )

@@ -7,7 +7,6 @@ wrong; only the judge says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,7 +44,7 @@ class Segment:
     Raises
     ------
     InputError
-        ``at`` or ``rounds`` is negative, not finite or beyond 10^15.
+        ``at`` or ``rounds`` is negative, not finite or beyond 10^15, or ``rounds`` is not whole.
     """
 
     at: float
@@ -55,10 +54,10 @@ class Segment:
 
     def __post_init__(self) -> None:
         faults = []
-        if not math.isfinite(self.at) or not 0 <= self.at <= MAX_ROUNDS:
+        if not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
-        if not 0 <= self.rounds <= MAX_ROUNDS:
-            faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: 0 to 10^15"))
+        if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
+            faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: a whole number from 0 to 10^15"))
         if faults:
             raise InputError("segment", faults)
 
