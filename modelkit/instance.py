@@ -170,8 +170,20 @@ class Instance(_Data):
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
         return self
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Instance) and (self is other or self.sha256 == other.sha256)
+
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+    def replace(self, **changes: Any) -> Instance:
+        """A copy with other field values, checked again and without what was computed from the old ones."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return Instance(**{**fields, **changes})
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Instance:
+        """See `replace`; pydantic's own copies computed properties too."""
+        return self.replace(**(update or {}))
 
     @property
     def is_unit(self) -> bool:

@@ -316,7 +316,9 @@ _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower,
 
 def _faults(error: ValidationError) -> list[Fault]:
     faults: dict[str, Fault] = {}
-    for detail in error.errors(include_url=False, include_context=True):
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:  # pydantic counts the entries without fault
+            continue
         location = [
             part
             for before, part in zip((None, *detail["loc"]), detail["loc"], strict=False)
@@ -341,6 +343,8 @@ def _message(detail: Any, location: list[Any]) -> str:
     kind = detail["type"]
     if kind == "missing":
         return "is missing"
+    if kind == "too_short":
+        return "is empty; allowed: one entry or more"
     if kind == "extra_forbidden":
         known = _KNOWN_KEYS.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
         return f"unknown key{did_you_mean(str(location[-1]), known)}"

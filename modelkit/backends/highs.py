@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import highspy
@@ -100,8 +101,10 @@ def _pass_start(solver: highspy.Highs, start: np.ndarray[Any, Any]) -> None:
 
 
 def _start_accepted(log_path: str) -> bool:
+    """HiGHS says only in its log what it thinks of a start: three counts of infeasibilities."""
     with open(log_path, encoding="utf-8", errors="replace") as log:
-        return any(line.startswith("MIP start solution is feasible") for line in log)
+        counts = re.findall(r"^(?:Col|Integer|Row) +infeasibilities +(\d+)", log.read(100_000), re.MULTILINE)
+    return len(counts) >= 3 and not any(int(count) for count in counts[:3])
 
 
 def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any], form: StandardForm) -> None:

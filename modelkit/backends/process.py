@@ -26,7 +26,7 @@ from modelkit.backends.worker import Job
 from modelkit.errors import ModelkitError, SolverError
 
 #: Seconds that a solver has to stop by itself after its limit, or after it was asked to.
-GRACE = 10.0
+GRACE = 5.0
 
 
 class ProcessBackend:
@@ -83,16 +83,19 @@ class ProcessBackend:
             watch = _Watch(self._ready_worker(), Job(self.name, form, limits, options, log_path), listen)
             try:
                 outcome = watch.run()
-            finally:
-                if not watch.worker.alive:
-                    self._worker = None
+            except KeyboardInterrupt:
+                watch.worker.kill()
+                raise
             outcome.log = Path(log_path).read_text(encoding="utf-8", errors="replace")
         outcome.size = form.size
         outcome.bound = form.tightened(outcome.bound)
         return outcome, watch.x
 
     def _ready_worker(self) -> _Worker:
-        if self._worker is None or not self._worker.alive:
+        if self._worker is not None and not self._worker.alive:
+            self._worker.kill()
+            self._worker = None
+        if self._worker is None:
             self._worker = _Worker()
         return self._worker
 
@@ -105,14 +108,15 @@ class _Worker:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  kept as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modelkit.backends.worker"],
+            [sys.executable, "-c", "from modelkit.backends.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "PYTHONPATH": path},
         )
         self.messages: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         atexit.register(self.kill)
 
     def _read(self) -> None:
@@ -136,7 +140,8 @@ class _Worker:
         atexit.unregister(self.kill)
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.errors):
+        self.reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.errors):
             with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()

@@ -1,0 +1,58 @@
+"""Instances of the size of a hand, and where the shared trace lies if it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelkit.instance import Instance, Request, Server
+
+
+@pytest.fixture
+def two() -> Instance:
+    """Two requests that do not fit together: the second waits for the first, or the other way round."""
+    return Instance(
+        name="two",
+        server=Server(kv_capacity_tokens=6),
+        requests=(
+            Request(id="short", prompt_tokens=2, output_tokens=2),
+            Request(id="long", prompt_tokens=2, output_tokens=4),
+        ),
+    )
+
+
+def random_instance(seed: int, n: int, *, most_memory: int = 12, spread: int = 4) -> Instance:
+    """A random instance with ``n`` requests that all fit, arriving within ``spread`` rounds."""
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.integers(6, most_memory + 1))
+    requests = []
+    for i in range(n):
+        prompt = int(rng.integers(1, 5))
+        requests.append(
+            Request(
+                id=f"q{i}",
+                arrival=int(rng.integers(0, spread + 1)),
+                prompt_tokens=prompt,
+                output_tokens=int(rng.integers(1, capacity - prompt + 1)),
+            )
+        )
+    return Instance(name=f"random-{seed}", server=Server(kv_capacity_tokens=capacity), requests=tuple(requests))
+
+
+@pytest.fixture
+def draw() -> Callable[..., Instance]:
+    """Random instances by seed and number of requests."""
+    return random_instance
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of public traces beside the checkout; the test is skipped where there is none."""
+    folder = Path(os.environ.get("MODELKIT_TRACES", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the public traces are not on this machine")
+    return folder

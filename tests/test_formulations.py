@@ -1,0 +1,195 @@
+"""The formulations against brute force, against each other and on both solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+
+from modelkit.backends import Limits, backend
+from modelkit.backends.standard_form import compile_model
+from modelkit.bounds import start_windows, starting_prices
+from modelkit.bounds import windows as windows_module
+from modelkit.certificate import certify
+from modelkit.instance import Instance
+from modelkit.judge import judge
+from modelkit.plugins import found_formulations, load_formulation
+from modelkit.policies import policies
+from modelkit.schedule import schedule_from_starts
+from modelkit.simulator import clairvoyant_schedule
+
+#: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
+SOLVERS = {"highs": {}, "scip": {"separating/maxroundsroot": 5}}
+KV_FORMULATIONS = tuple(
+    e.name for e in found_formulations() if e.formulation and e.formulation.problem == "kv-hindsight"
+)
+
+
+def optimum(name: str, solver: str, instance: Instance) -> float:
+    """The judge's value of the schedule that a formulation proves optimal."""
+    formulation = load_formulation(name)
+    model = formulation.instantiate(instance)
+    outcome = backend(solver).solve(model, Limits(time_limit=60), SOLVERS[solver])
+    assert (outcome.stop, outcome.found) == ("finished", "solution")
+    assert formulation.extract is not None
+    verdict = judge(instance, formulation.extract(model, instance))
+    assert verdict.valid
+    value = verdict.metrics["total_latency_rounds"]
+    assert value == outcome.bound
+    assert value is not None
+    return value
+
+
+def brute_force(instance: Instance) -> tuple[int, list[dict[str, int]]]:
+    """Least total latency over all starts up to the trivial horizon, and every schedule that has it.
+
+    Independent of the library's windows: everybody may start until all could have run one by one.
+    """
+    requests = instance.requests
+    capacity = instance.server.kv_capacity_tokens
+    assert capacity is not None
+    horizon = int(max(r.arrival for r in requests)) + sum(r.output_tokens for r in requests)
+    best, winners = None, []
+    held = np.zeros(2 * horizon + 2, dtype=int)
+
+    def place(i: int, cost: int, starts: dict[str, int]) -> None:
+        nonlocal best, winners
+        if best is not None and cost > best:
+            return
+        if i == len(requests):
+            if best is None or cost < best:
+                best, winners = cost, []
+            winners.append(dict(starts))
+            return
+        r = requests[i]
+        profile = r.prompt_tokens + np.arange(1, r.output_tokens + 1)
+        for k in range(int(r.arrival), horizon):
+            latency = k + r.output_tokens - int(r.arrival)
+            if best is not None and cost + latency > best:
+                break
+            window = held[k + 1 : k + r.output_tokens + 1]
+            if (window + profile > capacity).any():
+                continue
+            window += profile
+            place(i + 1, cost + latency, {**starts, r.id: k})
+            window -= profile
+
+    place(0, 0, {})
+    assert best is not None
+    return best, winners
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", KV_FORMULATIONS)
+def test_equals_brute_force(name: str, solver: str, draw: Callable[..., Instance]) -> None:
+    """Tests that the proven optimum is that of brute force on 200 random instances of up to 4 requests."""
+    for seed in range(200):
+        instance = draw(seed, 1 + seed % 4, most_memory=8, spread=3)
+        assert optimum(name, solver, instance) == brute_force(instance)[0], seed
+
+
+def test_siblings_and_solvers_agree(draw: Callable[..., Instance]) -> None:
+    """Tests that all formulations and both solvers prove one optimum with 6 to 9 requests."""
+    for seed in range(8):
+        instance = draw(1000 + seed, 6 + seed % 4, most_memory=10)
+        values = {(name, solver): optimum(name, solver, instance) for name, solver in product(KV_FORMULATIONS, SOLVERS)}
+        assert len(set(values.values())) == 1, values
+
+
+def test_policies_are_never_below_the_optimum(draw: Callable[..., Instance]) -> None:
+    """Tests that certificate <= optimum <= every policy."""
+    for seed in range(60):
+        instance = draw(2000 + seed, 4)
+        best, _ = brute_force(instance)
+        for policy in policies():
+            value = judge(instance, clairvoyant_schedule(instance, policy)).metrics["total_latency_rounds"]
+            assert value is not None
+            assert value >= best
+
+
+def lp_bound(name: str, instance: Instance) -> float:
+    """Optimum of the continuous relaxation."""
+    form, _ = compile_model(load_formulation(name).instantiate(instance))
+    form.integer[:] = False
+    form.offset += 0.5  # not integral: the bound is not to be rounded up
+    outcome, _ = backend("highs").solve_form(form, Limits(), {})  # type: ignore[attr-defined]
+    assert outcome.bound is not None
+    return float(outcome.bound - 0.5)
+
+
+def test_lp_bounds_are_equal(draw: Callable[..., Instance]) -> None:
+    """Tests that plain and flow formulation have the same LP bound on 20 instances."""
+    for seed in range(20):
+        instance = draw(3000 + seed, 8, most_memory=25)
+        plain, flow = lp_bound("kv-hindsight", instance), lp_bound("kv-hindsight-flow", instance)
+        assert plain == pytest.approx(flow, rel=0, abs=1e-6)
+
+
+@pytest.mark.parametrize("with_prices", [False, True])
+def test_windows_keep_every_optimum(
+    with_prices: bool, draw: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests that every optimal schedule lies within the start windows."""
+    monkeypatch.setattr(windows_module, "FEW_STARTS", 0 if with_prices else 10**9)
+    starting_prices.cache_clear()
+    cut = 0
+    for seed in range(120):
+        instance = draw(4000 + seed, 2 + seed % 3)
+        windows = start_windows(instance)
+        _, winners = brute_force(instance)
+        for starts in winners:
+            for request, window in zip(instance.requests, windows, strict=True):
+                assert starts[request.id] in window, (seed, request.id)
+        cut += sum(map(len, start_windows(instance, use_prices=False))) - sum(map(len, windows))
+    starting_prices.cache_clear()
+    assert (cut > 0) == with_prices
+
+
+def test_certificate_is_below_the_optimum(draw: Callable[..., Instance]) -> None:
+    """Tests that whatever the prices, the certified bound is at most the optimum; good prices give a good one."""
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        instance = draw(5000 + seed, 3)
+        best, _ = brute_force(instance)
+        prices = rng.exponential(0.1, 30) * rng.integers(0, 2, 30)
+        assert certify(instance, prices).value <= best
+        nothing = certify(instance, np.zeros(5))
+        assert nothing.value == sum(r.output_tokens for r in instance.requests)
+
+
+@pytest.mark.parametrize("name", KV_FORMULATIONS)
+def test_start_is_the_schedule(name: str, two: Instance) -> None:
+    """Tests that a schedule written into the model is feasible there and extracted again."""
+    formulation = load_formulation(name)
+    model = formulation.instantiate(two)
+    schedule = schedule_from_starts(two, {"short": 0, "long": 2})
+    assert formulation.start is not None
+    assert formulation.extract is not None
+    formulation.start(model, two, schedule)
+    assert formulation.extract(model, two) == schedule
+    form, _ = compile_model(model, use_start=True)
+    assert form.start is not None
+    activity = np.zeros(len(form.row_lower))
+    np.add.at(
+        activity,
+        np.repeat(np.arange(len(activity)), np.diff(form.indptr)),
+        form.values * form.start[form.indices],
+    )
+    assert (activity >= form.row_lower - 1e-9).all()
+    assert (activity <= form.row_upper + 1e-9).all()
+
+
+def test_without_capacity_everybody_starts_on_arrival() -> None:
+    """Tests that an instance without KV limit is solved: nobody waits."""
+    base = Instance.model_validate(
+        {
+            "server": {},
+            "requests": [
+                {"id": "a", "prompt_tokens": 5, "output_tokens": 3},
+                {"id": "b", "arrival": 2, "prompt_tokens": 5, "output_tokens": 4},
+            ],
+        }
+    )
+    assert optimum("kv-hindsight", "highs", base) == 7

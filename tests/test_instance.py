@@ -1,0 +1,87 @@
+"""Instances: invariants, columns, canonical hash, and what is said of impossible requests."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from modelkit.errors import InfeasibleError, InputError
+from modelkit.instance import Instance, LinearClock, Request, Server
+
+
+def test_columns_are_the_rows(two: Instance) -> None:
+    """Tests that the array views hold the requests in order and cannot be written to."""
+    arrays = two.arrays
+    assert arrays.prompt.tolist() == [2, 2]
+    assert arrays.output.tolist() == [2, 4]
+    assert arrays.peak.tolist() == [4, 6]
+    with pytest.raises(ValueError, match="read-only"):
+        arrays.prompt[0] = 1
+
+
+def test_prediction_defaults_to_the_output() -> None:
+    """Tests the three ways to state a prediction."""
+    base = {"id": "a", "prompt_tokens": 1, "output_tokens": 7}
+    assert Request(**base).prediction == (7, 7)
+    assert Request(**base, predicted_output_tokens=9).prediction == (9, 9)
+    assert Request(**base, predicted_output_tokens=(3, 9)).prediction == (3, 9)
+
+
+def test_frozen(two: Instance) -> None:
+    """Tests that nothing about an instance can be changed."""
+    with pytest.raises(ValidationError):
+        two.requests[0].output_tokens = 5
+    with pytest.raises(ValidationError):
+        two.server.slots = 5
+
+
+def test_hash_depends_on_content_only(two: Instance) -> None:
+    """Tests that defaults written out do not change the hash and that every field does."""
+    requests = tuple(r.model_copy(update={"predicted_output_tokens": r.output_tokens}) for r in two.requests)
+    assert two.replace(requests=requests).sha256 == two.sha256
+    changes = {
+        "name": "other",
+        "description": "other",
+        "source": "other",
+        "server": Server(kv_capacity_tokens=7),
+        "requests": two.requests[::-1],
+        "extra": {"batch_cap": 3},
+    }
+    hashes = {two.sha256, *(two.replace(**{key: value}).sha256 for key, value in changes.items())}
+    assert len(hashes) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"requests": (("a", 0), ("a", 0))}, "$.requests[1].id"),
+        ({"requests": (("a", 0), ("b", 1.5))}, "$.requests[1].arrival"),
+    ],
+)
+def test_requests_must_fit_together(change: dict[str, tuple[tuple[str, float], ...]], path: str) -> None:
+    """Tests faults that show only when requests are seen together or beside the clock."""
+    requests = tuple(
+        Request(id=name, arrival=arrival, prompt_tokens=1, output_tokens=1) for name, arrival in change["requests"]
+    )
+    with pytest.raises(InputError) as caught:
+        Instance(server=Server(), requests=requests)
+    assert [fault.path for fault in caught.value.faults] == [path]
+
+
+def test_prefill_laws() -> None:
+    """Tests the linear law, the cheapest level that holds the tokens, and that two laws are refused."""
+    linear = LinearClock(kind="linear", prefill_base_ms=10, prefill_per_token_ms=0.5)
+    assert linear.prefill_ms(20) == 20
+    levels = LinearClock(kind="linear", prefill_levels=((10, 5), (100, 4), (1000, 50)))
+    assert [levels.prefill_ms(n) for n in (1, 100, 101, 5000)] == [4, 4, 50, 50]
+    both = LinearClock(kind="linear", prefill_base_ms=1, prefill_levels=((10, 5),))
+    with pytest.raises(InputError, match="one prefill law"):
+        Instance(server=Server(clock=both), requests=(Request(id="a", prompt_tokens=1, output_tokens=1),))
+
+
+def test_says_who_can_never_fit(two: Instance) -> None:
+    """Tests that the requests at fault are named with their need."""
+    two.check_fits()
+    small = Instance(server=Server(kv_capacity_tokens=5), requests=two.requests)
+    with pytest.raises(InfeasibleError, match=r"holds 5 tokens, but\n  request 'long' needs 2 \+ 4 = 6 tokens$"):
+        small.check_fits()
