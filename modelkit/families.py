@@ -208,16 +208,20 @@ def service_hour(
     seconds = np.interp(events, np.concatenate([[0.0], intensity]), np.arange(minutes + 1) * 60.0)
     arrival = np.ceil((seconds - seconds[0]) * 1000 / round_ms).astype(np.int64)
 
+    # prompts: short ones, a hump about 1,000, long ones, and a peak about 4,000
     kind = rng.random(requests)
-    prompt = np.where(
-        kind < 0.42,
-        rng.lognormal(np.log(300), 0.9, requests),
-        np.where(kind < 0.9, rng.lognormal(np.log(1250), 0.3, requests), rng.normal(4050, 120, requests)),
+    prompt = np.select(
+        [kind < 0.42, kind < 0.85, kind < 0.92],
+        [
+            rng.lognormal(np.log(340), 0.6, requests),
+            rng.lognormal(np.log(1080), 0.1, requests),
+            rng.lognormal(np.log(2700), 0.3, requests),
+        ],
+        rng.normal(4050, 60, requests),
     )
-    answer = rng.random(requests)
-    output = np.where(
-        answer < 0.62, rng.lognormal(np.log(85), 0.6, requests), np.minimum(rng.normal(385, 75, requests), 1000)
-    )
+    # answers: a brief and a full kind, the full one rarer after long prompts
+    full = rng.random(requests) < np.where(prompt > 2000, 0.2, 0.41)
+    output = np.where(full, rng.normal(398, 55, requests), rng.lognormal(np.log(88), 0.5, requests))
     prompt, output = (np.maximum(1, np.rint(x)).astype(np.int64) for x in (prompt, output))
     prompt, output = _fitted(prompt, output, kv_capacity)
     return _instance(

@@ -1,0 +1,259 @@
+"""Solving: what is kept and said, whichever way a solve ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import modelkit as mk
+from modelkit.backends import Limits, Outcome
+from modelkit.bounds import windows
+from modelkit.errors import FormulationError, SolverError, UsageError
+from modelkit.formulation import Formulation
+from modelkit.instance import Instance, LinearClock, Server
+from modelkit.plugins import load_formulation
+from modelkit.schedule import Schedule
+from modelkit.solving import News, solve
+
+EXACT = load_formulation("kv-hindsight")
+
+
+def hard() -> Instance:
+    """An instance that no solver proves within seconds."""
+    from modelkit.families import generate
+
+    return generate("kv-synthetic", seed=7, requests=16, kv_capacity=31)
+
+
+def test_optimal(two: Instance) -> None:
+    """Tests a proven optimum with everything a result must say."""
+    result = solve(two)
+    assert (result.status, result.stop) == ("optimal", "finished")
+    assert (result.objective.value, result.objective.bound, result.objective.gap) == (8, 8, 0)
+    assert result.objective.bound_by == "solver"
+    assert (result.producer.name, result.producer.solver) == ("kv-hindsight", "highs")
+    assert result.producer.solver_version
+    assert result.start.policy == "local-search"
+    assert result.start.accepted is True
+    assert result.model is not None
+    assert result.model.nonzeros > 0
+    assert result.seconds.total is not None
+    assert "HiGHS" in result.log
+    assert mk.verify_result(result, two).holds
+
+
+def test_time_limit_keeps_schedule_and_bound() -> None:
+    """Tests that a limit leaves a valid schedule no worse than any policy's, and a bound."""
+    instance = hard()
+    result = solve(instance, time_limit=2)
+    assert (result.status, result.stop) == ("feasible", "time_limit")
+    for policy in ("mc-sf", "svf", "mc-benchmark"):
+        online = mk.simulate(instance, policy).objective.value
+        assert online is not None
+        assert result.objective.value is not None
+        assert result.objective.value <= online
+    assert result.objective.bound is not None
+    assert result.objective.bound < result.objective.value
+    assert mk.verify_result(result, instance).holds
+
+
+def test_large_models_have_a_certified_bound() -> None:
+    """Tests that the bound does not depend on the solver where prices were computed, and is rechecked."""
+    from modelkit.families import generate
+
+    instance = generate("kv-synthetic", seed=1, requests=25, kv_capacity=40)
+    result = solve(instance, time_limit=0.01)
+    assert result.objective.bound_by == "certificate"
+    assert result.certificate is not None
+    assert result.certificate.value == result.objective.bound
+    verification = mk.verify_result(result, instance)
+    assert verification.holds
+    assert any("recomputed exactly" in line for line in verification.confirmed)
+
+
+def test_interrupt_keeps_the_best() -> None:
+    """Tests that Ctrl-C gives a result with the schedule found so far."""
+
+    def press(news: News) -> None:
+        if news.phase.startswith("solving") and not pressed:
+            pressed.append(news)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    pressed: list[News] = []
+    result = solve(hard(), time_limit=60, listen=press)
+    assert (result.status, result.stop) == ("feasible", "interrupted")
+    assert result.objective.value is not None
+
+
+def test_interrupt_while_building_keeps_the_start(two: Instance) -> None:
+    """Tests that Ctrl-C before the solver runs gives the schedule of the warm start."""
+
+    def press(news: News) -> None:
+        if news.phase == "building the model":
+            raise KeyboardInterrupt
+
+    result = solve(two, listen=press)
+    assert (result.status, result.stop) == ("feasible", "interrupted")
+    assert result.objective.value == 8
+    assert "before the solver began" in result.message
+
+
+def test_news(two: Instance) -> None:
+    """Tests that the phases are told in order, with the incumbent from the start on."""
+    heard: list[News] = []
+    solve(two, listen=heard.append)
+    phases = list(dict.fromkeys(news.phase for news in heard))
+    assert phases == ["warm start", "building the model", "solving with highs"]
+    assert heard[-1].incumbent == 8
+    assert all(a.seconds <= b.seconds for a, b in pairwise(heard))
+
+
+def test_infeasible_is_said_in_the_words_of_the_domain(two: Instance) -> None:
+    """Tests that a request that can never fit makes an infeasible result, not an error."""
+    result = solve(two.replace(server=Server(kv_capacity_tokens=5)))
+    assert (result.status, result.stop) == ("infeasible", "finished")
+    assert "request 'long' needs 2 + 4 = 6 tokens" in result.message
+
+
+def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that an instance too large for the model still gives a schedule, and says so."""
+    monkeypatch.setattr(windows, "MOST_STARTS", 3)
+    result = solve(two)
+    assert (result.status, result.stop) == ("feasible", "failed")
+    assert result.objective.value == 8
+    assert "too large for a formulation over starts" in result.message
+
+
+@pytest.mark.parametrize("warm_start", ["mc-sf", "svf", "mc-benchmark", "none", "best"])
+def test_warm_starts(warm_start: str, two: Instance) -> None:
+    """Tests every warm start by name."""
+    result = solve(two, warm_start=warm_start)
+    assert result.status == "optimal"
+    assert result.start.policy == {"none": None, "best": "local-search"}.get(warm_start, warm_start)
+
+
+def test_a_start_outside_the_model_is_not_accepted(two: Instance) -> None:
+    """Tests that a start that the model has no variable for is reported as not taken."""
+
+    def refuse(model: object, instance: Instance, schedule: Schedule) -> None:
+        raise KeyError("no such variable")
+
+    result = solve(two, formulation=variant(start=refuse))
+    assert (result.status, result.start.accepted) == ("optimal", False)
+
+
+def variant(**changes: object) -> Formulation:
+    """The plain formulation with something changed."""
+    fields = {name: getattr(EXACT, name) for name in Formulation.__dataclass_fields__}
+    return Formulation(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_wrong_extract_is_refused_by_the_judge(two: Instance) -> None:
+    """Tests that an invalid schedule is shown with its violations and claimed to be nothing."""
+    result = solve(two, formulation=variant(extract=lambda model, instance: Schedule()))
+    assert (result.status, result.stop) == ("no_schedule", "failed")
+    assert result.objective.value is None
+    assert {v["rule"] for v in result.violations} == {"missing"}
+    assert "the judge refuses the schedule that formulation 'kv-hindsight' extracted" in result.message
+
+
+def test_a_formulation_that_cuts_off_valid_schedules_is_named(two: Instance) -> None:
+    """Tests that an infeasible model of a feasible instance is a fault of the formulation."""
+
+    def build(m: object) -> None:
+        import pyomo.environ as pyo
+
+        assert EXACT.build is not None
+        EXACT.build(m)
+        never = pyo.Constraint(rule=lambda m: sum(m.start.values()) <= 0)
+        m.never = never  # type: ignore[attr-defined]
+
+    result = solve(two, formulation=variant(build=build))
+    assert (result.status, result.stop) == ("feasible", "failed")
+    assert "cuts off valid schedules" in result.message
+    assert result.objective.bound is None
+
+
+def test_a_bound_above_a_valid_schedule_is_dropped(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that a contradiction between bound and schedule is said and the bound not reported."""
+    from modelkit.backends.process import ProcessBackend
+
+    def lie(self: ProcessBackend, model: object, limits: Limits, options: object, **rest: object) -> Outcome:
+        return Outcome("finished", "nothing", bound=100.0)
+
+    monkeypatch.setattr(ProcessBackend, "solve", lie)
+    result = solve(two)
+    assert (result.status, result.stop, result.objective.bound) == ("feasible", "failed", None)
+    assert "the formulation or the solver is wrong" in result.message
+
+
+def test_usage_errors(two: Instance) -> None:
+    """Tests the messages for names that do not exist and instances outside a formulation."""
+    with pytest.raises(UsageError, match="did you mean 'kv-hindsight'"):
+        solve(two, formulation="kv-hindsigt")
+    with pytest.raises(UsageError, match="unknown solver"):
+        solve(two, solver="hihgs")
+    with pytest.raises(UsageError, match="unknown warm start 'mcsf'; did you mean 'mc-sf'"):
+        solve(two, warm_start="mcsf")
+    with pytest.raises(UsageError, match="HiGHS has no option 'nonsense'"):
+        solve(two, options={"nonsense": 1})
+    slotted = two.replace(server=Server(kv_capacity_tokens=6, slots=1))
+    with pytest.raises(UsageError, match="formulation 'kv-hindsight' does not take this instance: it knows no slots"):
+        solve(slotted, formulation="kv-hindsight")
+    linear = two.replace(server=Server(kv_capacity_tokens=6, clock=LinearClock(kind="linear", mixed=True)))
+    with pytest.raises(UsageError, match="no formulation takes this instance"):
+        solve(linear)
+    with pytest.raises(SolverError, match="solver 'cplex' is not available"):
+        solve(two, solver="cplex")
+
+
+def test_generic_solver(two: Instance) -> None:
+    """Tests that a solver that only Pyomo drives gives the same optimum."""
+    result = solve(two, solver="appsi_highs")
+    assert (result.status, result.objective.value) == ("optimal", 8)
+
+
+@pytest.mark.parametrize("solver", ["highs", "scip"])
+def test_same_seed_same_schedule(solver: str, draw: Callable[..., Instance]) -> None:
+    """Tests that a finished solve is reproducible."""
+    instance = draw(11, 6)
+    first, second = (solve(instance, solver=solver, seed=5) for _ in range(2))
+    assert first.schedule == second.schedule
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["highs", "scip"])
+def test_a_real_trace(solver: str, shared_data: Path) -> None:
+    """Tests 100 requests of the Azure conversation trace: valid, no worse than MC-SF, with a bound."""
+    from modelkit.traces import import_trace
+
+    instance = import_trace("azure", shared_data / "azure_llm_2023_conv.csv", requests=100, kv_capacity=16_492)
+    result = solve(instance, solver=solver, time_limit=60)
+    online = mk.simulate(instance, "mc-sf").objective.value
+    assert online == 21_199
+    assert result.objective.value is not None
+    assert result.objective.value <= online
+    assert result.objective.bound is not None
+    assert mk.verify_result(result, instance).holds
+
+
+def test_formulation_errors_name_the_key(two: Instance) -> None:
+    """Tests that a misspelt or missing data key is an error with the nearest name."""
+    assert EXACT.data is not None
+    data = EXACT.data
+
+    def misspelt(instance: Instance) -> dict[str, object]:
+        values = data(instance)
+        return {("promt" if key == "prompt" else key): value for key, value in values.items()}
+
+    with pytest.raises(FormulationError, match="data\\(\\) gives 'promt', .*did you mean 'prompt'"):
+        solve(two, formulation=variant(data=misspelt))
+    with pytest.raises(FormulationError, match="data\\(\\) gives no 'prompt', which the model needs"):
+        solve(two, formulation=variant(data=lambda i: {k: v for k, v in data(i).items() if k != "prompt"}))
+    with pytest.raises(FormulationError, match="cannot be built for instance 'two'"):
+        solve(two, formulation=variant(data=lambda i: {**data(i), "prompt": {"short": -1, "long": 2}}))
