@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkit.errors import FormulationError, unknown_name
+from modelkit.errors import FormulationError, UsageError, unknown_name
 from modelkit.formulation import Formulation
 
 #: Environment variable with folders of formulation files, separated like PATH.
@@ -129,6 +129,6 @@ def found_formulations() -> list[FoundFormulation]:
     for name, path in formulation_files().items():
         try:
             entries.append(FoundFormulation(name, path, load_formulation(name), None))
-        except (FormulationError, ModuleNotFoundError) as error:
+        except (FormulationError, UsageError) as error:
             entries.append(FoundFormulation(name, path, None, str(error)))
     return entries

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from modelkit.errors import ModelkitError, UsageError
+from modelkit.errors import ModelkitError, UsageError, shown
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge import judge
@@ -246,5 +246,5 @@ class UnitSimulation:
             raise PolicyError("the policy admits nobody although the server is empty")
         return max(self.now + 1, min(times))
 
-    def name(self, i: int) -> str:
-        return repr(self.ids[i]) if 0 <= i < len(self.ids) else f"number {i}"
+    def name(self, i: object) -> str:
+        return repr(self.ids[i]) if isinstance(i, int) and 0 <= i < len(self.ids) else f"number {shown(i)}"

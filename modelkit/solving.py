@@ -109,9 +109,9 @@ def solve(
         The solver is missing or refuses the model.
     """
     instance = load(instance)
-    chosen = _choose(instance, formulation)
-    engine = backend(solver)
     _check_policy(warm_start)
+    engine = backend(solver)
+    chosen = _choose(instance, formulation)
     limits = Limits(time_limit, gap, threads, seed)
     run = _Run(instance, chosen, engine, limits, dict(options or {}), warm_start, listen or (lambda news: None))
     try:

@@ -72,7 +72,10 @@ def _verify_schedule(result: Result, instance: Instance, faults: list[str], conf
     value = verdict.metrics.get(result.objective.name or "")
     if result.objective.name not in verdict.metrics:
         faults.append(f"the objective {result.objective.name!r} is no metric")
-    elif not _same(result.objective.value, value if verdict.valid else None):
+    elif not verdict.valid:
+        if result.objective.value is not None:
+            faults.append(f"the file states the value {_shown(result.objective.value)} of a schedule that is not valid")
+    elif not _same(result.objective.value, value):
         faults.append(f"objective: the file says {_shown(result.objective.value)}, the replay {_shown(value)}")
     else:
         confirmed.append(f"{result.objective.name} = {_shown(value)}, and {len(verdict.metrics)} metrics")

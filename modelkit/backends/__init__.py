@@ -15,7 +15,7 @@ _OWN: dict[str, Backend] = {
 }
 
 #: Solvers that Pyomo drives and that people ask for.
-_THROUGH_PYOMO = ("appsi_highs", "cbc", "copt", "cplex", "glpk", "gurobi", "mosek", "xpress")
+_THROUGH_PYOMO = ("appsi_highs", "cbc", "cplex", "glpk", "gurobi", "mosek", "xpress")
 
 
 def backends() -> dict[str, Backend]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -89,11 +90,16 @@ class PyomoBackend:
     def _solver(self) -> Any:
         import pyomo.environ as pyo
 
-        solver = pyo.SolverFactory(self.name)
+        logger = logging.getLogger("pyomo")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)  # what is missing is said in the error
         try:
+            solver = pyo.SolverFactory(self.name)
             available = bool(solver.available(exception_flag=False))
         except Exception as error:  # Pyomo lets each solver raise what it likes here
             raise SolverError(f"solver {self.name!r} is not available: {_first_line(error)}") from error
+        finally:
+            logger.setLevel(level)
         if not available:
             raise SolverError(f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine")
         return solver

@@ -1,0 +1,106 @@
+"""The house itself: walls between rooms, light imports, the README's commands, the wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import modelkit as mk
+from modelkit.plugins import bundled
+
+OPTIMA = json.loads((bundled("instances") / "optima.json").read_text())
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return made.stdout.strip()
+
+
+def test_walls() -> None:
+    """Tests that every import follows the contracts of pyproject.toml."""
+    made = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout
+
+
+def test_import_is_light() -> None:
+    """Tests that importing modelkit or its command line loads no solver, no Pyomo and nothing heavy."""
+    heavy = {"pyomo", "highspy", "pyscipopt", "numba", "numpy", "pydantic", "rich", "networkx", "jinja2"}
+    code = "import sys, modelkit, modelkit.cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    assert not heavy & set(python(code).split())
+
+
+def test_results_are_read_without_a_solver() -> None:
+    """Tests that loading, judging, simulating and verifying load no solver and no Pyomo."""
+    code = (
+        "import sys, modelkit as mk; from modelkit.families import generate;"
+        "i = generate('chat', requests=20); r = mk.simulate(i, 'mc-sf'); assert mk.verify_result(r, i).holds;"
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    )
+    assert not {"pyomo", "highspy", "pyscipopt"} & set(python(code).split())
+
+
+def test_public_names() -> None:
+    """Tests that every public name is there, sorted, and none is hidden by a module of its name."""
+    assert mk.__all__ == sorted(mk.__all__)
+    for name in mk.__all__:
+        assert callable(getattr(mk, name)), name
+    assert set(mk.__all__) <= set(dir(mk))
+    order = "import modelkit.simulator, modelkit.solving, modelkit.verify, modelkit as mk; print(callable(mk.simulate))"
+    assert python(order) == "True"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mk.nonsense
+
+
+def test_readme_commands_are_those_of_ci() -> None:
+    """Tests that the README's test command is what continuous integration calls."""
+    readme = (ROOT / "README.md").read_text()
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.slow
+def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
+    """Tests that a built wheel, installed in a fresh environment, solves a shipped instance from another folder."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    interpreter = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([interpreter, "-m", "pip", "install", "-q", str(wheel)], check=True)
+    code = (
+        "import modelkit as mk; from modelkit.plugins import bundled; print(mk.__file__);"
+        "print(mk.solve(mk.load(bundled('instances') / 'two-requests.json'), solver='scip').status)"
+    )
+    made = subprocess.run(
+        [interpreter, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))},
+    )  # fmt: skip
+    place, status = made.stdout.split()
+    assert str(tmp_path) in place
+    assert status == "optimal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "optimum"), sorted(OPTIMA.items()))
+def test_shipped_optima_are_proven(name: str, optimum: dict[str, float]) -> None:
+    """Tests that the optimum beside each shipped instance is proven again."""
+    result = mk.solve(mk.load(bundled("instances") / f"{name}.json"), time_limit=300)
+    assert (result.status, result.objective.value) == ("optimal", optimum["value"])
