@@ -53,12 +53,13 @@ paper: the horizon is proven (modelkit.bounds.start_windows), not assumed.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import start_windows
+from modelkit.bounds import possible_starts, start_windows
 from modelkit.formulation import Formulation, chosen
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule, schedule_from_starts
@@ -129,15 +130,15 @@ def kv_capacity_holds(m: Any, t: int) -> Any:
     return LinearExpression(linear_coefs=coefficients, linear_vars=variables) <= m.kv_capacity
 
 
-def data(instance: Instance) -> dict[str, Any]:
-    """Values of all sets and parameters."""
+def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> dict[str, Any]:
+    """Values of all sets and parameters, with these starts of each request."""
     requests = instance.requests
-    windows = start_windows(instance)
-    first = min(int(w[0]) for w in windows)
-    last = max(int(w[-1]) + r.output_tokens for r, w in zip(requests, windows, strict=True))
+    starts_of = {r.id: k.tolist() for r, k in zip(requests, windows(instance), strict=True)}
+    first = min(k[0] for k in starts_of.values())
+    last = max(starts_of[r.id][-1] + r.output_tokens for r in requests)
     return {
-        "REQUESTS": [r.id for r in requests],
-        "STARTS_OF": {r.id: w.tolist() for r, w in zip(requests, windows, strict=True)},
+        "REQUESTS": list(starts_of),
+        "STARTS_OF": starts_of,
         "ROUNDS": range(first + 1, last + 1),
         "arrival": {r.id: int(r.arrival) for r in requests},
         "prompt": {r.id: r.prompt_tokens for r in requests},
@@ -169,6 +170,7 @@ FORMULATION = Formulation(
     needs=needs,
     build=build,
     data=data,
+    variant_data=lambda instance: data(instance, possible_starts),
     extract=extract,
     start=start,
     suits=suits,

@@ -63,12 +63,13 @@ of kv-hindsight, hence the same LP bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import start_windows
+from modelkit.bounds import possible_starts, start_windows
 from modelkit.formulation import Formulation, chosen
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule, schedule_from_starts
@@ -159,10 +160,10 @@ def held_follows(m: Any, t: int) -> Any:
     )
 
 
-def data(instance: Instance) -> dict[str, Any]:
-    """Values of all sets and parameters."""
+def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> dict[str, Any]:
+    """Values of all sets and parameters, with these starts of each request."""
     requests = instance.requests
-    starts_of = {r.id: w.tolist() for r, w in zip(requests, start_windows(instance), strict=True)}
+    starts_of = {r.id: w.tolist() for r, w in zip(requests, windows(instance), strict=True)}
     first = min(k[0] for k in starts_of.values())
     last = max(starts_of[r.id][-1] + r.output_tokens for r in requests)
     beginning: dict[int, list[str]] = {t: [] for t in range(first + 1, last + 1)}
@@ -216,6 +217,7 @@ FORMULATION = Formulation(
     needs=needs,
     build=build,
     data=data,
+    variant_data=lambda instance: data(instance, possible_starts),
     extract=extract,
     start=start,
 )

@@ -97,7 +97,12 @@ def _instance(
 def _lognormal(rng: np.random.Generator, n: int, *, mean: float, median: float) -> Ints:
     """Whole lengths, at least 1, from the lognormal law with this mean and median; shape [n]."""
     sigma = np.sqrt(2 * np.log(mean / median))
-    return np.maximum(1, np.rint(rng.lognormal(np.log(median), sigma, n))).astype(np.int64)
+    return _whole(rng.lognormal(np.log(median), sigma, n))
+
+
+def _whole(lengths: npt.NDArray[np.float64]) -> Ints:
+    """Lengths as whole tokens, at least 1."""
+    return np.maximum(1, np.rint(lengths)).astype(np.int64)
 
 
 def _poisson_arrivals(rng: np.random.Generator, n: int, rate: float) -> Ints:
@@ -222,8 +227,7 @@ def service_hour(
     # answers: a brief and a full kind, the full one rarer after long prompts
     full = rng.random(requests) < np.where(prompt > 2000, 0.2, 0.41)
     output = np.where(full, rng.normal(398, 55, requests), rng.lognormal(np.log(88), 0.5, requests))
-    prompt, output = (np.maximum(1, np.rint(x)).astype(np.int64) for x in (prompt, output))
-    prompt, output = _fitted(prompt, output, kv_capacity)
+    prompt, output = _fitted(_whole(prompt), _whole(output), kv_capacity)
     return _instance(
         f"service-hour-n{requests}-m{kv_capacity}-s{seed}",
         "family service-hour",

@@ -44,6 +44,9 @@ class Formulation:
     data
         Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a
         variant, those that it adds or changes.
+    variant_data
+        The same for a variant's model: without what was left out because this formulation's own optimum
+        does not need it. None: ``data``.
     extract
         Schedule from a solved model.
     start
@@ -64,6 +67,7 @@ class Formulation:
     needs: Callable[[Instance], str | None] | None = None
     build: Callable[[Any], None] | None = None
     data: Callable[[Instance], dict[str, Any]] | None = None
+    variant_data: Callable[[Instance], dict[str, Any]] | None = None
     extract: Callable[[Any, Instance], Schedule] | None = None
     start: Callable[[Any, Instance, Schedule], None] | None = None
     suits: Callable[[Instance], bool] = lambda instance: True
@@ -85,7 +89,7 @@ class Formulation:
                     part(m)
 
         def both_data(instance: Instance) -> dict[str, Any]:
-            parts = [part(instance) for part in (base.data, self.data) if part]
+            parts = [part(instance) for part in (base.variant_data or base.data, self.data) if part]
             return {key: value for part in parts for key, value in part.items()}
 
         return replace(

@@ -169,6 +169,7 @@ class _Run:
     began: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
     start: _Candidate | None = None
+    started_from: str | None = None
     start_accepted: bool | None = None
     outcome: Outcome | None = None
     certificate: Certificate | None = None
@@ -181,6 +182,7 @@ class _Run:
     def go(self) -> Result:
         try:
             self.start = self.find_start()
+            self.started_from = self.start.source if self.start else None
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
@@ -267,6 +269,8 @@ class _Run:
 
     def conclude(self, found: _Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
+        if self.formulation.problem is None and not self.start_accepted:
+            self.start = None  # whether it keeps to the formulation's own constraints is not known
         best = found
         if self.start is not None and (found is None or (found.value or 0) > (self.start.value or 0)):
             best = self.start
@@ -353,7 +357,7 @@ class _Run:
             schedule=best.schedule if best else None,
             certificate=self.certificate if bound is not None else None,
             progress=[(p.seconds, p.incumbent, p.bound) for p in outcome.progress] if outcome else [],
-            start=Start(policy=self.start.source if self.start else None, accepted=self.start_accepted),
+            start=Start(policy=self.started_from, accepted=self.start_accepted),
             model=(
                 ModelSize(
                     variables=size.variables,

@@ -80,6 +80,9 @@ def test_a_variant_is_a_difference(folder: Path) -> None:
     assert solve(instance, formulation="kv-hindsight-flow").objective.value == 6
     for name in ("small-batches", str(path)):
         assert load_formulation(name).extends is None
+        # the second waits for the first: beyond every start that the base's own optimum needs
+        result = solve(instance, formulation=name)
+        assert (result.status, result.objective.value, result.start.accepted) == ("optimal", 9, False)
     variant = load_formulation("small-batches")
     assert variant.extract is load_formulation("kv-hindsight-flow").extract
     assert variant.problem is None

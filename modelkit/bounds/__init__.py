@@ -1,5 +1,5 @@
 """Lower bounds and what follows from them."""
 
-from modelkit.bounds.windows import TooLargeError, start_windows, starting_prices
+from modelkit.bounds.windows import TooLargeError, possible_starts, start_windows, starting_prices
 
-__all__ = ["TooLargeError", "start_windows", "starting_prices"]
+__all__ = ["TooLargeError", "possible_starts", "start_windows", "starting_prices"]

@@ -65,6 +65,20 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     return [w[cost - cost.min() <= allowed] for w, cost in zip(windows, costs, strict=True)]
 
 
+def possible_starts(instance: Instance) -> list[Ints]:
+    """Starts up to the horizon of the first proof, for each request in ascending order.
+
+    For variants: it needs no known schedule and holds whenever an earlier end is never worse.
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError
+        As `start_windows`.
+    """
+    instance.check_fits()
+    return _windows(instance, _latest_busy_start(instance))
+
+
 @lru_cache(maxsize=8)
 def starting_prices(instance: Instance) -> Floats | None:
     """Prices on memory by round, shape [rounds + 1]; None where the simple proofs do without.
@@ -87,11 +101,23 @@ def _simple_windows(instance: Instance) -> tuple[list[Ints], int]:
     starts = sum(int(s.at) * len(s.admit) for s in schedule.segments)
     total = int(requests.output.sum())
     best = starts + total - int(requests.arrival.sum())
-    latest = np.minimum(int(requests.arrival.max()) + total - requests.output, requests.arrival + best - total)
-    count = int((latest - requests.arrival + 1).sum())
+    latest = np.minimum(_latest_busy_start(instance), requests.arrival + best - total)
+    return _windows(instance, latest), best
+
+
+def _latest_busy_start(instance: Instance) -> Ints:
+    """Proof 1: the last arrival plus the outputs of all others."""
+    requests = instance.arrays
+    return int(requests.arrival.max()) + int(requests.output.sum()) - requests.output
+
+
+def _windows(instance: Instance, latest: Ints) -> list[Ints]:
+    """All starts from each arrival to each latest start, if they are not too many."""
+    arrival = instance.arrays.arrival
+    count = int((latest - arrival + 1).sum())
     if count > MOST_STARTS:
         raise TooLargeError(
             f"the instance is too large for a formulation over starts: {count:,} possible starts of"
-            f" {len(instance.requests):,} requests; at most {MOST_STARTS:,}"
+            f" {len(arrival):,} requests; at most {MOST_STARTS:,}"
         )
-    return [np.arange(a, k + 1) for a, k in zip(requests.arrival, latest, strict=True)], best
+    return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]
