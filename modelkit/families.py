@@ -227,13 +227,13 @@ def service_hour(
     # answers: a brief and a full kind, the full one rarer after long prompts
     full = rng.random(requests) < np.where(prompt > 2000, 0.2, 0.41)
     output = np.where(full, rng.normal(398, 55, requests), rng.lognormal(np.log(88), 0.5, requests))
-    prompt, output = _fitted(_whole(prompt), _whole(output), kv_capacity)
+    prompts, outputs = _fitted(_whole(prompt), _whole(output), kv_capacity)
     return _instance(
         f"service-hour-n{requests}-m{kv_capacity}-s{seed}",
         "family service-hour",
         f"service-hour, {rate:g} requests/s in rounds of {round_ms:g} ms, seed {seed}",
         kv_capacity,
         arrival,
-        prompt,
-        output,
+        prompts,
+        outputs,
     )
