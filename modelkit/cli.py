@@ -20,7 +20,7 @@ import modelkit as mk
 from modelkit.errors import ModelkitError, UsageError
 
 if TYPE_CHECKING:
-    from modelkit.options import Option
+    from modelkit.registry import Maker, Option
     from modelkit.result import Result
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -222,20 +222,41 @@ def _instance_of(result: Result, folder: Path) -> mk.Instance:
 # --- generate and import -----------------------------------------------------------------------
 
 
-class _Registry(click.Group):
-    """A group whose commands are the entries of a registry, loaded when asked for."""
+class _Makers(click.Group):
+    """A group whose commands are the makers of a registry, loaded when asked for."""
 
-    def __init__(self, *, entries: Callable[[], dict[str, Any]], command: Callable[[Any], click.Command], **rest: Any):
+    def __init__(self, *, makers: Callable[[], dict[str, Maker]], arguments: tuple[str, ...] = (), **rest: Any) -> None:
         super().__init__(**rest)
-        self._entries = entries
-        self._command = command
+        self._makers = makers
+        self._arguments = arguments
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._entries())
+        return list(self._makers())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = self._entries().get(cmd_name)
-        return None if entry is None else self._command(entry)
+        maker = self._makers().get(cmd_name)
+        if maker is None:
+            return None
+
+        def make(output: str | None, quiet: bool, **options: Any) -> None:
+            arguments = [options.pop(name) for name in self._arguments]
+            _write_instance(maker.make(*arguments, **options), output, quiet)
+
+        command = click.Command(
+            maker.name,
+            params=[
+                *(click.Argument([name]) for name in self._arguments),
+                *(_click_option(option) for option in maker.options),
+            ],
+            callback=make,
+            help=f"{maker.summary}.\n\n{maker.reference}.",
+            short_help=maker.summary,
+            context_settings=CONTEXT,
+        )
+        decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
+        for decorate in decorators:
+            decorate(command)  # appends its option
+        return command
 
 
 def _click_option(option: Option) -> click.Option:
@@ -243,89 +264,36 @@ def _click_option(option: Option) -> click.Option:
     if option.kind is bool:
         return click.Option([flag], is_flag=True, help=option.help)
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
-    return click.Option([flag], type=kind, default=option.default, show_default=option.default is not None,
-                        help=option.help)  # fmt: skip
+    return click.Option(
+        [flag], type=kind, default=option.default, show_default=option.default is not None, help=option.help
+    )
 
 
-def _shared(command: click.Command) -> click.Command:
-    decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
-    for decorate in decorators:
-        decorate(command)  # appends its option
-    return command
-
-
-def _family_entries() -> dict[str, Any]:
+def _families() -> dict[str, Maker]:
     from modelkit.families import families
 
     return families()
 
 
-def _family_command(entry: Any) -> click.Command:
-    def draw(output: str | None, quiet: bool, **options: Any) -> None:
-        _write_instance(entry.draw(**options), output, quiet)
-
-    return _shared(
-        click.Command(
-            entry.name,
-            params=[_click_option(option) for option in entry.options],
-            callback=draw,
-            help=f"{entry.summary}.\n\n{entry.reference}.",
-            short_help=entry.summary,
-            context_settings=CONTEXT,
-        )
-    )
-
-
-cli.add_command(
-    _Registry(
-        name="generate",
-        entries=_family_entries,
-        command=_family_command,
-        help="Write an instance drawn from a named FAMILY.",
-        subcommand_metavar="FAMILY [OPTIONS]",
-    )
-)
-
-
-def _format_entries() -> dict[str, Any]:
+def _trace_formats() -> dict[str, Maker]:
     from modelkit.traces import trace_formats
 
     return trace_formats()
 
 
-def _format_command(entry: Any) -> click.Command:
-    def read(trace: str, output: str | None, quiet: bool, **options: Any) -> None:
-        from modelkit.traces import oversized
-
-        instance = entry.read(trace, **options)
-        too_big = oversized(instance)
-        if too_big and not quiet:
-            first = too_big[0]
-            click.echo(
-                f"warning: {len(too_big)} of {len(instance.requests)} requests can never fit"
-                f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
-                f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
-                err=True,
-            )
-        _write_instance(instance, output, quiet)
-
-    return _shared(
-        click.Command(
-            entry.name,
-            params=[click.Argument(["trace"]), *(_click_option(option) for option in entry.options)],
-            callback=read,
-            help=f"{entry.summary}.\n\n{entry.reference}.",
-            short_help=entry.summary,
-            context_settings=CONTEXT,
-        )
-    )
-
-
 cli.add_command(
-    _Registry(
+    _Makers(
+        name="generate",
+        makers=_families,
+        help="Write an instance drawn from a named FAMILY.",
+        subcommand_metavar="FAMILY [OPTIONS]",
+    )
+)
+cli.add_command(
+    _Makers(
         name="import",
-        entries=_format_entries,
-        command=_format_command,
+        makers=_trace_formats,
+        arguments=("trace",),
         help="Turn a public trace into an instance.",
         subcommand_metavar="FORMAT TRACE [OPTIONS]",
     )
@@ -336,6 +304,7 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
     path = output or f"{instance.name}.json"
     mk.save_instance(instance, path)
     if not quiet:
+        _warn_of_oversized(instance)
         limits = ", ".join(
             f"{label} {value:,}"
             for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
@@ -350,6 +319,21 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
         )  # fmt: skip
 
 
+def _warn_of_oversized(instance: mk.Instance) -> None:
+    """Say which requests can never fit."""
+    from modelkit.traces import oversized
+
+    too_big = oversized(instance)
+    if too_big:
+        first = too_big[0]
+        click.echo(
+            f"warning: {len(too_big)} of {len(instance.requests)} requests can never fit"
+            f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
+            f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
+            err=True,
+        )
+
+
 # --- list and versions -------------------------------------------------------------------------
 
 
@@ -362,8 +346,8 @@ def list_(kind: str) -> None:
         "formulations": _formulation_rows,
         "policies": _policy_rows,
         "solvers": _solver_rows,
-        "families": lambda: [(e.name, e.summary) for e in _family_entries().values()],
-        "formats": lambda: [(e.name, e.summary) for e in _format_entries().values()],
+        "families": lambda: [(e.name, e.summary) for e in _families().values()],
+        "formats": lambda: [(e.name, e.summary) for e in _trace_formats().values()],
     }
     click.echo("\n".join(_two_columns(rows[kind]())))
 

@@ -5,51 +5,26 @@ The same options and seed give the same instance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.errors import Fault, InputError, unknown_name
+from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, Request, Server
-from modelkit.options import Option, options_of
+from modelkit.registry import Maker, Registry
 
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Family:
-    """A named family of instances."""
-
-    name: str
-    summary: str
-    reference: str
-    options: tuple[Option, ...]
-    draw: Callable[..., Instance]
+_REGISTRY = Registry("family")
+family = _REGISTRY.register
 
 
-_REGISTRY: dict[str, Family] = {}
-
-
-def family(
-    name: str, *, summary: str, reference: str, **helps: str
-) -> Callable[[Callable[..., Instance]], Callable[..., Instance]]:
-    """Decorator that registers a generator under ``name``."""
-
-    def decorate(draw: Callable[..., Instance]) -> Callable[..., Instance]:
-        if name in _REGISTRY:
-            raise ValueError(f"family {name!r} is registered twice")
-        _REGISTRY[name] = Family(name, summary, reference, options_of(draw, helps), draw)
-        return draw
-
-    return decorate
-
-
-def families() -> dict[str, Family]:
+def families() -> dict[str, Maker]:
     """All families by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.makers()
 
 
 def generate(name: str, **options: Any) -> Instance:
@@ -62,9 +37,8 @@ def generate(name: str, **options: Any) -> Instance:
     InputError
         An option is out of its range.
     """
-    if name not in _REGISTRY:
-        raise unknown_name("family", name, _REGISTRY)
-    return _REGISTRY[name].draw(**options)
+    instance: Instance = _REGISTRY[name].make(**options)
+    return instance
 
 
 def _require(options: Mapping[str, Any], **least: float) -> None:

@@ -7,49 +7,23 @@ import gzip
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
 from modelkit.instance import MAX_TOKENS, Instance, Request, Server
-from modelkit.options import Option, options_of
+from modelkit.registry import Maker, Registry
+
+_REGISTRY = Registry("trace format")
+trace_format = _REGISTRY.register
 
 
-@dataclass(frozen=True)
-class TraceFormat:
-    """A named format of public traces."""
-
-    name: str
-    summary: str
-    reference: str
-    options: tuple[Option, ...]
-    read: Callable[..., Instance]
-
-
-_REGISTRY: dict[str, TraceFormat] = {}
-
-
-def trace_format(
-    name: str, *, summary: str, reference: str, **helps: str
-) -> Callable[[Callable[..., Instance]], Callable[..., Instance]]:
-    """Decorator that registers an importer under ``name``."""
-
-    def decorate(read: Callable[..., Instance]) -> Callable[..., Instance]:
-        if name in _REGISTRY:
-            raise ValueError(f"trace format {name!r} is registered twice")
-        _REGISTRY[name] = TraceFormat(name, summary, reference, options_of(read, helps), read)
-        return read
-
-    return decorate
-
-
-def trace_formats() -> dict[str, TraceFormat]:
+def trace_formats() -> dict[str, Maker]:
     """All trace formats by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.makers()
 
 
 def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> Instance:
@@ -62,9 +36,8 @@ def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> 
     InputError
         With all faults of the file, each with its line.
     """
-    if name not in _REGISTRY:
-        raise unknown_name("trace format", name, _REGISTRY)
-    return _REGISTRY[name].read(path, **options)
+    instance: Instance = _REGISTRY[name].make(path, **options)
+    return instance
 
 
 def oversized(instance: Instance) -> list[Request]:

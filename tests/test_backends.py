@@ -138,10 +138,10 @@ def test_start(name: str) -> None:
     ("name", "option", "words"),
     [
         ("highs", {"mip_rel_gab": "1"}, "HiGHS has no option 'mip_rel_gab'; did you mean 'mip_rel_gap'?"),
-        ("highs", {"threads": "many"}, "takes a int"),
+        ("highs", {"threads": "many"}, "takes a whole number"),
         ("highs", {"presolve": "perhaps"}, "HiGHS refuses presolve='perhaps'"),
         ("scip", {"limits/gab": "1"}, "SCIP has no option 'limits/gab'; did you mean 'limits/gap'?"),
-        ("scip", {"limits/nodes": "many"}, "takes a int"),
+        ("scip", {"limits/nodes": "many"}, "takes a whole number"),
     ],
 )
 def test_options_are_checked(name: str, option: dict[str, str], words: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from modelkit.errors import UsageError
+
 Stop = Literal["finished", "time_limit", "interrupted", "failed"]
 Found = Literal["solution", "infeasible", "unbounded", "nothing"]
 
@@ -121,3 +123,22 @@ class Backend(Protocol):
 def finite(value: float | None) -> float | None:
     """The value, or None when a solver means that it is unknown."""
     return value if value is not None and math.isfinite(value) and abs(value) < INFINITE else None
+
+
+def typed_option(solver: str, name: str, value: Any, current: Any) -> Any:
+    """An option's text in the type of the value that the solver has for it now.
+
+    Raises
+    ------
+    UsageError
+        The text does not say such a value.
+    """
+    if not isinstance(value, str) or isinstance(current, str):
+        return value
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[value.lower()]
+        return type(current)(value)
+    except (KeyError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(current), "something else")
+        raise UsageError(f"{solver} option {name!r} takes {kind}, found {value!r}") from None

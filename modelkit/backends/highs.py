@@ -8,7 +8,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from modelkit.backends.base import Limits, finite
+from modelkit.backends.base import Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag
 from modelkit.errors import UsageError, did_you_mean
@@ -119,19 +119,7 @@ def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any],
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"HiGHS has no option {name!r}{did_you_mean(name, known)}")
-        settings[name] = _typed(name, value, getattr(solver.getOptions(), name))
+        settings[name] = typed_option("HiGHS", name, value, getattr(solver.getOptions(), name))
     for name, value in settings.items():
         if solver.setOptionValue(name, value) != highspy.HighsStatus.kOk:
             raise UsageError(f"HiGHS refuses {name}={value!r}")
-
-
-def _typed(name: str, value: Any, current: Any) -> Any:
-    """An option's text in the type that it has."""
-    if not isinstance(value, str) or isinstance(current, str):
-        return value
-    try:
-        if isinstance(current, bool):
-            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[value.lower()]
-        return type(current)(value)
-    except (KeyError, ValueError):
-        raise UsageError(f"HiGHS option {name!r} takes a {type(current).__name__}, found {value!r}") from None

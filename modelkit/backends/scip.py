@@ -9,7 +9,7 @@ import numpy as np
 from pyscipopt import SCIP_EVENTTYPE, Model
 from pyscipopt.scip import Expr, ExprCons, Term
 
-from modelkit.backends.base import Limits, finite
+from modelkit.backends.base import Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag
 from modelkit.errors import UsageError, did_you_mean
@@ -123,21 +123,9 @@ def _set_options(model: Model, limits: Limits, options: dict[str, Any], form: St
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"SCIP has no option {name!r}{did_you_mean(name, known)}")
-        settings[name] = _typed(name, value, known[name])
+        settings[name] = typed_option("SCIP", name, value, known[name])
     for name, value in settings.items():
         try:
             model.setParam(name, value)
         except Exception as error:
             raise UsageError(f"SCIP refuses {name}={value!r}: {error}") from None
-
-
-def _typed(name: str, value: Any, current: Any) -> Any:
-    """An option's text in the type that it has."""
-    if not isinstance(value, str) or isinstance(current, str):
-        return value
-    try:
-        if isinstance(current, bool):
-            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[value.lower()]
-        return type(current)(value)
-    except (KeyError, ValueError):
-        raise UsageError(f"SCIP option {name!r} takes a {type(current).__name__}, found {value!r}") from None
