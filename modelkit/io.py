@@ -299,7 +299,8 @@ def _checked_schema(document: object, schema: str, where: str) -> dict[str, Any]
         raise InputError(where, [Fault("$", f"found {shown(document)}; allowed: a JSON object")])
     found = document.get("schema")
     if found != schema:
-        raise InputError(where, [Fault("$.schema", f"found {shown(found)}; allowed: {schema!r}")])
+        words = f"found {shown(found)}" if "schema" in document else "is missing"
+        raise InputError(where, [Fault("$.schema", f"{words}; allowed: {schema!r}")])
     return {key: value for key, value in document.items() if key != "schema"}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,15 @@ class PyomoBackend:
             log_path = os.path.join(folder, "solver.log")
             extra = self._arguments(solver, limits, use_start, log_path)
             try:
-                results = solver.solve(model, load_solutions=False, options=options, **extra)
+                with _quiet():
+                    results = solver.solve(model, load_solutions=False, options=options, **extra)
             except KeyboardInterrupt:
                 return Outcome("interrupted", "nothing", message=f"{self.name} was interrupted", size=form.size)
             except (ApplicationError, ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
                 raise SolverError(f"solver {self.name!r} failed: {_first_line(error)}") from error
             log = Path(log_path).read_text(errors="replace") if os.path.exists(log_path) else ""
-        loaded = self._load(solver, model, results)
+        with _quiet():
+            loaded = self._load(solver, model, results)
         conditions = pyo.TerminationCondition
         condition = results.solver.termination_condition
         outcome = Outcome("finished", "solution" if loaded else "nothing", log=log, size=form.size)
@@ -90,16 +94,12 @@ class PyomoBackend:
     def _solver(self) -> Any:
         import pyomo.environ as pyo
 
-        logger = logging.getLogger("pyomo")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)  # what is missing is said in the error
         try:
-            solver = pyo.SolverFactory(self.name)
-            available = bool(solver.available(exception_flag=False))
+            with _quiet():
+                solver = pyo.SolverFactory(self.name)
+                available = bool(solver.available(exception_flag=False))
         except Exception as error:  # Pyomo lets each solver raise what it likes here
             raise SolverError(f"solver {self.name!r} is not available: {_first_line(error)}") from error
-        finally:
-            logger.setLevel(level)
         if not available:
             raise SolverError(f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine")
         return solver
@@ -107,7 +107,7 @@ class PyomoBackend:
     def _arguments(self, solver: Any, limits: Limits, use_start: bool, log_path: str) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         if limits.time_limit is not None:
-            arguments["timelimit"] = limits.time_limit
+            arguments["timelimit"] = math.ceil(limits.time_limit)  # some take whole seconds only
         if use_start and getattr(solver, "warm_start_capable", lambda: False)():
             arguments["warmstart"] = True
         if not self.name.startswith("appsi_"):
@@ -125,6 +125,18 @@ class PyomoBackend:
             return False
         model.solutions.load_from(results)
         return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pyomo from logging what the outcome or the error says."""
+    logger = logging.getLogger("pyomo")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:
