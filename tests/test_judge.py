@@ -47,13 +47,13 @@ PAIR = Instance(
 
 def with_server(instance: Instance, **changes: Any) -> Instance:
     """The instance on a changed server."""
-    return Instance(server=instance.server.model_copy(update=changes), requests=instance.requests)
+    return instance.replace(server=instance.server.model_copy(update=changes))
 
 
 def with_request(instance: Instance, name: str, **changes: Any) -> Instance:
     """The instance with one request changed."""
     requests = (r.model_copy(update=changes) if r.id == name else r for r in instance.requests)
-    return Instance(server=instance.server, requests=tuple(requests))
+    return instance.replace(requests=tuple(requests))
 
 
 def under(clock: str) -> Instance:
@@ -494,7 +494,7 @@ def test_prefill_above_capacity() -> None:
     """A prefill that does not fit is an excess even when everybody is evicted before the next round."""
     instance = with_server(under("blocking"), kv_capacity_tokens=5, slots=None)
     requests = tuple(r.model_copy(update={"arrival": 0, "prompt_tokens": 3}) for r in instance.requests)
-    instance = Instance(server=instance.server, requests=requests)
+    instance = instance.replace(requests=requests)
     schedule = plan((0, ["a", "b"], 0), (1, [], 0, ["a", "b"]))
     assert ("kv_capacity", 1) in broken_rules(instance, schedule)
 

@@ -147,7 +147,7 @@ def test_clairvoyance_is_true_predictions(policy: str) -> None:
     for _ in range(20):
         instance = random_instance(rng, wrong=True)
         told = tuple(r.model_copy(update={"predicted_output_tokens": None}) for r in instance.requests)
-        truth = Instance(server=instance.server, requests=told)
+        truth = instance.replace(requests=told)
         assert clairvoyant_schedule(instance, policy) == policy_schedule(truth, policy)
 
 
@@ -299,7 +299,7 @@ def test_policy_never_sees_the_future(register: Callable[..., str]) -> None:
                 changed.add(i)
             update = {"output_tokens": o, "predicted_output_tokens": r.prediction}
             requests.append(r.model_copy(update=update))
-        other = Instance(server=instance.server, requests=tuple(requests))
+        other = instance.replace(requests=tuple(requests))
         ends, notes = [], []
         for run in (instance, other):
             spy = spied(run, register)
@@ -476,7 +476,7 @@ def test_name_is_registered_once() -> None:
 
 def test_linear_clock_is_refused() -> None:
     """The simulator says which clock it runs."""
-    instance = Instance(server=Server(clock=LinearClock(kind="linear")), requests=small((0, 1, 1)).requests)
+    instance = small((0, 1, 1)).replace(server=Server(clock=LinearClock(kind="linear")))
     with pytest.raises(UsageError, match="unit clock"):
         simulate(instance)
 
