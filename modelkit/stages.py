@@ -10,6 +10,7 @@ number of rounds since its admission says how far a request is:
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -130,6 +131,39 @@ def schedule_from_stages(instance: Instance, stages: Iterable[Stage]) -> Schedul
         clock.decode(useful)
         segments.append(Segment(at / 1000, admit, rounds=useful))
     return Schedule(tuple(segments))
+
+
+def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) -> Schedule:
+    """Schedule in which slot j serves the requests of ``queues[j]`` in this order.
+
+    A stage is inserted when the slots that wait for one have idled as long, together, as the prefill would
+    hold up the others.
+    """
+    clock = StageClock(instance)
+    tau = clock.law.decode_base_ms
+    left = [list(reversed(queue)) for queue in queues]
+    slot = {i: j for j, queue in enumerate(queues) for i in queue}
+    idle = {j for j, queue in enumerate(left) if queue}
+    stages: list[Stage] = []
+    lost = 0.0  # slot-time since the last stage [ms]
+    while any(left):
+        batch = {left[j][-1]: j for j in sorted(idle)}
+        price = clock.active * clock.law.prefill_ms(sum(clock.prompt[i] for i in batch))
+        if idle and (lost >= price or not clock.active):
+            for j in batch.values():
+                left[j].pop()
+            clock.prefill(list(batch))
+            stages.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in batch.items()), 0))
+            idle, lost = set(), 0.0
+        else:
+            rounds = clock.ends[0][0] - clock.round
+            if idle and tau:
+                rounds = min(rounds, max(1, math.ceil((price - lost) / (len(idle) * tau))))
+            lost += len(idle) * tau * rounds
+            idle |= {slot[i] for i in clock.decode(rounds) if left[slot[i]]}
+            stages[-1] = Stage(stages[-1].admit, stages[-1].rounds + rounds)
+    stages[-1] = Stage(stages[-1].admit, sum(clock.output))
+    return schedule_from_stages(instance, stages)
 
 
 class StageSimulation:

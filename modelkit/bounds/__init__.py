@@ -1,5 +1,6 @@
 """Lower bounds and what follows from them."""
 
+from modelkit.bounds.stages import stage_limits
 from modelkit.bounds.windows import TooLargeError, start_windows, starting_prices
 
-__all__ = ["TooLargeError", "start_windows", "starting_prices"]
+__all__ = ["TooLargeError", "stage_limits", "start_windows", "starting_prices"]

@@ -34,7 +34,10 @@ class FollowPlan(Policy):
         insort(self._planned[self.starts[request.number]], (-request.predicted_upper, request.number))
 
     def admit(self, view: View) -> Iterator[int]:
-        if view.round < self.boundaries[-1] and self.boundaries[self._next] > view.round:
+        early = self.boundaries[self._next] - view.round
+        if early > 0 and not view.running:  # nothing to wait for: the rest of the plan moves up
+            self.boundaries = [b - early if b > view.round else b for b in self.boundaries]
+        elif early > 0:
             return
         come = bisect_right(self.boundaries, view.round)
         for k in range(self._next, come):
