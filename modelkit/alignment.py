@@ -113,6 +113,40 @@ def align(
     return Plan(boundaries, start, int(overload))
 
 
+def squeeze(
+    output: Ints, slots: int, least: int, plan: Plan, rng: np.random.Generator, *, attempts: int, trials: int
+) -> Plan:
+    """A plan with a smaller T: a period is shortened and the overload that this makes is annealed away.
+
+    Parameters
+    ----------
+    least
+        Lower bound on T, at which to stop.
+    plan
+        Without overload.
+    attempts
+        Periods shortened, each by one to three rounds; what does not succeed is undone.
+    trials
+        Of each attempt.
+    """
+    scale = float(output.mean())
+    for _ in range(attempts):
+        if plan.overload or plan.boundaries[-1] <= least:
+            break
+        boundaries, start = plan.boundaries.copy(), plan.start.copy()
+        p = int(rng.integers(1, len(boundaries)))
+        shift = min(int(rng.integers(1, 4)), int(boundaries[p] - boundaries[p - 1]) - 1)
+        boundaries[p:] -= shift
+        if not shift or (boundaries[start] + output > boundaries[-1]).any():
+            continue
+        occupied = np.zeros(len(boundaries) - 1, dtype=np.int64)
+        heat = (0.004 * scale, 0.002 * scale)
+        overload = _anneal(output, boundaries, slots, start, occupied, trials, (5.0, 5.0), heat, rng)
+        if not overload and boundaries[-1] < plan.boundaries[-1]:
+            plan = Plan(boundaries, start, 0)
+    return plan
+
+
 @njit(cache=True)
 def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> None:
     """In this order, each request where it overloads least, and then wastes least."""

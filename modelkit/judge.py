@@ -62,6 +62,7 @@ METRICS: dict[str, str] = {
     "makespan_{t}": "completion of the last request, from time 0",
     "throughput_tokens_per_{s}": "output tokens / makespan",
     "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
+    "slot_decode_utilisation": "time in which slots decode / (J * makespan); prefills are not in it",
     "kv_utilisation": "held tokens integrated over time / (M * makespan)",
     "peak_kv_tokens": "most tokens held in any round",
     "rounds": "decode rounds run",
@@ -198,6 +199,7 @@ class _Replay:
         self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
         self.token_time = 0.0
+        self.slot_time = 0.0  # of rounds, summed over the active
         self.peak = self.rounds = self.evictions = self.recomputed = 0
         self.idle_rounds: float = 0
 
@@ -310,6 +312,7 @@ class _Replay:
         self.over.see_span(first, last, self.active, span, duration)
         self.crowd.see(self.active, span)
         self.token_time += duration * (first + last) / 2
+        self.slot_time += duration * self.active
         self.peak = max(self.peak, last)
         self.now += duration
         self.round += span
@@ -412,6 +415,7 @@ class _Replay:
                 known(lambda: sum(self.output) * per_second / makespan) if makespan else None
             ),
             "slot_utilisation": share(slot_time, server.slots),
+            "slot_decode_utilisation": share(self.slot_time, server.slots),
             "kv_utilisation": share(self.token_time, server.kv_capacity_tokens),
             "peak_kv_tokens": self.peak,
             "rounds": self.rounds,

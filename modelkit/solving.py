@@ -225,7 +225,7 @@ class _Run:
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
             tried = [self.judged("local-search", improved_schedule(self.instance))]
-        elif stages_refusal(self.instance) is None:
+        elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
             tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
         else:
             names = fitting_policies(self.instance)
