@@ -120,7 +120,9 @@ def main() -> None:
         show(title, table)
     packed = packing(20)
     print(f"\npacking: {packed['proven']} of {packed['seeds']} proven optimal in {packed['seconds in all']:.2f} s")
-    print("paper: baseline 201.00 s at 80.2 %, hybrid 190.58 s at 89.1 %, bound about 180 s, 52.4 % closed, +8.0 points")
+    print(
+        "paper: baseline 201.00 s at 80.2 %, hybrid 190.58 s at 89.1 %, bound about 180 s, 52.4 % closed, +8.0 points"
+    )
     document = {"paper": PAPER, "tables": tables, "packing": packed, "runs": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -43,9 +43,9 @@ queues_in_order[j]
 
 Claim
 -----
-Lower bound on the makespan of the slot problem: some slot decodes at least z rounds. Its queues are the offline part of a
-schedule; they are served longest first, and a stage is inserted by the Lagrangian comparison. One integer variable for
-each length and slot instead of one binary for each request and slot; the slots are ordered.
+Lower bound on the makespan of the slot problem: some slot decodes at least z rounds. Its queues are the offline part
+of a schedule; they are served longest first, and a stage is inserted by the Lagrangian comparison. One integer
+variable for each length and slot instead of one binary for each request and slot; the slots are ordered.
 
 Reference
 ---------
@@ -85,7 +85,9 @@ def build(m: Any) -> None:
     m.LENGTHS = pyo.Set(ordered=True, doc="output lengths, longest first")
     m.slots = pyo.Param(within=pyo.PositiveIntegers, doc="number of slots that can be of use [slot]")
     m.SLOTS = pyo.RangeSet(m.slots, doc="slots")
-    m.QUEUES = pyo.Set(dimen=2, initialize=lambda m: [(c, j) for c in m.LENGTHS for j in m.SLOTS], doc="length and slot")
+    m.QUEUES = pyo.Set(
+        dimen=2, initialize=lambda m: [(c, j) for c in m.LENGTHS for j in m.SLOTS], doc="length and slot"
+    )
 
     m.number = pyo.Param(m.LENGTHS, within=pyo.PositiveIntegers, doc="requests of the length [request]")
     m.least_rounds = pyo.Param(within=pyo.PositiveIntegers, doc="lower bound on the longest queue [token]")
@@ -102,6 +104,11 @@ def build(m: Any) -> None:
     m.all_assigned = pyo.Constraint(m.LENGTHS, rule=all_assigned, doc="every request is in a queue")
     m.queue_no_longer = pyo.Constraint(m.SLOTS, rule=queue_no_longer, doc="no queue is longer than the longest")
     m.queues_in_order = pyo.Constraint(m.SLOTS, rule=queues_in_order, doc="queues are ordered by their tokens")
+
+
+def queues(m: Any) -> list[tuple[int, int]]:
+    """All pairs of a length and a slot."""
+    return [(c, j) for c in m.LENGTHS for j in m.SLOTS]
 
 
 def most_assigned(m: Any, c: int, j: int) -> tuple[int, Any]:
@@ -162,9 +169,7 @@ def extract(m: Any, instance: Instance) -> Schedule:
     unused: dict[int, list[int]] = {c: [] for c in m.LENGTHS}
     for i, o in enumerate(instance.arrays.output.tolist()):
         unused[o].append(i)
-    queues = [
-        [unused[c].pop() for c in m.LENGTHS for _ in range(round(m.assigned[c, j].value or 0))] for j in m.SLOTS
-    ]
+    queues = [[unused[c].pop() for c in m.LENGTHS for _ in range(round(m.assigned[c, j].value or 0))] for j in m.SLOTS]
     return schedule_from_queues(instance, queues)
 
 

@@ -170,7 +170,7 @@ def makespan(m: Any) -> Any:
     return (
         m.constant
         + m.prefill_base * pyo.quicksum(m.used[k] for k in m.STAGES)
-        + pyo.quicksum(m.level_ms[l] * m.level[k, l] for k in m.STAGES for l in m.LEVELS)
+        + pyo.quicksum(m.level_ms[v] * m.level[k, v] for k in m.STAGES for v in m.LEVELS)
         + m.round_ms * pyo.quicksum(m.rounds[k] for k in m.STAGES)
     )
 
@@ -217,9 +217,7 @@ def slot_free_before_prefill(m: Any, j: int, k: int) -> Any:
     if k == 1:
         return pyo.Constraint.Skip
     takers, longest = takers_of(m, j), m.output[m.REQUESTS.first()]
-    left = pyo.quicksum(
-        m.output[i] * m.prefilled[i, j, q] - m.decoded[i, j, q] for i in takers for q in range(1, k)
-    )
+    left = pyo.quicksum(m.output[i] * m.prefilled[i, j, q] - m.decoded[i, j, q] for i in takers for q in range(1, k))
     return left <= longest * (1 - pyo.quicksum(m.prefilled[i, j, k] for i in takers))
 
 
@@ -247,7 +245,7 @@ def level_chosen(m: Any, k: int) -> Any:
     """One level for a used stage."""
     if not len(m.LEVELS):
         return pyo.Constraint.Skip
-    return pyo.quicksum(m.level[k, l] for l in m.LEVELS) == m.used[k]
+    return pyo.quicksum(m.level[k, v] for v in m.LEVELS) == m.used[k]
 
 
 def level_holds(m: Any, k: int) -> Any:
@@ -255,7 +253,7 @@ def level_holds(m: Any, k: int) -> Any:
     if not len(m.LEVELS):
         return pyo.Constraint.Skip
     tokens = pyo.quicksum(m.prompt[i] * m.prefilled[i, j, k] for i, j in m.PLACES)
-    return tokens <= pyo.quicksum(m.level_tokens[l] * m.level[k, l] for l in m.LEVELS)
+    return tokens <= pyo.quicksum(m.level_tokens[v] * m.level[k, v] for v in m.LEVELS)
 
 
 def enough_rounds(m: Any) -> Any:
@@ -351,8 +349,8 @@ def start(m: Any, instance: Instance, schedule: Schedule) -> None:
             left[i] -= min(left[i], segment.rounds)
         if len(m.LEVELS):
             tokens = sum(m.prompt[i] for i, _ in segment.admit)
-            holding = [l for l in m.LEVELS if m.level_tokens[l] >= tokens]
-            m.level[k, min(holding, key=lambda l: m.level_ms[l])].set_value(1)
+            holding = [v for v in m.LEVELS if m.level_tokens[v] >= tokens]
+            m.level[k, min(holding, key=lambda v: m.level_ms[v])].set_value(1)
 
 
 FORMULATION = Formulation(

@@ -32,6 +32,8 @@ TRIALS_PER_REQUEST = 500
 _BOUNDARY_EVERY = 300
 #: Places looked at for a request in a trial; the one that wastes least is tried.
 _SAMPLES = 8
+#: Rounds up to which the way to the next boundary is kept in a table.
+_TABLE = 100_000
 #: Rounds that T may grow by, as a share of it, when overload is left, and how often.
 _GROWTH, _GROWTHS = 0.003, 4
 
@@ -171,13 +173,6 @@ def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occ
 
 
 @njit(cache=True)
-def _waste(o: int, k: int, boundaries: Any) -> int:
-    """Rounds that a slot waits after a request of output o started at boundary k."""
-    end = boundaries[k] + o
-    return boundaries[np.searchsorted(boundaries, end)] - end
-
-
-@njit(cache=True)
 def _occupy(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: Any) -> int:
     """Request i starts at boundary k; returns the overload that it adds."""
     end = boundaries[k] + output[i]
@@ -226,6 +221,24 @@ def _overload(output: Any, boundaries: Any, slots: int, start: Any, occupied: An
 
 
 @njit(cache=True)
+def _tabulate(boundaries: Any, table: Any) -> None:
+    """Rounds from each round to the next boundary; what does not fit into the table is searched for."""
+    r = 0
+    for boundary in boundaries:
+        while r <= boundary and r < len(table):
+            table[r] = boundary - r
+            r += 1
+
+
+@njit(cache=True)
+def _waste(end: int, boundaries: Any, table: Any) -> int:
+    """Rounds that a slot waits after a request that ends here."""
+    if end < len(table):
+        return int(table[end])
+    return int(boundaries[np.searchsorted(boundaries, end)] - end)
+
+
+@njit(cache=True)
 def _anneal(
     output: Any, boundaries: Any, slots: int, start: Any, occupied: Any, trials: int, weights: Any, heat: Any, rng: Any
 ) -> int:
@@ -239,6 +252,8 @@ def _anneal(
     last = len(boundaries) - 1
     over = _overload(output, boundaries, slots, start, occupied)
     best, best_start, best_boundaries = weights[1] * over + slots * boundaries[last], start.copy(), boundaries.copy()
+    table = np.zeros(min(_TABLE, 2 * boundaries[last]), dtype=np.int64)
+    _tabulate(boundaries, table)
     for trial in range(trials):
         share = trial / trials
         weight = weights[0] * (weights[1] / weights[0]) ** share
@@ -255,6 +270,7 @@ def _anneal(
             change = weight * (new - over) + slots * (shift if q == last else 0)
             if new >= 0 and (change <= 0 or rng.random() < np.exp(-change / temperature)):
                 over = new
+                _tabulate(boundaries, table)
             else:
                 boundaries[p : q + 1] -= shift
                 _overload(output, boundaries, slots, start, occupied)
@@ -270,9 +286,9 @@ def _anneal(
                     continue
                 if exchange and boundaries[k] + output[other] > boundaries[last]:
                     continue
-                waste = _waste(output[i], to, boundaries)
+                waste = _waste(boundaries[to] + output[i], boundaries, table)
                 if exchange:
-                    waste += _waste(output[other], k, boundaries)
+                    waste += _waste(boundaries[k] + output[other], boundaries, table)
                 if target < 0 or waste < least:
                     target, j, least = to, other, waste
             if target < 0:

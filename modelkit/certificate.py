@@ -1,7 +1,7 @@
 """A certificate: what anyone can recompute a lower bound from, exactly.
 
-``kv-prices``: for any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock, no slots)
-gives
+``kv-prices``: for any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock, no
+slots) gives
 
     L = sum_i min_{k >= a_i} [ k + o_i - a_i + sum_{j=1}^{o_i} lambda_{k+j} (s_i + j) ]  -  M sum_t lambda_t
 

@@ -68,10 +68,6 @@ def _planned(instance: Instance, seed: int, effort: int) -> list[Schedule]:
         plans.append(align(output, slots, least, price, np.random.default_rng([seed, run]), stages=stages))
     rng = np.random.default_rng(seed)
     best = min(plans, key=lambda p: p.overload + slots * (p.boundaries[-1] + price * len(p.boundaries)))
-    plans.append(
-        squeeze(
-            output, slots, least, best, rng, attempts=effort // _ATTEMPT, trials=_ATTEMPT * len(output)
-        )
-    )
+    plans.append(squeeze(output, slots, least, best, rng, attempts=effort // _ATTEMPT, trials=_ATTEMPT * len(output)))
     numbers = list(range(len(output)))
     return [StageSimulation(instance, FollowPlan(plan, numbers), rng, clairvoyant=True).run() for plan in plans]

@@ -54,7 +54,7 @@ def slot_bound(instance: Instance, rounds: int) -> Fraction:
 
 
 def closed_form_rounds(instance: Instance) -> int:
-    """z = max( ceil(sum o / J), max o, o_(J) + o_(J+1) when n > J )."""
+    """Z = max( ceil(sum o / J), max o, o_(J) + o_(J+1) when n > J )."""
     _, slots = _slots(instance)
     output = sorted(_lengths(instance)[1], reverse=True)
     pair = output[slots - 1] + output[slots] if len(output) > slots else 0

@@ -184,9 +184,8 @@ class _Run:
     def go(self) -> Result:
         try:
             self.start = self.find_start()
-            if self.start is not None and self.formulation.problem == "slots" and (bound := self.certified()):
-                if status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal":
-                    return self.conclude(None, "finished", f"the schedule of {self.start.source} meets the bound")
+            if self.start_is_optimal():
+                return self.conclude(None, "finished", "")
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
@@ -235,6 +234,13 @@ class _Run:
             key=lambda c: c.value or 0.0,
             default=None,
         )
+
+    def start_is_optimal(self) -> bool:
+        """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
+        if self.start is None or self.formulation.problem != "slots":
+            return False
+        bound = self.certified()
+        return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
 
     def build(self) -> Any:
         self.tell("building the model")

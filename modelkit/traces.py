@@ -208,7 +208,9 @@ def lengths(
             text = (row[column] or "").strip()
             tokens = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
             if not 1 <= tokens <= MAX_TOKENS:
-                faults.append(Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}"))
+                faults.append(
+                    Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}")
+                )
             found[column].append(tokens)
     if faults:
         raise InputError(where, faults)

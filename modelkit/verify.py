@@ -87,8 +87,10 @@ def _verify_bound(
     if result.objective.bound_by == "certificate":
         wrong = certificate_faults(result.certificate, instance)
         faults += wrong
-        if result.certificate is not None and not _same(bound, result.certificate.value):
-            faults.append(f"the bound is {_shown(bound)}, its certificate says {_shown(float(result.certificate.value))}")
+        if result.certificate is not None and not _same(bound, float(result.certificate.value)):
+            faults.append(
+                f"the bound is {_shown(bound)}, its certificate says {_shown(float(result.certificate.value))}"
+            )
         elif result.certificate is not None and not wrong:
             confirmed.append(f"the bound {_shown(bound)}, recomputed exactly from its {result.certificate.proof}")
     elif bound is not None:

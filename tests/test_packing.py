@@ -57,7 +57,11 @@ def test_weights_prove_more_than_the_closed_form() -> None:
     instance = slot_instance("", "", "", 2, GSM8K_CLOCK, np.ones(6, dtype=np.int64), output)
     certificate = certify_slots(instance, Weights(rounds=rounds, values=weights.tolist()))
     assert certificate.kind == "packing"
-    assert certificate.value == slot_bound(instance, 21) == Fraction("74.4") * 21 + 3 * Fraction("40.4") + Fraction("0.708")
+    assert (
+        certificate.value
+        == slot_bound(instance, 21)
+        == Fraction("74.4") * 21 + 3 * Fraction("40.4") + Fraction("0.708")
+    )
     assert certificate_faults(certificate, instance) == []
     forged = certificate.model_copy(update={"weights": Weights(rounds=22, values=weights.tolist())})
     assert "do not prove" in certificate_faults(forged, instance)[0]

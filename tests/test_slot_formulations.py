@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -12,12 +12,9 @@ import modelkit as mk
 from modelkit.certificate import certify_slots
 from modelkit.errors import UsageError
 from modelkit.families import generate
-from modelkit.formulation import FormulationError
 from modelkit.improve_slots import improved_slot_schedule, makespan_ms
 from modelkit.plugins import load_formulation
 from modelkit.simulator import fitting_policies
-
-assert FormulationError
 
 
 def brute_force(instance: mk.Instance) -> float:
@@ -31,7 +28,7 @@ def brute_force(instance: mk.Instance) -> float:
             return clock.prefill_base_ms + clock.prefill_per_token_ms * tokens
         return min(ms for capacity, ms in clock.prefill_levels if capacity >= tokens)
 
-    @lru_cache(maxsize=None)
+    @cache
     def cost(waiting: tuple[int, ...], active: tuple[int, ...]) -> float:
         if not waiting:
             return clock.decode_base_ms * max(active, default=0)

@@ -15,9 +15,14 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from modelkit.errors import unknown_name
+from modelkit.instance import LinearClock
 
 #: Modules of this package that register policies.
 _MODULES = ("hybrid", "lookahead", "slots")
+
+
+#: Where a policy can run: under the unit clock, or on slots in stages (linear clock, mixed = false).
+PolicyClock = Literal["unit", "stages"]
 
 
 class Seen(NamedTuple):

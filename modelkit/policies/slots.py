@@ -118,7 +118,8 @@ class Lagrangian(LongestFirst):
 @register(
     "exclusive-batching",
     summary="longest predicted output first; a prefill when a fixed share of the slots is idle",
-    reference="Zhang, Nie, Pang, Ma, Wu, arXiv 2606.00516 (second-hand): theta/(1-theta) + ln(1-theta) = p0 alpha_p/alpha_d",
+    reference="Zhang, Nie, Pang, Ma, Wu, arXiv 2606.00516 (second-hand):"
+    " theta/(1-theta) + ln(1-theta) = p0 alpha_p/alpha_d",
     clock="stages",
 )
 class ExclusiveBatching(LongestFirst):
@@ -149,7 +150,7 @@ class ExclusiveBatching(LongestFirst):
 
 
 def idle_share(price: float) -> float:
-    """theta in [0, 1) with theta / (1 - theta) + ln(1 - theta) = ``price``, by bisection."""
+    """Theta in [0, 1) with theta / (1 - theta) + ln(1 - theta) = ``price``, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(60):
         theta = (low + high) / 2
