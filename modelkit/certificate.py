@@ -1,12 +1,15 @@
-"""A certificate: prices from which anyone can recompute a lower bound, exactly.
+"""A certificate: what anyone can recompute a lower bound from, exactly.
 
-For any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock, no slots)
-gives
+``kv-prices``: for any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock, no
+slots) gives
 
     L = sum_i min_{k >= a_i} [ k + o_i - a_i + sum_{j=1}^{o_i} lambda_{k+j} (s_i + j) ]  -  M sum_t lambda_t
 
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
 This module recomputes it in integer arithmetic and shares nothing with the code that finds prices.
+
+``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.slot_bound``); the first needs
+nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
+from modelkit.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
 
 SCHEMA = "modelkit/certificate/1"
 
@@ -48,18 +52,58 @@ class Bound(_Record):
     denominator: Annotated[int, Field(strict=True, ge=1)]
 
 
+class Weights(_Record):
+    """A weight for each request, in the order of the instance, which prove that some slot decodes ``rounds``."""
+
+    rounds: Annotated[int, Field(strict=True, ge=1, le=10**12)]
+    values: list[Annotated[int, Field(strict=True, ge=0, le=10**15)]]
+
+
 class Certificate(_Record):
-    """A lower bound on the total latency of one instance, with its proof."""
+    """A lower bound on the total latency or the makespan of one instance, with its proof."""
 
     instance_sha256: str
-    kind: Literal["kv-prices"] = "kv-prices"
+    kind: Literal["kv-prices", "slot-closed-form", "packing"] = "kv-prices"
     bound: Bound
-    prices: Prices
+    prices: Prices | None = None
+    weights: Weights | None = None
 
     @property
-    def value(self) -> int:
-        """The bound, rounded up: total latencies are whole numbers of rounds."""
-        return math.ceil(Fraction(self.bound.numerator, self.bound.denominator))
+    def value(self) -> int | Fraction:
+        """The bound; of a total latency rounded up, because those are whole numbers of rounds."""
+        exact = Fraction(self.bound.numerator, self.bound.denominator)
+        return math.ceil(exact) if self.kind == "kv-prices" else exact
+
+    @property
+    def proof(self) -> str:
+        """What the bound is recomputed from, in a word."""
+        return {"kv-prices": "prices", "slot-closed-form": "closed form", "packing": "weights"}[self.kind]
+
+    def recomputed(self, instance: Instance) -> Fraction:
+        """The bound that the proof gives.
+
+        Raises
+        ------
+        InputError
+            It proves nothing, or is about another kind of instance.
+        """
+        if self.kind == "slot-closed-form":
+            return slot_bound(instance, closed_form_rounds(instance))
+        if self.kind == "packing" and self.weights is not None:
+            return slot_bound(instance, weighed_rounds(instance, self.weights.values, self.weights.rounds))
+        if self.kind == "kv-prices" and self.prices is not None:
+            return exact_bound(instance, self.prices)
+        raise InputError("certificate", [Fault("$", f"a certificate of kind {self.kind} lacks its {self.proof}")])
+
+
+def certify_slots(instance: Instance, weights: Weights | None = None) -> Certificate:
+    """Certificate of the slot problem: by weights, or else the closed form."""
+    kind: Literal["packing", "slot-closed-form"] = "slot-closed-form" if weights is None else "packing"
+    draft = Certificate(
+        instance_sha256=instance.sha256, kind=kind, bound=Bound(numerator=0, denominator=1), weights=weights
+    )
+    bound = draft.recomputed(instance)
+    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
 
 
 def certify(instance: Instance, prices: np.ndarray[Any, Any]) -> Certificate:

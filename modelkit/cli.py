@@ -146,10 +146,16 @@ def _key_value(text: str) -> tuple[str, str]:
 @click.argument("instance")
 @click.option("--policy", "-p", "policies", multiple=True, required=True, metavar="NAME", help="Policy; repeatable.")
 @seed_option
+@click.option(
+    "--slots-at", multiple=True, metavar="SECONDS=SLOTS",
+    help="From then on so many of the server's slots are open; repeatable, in time order.",
+)  # fmt: skip
 @output_option
 @quiet_option
 @debug_option
-def simulate(instance: str, policies: tuple[str, ...], seed: int, output: str | None, quiet: bool) -> int:
+def simulate(
+    instance: str, policies: tuple[str, ...], seed: int, slots_at: tuple[str, ...], output: str | None, quiet: bool
+) -> int:
     """Run online policies on INSTANCE, judge them, write a result each.
 
     With several policies, --output names a folder.
@@ -158,7 +164,7 @@ def simulate(instance: str, policies: tuple[str, ...], seed: int, output: str | 
     stem = _stem(instance, loaded.name)
     codes = []
     for policy in dict.fromkeys(policies):
-        result = mk.simulate(loaded, policy, seed=seed)
+        result = mk.simulate(loaded, policy, seed=seed, slots_over_time=[_slot_change(c) for c in slots_at] or None)
         path = f"{stem}.{policy}.result.json"
         if output is not None:
             path = output
@@ -170,6 +176,14 @@ def simulate(instance: str, policies: tuple[str, ...], seed: int, output: str | 
             _say(_summary(result), written, path)
         codes.append(0 if result.status in ("optimal", "feasible") else 4)
     return max(codes)
+
+
+def _slot_change(text: str) -> tuple[float, int]:
+    at, _, count = text.partition("=")
+    try:
+        return float(at), int(count)
+    except ValueError:
+        raise UsageError(f"--slots-at takes SECONDS=SLOTS, found {text!r}") from None
 
 
 # --- verify ------------------------------------------------------------------------------------
@@ -430,6 +444,10 @@ def _summary(result: Result) -> list[str]:
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
     if peak and used is not None:
         rows.append(("KV cache", f"peak {_number(peak)} tokens, {used:.1%} used on average"))
+    slots = result.metrics.get("slot_utilisation")
+    if slots is not None:
+        decoding = result.metrics.get("slot_decode_utilisation")
+        rows.append(("slots", f"{slots:.1%} held" + ("" if decoding is None else f", {decoding:.1%} decoding")))
     if result.metrics.get("evictions"):
         rows.append(("evictions", _number(result.metrics["evictions"] or 0)))
     if result.start.policy is not None:

@@ -7,7 +7,8 @@
     ├── UsageError           2   a name, option or combination that does not exist
     ├── FormulationError     2   a formulation file that is broken or does not fit
     ├── InfeasibleError      3   proven: no schedule exists
-    └── SolverError          4   a solver is missing, failed or refused the model
+    ├── SolverError          4   a solver is missing, failed or refused the model
+    └── PolicyError          1   a policy decided what the server cannot do
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class SolverError(ModelkitError):
     """A solver is missing, failed, or refused what it was given."""
 
     exit_code = 4
+
+
+class PolicyError(ModelkitError):
+    """A policy decided what the server cannot do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,9 @@ class Formulation:
     objective
         The metric it minimises, without its unit: ``total_latency`` or ``makespan``.
     problem
-        What it is a model of: formulations of one problem and claim have one optimum. The problem
-        ``kv-hindsight`` (minimum total latency, unit clock, no preemption) has certified bounds.
+        What it is a model of: formulations of one problem and claim have one optimum. The problems
+        ``kv-hindsight`` (minimum total latency, unit clock, no preemption) and ``slots`` (minimum makespan in stages)
+        have certified bounds.
     needs
         Returns why an instance is outside the formulation, or None.
     build

@@ -66,6 +66,7 @@ METRICS: dict[str, str] = {
     "makespan_{t}": "completion of the last request, from time 0",
     "throughput_tokens_per_{s}": "output tokens / makespan",
     "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
+    "slot_decode_utilisation": "time in which slots decode / (J * makespan); prefills are not in it",
     "kv_utilisation": "held tokens integrated over time / (M * makespan)",
     "peak_kv_tokens": "most tokens held in any round",
     "rounds": "decode rounds run",
@@ -202,6 +203,7 @@ class _Replay:
         self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
         self.token_time = 0.0
+        self.slot_time = 0.0  # of rounds, summed over the active
         self.peak = self.rounds = self.evictions = self.recomputed = 0
         self.idle_rounds: float = 0
 
@@ -314,6 +316,7 @@ class _Replay:
         self.token_time += duration * (first + last) / 2
         if self.law is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
             self.token_time += self.law.decode_per_kv_token_ms * self.active**2 * span * (span**2 - 1) / 12
+        self.slot_time += duration * self.active
         self.peak = max(self.peak, last)
         self.now += duration
         self.round += span
@@ -418,6 +421,7 @@ class _Replay:
                 known(lambda: sum(self.output) * per_second / makespan) if makespan else None
             ),
             "slot_utilisation": share(slot_time, server.slots),
+            "slot_decode_utilisation": share(self.slot_time, server.slots),
             "kv_utilisation": share(self.token_time, server.kv_capacity_tokens),
             "peak_kv_tokens": self.peak,
             "rounds": self.rounds,

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
 
-from modelkit.errors import ModelkitError, UsageError, shown
-from modelkit.instance import Instance
+from modelkit.errors import PolicyError, UsageError, shown
+from modelkit.instance import Instance, UnitClock
 from modelkit.io import load
 from modelkit.judge import judge
-from modelkit.policies import Policy, Running, Seen, View, get_policy
+from modelkit.policies import Policy, PolicyEntry, Running, Seen, View, get_policy, policies
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.stages import StageSimulation
 
 
-class PolicyError(ModelkitError):
-    """A policy decided what the server cannot do."""
-
-
-def simulate(instance: Instance, policy: str = "mc-sf", *, seed: int = 0) -> Result:
+def simulate(
+    instance: Instance,
+    policy: str = "mc-sf",
+    *,
+    seed: int = 0,
+    slots_over_time: Sequence[tuple[float, int]] | None = None,
+) -> Result:
     """Run an online policy on an instance and judge what it did.
 
     Parameters
@@ -34,11 +38,14 @@ def simulate(instance: Instance, policy: str = "mc-sf", *, seed: int = 0) -> Res
         Name of a registered policy.
     seed
         Of the policy's randomness.
+    slots_over_time
+        Where stages run: (second, number of slots) in time order; from then on so many of the server's
+        slots are open. None: all of them.
 
     Raises
     ------
     UsageError
-        No such policy, or the instance has a clock that the simulator does not run yet.
+        No such policy, or one that is not for the instance's clock.
     InfeasibleError
         Some request can never run.
     PolicyError
@@ -46,11 +53,11 @@ def simulate(instance: Instance, policy: str = "mc-sf", *, seed: int = 0) -> Res
     """
     instance = load(instance)
     begun = time.perf_counter()
-    schedule = policy_schedule(instance, policy, seed=seed)
+    schedule = policy_schedule(instance, policy, seed=seed, slots_over_time=slots_over_time)
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
     judged = time.perf_counter()
-    name = "total_latency_rounds"
+    name = "total_latency_rounds" if instance.is_unit else "makespan_ms"
     return Result(
         instance=InstanceStamp.of(instance),
         producer=Producer(kind="policy", name=policy, seed=seed),
@@ -64,18 +71,54 @@ def simulate(instance: Instance, policy: str = "mc-sf", *, seed: int = 0) -> Res
     )
 
 
-def policy_schedule(instance: Instance, policy: str, *, seed: int = 0) -> Schedule:
+def policy_schedule(
+    instance: Instance,
+    policy: str,
+    *,
+    seed: int = 0,
+    slots_over_time: Sequence[tuple[float, int]] | None = None,
+) -> Schedule:
     """The schedule that a policy makes; see `simulate`."""
-    entry = get_policy(policy)
-    if not instance.is_unit:
-        raise UsageError("simulate runs instances with the unit clock; this one has a linear clock")
-    instance.check_fits()
-    return UnitSimulation(instance, entry.make(), np.random.default_rng(seed), entry.clairvoyant).run()
+    return _run(instance, get_policy(policy), seed, False, slots_over_time)
 
 
 def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
     """The schedule of a policy that is told the true output lengths: hindsight, not a fair run."""
-    return UnitSimulation(instance, get_policy(policy).make(), np.random.default_rng(0), True).run()
+    return _run(instance, get_policy(policy), 0, True, None)
+
+
+def fitting_policies(instance: Instance) -> list[str]:
+    """Names of the policies for the instance's clock."""
+    return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
+
+
+def _run(
+    instance: Instance,
+    entry: PolicyEntry,
+    seed: int,
+    clairvoyant: bool,
+    slots_over_time: Sequence[tuple[float, int]] | None,
+) -> Schedule:
+    if entry.clock != (clock := _clock(instance)):
+        names = {"unit": "the unit clock", "stages": "slots under the linear clock with mixed = false"}
+        here = names.get(clock, "the linear clock with mixed = true")
+        fitting = ", ".join(fitting_policies(instance)) or "none yet"
+        raise UsageError(
+            f"policy {entry.name!r} is for {names[entry.clock]}; this instance has {here}\n  policies for it: {fitting}"
+        )
+    instance.check_fits()
+    rng = np.random.default_rng(seed)
+    clairvoyant = clairvoyant or entry.clairvoyant
+    if clock == "stages":
+        return StageSimulation(instance, entry.make(), rng, clairvoyant, slots_over_time).run()
+    if slots_over_time is not None:
+        raise UsageError("the number of slots changes over time only under the linear clock with mixed = false")
+    return UnitSimulation(instance, entry.make(), rng, clairvoyant).run()
+
+
+def _clock(instance: Instance) -> str:
+    clock = instance.server.clock
+    return "unit" if isinstance(clock, UnitClock) else "mixed" if clock.mixed else "stages"
 
 
 class UnitSimulation:

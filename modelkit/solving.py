@@ -13,13 +13,15 @@ from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
 from modelkit.bounds import TooLargeError, starting_prices
-from modelkit.certificate import Certificate, certify
+from modelkit.certificate import Certificate, Weights, certify, certify_slots
 from modelkit.errors import InfeasibleError, UsageError, unknown_name
 from modelkit.formulation import Formulation
 from modelkit.improve import improved_schedule
+from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge import Verdict, judge
+from modelkit.packing import packing_bound
 from modelkit.plugins import found_formulations, load_formulation
 from modelkit.policies import policies
 from modelkit.result import (
@@ -35,7 +37,8 @@ from modelkit.result import (
     status_of,
 )
 from modelkit.schedule import Schedule
-from modelkit.simulator import clairvoyant_schedule
+from modelkit.simulator import clairvoyant_schedule, fitting_policies
+from modelkit.stages import stages_refusal
 
 #: Default limit of the solver [s].
 TIME_LIMIT = 60.0
@@ -183,6 +186,8 @@ class _Run:
         try:
             self.start = self.find_start()
             self.started_from = self.start.source if self.start else None
+            if self.start_is_optimal():
+                return self.conclude(None, "finished", "")
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
@@ -214,20 +219,30 @@ class _Run:
 
     def find_start(self) -> _Candidate | None:
         """The best valid schedule of the policies asked for, told the true lengths."""
-        if self.warm_start == "none" or not self.instance.is_unit:
+        if self.warm_start == "none":
             return None
         self.tell("warm start")
         if self.warm_start != "best":
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
-        elif self.instance.server.slots is None:
+        elif self.instance.is_unit and self.instance.server.slots is None:
             tried = [self.judged("local-search", improved_schedule(self.instance))]
+        elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
+            tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
         else:
-            tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in policies()]
+            names = fitting_policies(self.instance)
+            tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in names]
         return min(
             (c for c in tried if c.value is not None and not c.verdict.metrics["evictions"]),
             key=lambda c: c.value or 0.0,
             default=None,
         )
+
+    def start_is_optimal(self) -> bool:
+        """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
+        if self.start is None or self.formulation.problem != "slots":
+            return False
+        bound = self.certified()
+        return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
 
     def build(self) -> Any:
         self.tell("building the model")
@@ -258,7 +273,12 @@ class _Run:
         return outcome
 
     def certified(self) -> Certificate | None:
-        """A bound that needs no solver, where prices were computed for the start windows."""
+        """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
+        if self.formulation.problem == "slots":
+            rounds, weights = packing_bound(self.instance.arrays.output, self.instance.server.slots or 1)
+            return certify_slots(
+                self.instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist())
+            )
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
         try:

@@ -13,8 +13,11 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
-from modelkit.instance import MAX_TOKENS, Instance, Request, Server
+from modelkit.families import GSM8K_CLOCK, output_lengths, slot_instance
+from modelkit.instance import MAX_TOKENS, Instance, LinearClock, Request, Server
 from modelkit.registry import Maker, Registry
 
 _REGISTRY = Registry("trace format")
@@ -122,6 +125,85 @@ def azure(
             Request(id=f"r{i}", arrival=int(a), prompt_tokens=s, output_tokens=o)
             for i, (a, s, o) in enumerate(kept, start=1)
         ),
+    )
+
+
+@trace_format(
+    "lengths",
+    summary="CSV with columns of prompt and output lengths, named by options; all requests known at 0, served on slots",
+    reference="any table of lengths, such as the token lengths of the GSM8K test questions",
+    prompt_column="column of the prompt lengths [token]",
+    output_column="column of the output lengths [token]; default: drawn from the law",
+    output_law="law of the outputs when there is no column|gamma|lognormal",
+    seed="seed of the draw",
+    slots="J",
+    requests="take at most so many requests; default: all",
+    prefill_base_ms="duration of a prefill without tokens [ms]",
+    prefill_per_token_ms="duration of a prompt token [ms]",
+    decode_base_ms="duration of a decode round [ms]",
+)
+def lengths(
+    path: str | os.PathLike[str],
+    *,
+    prompt_column: str = "prompt_tokens",
+    output_column: str | None = None,
+    output_law: str = "gamma",
+    seed: int = 0,
+    slots: int = 200,
+    requests: int | None = None,
+    prefill_base_ms: float = GSM8K_CLOCK.prefill_base_ms,
+    prefill_per_token_ms: float = GSM8K_CLOCK.prefill_per_token_ms,
+    decode_base_ms: float = GSM8K_CLOCK.decode_base_ms,
+) -> Instance:
+    """Requests in the order of the file; the laws of the outputs are those of the family gsm8k."""
+    times = {
+        "prefill_base_ms": prefill_base_ms,
+        "prefill_per_token_ms": prefill_per_token_ms,
+        "decode_base_ms": decode_base_ms,
+    }
+    faults = [
+        Fault(f"--{name.replace('_', '-')}", f"found {value}; allowed: {least} or more")
+        for name, value, least in (("slots", slots, 1), ("requests", requests, 1), ("seed", seed, 0))
+        if value is not None and value < least
+    ]
+    faults += [
+        Fault(f"--{name.replace('_', '-')}", f"found {value}; allowed: 0 to 10^9")
+        for name, value in times.items()
+        if not 0 <= value <= 1e9
+    ]
+    if faults:
+        raise InputError("import lengths", faults)
+    where = "standard input" if os.fspath(path) == "-" else os.fspath(path)
+    columns = (prompt_column,) if output_column is None else (prompt_column, output_column)
+    found: dict[str, list[int]] = {column: [] for column in columns}
+    for line, row in islice(_csv_rows(path, columns), requests):
+        for column in columns:
+            text = (row[column] or "").strip()
+            tokens = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
+            if not 1 <= tokens <= MAX_TOKENS:
+                faults.append(
+                    Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}")
+                )
+            found[column].append(tokens)
+    if faults:
+        raise InputError(where, faults)
+    prompt = np.array(found[prompt_column], dtype=np.int64)
+    if not len(prompt):
+        raise InputError(where, [Fault("file", "has no request")])
+    if output_column is None:
+        output = output_lengths(output_law, len(prompt), np.random.default_rng(seed))
+        law = f"outputs {output_law}, seed {seed}"
+    else:
+        output, law = np.array(found[output_column], dtype=np.int64), f"outputs {output_column}"
+    stem = "lengths" if where == "standard input" else Path(path).name.partition(".")[0]
+    return slot_instance(
+        f"{stem}-n{len(prompt)}-j{slots}" + (f"-{output_law}-s{seed}" if output_column is None else ""),
+        f"trace lengths {stem}",
+        f"{stem}: {len(prompt)} requests, prompts {prompt_column}, {law}",
+        slots,
+        LinearClock(kind="linear", **times),
+        prompt,
+        output,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from modelkit.certificate import Certificate, exact_bound
+from modelkit.certificate import Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance
 from modelkit.judge import judge
@@ -90,10 +90,12 @@ def _verify_bound(
     if result.objective.bound_by == "certificate":
         wrong = certificate_faults(result.certificate, instance)
         faults += wrong
-        if result.certificate is not None and not _same(bound, result.certificate.value):
-            faults.append(f"the bound is {_shown(bound)}, its certificate says {result.certificate.value}")
-        elif not wrong:
-            confirmed.append(f"the bound {_shown(bound)}, recomputed exactly from its prices")
+        if result.certificate is not None and not _same(bound, float(result.certificate.value)):
+            faults.append(
+                f"the bound is {_shown(bound)}, its certificate says {_shown(float(result.certificate.value))}"
+            )
+        elif result.certificate is not None and not wrong:
+            confirmed.append(f"the bound {_shown(bound)}, recomputed exactly from its {result.certificate.proof}")
     elif bound is not None:
         who = result.producer.solver or result.producer.name
         unconfirmed.append(f"the bound {_shown(bound)} is the word of {who}; only certificates can be recomputed")
@@ -102,18 +104,18 @@ def _verify_bound(
 
 
 def certificate_faults(certificate: Certificate | None, instance: Instance) -> list[str]:
-    """What is wrong with a certificate; the bound is recomputed in integers from the prices alone."""
+    """What is wrong with a certificate; the bound is recomputed exactly from its proof alone."""
     if certificate is None:
         return ["the bound claims a certificate, but there is none"]
     if certificate.instance_sha256 != instance.sha256:
         return ["the certificate is about another instance"]
     try:
-        bound = exact_bound(instance, certificate.prices)
+        bound = certificate.recomputed(instance)
     except InputError as error:
         return [str(fault) for fault in error.faults]
     stated = Fraction(certificate.bound.numerator, certificate.bound.denominator)
     if bound != stated:
-        return [f"the certificate says {float(stated):.10g}, its prices give {float(bound):.10g}"]
+        return [f"the certificate says {float(stated):.10g}, its {certificate.proof} gives {float(bound):.10g}"]
     return []
 
 

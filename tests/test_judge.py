@@ -225,7 +225,7 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     known = {r.id: r for r in instance.requests}
     running: dict[str, dict[str, Any]] = {}
     done: dict[str, dict[str, Any]] = {}
-    now = token_time = slot_time = 0.0
+    now = token_time = slot_time = decode_time = 0.0
     peak = rounds = idle = evictions = recomputed = 0
     held_at: list[int] = []  # in each round, prefill and gap
     running_at: list[int] = []  # the same, and after the admissions of each segment
@@ -283,7 +283,9 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
             for stay in running.values():
                 stay["age"] += 1
             peak = max(peak, held())
+            began = now
             spend(1 if not law else prefill(new) + (decode(old) if old else 0))
+            decode_time += len(running) * (now - began)
             for i, stay in list(running.items()):
                 stay["processed"] = True
                 stay.setdefault("first", now)
@@ -318,6 +320,7 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
             metrics[f"mean_per_output_token_{unit}"] = sum(pace) / len(pace)
         if instance.server.slots:
             metrics["slot_utilisation"] = slot_time / (instance.server.slots * makespan)
+            metrics["slot_decode_utilisation"] = decode_time / (instance.server.slots * makespan)
         if instance.server.kv_capacity_tokens:
             metrics["kv_utilisation"] = token_time / (instance.server.kv_capacity_tokens * makespan)
     return (
@@ -631,6 +634,7 @@ HAND_COMPUTED: dict[str, tuple[float, float, dict[str, float]]] = {
             "makespan_rounds": 3,
             "throughput_tokens_per_round": 5 / 3,
             "slot_utilisation": (3 + 2) / (2 * 3),
+            "slot_decode_utilisation": (3 + 2) / (2 * 3),
             "kv_utilisation": (3 + 8 + 10) / (10 * 3),
         },
     ),
@@ -651,6 +655,7 @@ HAND_COMPUTED: dict[str, tuple[float, float, dict[str, float]]] = {
             "makespan_ms": 60.5,
             "throughput_tokens_per_second": 5 / 0.0605,
             "slot_utilisation": (60.5 + 39) / (2 * 60.5),
+            "slot_decode_utilisation": (7.5 + 2 * 11 + 2 * 12) / (2 * 60.5),
             "kv_utilisation": (14 * 2 + 7.5 * 3 + 16 * 6 + 11 * 8 + 12 * 10) / (10 * 60.5),
         },
     ),
@@ -671,6 +676,7 @@ HAND_COMPUTED: dict[str, tuple[float, float, dict[str, float]]] = {
             "makespan_ms": 50,
             "throughput_tokens_per_second": 5 / 0.05,
             "slot_utilisation": (50 + 36) / (2 * 50),
+            "slot_decode_utilisation": (14 + 2 * 24 + 2 * 12) / (2 * 50),
             "kv_utilisation": (14 * 3 + 24 * 8 + 12 * 10) / (10 * 50),
         },
     ),
@@ -690,6 +696,7 @@ HAND_COMPUTED: dict[str, tuple[float, float, dict[str, float]]] = {
             "makespan_ms": 44.5,
             "throughput_tokens_per_second": 5 / 0.0445,
             "slot_utilisation": (44.5 + 30) / (2 * 44.5),
+            "slot_decode_utilisation": (7.5 + 2 * 11 + 2 * 12) / (2 * 44.5),
             "kv_utilisation": (7 * 2 + 7.5 * 3 + 7 * 6 + 11 * 8 + 12 * 10) / (10 * 44.5),
         },
     ),

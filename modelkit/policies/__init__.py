@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from modelkit.errors import unknown_name
+from modelkit.instance import LinearClock
 
 #: Modules of this package that register policies.
-_MODULES = ("lookahead",)
+_MODULES = ("hybrid", "lookahead", "slots")
+
+
+#: Where a policy can run: under the unit clock, or on slots in stages (linear clock, mixed = false).
+PolicyClock = Literal["unit", "stages"]
 
 
 class Seen(NamedTuple):
@@ -31,7 +36,7 @@ class Seen(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A request in progress and the moment of its admission."""
+    """A request in progress and its admission: ``start`` counts the rounds run before it."""
 
     request: Seen
     start: float
@@ -55,6 +60,10 @@ class View:
         None without limit.
     rng
         The policy's own source of randomness, seeded by the run.
+    round
+        Rounds run so far, in stages; under the unit clock ``now`` says it.
+    law
+        How long iterations last, in stages.
     """
 
     now: float
@@ -63,6 +72,8 @@ class View:
     running: Mapping[int, Running]
     free_slots: int | None
     rng: np.random.Generator
+    round: int = 0
+    law: LinearClock | None = None
 
 
 class Policy:
@@ -84,8 +95,14 @@ class Policy:
         """Numbers of waiting requests to start now, in order.
 
         May be a generator: `started` is called for each request before the next is asked for.
+        In stages they share one prefill, which interrupts the decoding of the others; the policy is asked
+        whenever something has happened while a slot is free and somebody waits.
         """
         return ()
+
+    def patience(self, view: View) -> int | None:
+        """In stages: rounds after which to be asked again although nothing has happened; None: never."""
+        return None
 
     def evict(self, view: View) -> Iterable[int]:
         """Requests to evict because the next round would exceed the capacity.
@@ -110,19 +127,22 @@ class PolicyEntry:
     reference: str
     make: Callable[[], Policy]
     clairvoyant: bool
+    clock: PolicyClock
 
 
 _REGISTRY: dict[str, PolicyEntry] = {}
 _P = TypeVar("_P", bound=type[Policy])
 
 
-def register(name: str, *, summary: str, reference: str, clairvoyant: bool = False) -> Callable[[_P], _P]:
+def register(
+    name: str, *, summary: str, reference: str, clairvoyant: bool = False, clock: PolicyClock = "unit"
+) -> Callable[[_P], _P]:
     """Class decorator that registers a policy under ``name``."""
 
     def decorate(make: _P) -> _P:
         if name in _REGISTRY:
             raise ValueError(f"policy {name!r} is registered twice")
-        _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant)
+        _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant, clock)
         return make
 
     return decorate

@@ -1,0 +1,153 @@
+"""The hybrid policy: an offline plan, online sorting, and preemption by a Lagrangian comparison.
+
+Offline, when it is first asked, it packs the waiting requests by their predicted lengths and plans stages in
+which slots finish together (``modelkit.packing``, ``modelkit.alignment``). Online it follows the plan as long as
+the predictions hold. When they have cost as much as a stage costs, or requests or slots come and go, it drops
+the plan and compares, round by round, the price of waiting with the price of interrupting.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+
+import numpy as np
+
+from modelkit.alignment import Plan, align
+from modelkit.packing import pack
+from modelkit.policies import Policy, Seen, View, register
+from modelkit.policies.slots import LongestFirst
+
+
+class FollowPlan(Policy):
+    """At each boundary of a plan, start the requests planned for it; who finds no slot starts at the next."""
+
+    def __init__(self, plan: Plan, numbers: list[int]) -> None:
+        self.boundaries: list[int] = plan.boundaries.tolist()
+        self.starts = dict(zip(numbers, plan.start.tolist(), strict=True))
+        self._planned: list[list[tuple[int, int]]] = [[] for _ in self.boundaries]
+        self._due: list[tuple[int, int]] = []
+        self._next = 0  # first boundary not yet come
+
+    def arrived(self, request: Seen) -> None:
+        insort(self._planned[self.starts[request.number]], (-request.predicted_upper, request.number))
+
+    def admit(self, view: View) -> Iterator[int]:
+        early = self.boundaries[self._next] - view.round
+        if early > 0 and not view.running:  # nothing to wait for: the rest of the plan moves up
+            self.boundaries = [b - early if b > view.round else b for b in self.boundaries]
+        elif early > 0:
+            return
+        come = bisect_right(self.boundaries, view.round)
+        for k in range(self._next, come):
+            self._due = sorted(self._due + self._planned[k])
+        self._next = min(come, len(self.boundaries) - 1)
+        batch = self._due[: view.free_slots]
+        del self._due[: view.free_slots]
+        yield from (number for _, number in batch)
+
+    def patience(self, view: View) -> int | None:
+        return max(1, self.boundaries[self._next] - view.round)
+
+
+@register(
+    "hybrid",
+    summary="stages planned offline so that slots finish together; when predictions fail, longest first with a"
+    " Lagrangian comparison",
+    reference="Pang, Li, She, Wang, arXiv 2502.15763: offline packing, online sorting, preemption; the alignment of"
+    " the stages is ours",
+    clock="stages",
+)
+class Hybrid(LongestFirst):
+    """The plan while it holds, then the comparison.
+
+    The comparison: one more round of waiting costs the number of idle slots; the multiplier is what a round
+    costs on average, (active slots * price of a stage + idle slot-rounds) / rounds since the stage before, updated
+    at each stage. A stage is due when waiting costs at least the multiplier.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plan: FollowPlan | None = None
+        self._asked = False
+        self._ends: dict[int, int] = {}  # predicted when they started
+        self._surprise = 0  # rounds by which predictions were wrong
+        self._multiplier: float | None = None
+        self._slots = 0
+        self._idle = self._free = self._round = self._last = 0
+
+    def arrived(self, request: Seen) -> None:
+        super().arrived(request)
+        if self._asked:
+            self._plan = None
+
+    def started(self, request: Seen, now: float) -> None:
+        self._ends[request.number] = int(now) + request.predicted_upper
+
+    def ended(self, request: Seen, now: float) -> None:
+        self._surprise += abs(self._ends.pop(request.number) - int(now))
+
+    def admit(self, view: View) -> Iterator[int]:
+        self._idle += self._free * (view.round - self._round)
+        self._round, self._free = view.round, view.free_slots or 0
+        if not self._asked:
+            self._asked = True
+            self._make_plan(view)
+        if self._plan is not None and self._plan_holds(view):
+            chosen = set(self._plan.admit(view))
+            self.waiting = [entry for entry in self.waiting if entry[1] not in chosen]
+            self._free -= len(chosen)
+            yield from chosen
+            return
+        self._plan = None
+        for number in self._compare(view):
+            self._free -= 1
+            yield number
+
+    def patience(self, view: View) -> int | None:
+        return None if self._plan is None else self._plan.patience(view)
+
+    def _make_plan(self, view: View) -> None:
+        free = view.free_slots or 0
+        if view.running or len(self.waiting) <= free or not math.isfinite(_price(view)):
+            return
+        output = np.array([request.predicted_upper for _, _, request in self.waiting], dtype=np.int64)
+        packing = pack(output, free, view.rng)
+        plan = align(output, free, packing.makespan, _price(view), view.rng)
+        self._plan = FollowPlan(plan, [number for _, number, _ in self.waiting])
+        self._slots = free
+        for _, _, request in self.waiting:
+            self._plan.arrived(request)
+
+    def _plan_holds(self, view: View) -> bool:
+        assert self._plan is not None
+        same_slots = (view.free_slots or 0) + len(view.running) == self._slots
+        in_time = view.round < self._plan.boundaries[-1]
+        return same_slots and in_time and self._surprise <= self._slots * _price(view)
+
+    def _compare(self, view: View) -> Iterator[int]:
+        """A stage over the longest waiting, if it is due; the multiplier is updated."""
+        free, active = view.free_slots or 0, len(view.running)
+        if active:
+            price = active * _price(view)
+            if not math.isfinite(price):
+                return
+            if self._multiplier is None:  # completions come evenly: the loss is least at sqrt(2 price rate)
+                mean = sum(request.predicted_upper for request, _ in view.running.values()) / active
+                self._multiplier = math.sqrt(2 * price * active / mean)
+            if free < self._multiplier:
+                return
+            loss = (price + self._idle) / max(1, view.round - self._last)
+            self._multiplier = 0.9 * self._multiplier + 0.1 * loss
+        self._idle, self._last = 0, view.round
+        batch = self.waiting[:free]
+        del self.waiting[:free]
+        yield from (number for _, number, _ in batch)
+
+
+def _price(view: View) -> float:
+    """What a prefill without tokens costs [round]; that of the tokens is the same in every schedule."""
+    assert view.law is not None
+    base, tau = view.law.prefill_ms(0), view.law.decode_base_ms
+    return base / tau if tau else math.inf if base else 0.0

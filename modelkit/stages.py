@@ -1,0 +1,362 @@
+"""Stages: the linear clock when a prefill blocks decoding, and the simulation of policies on slots.
+
+Stage k is one prefill iteration over the requests admitted in k, then D_k decode rounds. A slot holds one
+request from its prefill to its last token; each round gives every active request one token, so only the
+number of rounds since its admission says how far a request is:
+
+    it is active in rounds  r + 1 .. r + o_i  when r rounds were run before its admission.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from modelkit.errors import Fault, InputError, PolicyError, UsageError
+from modelkit.instance import Instance, LinearClock
+from modelkit.policies import Policy, Running, Seen, View
+from modelkit.schedule import Admission, Schedule, Segment
+
+#: Times closer than this are the same moment [ms].
+SAME_MOMENT_MS = 1e-6
+
+
+class Stage(NamedTuple):
+    """One prefill over ``admit``, then ``rounds`` decode rounds."""
+
+    admit: tuple[Admission, ...]
+    rounds: int
+
+
+def stages_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the slot problem, or None.
+
+    A KV capacity that J requests of the largest size cannot fill is no limit.
+    """
+    server = instance.server
+    if not isinstance(server.clock, LinearClock) or server.clock.mixed:
+        return "needs the linear clock with mixed = false"
+    if server.slots is None:
+        return "needs a number of slots"
+    peak = np.sort(instance.arrays.peak)[-server.slots :]
+    if server.kv_capacity_tokens is not None and int(peak.sum()) > server.kv_capacity_tokens:
+        return "knows no KV capacity"
+    levels = server.clock.prefill_levels
+    if levels is not None:
+        largest, longest = max(capacity for capacity, _ in levels), int(instance.arrays.prompt.max())
+        if longest > largest:
+            return f"needs a prefill level for {longest} tokens; the largest holds {largest}"
+    return None
+
+
+class StageClock:
+    """Time under stages: what is active, how long everything lasts, who is done.
+
+    Parameters
+    ----------
+    instance
+        Linear clock with ``mixed = false``.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        assert isinstance(instance.server.clock, LinearClock)
+        self.law = instance.server.clock
+        self.prompt = instance.arrays.prompt.tolist()
+        self.output = instance.arrays.output.tolist()
+        self.now = 0.0  # [ms]
+        self.round = 0
+        self.active = 0
+        self.ends: list[tuple[int, int]] = []  # heap of (last round, index)
+        self._offset = 0  # sum over the active of prompt - rounds run before the admission
+
+    def prefill(self, requests: Sequence[int]) -> None:
+        """One prefill iteration over these requests; nothing when there are none."""
+        if not requests:
+            return
+        self.now += self.law.prefill_ms(sum(self.prompt[i] for i in requests))
+        for i in requests:
+            heapq.heappush(self.ends, (self.round + self.output[i], i))
+            self._offset += self.prompt[i] - self.round
+        self.active += len(requests)
+
+    def span_ms(self, rounds: int) -> float:
+        """Duration of so many rounds [ms], if nobody is done before the last of them."""
+        held = self._offset + self.active * self.round
+        tokens = rounds * held + self.active * rounds * (rounds + 1) // 2
+        return self.law.decode_ms(rounds, self.active * rounds, tokens)
+
+    def rounds_until(self, time: float, most: int) -> int:
+        """Least number of rounds, from 1 to ``most``, after which ``time`` [ms] has come."""
+        low, high = 1, most
+        while low < high:
+            middle = (low + high) // 2
+            if self.now + self.span_ms(middle) >= time - SAME_MOMENT_MS:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+    def decode(self, rounds: int) -> list[int]:
+        """Run decode rounds; returns who is done, in order."""
+        done = []
+        while rounds:
+            span = min(rounds, self.ends[0][0] - self.round) if self.ends else rounds
+            self.now += self.span_ms(span)
+            self.round += span
+            rounds -= span
+            while self.ends and self.ends[0][0] <= self.round:
+                end, i = heapq.heappop(self.ends)
+                self._offset -= self.prompt[i] - (end - self.output[i])
+                self.active -= 1
+                done.append(i)
+        return done
+
+
+def schedule_from_stages(instance: Instance, stages: Iterable[Stage]) -> Schedule:
+    """Schedule of stages that follow each other without a gap; ``at`` comes from the durations.
+
+    Trailing rounds in which nobody is active are left out, so that D of the last stage is what it needs.
+    """
+    clock = StageClock(instance)
+    segments: list[Segment] = []
+    for admit, rounds in stages:
+        at = clock.now
+        clock.prefill([instance.index[request] for request, _ in admit])
+        useful = min(rounds, max((end for end, _ in clock.ends), default=clock.round) - clock.round)
+        clock.decode(useful)
+        segments.append(Segment(at / 1000, admit, rounds=useful))
+    return Schedule(tuple(segments))
+
+
+def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) -> Schedule:
+    """Schedule in which slot j serves the requests of ``queues[j]`` in this order.
+
+    A stage is inserted when the slots that wait for one have idled as long, together, as the prefill would
+    hold up the others.
+    """
+    clock = StageClock(instance)
+    tau = clock.law.decode_base_ms
+    left = [list(reversed(queue)) for queue in queues]
+    slot = {i: j for j, queue in enumerate(queues) for i in queue}
+    idle = {j for j, queue in enumerate(left) if queue}
+    stages: list[Stage] = []
+    lost = 0.0  # slot-time since the last stage [ms]
+    while any(left):
+        batch = {left[j][-1]: j for j in sorted(idle)}
+        price = clock.active * clock.law.prefill_ms(sum(clock.prompt[i] for i in batch))
+        if idle and (lost >= price or not clock.active):
+            for j in batch.values():
+                left[j].pop()
+            clock.prefill(list(batch))
+            stages.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in batch.items()), 0))
+            idle, lost = set(), 0.0
+        else:
+            rounds = clock.ends[0][0] - clock.round
+            if idle and tau:
+                rounds = min(rounds, max(1, math.ceil((price - lost) / (len(idle) * tau))))
+            lost += len(idle) * tau * rounds
+            idle |= {slot[i] for i in clock.decode(rounds) if left[slot[i]]}
+            stages[-1] = Stage(stages[-1].admit, stages[-1].rounds + rounds)
+    stages[-1] = Stage(stages[-1].admit, sum(clock.output))
+    return schedule_from_stages(instance, stages)
+
+
+class StageSimulation:
+    """One run of a policy on slots; time O(decisions * policy + n log n).
+
+    The policy is asked at every arrival, completion, outgrown prediction and change of the slots, and after
+    as many rounds as its `Policy.patience` says.
+
+    Parameters
+    ----------
+    slots_over_time
+        (second, number of slots) in time order: from then on so many of the server's slots are open. A busy
+        slot that closes serves its request to the end. None: all are open.
+
+    Raises
+    ------
+    UsageError
+        The instance is outside the slot problem.
+    InputError
+        ``slots_over_time`` is not in time order, or names more slots than the server has or none at all
+        at the end.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        policy: Policy,
+        rng: np.random.Generator,
+        clairvoyant: bool = False,
+        slots_over_time: Sequence[tuple[float, int]] | None = None,
+    ) -> None:
+        if (why := stages_refusal(instance)) is not None:
+            raise UsageError(f"the simulation of slots does not take this instance: it {why}")
+        arrays = instance.arrays
+        self.ids = [request.id for request in instance.requests]
+        self.policy = policy
+        self.rng = rng
+        self.clock = StageClock(instance)
+        self.total = instance.server.slots or 0
+        lower, upper = (
+            (arrays.output, arrays.output) if clairvoyant else (arrays.predicted_lower, arrays.predicted_upper)
+        )
+        self.seen = [
+            Seen(*row)
+            for row in zip(
+                range(len(self.ids)), arrays.arrival.tolist(), arrays.prompt.tolist(), lower.tolist(),
+                upper.tolist(), strict=True,
+            )
+        ]  # fmt: skip
+        self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.seen[i].arrival, i), reverse=True)
+        self.changes = _checked_changes(slots_over_time or (), self.total)[::-1]
+        self.open = self.total
+        self.free = list(range(self.total))  # heap; closed ones are in it too
+        self.slot: dict[int, int] = {}
+        self.waiting: set[int] = set()
+        self.running: dict[int, Running] = {}
+        self.view_running = MappingProxyType(self.running)
+        self.predicted: list[tuple[int, int]] = []  # heap of predicted ends; stale entries are passed over
+        self.segments: list[Segment] = []
+
+    def run(self) -> Schedule:
+        """Serve every request."""
+        while self.arrivals or self.waiting or self.running:
+            self.take_arrivals()
+            if self.admit():
+                continue  # who arrived during the prefill is seen before the next round
+            if self.running:
+                self.decode(self.next_event())
+            else:
+                self.wait()
+        return Schedule(tuple(self.segments))
+
+    def free_slots(self) -> int:
+        """Open slots that hold no request."""
+        if self.open == self.total:
+            return len(self.free)
+        return sum(slot < self.open for slot in self.free)
+
+    def view(self) -> View:
+        """What the policy may see."""
+        return View(
+            now=self.clock.now / 1000,
+            capacity=None,
+            held=0,
+            running=self.view_running,
+            free_slots=self.free_slots(),
+            rng=self.rng,
+            round=self.clock.round,
+            law=self.clock.law,
+        )
+
+    def take_arrivals(self) -> None:
+        now = self.clock.now + SAME_MOMENT_MS
+        while self.changes and self.changes[-1][0] * 1000 <= now:
+            self.open = self.changes.pop()[1]
+        while self.arrivals and self.seen[self.arrivals[-1]].arrival * 1000 <= now:
+            i = self.arrivals.pop()
+            self.waiting.add(i)
+            self.policy.arrived(self.seen[i])
+
+    def admit(self) -> bool:
+        """Ask the policy for a stage; whether it wants one."""
+        if not self.waiting or not self.free_slots():
+            return False
+        chosen: list[int] = []
+        admitted: list[Admission] = []
+        for i in self.policy.admit(self.view()):
+            if i not in self.waiting:
+                raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")
+            if not self.free or self.free[0] >= self.open:
+                raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
+            self.waiting.remove(i)
+            self.slot[i] = heapq.heappop(self.free)
+            self.running[i] = Running(self.seen[i], self.clock.round)
+            heapq.heappush(self.predicted, (self.clock.round + self.seen[i].predicted_upper, i))
+            self.policy.started(self.seen[i], self.clock.round)
+            chosen.append(i)
+            admitted.append(Admission(self.ids[i], self.slot[i]))
+        if chosen:
+            self.segments.append(Segment(self.clock.now / 1000, tuple(admitted)))
+            self.clock.prefill(chosen)
+        return bool(chosen)
+
+    def next_event(self) -> int:
+        """Rounds until the next moment at which anything can happen or be decided."""
+        clock = self.clock
+        rounds = clock.ends[0][0] - clock.round
+        while self.predicted and (
+            self.predicted[0][1] not in self.running or self.predicted[0][0] != self.predicted_end(self.predicted[0][1])
+        ):
+            heapq.heappop(self.predicted)
+        if self.predicted:
+            rounds = min(rounds, self.predicted[0][0] - clock.round)
+        if self.waiting and self.free_slots():
+            patience = self.policy.patience(self.view())
+            rounds = rounds if patience is None else min(rounds, max(1, patience))
+        if (time := self.next_time()) is not None and rounds > 1:
+            rounds = clock.rounds_until(time, rounds)
+        return rounds
+
+    def next_time(self) -> float | None:
+        """When the next request arrives or the slots change next [ms]."""
+        times = [self.seen[self.arrivals[-1]].arrival * 1000] if self.arrivals else []
+        return min([*times, *(at * 1000 for at, _ in self.changes[-1:])], default=None)
+
+    def decode(self, rounds: int) -> None:
+        last = self.segments[-1]
+        self.segments[-1] = Segment(last.at, last.admit, rounds=last.rounds + rounds)
+        for i in self.clock.decode(rounds):
+            del self.running[i]
+            heapq.heappush(self.free, self.slot.pop(i))
+            self.policy.ended(self.seen[i], self.clock.round)
+        while self.predicted and self.predicted[0][0] <= self.clock.round:
+            end, i = heapq.heappop(self.predicted)
+            if i in self.running and self.predicted_end(i) == end:
+                self.raise_prediction(i)
+                self.policy.outgrew(self.seen[i], self.clock.round)
+
+    def wait(self) -> None:
+        """Nobody is in progress: time goes by until something happens."""
+        time = self.next_time()
+        if time is None:
+            raise PolicyError("the policy admits nobody although the server is empty")
+        self.clock.now = max(self.clock.now, time)
+
+    def predicted_end(self, i: int) -> int:
+        return int(self.running[i].start) + self.seen[i].predicted_upper
+
+    def raise_prediction(self, i: int) -> None:
+        """It runs on: its output has at least one token more than seen so far."""
+        least = self.clock.round - int(self.running[i].start) + 1
+        seen = self.seen[i]
+        self.seen[i] = seen._replace(predicted_lower=max(seen.predicted_lower, least), predicted_upper=least)
+        self.running[i] = self.running[i]._replace(request=self.seen[i])
+        heapq.heappush(self.predicted, (self.predicted_end(i), i))
+
+    def name(self, i: int) -> str:
+        return repr(self.ids[i]) if 0 <= i < len(self.ids) else f"number {i}"
+
+
+def _checked_changes(changes: Sequence[tuple[float, int]], slots: int) -> list[tuple[float, int]]:
+    faults = [
+        Fault("slots over time", f"found {count} slots at {at:g} s; allowed: 0 to the server's {slots}")
+        for at, count in changes
+        if not 0 <= count <= slots
+    ]
+    faults += [
+        Fault("slots over time", f"{b:g} s stands after {a:g} s; allowed: times that increase from 0 on")
+        for (a, _), (b, _) in zip([(-1.0, 0), *changes], changes, strict=False)
+        if not max(a, -1e-12) < b < float("inf")
+    ]
+    if changes and changes[-1][1] == 0:
+        faults.append(Fault("slots over time", "no slot is open at the end; allowed: 1 or more"))
+    if faults:
+        raise InputError("simulate", faults)
+    return list(changes)
