@@ -1,5 +1,17 @@
 """Lower bounds and what follows from them."""
 
-from modelkit.bounds.windows import TooLargeError, start_windows, starting_prices
+from modelkit.bounds.certified import CertifiedBound, bound
+from modelkit.bounds.hindsight import Hindsight, hindsight
+from modelkit.bounds.windows import Starts, start_windows, starts_kept
+from modelkit.improve import TooLargeError
 
-__all__ = ["TooLargeError", "start_windows", "starting_prices"]
+__all__ = [
+    "CertifiedBound",
+    "Hindsight",
+    "Starts",
+    "TooLargeError",
+    "bound",
+    "hindsight",
+    "start_windows",
+    "starts_kept",
+]
