@@ -1,6 +1,7 @@
 """Lower bounds and what follows from them."""
 
 from modelkit.bounds.certified import CertifiedBound, bound
+from modelkit.bounds.duals import linear_prices
 from modelkit.bounds.hindsight import Hindsight, hindsight
 from modelkit.bounds.windows import Starts, start_windows, starts_kept
 from modelkit.improve import TooLargeError
@@ -12,6 +13,7 @@ __all__ = [
     "TooLargeError",
     "bound",
     "hindsight",
+    "linear_prices",
     "start_windows",
     "starts_kept",
 ]

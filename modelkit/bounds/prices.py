@@ -31,9 +31,11 @@ from modelkit.instance import Instance
 #: Temperatures of the stages as shares of the mean waiting; with each the knots' spacing (times the finest), stride.
 STAGES = ((0.03, 4, 16), (0.01, 2, 8), (0.003, 1, 4), (0.001, 1, 2), (0.0003, 1, 1))
 #: Iterations of L-BFGS in a stage: so many on large instances, up to so many on small ones.
-ITERATIONS, MOST_ITERATIONS = 60, 300
+ITERATIONS, MOST_ITERATIONS = 60, 600
 #: Pairs of a request and a round that all iterations of a stage may look at before there are fewer of them.
 EFFORT = 2e8
+#: Up to so many pairs of a request and a round, knots and starts are as fine as can be from the beginning.
+SMALL = 1_000_000
 #: How often the windows of a stage are made anew.
 REFRESHES = 2
 #: Pairs that L-BFGS remembers.
@@ -122,7 +124,10 @@ def ascend(
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
     slowest = 0.0
+    small = len(starts) * rounds <= SMALL
     for share, spacing, stride in STAGES:
+        if small:
+            spacing, stride = 1, 1
         begun = time.perf_counter()
         if waiting == 0 or (deadline is not None and begun + 0.5 * slowest > deadline):
             break

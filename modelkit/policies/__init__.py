@@ -17,7 +17,7 @@ import numpy as np
 from modelkit.errors import unknown_name
 
 #: Modules of this package that register policies.
-_MODULES = ("lookahead",)
+_MODULES = ("batching", "clearing", "lookahead")
 
 
 class Seen(NamedTuple):
