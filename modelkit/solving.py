@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
-from modelkit.bounds import Starts, TooLargeError, bound, hindsight, starts_kept
+from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, starts_kept
 from modelkit.certificate import Certificate, certify
 from modelkit.errors import InfeasibleError, UsageError, unknown_name
 from modelkit.formulation import Formulation
@@ -165,6 +165,8 @@ class _Run:
 
     def go(self) -> Result:
         try:
+            if self.formulation.problem == "kv-hindsight":
+                check_size(self.instance)
             self.start = self.find_start()
             model = self.build()
             self.outcome = self.run_solver(model)

@@ -22,7 +22,7 @@ import numpy as np
 
 from modelkit.bounds.hindsight import hindsight
 from modelkit.bounds.relaxation import Ints, Relaxation
-from modelkit.improve import TooLargeError
+from modelkit.improve import TooLargeError, first_schedule, latency
 from modelkit.instance import Instance
 
 #: Above so many starts no model is built; at 6 non-zeros each it would not fit a workstation's memory.
@@ -57,16 +57,17 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     InfeasibleError
         Some request can never run.
     TooLargeError
-        More than ``MOST_STARTS`` starts are left.
+        More than ``MOST_STARTS`` starts are left, or `check_size` refuses.
     """
     arrays = instance.arrays
-    latest, best = _simple_latest(instance)
+    check_size(instance)
+    best = hindsight(instance).latency
+    latest = _simple_latest(instance, best)
     count = int((latest - arrays.arrival + 1).sum())
     prices = hindsight(instance).prices
     if not use_prices or instance.server.kv_capacity_tokens is None or not len(prices):
         _check_size(instance, count)
         return [np.arange(a, k + 1) for a, k in zip(arrays.arrival, latest, strict=True)]
-    _check_size(instance, count, MOST_LOOKED_AT)
     relaxation = Relaxation(instance, len(prices) - 1)
     bound, cheapest = relaxation.bound(prices[1:], hindsight(instance).starts)
     p, q = relaxation.sums(prices[1:])
@@ -92,17 +93,31 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
 
 def starts_kept(instance: Instance) -> Starts:
     """How many starts `start_windows` keeps."""
-    latest, _ = _simple_latest(instance)
+    latest = _simple_latest(instance, hindsight(instance).latency)
     return Starts(kept=sum(map(len, start_windows(instance))), in_all=int((latest - instance.arrays.arrival + 1).sum()))
 
 
-def _simple_latest(instance: Instance) -> tuple[Ints, int]:
-    """Latest starts by proofs 1 and 2, shape [n], and UB."""
+def check_size(instance: Instance) -> None:
+    """Raise at once when there are more starts than can be looked at, before any prices are sought.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        A list schedule and the first two proofs leave more than ``MOST_LOOKED_AT`` starts.
+    """
+    latest = _simple_latest(instance, latency(instance, first_schedule(instance)))
+    _check_size(instance, int((latest - instance.arrays.arrival + 1).sum()), MOST_LOOKED_AT)
+
+
+def _simple_latest(instance: Instance, best: int) -> Ints:
+    """Latest starts by proofs 1 and 2, shape [n]; ``best`` is UB."""
     requests = instance.arrays
-    best = hindsight(instance).latency
     total = int(requests.output.sum())
-    latest = np.minimum(int(requests.arrival.max()) + total - requests.output, requests.arrival + best - total)
-    return latest, best
+    return np.asarray(
+        np.minimum(int(requests.arrival.max()) + total - requests.output, requests.arrival + best - total)
+    )
 
 
 def _check_size(instance: Instance, count: int, most: int = MOST_STARTS) -> None:
