@@ -14,19 +14,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelkit.bounds import CertifiedBound, bound
+    from modelkit.certificate import Certificate
     from modelkit.errors import ModelkitError
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
-    from modelkit.io import load, load_result, save_instance, save_result
+    from modelkit.io import (
+        load,
+        load_certificate,
+        load_claim,
+        load_result,
+        save_certificate,
+        save_instance,
+        save_result,
+    )
     from modelkit.judge import Verdict
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
     from modelkit.simulator import simulate
     from modelkit.solving import solve
-    from modelkit.verify import verify_result
+    from modelkit.verify import verify_certificate, verify_result
 
 _HOMES = {
     "Admission": "schedule",
+    "Certificate": "certificate",
+    "CertifiedBound": "bounds",
     "Formulation": "formulation",
     "Instance": "instance",
     "LinearClock": "instance",
@@ -38,18 +50,25 @@ _HOMES = {
     "Server": "instance",
     "UnitClock": "instance",
     "Verdict": "judge",
+    "bound": "bounds",
     "load": "io",
+    "load_certificate": "io",
+    "load_claim": "io",
     "load_result": "io",
+    "save_certificate": "io",
     "save_instance": "io",
     "save_result": "io",
     "simulate": "simulator",
     "solve": "solving",
+    "verify_certificate": "verify",
     "verify_result": "verify",
 }
 
 __version__ = "0.1.0"
 __all__ = [
     "Admission",
+    "Certificate",
+    "CertifiedBound",
     "Formulation",
     "Instance",
     "LinearClock",
@@ -61,12 +80,17 @@ __all__ = [
     "Server",
     "UnitClock",
     "Verdict",
+    "bound",
     "load",
+    "load_certificate",
+    "load_claim",
     "load_result",
+    "save_certificate",
     "save_instance",
     "save_result",
     "simulate",
     "solve",
+    "verify_certificate",
     "verify_result",
 ]
 

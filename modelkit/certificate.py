@@ -8,6 +8,8 @@ slots) gives
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
 This module recomputes it in integer arithmetic and shares nothing with the code that finds prices.
 
+A schedule with evictions is no exception: the last stay of each request is a schedule without.
+
 ``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.slot_bound``); the first needs
 nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
 """
@@ -19,15 +21,15 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from modelkit.errors import Fault, InputError
-from modelkit.instance import Instance
+from modelkit.instance import Instance, InstanceStamp
 from modelkit.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
 
 SCHEMA = "modelkit/certificate/1"
 
-#: Prices are written in units of 2^-PRECISION.
+#: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
 PRECISION = 30
 
 _Whole = Annotated[int, Field(strict=True)]
@@ -40,9 +42,16 @@ class _Record(BaseModel):
 class Prices(_Record):
     """Prices ``numerators / denominator`` on ``rounds``; all other rounds are free."""
 
-    denominator: Annotated[int, Field(strict=True, ge=1)]
+    denominator: Annotated[int, Field(strict=True, ge=1, le=2**60)]
     rounds: list[Annotated[int, Field(strict=True, ge=1, le=10**12)]]
-    numerators: list[Annotated[int, Field(strict=True, ge=0)]]
+    numerators: list[Annotated[int, Field(strict=True, ge=0, le=2**62)]]
+
+    @field_validator("denominator")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("a power of two is needed")
+        return value
 
 
 class Bound(_Record):
@@ -60,24 +69,36 @@ class Weights(_Record):
 
 
 class Certificate(_Record):
-    """A lower bound on the total latency or the makespan of one instance, with its proof."""
+    """A lower bound on the total latency or the makespan of one instance, with its proof.
 
-    instance_sha256: str
+    ``seconds`` is the time it took to find the proof, None when not known.
+    """
+
+    instance: InstanceStamp
     kind: Literal["kv-prices", "slot-closed-form", "packing"] = "kv-prices"
     bound: Bound
     prices: Prices | None = None
     weights: Weights | None = None
+    seconds: float | None = None
 
     @property
-    def value(self) -> int | Fraction:
-        """The bound; of a total latency rounded up, because those are whole numbers of rounds."""
+    def value(self) -> float:
+        """The bound as a double, never above the exact one; a total latency is rounded up to whole rounds."""
         exact = Fraction(self.bound.numerator, self.bound.denominator)
-        return math.ceil(exact) if self.kind == "kv-prices" else exact
+        if self.kind == "kv-prices":
+            return float(math.ceil(exact))
+        near = float(exact)
+        return near if Fraction(near) <= exact else math.nextafter(near, -math.inf)
 
     @property
     def proof(self) -> str:
         """What the bound is recomputed from, in a word."""
         return {"kv-prices": "prices", "slot-closed-form": "closed form", "packing": "weights"}[self.kind]
+
+    def document(self) -> dict[str, Any]:
+        """The certificate as JSON-ready data."""
+        other = {"kv-prices": {"weights"}, "slot-closed-form": {"prices", "weights"}, "packing": {"prices"}}[self.kind]
+        return {"schema": SCHEMA, **self.model_dump(mode="python", exclude=other)}
 
     def recomputed(self, instance: Instance) -> Fraction:
         """The bound that the proof gives.
@@ -100,26 +121,37 @@ def certify_slots(instance: Instance, weights: Weights | None = None) -> Certifi
     """Certificate of the slot problem: by weights, or else the closed form."""
     kind: Literal["packing", "slot-closed-form"] = "slot-closed-form" if weights is None else "packing"
     draft = Certificate(
-        instance_sha256=instance.sha256, kind=kind, bound=Bound(numerator=0, denominator=1), weights=weights
+        instance=InstanceStamp.of(instance), kind=kind, bound=Bound(numerator=0, denominator=1), weights=weights
     )
     bound = draft.recomputed(instance)
     return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
 
 
-def certify(instance: Instance, prices: np.ndarray[Any, Any]) -> Certificate:
+def certify(instance: Instance, prices: np.ndarray[Any, Any], *, seconds: float | None = None) -> Certificate:
     """Certificate from floating-point prices; ``prices[t]`` is the price of round t [latency round / token].
 
     The prices are rounded to multiples of 2^-30 first, and the bound is that of the rounded prices.
+
+    Raises
+    ------
+    InputError
+        The instance is not one of the KV-cache problem.
     """
-    numerators = np.rint(np.maximum(prices, 0) * 2**PRECISION).astype(np.int64)
-    numerators[0] = 0
+    arrays = instance.arrays
+    highest = float(prices.max(initial=0.0)) * float(arrays.peak.max() * arrays.output.max())
+    highest += len(prices) + float(arrays.output.max())
+    # so that the exact recomputation stays within 64 bits
+    precision = max(0, min(PRECISION, 61 - math.ceil(math.log2(highest + 1))))
+    numerators = np.rint(np.maximum(prices, 0) * 2**precision).astype(np.int64)
+    numerators[:1] = 0
     rounds = np.flatnonzero(numerators)
-    written = Prices(denominator=2**PRECISION, rounds=rounds.tolist(), numerators=numerators[rounds].tolist())
+    written = Prices(denominator=2**precision, rounds=rounds.tolist(), numerators=numerators[rounds].tolist())
     bound = exact_bound(instance, written)
     return Certificate(
-        instance_sha256=instance.sha256,
+        instance=InstanceStamp.of(instance),
         bound=Bound(numerator=bound.numerator, denominator=bound.denominator),
         prices=written,
+        seconds=seconds,
     )
 
 
@@ -127,8 +159,8 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     """L at these prices, exactly.
 
     O(n T) for T rounds up to the last price: with P and Q the cumulative sums of n_t and t n_t,
-    ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``; beyond T nothing is
-    charged, so no later start is cheaper.
+    ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
+    empty prices bound anything.
 
     Raises
     ------
@@ -136,31 +168,55 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
         The instance is not one of the KV-cache problem, or rounds and numerators do not match.
     """
     capacity = instance.server.kv_capacity_tokens
+    arrays = instance.arrays
+    last = prices.rounds[-1] if prices.rounds else 0
     faults = []
-    if not instance.is_unit or instance.server.slots is not None or capacity is None:
-        faults.append(Fault("$", "kv-prices bound instances with the unit clock, a KV capacity and no slots"))
+    if not instance.is_unit or instance.server.slots is not None:
+        faults.append(Fault("$", "kv-prices bound instances with the unit clock and no slots"))
+    elif capacity is None and prices.rounds:
+        faults.append(Fault("$.prices", "the instance has no KV capacity that could be priced"))
+    elif last > int(arrays.arrival.max()) + int(arrays.output.sum()):
+        faults.append(Fault("$.prices.rounds", f"found {last}; no schedule that never idles is so long"))
     if len(prices.rounds) != len(prices.numerators):
         faults.append(Fault("$.prices", f"{len(prices.rounds)} rounds, but {len(prices.numerators)} numerators"))
     if any(b <= a for a, b in zip(prices.rounds, prices.rounds[1:], strict=False)):
         faults.append(Fault("$.prices.rounds", "are not increasing"))
     if faults:
         raise InputError("certificate", faults)
-    assert capacity is not None
-    arrays = instance.arrays
-    last = prices.rounds[-1] if prices.rounds else 0
     denominator, total = prices.denominator, sum(prices.numerators)
-    latest = max(last, int(arrays.arrival.max())) + int(arrays.output.max()) + 1
-    size = max((int(arrays.prompt.max()) + latest) * total + 2 * latest * total, denominator * 2 * latest)
-    # object arrays hold Python's unbounded integers: slower, and needed only for absurd prices
-    dtype: Any = np.int64 if size < 2**62 else object
-    priced = np.zeros(latest + 1, dtype=dtype)
-    priced[prices.rounds] = prices.numerators
-    p = np.cumsum(priced)
-    q = np.cumsum(priced * np.arange(latest + 1).astype(dtype))
-    bound = -capacity * total
-    for a, s, o in zip(arrays.arrival.tolist(), arrays.prompt.tolist(), arrays.output.tolist(), strict=True):
-        k = np.arange(a, max(a, last) + 1).astype(dtype)
+    costs = _least_costs(instance, prices, last)
+    return Fraction(costs - (capacity or 0) * total, denominator)
+
+
+def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
+    """Sum over requests of the least cost of a start, times the denominator."""
+    arrays = instance.arrays
+    denominator, output = prices.denominator, arrays.output
+    if not prices.rounds:
+        return denominator * int(output.sum())
+    latest = max(last, int(arrays.arrival.max())) + int(output.max()) + 1
+    # no cost is above: what the dearest rounds of one request charge, and the latency
+    longest, peak = int(output.max()), int(arrays.peak.max())
+    dearest = min(sum(prices.numerators), longest * max(prices.numerators))
+    if dearest * peak + denominator * latest < 2**63:
+        from modelkit.exact_costs import least_costs  # late: compiled code takes a while to load
+
+        priced = np.zeros(latest + 1, dtype=np.int64)
+        priced[prices.rounds] = prices.numerators
+        p = np.cumsum(priced)
+        q = np.cumsum(priced * np.arange(latest + 1))
+        least = np.empty(len(output), dtype=np.int64)
+        least_costs(p, q, arrays.arrival, arrays.prompt, output, last, denominator, least)
+        return sum(least.tolist())
+    # Python's unbounded integers: slower, and needed only for absurd prices
+    unbounded = np.zeros(latest + 1, dtype=object)
+    unbounded[prices.rounds] = prices.numerators
+    p = np.cumsum(unbounded)
+    q = np.cumsum(unbounded * np.arange(latest + 1).astype(object))
+    costs = 0
+    for a, s, o in zip(arrays.arrival.tolist(), arrays.prompt.tolist(), output.tolist(), strict=True):
+        k = np.arange(a, max(a, last) + 1).astype(object)
         begin, end = slice(a, a + len(k)), slice(a + o, a + o + len(k))
         cost = (s - k) * (p[end] - p[begin]) + (q[end] - q[begin]) + denominator * (k + (o - a))
-        bound += int(cost.min())
-    return Fraction(bound, denominator)
+        costs += int(cost.min())
+    return costs

@@ -186,6 +186,45 @@ def _slot_change(text: str) -> tuple[float, int]:
         raise UsageError(f"--slots-at takes SECONDS=SLOTS, found {text!r}") from None
 
 
+# --- bound -------------------------------------------------------------------------------------
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("instance")
+@click.option(
+    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
+    help="For prices and local search; inf for a fixed amount of work.",
+)  # fmt: skip
+@click.option(
+    "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
+    help="Stop at this gap (value - bound) / value.",
+)  # fmt: skip
+@click.option("--schedule", metavar="PATH", help="Write the best schedule found too, as a result.")
+@seed_option
+@output_option
+@quiet_option
+@debug_option
+def bound(
+    instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None, quiet: bool
+) -> None:
+    """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
+
+    A schedule close to the bound is found on the way.
+    """
+    loaded = mk.load(instance)
+    with _progress(quiet) as listen:
+        limit = None if time_limit == float("inf") else time_limit
+        found = mk.bound(loaded, time_limit=limit, gap=gap, seed=seed, listen=listen)
+    path = output or f"{_stem(instance, loaded.name)}.certificate.json"
+    written = mk.save_certificate(found.certificate, path)
+    if not quiet:
+        _say(_summary(found.result), written, path)
+    if schedule is not None:
+        kept = mk.save_result(found.result, schedule)
+        if not quiet:
+            _say([], kept, schedule if path != "-" else "-")
+
+
 # --- verify ------------------------------------------------------------------------------------
 
 
@@ -198,10 +237,16 @@ def _slot_change(text: str) -> tuple[float, int]:
 @quiet_option
 @debug_option
 def verify(file: str, instance: str | None, quiet: bool) -> int:
-    """Judge the result in FILE again from its instance; nothing in the file is believed."""
-    result = mk.load_result(file)
-    found = mk.load(instance) if instance is not None else _instance_of(result, Path(file).parent)
-    verification = mk.verify_result(result, found)
+    """Judge the result in FILE again from its instance, or recompute the bound of a certificate exactly.
+
+    Nothing in the file is believed.
+    """
+    claim = mk.load_claim(file)
+    found = mk.load(instance) if instance is not None else _instance_of(claim, Path(file).parent)
+    if isinstance(claim, mk.Certificate):
+        verification = mk.verify_certificate(claim, found)
+    else:
+        verification = mk.verify_result(claim, found)
     if not quiet or not verification.holds:
         for mark, lines in (
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
@@ -214,13 +259,13 @@ def verify(file: str, instance: str | None, quiet: bool) -> int:
     return 0 if verification.holds else 5
 
 
-def _instance_of(result: Result, folder: Path) -> mk.Instance:
+def _instance_of(result: Result | mk.Certificate, folder: Path) -> mk.Instance:
     """The instance that a result is about, by its hash."""
     from modelkit.plugins import bundled
 
     for place in (folder, bundled("instances")):
         for path in sorted([*place.glob("*.json"), *place.glob("*.json.gz")]):
-            if path.name.endswith(".result.json"):
+            if path.name.endswith((".result.json", ".certificate.json")):
                 continue
             try:
                 candidate = mk.load(path)
@@ -459,6 +504,8 @@ def _summary(result: Result) -> list[str]:
             ("model", f"{m.variables:,} variables ({m.integers:,} integer), {m.constraints:,} rows,"
              f" {m.nonzeros:,} non-zeros")
         )  # fmt: skip
+        if m.starts_kept is not None:
+            rows.append(("start windows", f"{m.starts_kept:,} starts kept of {m.starts_in_all:,} in all"))
     spent = [f"{n} {s:.2f} s" for n in ("build", "solve", "judge") if (s := getattr(result.seconds, n)) is not None]
     if spent:
         rows.append(("time", ", ".join(spent)))

@@ -1,66 +1,59 @@
-"""Clairvoyant improvement: a good schedule of the KV-cache problem in hindsight, from any start.
+"""Clairvoyant improvement: a good schedule of the KV-cache problem in hindsight, from any order.
 
-Simulated annealing over (order, delays): the requests are placed one after the other, each at the
-first start, from its arrival plus its delay on, at which it fits beside those already placed.
-Orders alone are not complete: a request that starts earlier holds more memory in any given later
-round, so its earliest start is not always best. The delays make every schedule reachable.
+List scheduling by an order, then a large neighbourhood search: a few requests that start near each
+other are taken out of the schedule and put back one by one, each at the first start at which it fits, in
+another order and sometimes after a delay. Only their own rounds of the memory profile change, so a
+step costs the tokens of a few requests, whatever the length of the trace. Orders alone are not complete:
+a request that starts earlier holds more memory in any given later round, so its earliest start is not
+always best; the delays make every schedule reachable.
 
 Unit clock, no slots.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from modelkit.errors import SolverError
 from modelkit.instance import Instance
+from modelkit.memory_profile import change, empty_profile, first_fit, link, place, unlink
 from modelkit.schedule import Schedule, schedule_from_starts
 from modelkit.simulator import clairvoyant_schedule
 
 Ints = npt.NDArray[np.int64]
 
-#: Policies whose hindsight schedules are the candidates to begin with.
+#: Policies whose hindsight schedules are candidates to begin with, on instances of up to MANY requests.
 SCOUTS = ("svf", "mc-sf", "mc-benchmark")
-#: Placed request-rounds that one improvement may cost; about a second.
+MANY = 2_000
+#: Request-rounds that an improvement without a time limit may touch; a second or two.
 EFFORT = 5e8
+#: Longest horizon of a memory profile [round].
+MOST_ROUNDS = 200_000_000
+#: Steps between two looks at the clock.
+CHUNK = 1_000
+#: Requests taken out at once: at most so many, on small instances and on large ones.
+FEW_OUT, MANY_OUT = 5, 12
+#: First temperature of the search, as a share of the mean waiting; falls to 0 with the square of what is left.
+HEAT = 0.1
 
 
-@lru_cache(maxsize=8)
-def improved_schedule(instance: Instance, *, seed: int = 0, effort: float = EFFORT) -> Schedule:
-    """The best schedule found, no worse than any policy's in hindsight.
-
-    Parameters
-    ----------
-    seed
-        Of the search; the same seed gives the same schedule on every machine.
-    effort
-        Bound on the work, in request-rounds placed: the search makes ``effort / sum(o)`` trials.
-
-    Raises
-    ------
-    InfeasibleError
-        Some request can never run.
-    """
-    instance.check_fits()
-    arrays = instance.arrays
-    candidates = [_starts(instance, clairvoyant_schedule(instance, policy)) for policy in SCOUTS]
-    best = min(candidates, key=lambda starts: int(starts.sum()))
-    capacity = instance.server.kv_capacity_tokens
-    trials = int(min(50_000, effort / int(arrays.output.sum())))
-    if capacity is not None and trials >= 100 and (best > arrays.arrival).any():
-        horizon = int(max(best.max(), arrays.arrival.max())) + int(arrays.output.sum()) + 2
-        best = _anneal(
-            best, arrays.arrival, arrays.prompt, arrays.output, capacity, horizon, trials, np.random.default_rng(seed)
-        )
-    return schedule_from_starts(instance, {r.id: k for r, k in zip(instance.requests, best.tolist(), strict=True)})
+class TooLargeError(SolverError):
+    """The instance is larger than can be held in memory."""
 
 
-def _starts(instance: Instance, schedule: Schedule) -> Ints:
-    """Start of each request [round], shape [n]."""
+def latency(instance: Instance, starts: Ints) -> int:
+    """Total latency of the schedule with these starts, shape [n]."""
+    return int((starts + instance.arrays.output - instance.arrays.arrival).sum())
+
+
+def starts_of(instance: Instance, schedule: Schedule) -> Ints:
+    """Start of each request [round], shape [n]; of a schedule in which each starts once."""
     starts = np.empty(len(instance.requests), dtype=np.int64)
     for segment in schedule.segments:
         for admission in segment.admit:
@@ -68,82 +61,264 @@ def _starts(instance: Instance, schedule: Schedule) -> Ints:
     return starts
 
 
-@njit(cache=True)
-def _place(
-    order: Any, delay: Any, arrival: Any, prompt: Any, output: Any, capacity: int, held: Any, starts: Any
-) -> int:
-    """Place all requests in this order; ``held`` [rounds] is working space. Returns the sum of starts.
+def schedule_of(instance: Instance, starts: Ints) -> Schedule:
+    """Schedule with these starts, shape [n]."""
+    return schedule_from_starts(instance, {r.id: k for r, k in zip(instance.requests, starts.tolist(), strict=True)})
 
-    A start k is possible iff ``held[t] + s + t - k <= M`` for t = k+1 .. k+o; when it fails in round t, no
-    start before ``t - (M - held[t] - s)`` is possible. O(sum o + rounds skipped).
+
+def volumes(instance: Instance) -> Ints:
+    """Memory volume of each request: tokens held, summed over its rounds; shape [n]."""
+    arrays = instance.arrays
+    return np.asarray(arrays.prompt * arrays.output + arrays.output * (arrays.output + 1) // 2)
+
+
+def listed(instance: Instance, key: npt.NDArray[Any]) -> Ints:
+    """Starts by list scheduling: smaller ``key`` first, ties by position.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        Arrivals and outputs reach beyond MOST_ROUNDS.
     """
-    held[:] = 0
-    total = 0
-    for i in order:
-        k = arrival[i] + delay[i]
-        s = prompt[i]
-        t = k + output[i]
-        while t > k:
-            room = capacity - held[t] - s
-            if t - k > room:
-                k = t - max(room, 0)
-                t = k + output[i]
-            else:
-                t -= 1
-        starts[i] = k
-        total += k
-        for t in range(k + 1, k + output[i] + 1):
-            held[t] += s + t - k
-    return total
+    instance.check_fits()
+    arrays = instance.arrays
+    capacity = instance.server.kv_capacity_tokens
+    if capacity is None:
+        return arrays.arrival.copy()
+    held, least = _profile(instance)
+    starts = np.empty(len(arrays.output), dtype=np.int64)
+    place(np.argsort(key, kind="stable"), arrays.arrival, arrays.prompt, arrays.output, capacity, held, least, starts)
+    return starts
 
 
-@njit(cache=True)
-def _anneal(
-    first: Any, arrival: Any, prompt: Any, output: Any, capacity: int, horizon: int, trials: int, rng: Any
-) -> Any:
-    n = len(first)
-    held = np.zeros(horizon, dtype=np.int64)
-    starts = np.empty(n, dtype=np.int64)
-    order = np.argsort(first, kind="mergesort")
-    delay = np.zeros(n, dtype=np.int64)
-    cost = _place(order, delay, arrival, prompt, output, capacity, held, starts)
-    best, best_cost = starts.copy(), cost
-    if first.sum() < cost:
-        best, best_cost = first.copy(), first.sum()
-    waiting = max(1.0, (cost - arrival.sum()) / n)
-    hot, cold = 0.3 * waiting, 0.003 * waiting
-    for trial in range(trials):
-        temperature = hot * (cold / hot) ** (trial / trials)
-        i = int(rng.integers(0, n))
-        kind = rng.random()
-        old_delay = delay[order[i]]
-        j = i
-        if kind < 0.95:  # move one request to another place, mostly nearby
-            reach = max(1, int(n * 0.5 * rng.random() ** 3))
-            j = min(n - 1, max(0, i + int(rng.integers(-reach, reach + 1))))
-            _shift(order, i, j)
-        else:  # delay one request, or give up its delay
-            delay[order[i]] = 0 if old_delay > 0 and kind < 0.975 else int(rng.integers(0, 4)) + old_delay
-        new = _place(order, delay, arrival, prompt, output, capacity, held, starts)
-        if new <= cost or rng.random() < np.exp((cost - new) / temperature):
-            cost = new
-            if new < best_cost:
-                best_cost = new
-                best[:] = starts
-        else:
-            _shift(order, j, i)
-            delay[order[i]] = old_delay
+def _profile(instance: Instance) -> tuple[Ints, Ints]:
+    """An empty profile in which any list schedule ends: nobody starts after all others have ended."""
+    arrays = instance.arrays
+    rounds = int(arrays.arrival.max()) + int(arrays.output.sum()) + 2
+    if rounds > MOST_ROUNDS:
+        raise TooLargeError(f"arrivals and outputs reach over {rounds:,} rounds; at most {MOST_ROUNDS:,}")
+    return empty_profile(rounds)
+
+
+def first_schedule(instance: Instance) -> Ints:
+    """Starts of the best list schedule by volume, output or arrival, or of a policy told the true lengths."""
+    arrays = instance.arrays
+    candidates = [listed(instance, key) for key in (volumes(instance), arrays.output, arrays.arrival)]
+    if len(arrays.output) <= MANY:
+        candidates += [starts_of(instance, clairvoyant_schedule(instance, policy)) for policy in SCOUTS]
+    return min(candidates, key=lambda starts: int(starts.sum()))
+
+
+def improved_schedule(
+    instance: Instance,
+    *,
+    orders: Iterable[npt.NDArray[Any]] = (),
+    seed: int = 0,
+    effort: float | None = EFFORT,
+    time_limit: float | None = None,
+    target: float | None = None,
+    listen: Callable[[int], None] | None = None,
+) -> Schedule:
+    """The best schedule found: of list schedules, then of a local search.
+
+    Parameters
+    ----------
+    orders
+        Keys of list schedules to begin with besides those by volume, output and arrival.
+    seed
+        Of the search; without a time limit the same seed gives the same schedule on every machine.
+    effort
+        Bound on the work of the search in request-rounds, None for none.
+    time_limit
+        Seconds for the search, None for none.
+    target
+        Total latency at which to stop, such as a lower bound.
+    listen
+        Called with the total latency of the best schedule, now and then.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    """
+    candidates = [first_schedule(instance), *(listed(instance, key) for key in orders)]
+    best = min(candidates, key=lambda starts: int(starts.sum()))
+    starts = searched(instance, best, seed=seed, effort=effort, time_limit=time_limit, target=target, listen=listen)
+    return schedule_of(instance, starts)
+
+
+def searched(
+    instance: Instance,
+    starts: Ints,
+    *,
+    seed: int = 0,
+    effort: float | None = EFFORT,
+    time_limit: float | None = None,
+    target: float | None = None,
+    listen: Callable[[int], None] | None = None,
+) -> Ints:
+    """Local search from the schedule with these starts; parameters as in `improved_schedule`."""
+    arrays = instance.arrays
+    capacity = instance.server.kv_capacity_tokens
+    n = len(starts)
+    waiting = float((starts - arrays.arrival).mean())
+    if capacity is None or waiting == 0 or (effort is None and time_limit is None and target is None):
+        return starts
+    size = FEW_OUT if n > MANY else MANY_OUT
+    steps = None if effort is None else max(CHUNK, int(min(400_000, effort / (size * float(arrays.output.mean())))))
+    least_sum = int(arrays.arrival.sum())
+    if target is not None:
+        least_sum = max(least_sum, int(np.ceil(target)) - int((arrays.output - arrays.arrival).sum()))
+    # nothing is placed later than where it was, so the schedule never gets longer than this
+    held, least = empty_profile(int(starts.max()) + 4 * int(arrays.output.max()) + 2)
+    last = int(starts.max()) + 2 * int(arrays.output.max())
+    head = np.full(last + 1, -1, dtype=np.int64)
+    following, previous = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    current, best = starts.copy(), starts.copy()
+    for i in range(n):
+        change(held, least, current[i], arrays.prompt[i], arrays.output[i], 1)
+        link(i, current[i], head, following, previous)
+    rng = np.random.default_rng(seed)
+    weight = np.log(volumes(instance).astype(np.float64))
+    heat = HEAT * waiting * min(1.0, 1_000 / n)
+    began = time.perf_counter()
+    done = 0
+    while best.sum() > least_sum:
+        elapsed = time.perf_counter() - began
+        shares = [done / steps] if steps else []
+        if time_limit is not None:
+            shares.append(elapsed / time_limit if time_limit > 0 else 1.0)
+        share = max(shares, default=0.5)
+        if share >= 1:
+            break
+        _search(
+            current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
+            following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, size, rng,
+        )  # fmt: skip
+        done += CHUNK
+        if listen:
+            listen(latency(instance, best))
     return best
 
 
 @njit(cache=True)
-def _shift(order: Any, i: int, j: int) -> None:
-    """Take the entry at i out and put it in at j."""
-    moved = order[i]
-    if i < j:
-        for p in range(i, j):
-            order[p] = order[p + 1]
-    else:
-        for p in range(i, j, -1):
-            order[p] = order[p - 1]
-    order[j] = moved
+def _search(
+    starts: Any, best: Any, arrival: Any, prompt: Any, output: Any, weight: Any, capacity: int, held: Any, least: Any,
+    head: Any, following: Any, previous: Any, steps: int, temperature: float, blur: float, size: int, rng: Any,
+) -> None:  # fmt: skip
+    """So many steps from ``starts``, which is changed, as are the profile and the lists; ``best`` is kept."""
+    n = len(starts)
+    end = len(head) - 1
+    cost, best_cost = starts.sum(), best.sum()
+    out = np.empty(size + 1, dtype=np.int64)
+    old = np.empty(size + 1, dtype=np.int64)
+    earliest = np.empty(size + 1, dtype=np.int64)
+    key = np.empty(size + 1, dtype=np.float64)
+    for _ in range(steps):
+        # one that waits, or the next to start after a random round: the late ones are few but wait long
+        i = int(rng.integers(0, n))
+        for _ in range(3):
+            if starts[i] > arrival[i]:
+                break
+            i = int(rng.integers(0, n))
+        if rng.random() < 0.2:
+            t = int(rng.integers(0, starts[i] + 1))
+            for k in range(t, min(end, t + 1_000)):
+                if head[k] >= 0:
+                    i = head[k]
+                    break
+        waiting = starts[i] - arrival[i]
+        centre = starts[i]
+        if rng.random() < 0.5:
+            reach = waiting if rng.random() < 0.3 else min(waiting, output[i])
+            centre -= int(reach * rng.random())
+        # it and some of those that start around the centre are taken out
+        wanted = 1 + int(size * rng.random() ** 2)
+        out[0] = i
+        count = 1
+        low, high = centre, centre + 1
+        for _ in range(400):
+            if count >= wanted:
+                break
+            if (rng.random() < 0.5 and low >= 0) or high > end:
+                k = low
+                low -= 1
+            else:
+                k = high
+                high += 1
+            if k < 0 or k > end:
+                continue
+            j = head[k]
+            while j >= 0 and count < wanted:
+                if j != i and rng.random() < 0.7:
+                    out[count] = j
+                    count += 1
+                j = following[j]
+        before = 0
+        first = starts[i]
+        for q in range(count):
+            j = out[q]
+            old[q] = starts[j]
+            before += old[q]
+            first = min(first, old[q])
+            change(held, least, old[q], prompt[j], output[j], -1)
+            unlink(j, old[q], head, following, previous)
+        # and put back in another order
+        mode = rng.random()
+        for q in range(count):
+            if mode < 0.4:
+                key[q] = weight[out[q]] + 0.5 * rng.normal()
+            elif mode < 0.8:
+                key[q] = old[q] + blur * rng.normal()
+            else:
+                key[q] = rng.random()
+        if rng.random() < 0.5:
+            key[0] = -np.inf
+        everywhere = rng.random() < 0.1
+        allowed = before + int(-temperature * np.log(1.0 - rng.random()))
+        to_come = 0
+        for q in range(count):
+            earliest[q] = arrival[out[q]]
+            if not everywhere:  # room that ends before the first one taken out was there before
+                earliest[q] = max(earliest[q], first - output[out[q]])
+            to_come += earliest[q]
+        after = 0
+        placed = 0
+        order = np.argsort(key[:count])
+        for q in order:
+            j = out[q]
+            k = earliest[q]
+            to_come -= k
+            luck = rng.random()
+            if luck < 0.05:
+                k += int(rng.integers(0, 4))
+            elif luck < 0.15:
+                k = max(k, old[q] - int(output[j] * rng.random()))
+            limit = min(allowed - after - to_come + 1, end)
+            k = first_fit(held, least, k, prompt[j], output[j], capacity, limit)
+            if k >= limit:
+                break
+            after += k
+            starts[j] = k
+            change(held, least, k, prompt[j], output[j], 1)
+            link(j, k, head, following, previous)
+            placed += 1
+        if placed == count:
+            cost += after - before
+            if cost < best_cost and n <= 2_000:  # on large instances a copy costs more than a step
+                best_cost = cost
+                best[:] = starts
+            continue
+        for q in order[:placed]:
+            j = out[q]
+            change(held, least, starts[j], prompt[j], output[j], -1)
+            unlink(j, starts[j], head, following, previous)
+        for q in range(count):
+            j = out[q]
+            starts[j] = old[q]
+            change(held, least, old[q], prompt[j], output[j], 1)
+            link(j, old[q], head, following, previous)
+    if cost < best_cost:
+        best[:] = starts

@@ -275,6 +275,22 @@ class Instance(_Data):
             )
 
 
+class InstanceStamp(_Data):
+    """Which instance a file is about."""
+
+    name: str
+    sha256: str
+    requests: int
+    family: str | None = None
+
+    @classmethod
+    def of(cls, instance: Instance) -> InstanceStamp:
+        """Stamp of ``instance``; the family is the first word of its source when generated."""
+        kind, _, rest = instance.source.partition(" ")
+        family = rest.split(" ")[0] if kind == "family" and rest else None
+        return cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
+
+
 def whole(value: Any) -> Any:
     """A float without a fraction as an integer; anything else unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from modelkit import certificate as certificate_module
 from modelkit import instance as instance_module
 from modelkit import result as result_module
+from modelkit.certificate import Certificate
 from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock, cross_faults, whole
 from modelkit.result import Result
@@ -193,6 +195,44 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return whole(value)
+
+
+# --- certificates ------------------------------------------------------------------------------
+
+
+def load_certificate(source: str | os.PathLike[str]) -> Certificate:
+    """Read a certificate file.
+
+    Raises
+    ------
+    InputError
+        With all faults of the file.
+    UsageError
+        The file cannot be opened.
+    """
+    return parse_certificate(read_json(source), os.fspath(source))
+
+
+def parse_certificate(document: object, where: str) -> Certificate:
+    """Certificate from parsed JSON; what it proves is another question (``modelkit.verify``)."""
+    document = _checked_schema(document, certificate_module.SCHEMA, where)
+    try:
+        return Certificate.model_validate(document)
+    except ValidationError as error:
+        raise InputError(where, _faults(error)) from None
+
+
+def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> Path | None:
+    """Write a certificate as JSON; see `write_text`."""
+    return write_text(path, json.dumps(certificate.document(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load_claim(source: str | os.PathLike[str]) -> Result | Certificate:
+    """Read a result or certificate file, whichever its schema says."""
+    document = read_json(source)
+    if isinstance(document, dict) and document.get("schema") == certificate_module.SCHEMA:
+        return parse_certificate(document, os.fspath(source))
+    return parse_result(document, os.fspath(source))
 
 
 # --- text and JSON -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from modelkit.certificate import Certificate
-from modelkit.instance import Instance
+from modelkit.instance import InstanceStamp as InstanceStamp
 from modelkit.judge import Verdict
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
 
@@ -53,22 +53,6 @@ def _schedule(value: object) -> object:
     return Schedule(
         tuple(Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds) for s in record.segments)
     )
-
-
-class InstanceStamp(_Record):
-    """Which instance a file is about."""
-
-    name: str
-    sha256: str
-    requests: int
-    family: str | None = None
-
-    @classmethod
-    def of(cls, instance: Instance) -> InstanceStamp:
-        """Stamp of ``instance``; the family is the first word of its source when generated."""
-        kind, _, rest = instance.source.partition(" ")
-        family = rest.split(" ")[0] if kind == "family" and rest else None
-        return cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
 
 
 class Producer(_Record):
@@ -118,12 +102,14 @@ class Start(_Record):
 
 
 class ModelSize(_Record):
-    """Size of the model handed to the solver."""
+    """Size of the model handed to the solver, and how many starts its start windows keep of all."""
 
     variables: int
     integers: int
     constraints: int
     nonzeros: int
+    starts_kept: int | None = None
+    starts_in_all: int | None = None
 
 
 class Seconds(_Record):

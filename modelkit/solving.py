@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
-from modelkit.bounds import TooLargeError, starting_prices
-from modelkit.certificate import Certificate, Weights, certify, certify_slots
+from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, slot_certificate, starts_kept
+from modelkit.certificate import Certificate, certify
 from modelkit.errors import InfeasibleError, UsageError, unknown_name
 from modelkit.formulation import Formulation
-from modelkit.improve import improved_schedule
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge import Verdict, judge
-from modelkit.packing import packing_bound
+from modelkit.news import News as News
 from modelkit.plugins import found_formulations, load_formulation
 from modelkit.policies import policies
 from modelkit.result import (
@@ -33,7 +32,6 @@ from modelkit.result import (
     Seconds,
     Start,
     StopReason,
-    relative_gap,
     status_of,
 )
 from modelkit.schedule import Schedule
@@ -42,21 +40,6 @@ from modelkit.stages import stages_refusal
 
 #: Default limit of the solver [s].
 TIME_LIMIT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What ``solve`` is doing: the phase, seconds since the beginning, incumbent's value and bound."""
-
-    phase: str
-    seconds: float
-    incumbent: float | None = None
-    bound: float | None = None
-
-    @property
-    def gap(self) -> float | None:
-        """(incumbent - bound) / incumbent; None when either is not known."""
-        return relative_gap(self.incumbent, self.bound)
 
 
 def solve(
@@ -176,6 +159,7 @@ class _Run:
     start_accepted: bool | None = None
     outcome: Outcome | None = None
     certificate: Certificate | None = None
+    starts: Starts | None = None
 
     @property
     def metric(self) -> str:
@@ -184,6 +168,8 @@ class _Run:
 
     def go(self) -> Result:
         try:
+            if self.formulation.problem == "kv-hindsight":
+                check_size(self.instance)
             self.start = self.find_start()
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
@@ -193,7 +179,7 @@ class _Run:
         except KeyboardInterrupt:
             return self.conclude(None, "interrupted", "interrupted before the solver began")
         except TooLargeError as error:
-            return self.conclude(None, "failed", str(error))
+            return self.without_solver(str(error))
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
@@ -201,6 +187,21 @@ class _Run:
             if not found.verdict.valid:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)
+
+    def without_solver(self, reason: str) -> Result:
+        """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
+        if self.formulation.problem != "kv-hindsight":
+            return self.conclude(None, "failed", reason)
+        left = self.limits.time_limit
+        if left is not None:
+            left = max(0.0, left - (time.perf_counter() - self.began))
+        known = bound(self.instance, time_limit=left, gap=self.limits.gap, seed=self.limits.seed, listen=self.listen)
+        assert known.result.schedule is not None
+        self.certificate = known.certificate
+        self.start = self.judged("local-search", known.result.schedule)
+        return self.conclude(
+            None, "finished", f"{reason}; this is the schedule of a local search, with a certified bound"
+        )
 
     def tell(self, phase: str, progress: Progress | None = None) -> None:
         elapsed = time.perf_counter() - self.began
@@ -225,7 +226,7 @@ class _Run:
         if self.warm_start != "best":
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
-            tried = [self.judged("local-search", improved_schedule(self.instance))]
+            tried = [self.judged("local-search", hindsight(self.instance).schedule)]
         elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
             tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
         else:
@@ -253,6 +254,8 @@ class _Run:
                 self.formulation.start(model, self.instance, self.start.schedule)
             except KeyError:  # it uses a start that no optimal schedule uses
                 self.start_accepted = False
+        if self.formulation.problem == "kv-hindsight":
+            self.starts = starts_kept(self.instance)
         self.seconds["build"] = time.perf_counter() - before
         return model
 
@@ -275,17 +278,12 @@ class _Run:
     def certified(self) -> Certificate | None:
         """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
         if self.formulation.problem == "slots":
-            rounds, weights = packing_bound(self.instance.arrays.output, self.instance.server.slots or 1)
-            return certify_slots(
-                self.instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist())
-            )
+            return slot_certificate(self.instance)
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
-        try:
-            prices = starting_prices(self.instance)
-        except TooLargeError:
-            return None
-        return None if prices is None else certify(self.instance, prices)
+        if self.certificate is None and self.instance.server.kv_capacity_tokens is not None:
+            return certify(self.instance, hindsight(self.instance).prices)
+        return self.certificate
 
     def conclude(self, found: _Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
@@ -384,6 +382,8 @@ class _Run:
                     integers=size.integers,
                     constraints=size.constraints,
                     nonzeros=size.nonzeros,
+                    starts_kept=self.starts.kept if self.starts else None,
+                    starts_in_all=self.starts.in_all if self.starts else None,
                 )
                 if size
                 else None

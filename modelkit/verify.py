@@ -103,12 +103,26 @@ def _verify_bound(
         faults.append(f"the status is 'optimal', but value {_shown(value)} and bound {_shown(bound)} do not agree")
 
 
+def verify_certificate(certificate: Certificate, instance: Instance) -> Verification:
+    """Recompute the bound of ``certificate`` from its proof and the instance alone, exactly."""
+    what, unit = ("total latency", "rounds") if certificate.kind == "kv-prices" else ("makespan", "ms")
+    faults = certificate_faults(certificate, instance)
+    confirmed = (
+        f"instance {instance.sha256[:16]}...",
+        f"no schedule has a {what} below {_shown(certificate.value)} {unit}: recomputed exactly from its {certificate.proof}",
+    )
+    return Verification(tuple(faults), () if faults else confirmed, ())
+
+
 def certificate_faults(certificate: Certificate | None, instance: Instance) -> list[str]:
     """What is wrong with a certificate; the bound is recomputed exactly from its proof alone."""
     if certificate is None:
         return ["the bound claims a certificate, but there is none"]
-    if certificate.instance_sha256 != instance.sha256:
+    if certificate.instance.sha256 != instance.sha256:
         return ["the certificate is about another instance"]
+    if certificate.instance.requests != len(instance.requests):
+        said = certificate.instance.requests
+        return [f"the certificate says {said} requests, the instance has {len(instance.requests)}"]
     try:
         bound = certificate.recomputed(instance)
     except InputError as error:

@@ -29,7 +29,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     solver.setOptionValue("log_to_console", False)
     solver.setOptionValue("log_file", job.log_path)
     _set_options(solver, job.limits, job.options, job.form)
-    solver.passModel(_model(job.form))
+    solver.passModel(lp_model(job.form))
     integers = bool(job.form.integer.any())
     if job.form.start is not None:
         _pass_start(solver, job.form.start)
@@ -80,7 +80,8 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     return outcome
 
 
-def _model(form: StandardForm) -> highspy.HighsLp:
+def lp_model(form: StandardForm) -> highspy.HighsLp:
+    """The model as HiGHS takes it."""
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = len(form.cost), len(form.row_lower)
     lp.col_cost_, lp.offset_ = form.cost, form.offset

@@ -1,6 +1,24 @@
 """Lower bounds and what follows from them."""
 
+from modelkit.bounds.certified import CertifiedBound, bound, slot_certificate
+from modelkit.bounds.duals import linear_prices
+from modelkit.bounds.hindsight import Hindsight, hindsight
 from modelkit.bounds.stages import stage_limits
-from modelkit.bounds.windows import TooLargeError, possible_starts, start_windows, starting_prices
+from modelkit.bounds.windows import Starts, check_size, possible_starts, start_windows, starts_kept
+from modelkit.improve import TooLargeError
 
-__all__ = ["TooLargeError", "possible_starts", "stage_limits", "start_windows", "starting_prices"]
+__all__ = [
+    "CertifiedBound",
+    "Hindsight",
+    "Starts",
+    "TooLargeError",
+    "bound",
+    "check_size",
+    "hindsight",
+    "linear_prices",
+    "possible_starts",
+    "slot_certificate",
+    "stage_limits",
+    "start_windows",
+    "starts_kept",
+]

@@ -7,37 +7,41 @@ optimal schedule. Let UB be the total latency of a known schedule.
    which makes the rest earlier. So in an optimal schedule the rounds between the last arrival and
    the start of i are all used by others: ``k <= max_j a_j + sum_{j != i} o_j``.
 2. *The others need their outputs.* ``UB >= sum_j o_j + (k - a_i)``.
-3. *Reduced costs.* At any prices, with L the bound of ``modelkit.certificate`` and r_i(k) the cost of
-   starting i at k there, a schedule that starts i at k costs at least ``L + r_i(k) - min r_i``. If
+3. *Reduced costs.* At any prices, with L the bound of ``modelkit.certificate`` and c_i(k) the cost of
+   starting i at k there, a schedule that starts i at k costs at least ``L + c_i(k) - min c_i``. If
    that exceeds UB, no optimal schedule does. This holds at every prices, so how they were found needs
    no trust.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from modelkit.bounds.prices import Floats, Ints, PriceRelaxation
-from modelkit.errors import SolverError
-from modelkit.improve import improved_schedule
+from modelkit.bounds.hindsight import hindsight
+from modelkit.bounds.relaxation import Ints, Relaxation
+from modelkit.improve import TooLargeError, first_schedule, latency
 from modelkit.instance import Instance
 
-#: Up to so many starts, proofs 1 and 2 are enough.
-FEW_STARTS = 2_000
 #: Above so many starts no model is built; at 6 non-zeros each it would not fit a workstation's memory.
-MOST_STARTS = 20_000_000
-#: Updates of the prices.
-STEPS = 300
+MOST_STARTS = 2_000_000
+#: Above so many starts after the first two proofs, the third is not tried.
+MOST_LOOKED_AT = 200_000_000
 #: Share of the values by which floating point could be wrong, generously.
 ROUNDING = 1e-9
 
 
-class TooLargeError(SolverError):
-    """The instance has more possible starts than a formulation can hold in memory."""
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How many starts the proofs keep, of how many that the first two leave."""
+
+    kept: int
+    in_all: int
 
 
+@lru_cache(maxsize=4)
 def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     """Starts that an optimal schedule may use, for each request in ascending order.
 
@@ -46,23 +50,45 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     instance
         Unit clock, no slots.
     use_prices
-        Whether to use proof 3 when the first two leave more than ``FEW_STARTS`` starts.
+        Whether to use proof 3.
 
     Raises
     ------
     InfeasibleError
         Some request can never run.
     TooLargeError
-        The first two proofs leave more than ``MOST_STARTS`` starts.
+        More than ``MOST_STARTS`` starts are left, or `check_size` refuses.
     """
-    windows, best = _simple_windows(instance)
-    prices = starting_prices(instance) if use_prices else None
-    if prices is None:
-        return windows
-    bound, costs, _ = PriceRelaxation(instance, windows).evaluate(prices)
-    capacity = instance.server.kv_capacity_tokens or 0
-    allowed = best - bound + ROUNDING * (best + capacity * float(prices.sum()))
-    return [w[cost - cost.min() <= allowed] for w, cost in zip(windows, costs, strict=True)]
+    arrays = instance.arrays
+    check_size(instance)
+    best = hindsight(instance).latency
+    latest = _simple_latest(instance, best)
+    count = int((latest - arrays.arrival + 1).sum())
+    prices = hindsight(instance).prices
+    if not use_prices or instance.server.kv_capacity_tokens is None or not len(prices):
+        _check_size(instance, count)
+        return [np.arange(a, k + 1) for a, k in zip(arrays.arrival, latest, strict=True)]
+    relaxation = Relaxation(instance, len(prices) - 1)
+    bound, cheapest = relaxation.bound(prices[1:], hindsight(instance).starts)
+    p, q = relaxation.sums(prices[1:])
+    least = relaxation.costs(cheapest, p, q)
+    allowed = best - bound + ROUNDING * (best + relaxation.capacity * float(prices.sum()))
+    # beyond the last price nothing is charged, and c_i(k) = k + o_i - a_i
+    latest = np.minimum(latest, np.floor(least + allowed).astype(np.int64) + arrays.arrival - arrays.output)
+    latest = np.maximum(latest, cheapest)
+    windows = []
+    kept = 0
+    for a, s, o, k_last, low in zip(
+        arrays.arrival.tolist(), arrays.prompt.tolist(), arrays.output.tolist(), latest.tolist(), least, strict=True
+    ):
+        k = np.arange(a, k_last + 1)
+        priced = k[: max(0, relaxation.size - o - a)]
+        cost = np.asarray(k + (o - a), dtype=np.float64)
+        cost[: len(priced)] += (s - priced) * (p[priced + o] - p[priced]) + (q[priced + o] - q[priced])
+        windows.append(k[cost - low <= allowed])
+        kept += len(windows[-1])
+        _check_size(instance, kept)
+    return windows
 
 
 def possible_starts(instance: Instance) -> list[Ints]:
@@ -76,48 +102,47 @@ def possible_starts(instance: Instance) -> list[Ints]:
         As `start_windows`.
     """
     instance.check_fits()
-    return _windows(instance, _latest_busy_start(instance))
+    arrival, latest = instance.arrays.arrival, _latest_busy_start(instance)
+    _check_size(instance, int((latest - arrival + 1).sum()))
+    return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]
 
 
-@lru_cache(maxsize=8)
-def starting_prices(instance: Instance) -> Floats | None:
-    """Prices on memory by round, shape [rounds + 1]; None where the simple proofs do without.
+def starts_kept(instance: Instance) -> Starts:
+    """How many starts `start_windows` keeps."""
+    latest = _simple_latest(instance, hindsight(instance).latency)
+    return Starts(kept=sum(map(len, start_windows(instance))), in_all=int((latest - instance.arrays.arrival + 1).sum()))
+
+
+def check_size(instance: Instance) -> None:
+    """Raise at once when there are more starts than can be looked at, before any prices are sought.
 
     Raises
     ------
-    InfeasibleError, TooLargeError
-        As `start_windows`.
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        A list schedule and the first two proofs leave more than ``MOST_LOOKED_AT`` starts.
     """
-    windows, best = _simple_windows(instance)
-    if instance.server.kv_capacity_tokens is None or sum(map(len, windows)) <= FEW_STARTS:
-        return None
-    return PriceRelaxation(instance, windows).ascend(best, STEPS)
+    latest = _simple_latest(instance, latency(instance, first_schedule(instance)))
+    _check_size(instance, int((latest - instance.arrays.arrival + 1).sum()), MOST_LOOKED_AT)
 
 
-def _simple_windows(instance: Instance) -> tuple[list[Ints], int]:
-    """Windows by proofs 1 and 2, and UB."""
+def _simple_latest(instance: Instance, best: int) -> Ints:
+    """Latest starts by proofs 1 and 2, shape [n]; ``best`` is UB."""
     requests = instance.arrays
-    schedule = improved_schedule(instance)
-    starts = sum(int(s.at) * len(s.admit) for s in schedule.segments)
     total = int(requests.output.sum())
-    best = starts + total - int(requests.arrival.sum())
-    latest = np.minimum(_latest_busy_start(instance), requests.arrival + best - total)
-    return _windows(instance, latest), best
+    return np.asarray(np.minimum(_latest_busy_start(instance), requests.arrival + best - total))
 
 
 def _latest_busy_start(instance: Instance) -> Ints:
     """Proof 1: the last arrival plus the outputs of all others."""
     requests = instance.arrays
-    return int(requests.arrival.max()) + int(requests.output.sum()) - requests.output
+    return np.asarray(int(requests.arrival.max()) + int(requests.output.sum()) - requests.output)
 
 
-def _windows(instance: Instance, latest: Ints) -> list[Ints]:
-    """All starts from each arrival to each latest start, if they are not too many."""
-    arrival = instance.arrays.arrival
-    count = int((latest - arrival + 1).sum())
-    if count > MOST_STARTS:
+def _check_size(instance: Instance, count: int, most: int = MOST_STARTS) -> None:
+    if count > most:
         raise TooLargeError(
-            f"the instance is too large for a formulation over starts: {count:,} possible starts of"
-            f" {len(arrival):,} requests; at most {MOST_STARTS:,}"
+            f"the instance is too large for a formulation over starts: at least {count:,} possible starts of"
+            f" {len(instance.requests):,} requests; at most {most:,}"
         )
-    return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]

@@ -18,7 +18,7 @@ from modelkit.errors import unknown_name
 from modelkit.instance import LinearClock
 
 #: Modules of this package that register policies.
-_MODULES = ("hybrid", "lookahead", "slots")
+_MODULES = ("batching", "clearing", "hybrid", "lookahead", "slots")
 
 
 #: Where a policy can run: under the unit clock, or on slots in stages (linear clock, mixed = false).

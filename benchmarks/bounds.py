@@ -1,0 +1,125 @@
+"""Bounds, schedules and policies at trace scale: the gap against time, and how time grows.
+
+    python benchmarks/bounds.py [--trace azure_llm_2023_conv.csv] [--large] [--only PREFIX]
+        [--output benchmarks/results/bounds.json]
+
+Rows are added to the output file one by one. Every bound is verified from its certificate alone, every schedule judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import modelkit as mk
+from modelkit.bounds import bound
+from modelkit.bounds.prices import ascend
+from modelkit.families import generate
+from modelkit.improve import first_schedule
+from modelkit.instance import Instance
+from modelkit.news import News
+from modelkit.traces import import_trace
+
+POLICIES = ("mc-sf", "svf", "mc-benchmark", "sorted-f", "alpha-protection", "alpha-beta-clearing")
+
+
+def measured(name: str, instance: Instance, seconds: float) -> dict[str, Any]:
+    """Bound, best schedule and gap over time, and each policy's distance from the bound."""
+    curve: list[tuple[float, float]] = []
+
+    def listen(news: News) -> None:
+        if news.gap is not None and (not curve or news.seconds - curve[-1][0] > seconds / 12):
+            curve.append((round(news.seconds, 1), round(news.gap, 5)))
+
+    load = os.getloadavg()[0]
+    found = bound(instance, time_limit=seconds, listen=listen)
+    began = time.perf_counter()
+    verification = mk.verify_certificate(found.certificate, instance)
+    verified = time.perf_counter() - began
+    row: dict[str, Any] = {
+        "name": name,
+        "requests": len(instance.requests),
+        "time_limit": seconds,
+        "seconds": round(found.result.seconds.total or 0.0, 1),
+        "bound": found.value,
+        "verified": verification.holds,
+        "verify_seconds": round(verified, 2),
+        "prices_seconds": round(found.certificate.seconds or 0.0, 1),
+        "schedule": found.result.objective.value,
+        "gap": found.gap,
+        "gap_by_seconds": curve,
+        "load_before": round(load, 1),
+        "policies": {},
+    }
+    for policy in POLICIES if len(instance.requests) <= 20_000 else ():
+        began = time.perf_counter()
+        online = mk.simulate(instance, policy)
+        row["policies"][policy] = {
+            "value": online.objective.value,
+            "over_bound": round((online.objective.value or 0.0) / found.value, 4),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+    return row
+
+
+def growth() -> list[dict[str, Any]]:
+    """Time for the prices, a fixed amount of work, with n at equal load: M as in chat, all at once."""
+    rows = []
+    for n in (1_250, 2_500, 5_000, 10_000, 20_000):
+        instance = generate("chat", requests=n, rate=50.0)
+        starts = first_schedule(instance)
+        rounds = int((starts + instance.arrays.output).max())
+        began = time.perf_counter()
+        ascend(instance, starts)
+        spent = time.perf_counter() - began
+        rows.append({"requests": n, "rounds": rounds, "seconds": round(spent, 2), "per_n_T": spent / (n * rounds)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", help="the Azure conversation trace of 2023 (CSV)")
+    parser.add_argument("--large", action="store_true", help="100,000 requests too: ten minutes")
+    parser.add_argument("--only", default="", help="runs whose name begins so")
+    parser.add_argument("--output", default="benchmarks/results/bounds.json")
+    chosen = parser.parse_args()
+    output = Path(chosen.output)
+    kept = json.loads(output.read_text()) if output.exists() else {"runs": [], "growth": []}
+    kept["machine"] = {"processors": os.cpu_count(), "python": platform.python_version()}
+
+    def keep(row: dict[str, Any]) -> None:
+        kept["runs"] = [r for r in kept["runs"] if r["name"] != row["name"]] + [row]
+        output.write_text(json.dumps(kept, indent=1) + "\n")
+        print(f"{row['name']}: bound {row['bound']:,} schedule {row['schedule']:,.0f} gap {row['gap']:.2%}"
+              f" in {row['seconds']} s; {row['policies']}", flush=True)  # fmt: skip
+
+    bound(generate("kv-synthetic", seed=1), time_limit=1)  # compiles
+    runs: list[tuple[str, Any, float]] = []
+    if chosen.trace:
+        runs = [
+            ("azure-200", lambda: import_trace("azure", chosen.trace, kv_capacity=40_000, requests=200), 58),
+            ("azure-all", lambda: import_trace("azure", chosen.trace, kv_capacity=100_000), 120),
+        ]
+    for n, seconds in ((10_000, 58), (3_000, 30), (1_000, 15)):
+        for rate in (50, 5, 0):
+            runs.append(
+                (f"chat-{n}-rate{rate}", lambda n=n, r=rate: generate("chat", requests=n, rate=float(r)), seconds)
+            )
+    if chosen.large:
+        runs.append(("large-100000", lambda: generate("chat", requests=100_000, rate=50.0), 600))
+    for name, make, seconds in runs:
+        if name.startswith(chosen.only):
+            keep(measured(name, make(), seconds))
+    if "growth".startswith(chosen.only):
+        kept["growth"] = growth()
+        output.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""A certified lower bound and a schedule close to it, at trace scale and without a solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkit.bounds.prices import ascend
+from modelkit.certificate import Certificate, Weights, certify, certify_slots
+from modelkit.errors import UsageError
+from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
+from modelkit.improve_slots import improved_slot_schedule
+from modelkit.instance import Instance, InstanceStamp
+from modelkit.io import load
+from modelkit.judge import judge
+from modelkit.news import News
+from modelkit.packing import packing_bound
+from modelkit.result import Objective, Producer, Result, Seconds, status_of
+from modelkit.schedule import Schedule
+from modelkit.stages import stages_refusal
+
+#: Default limit [s].
+TIME_LIMIT = 60.0
+#: Share of the time for the prices; the search over schedules has the rest.
+PRICES_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class CertifiedBound:
+    """A lower bound with its certificate, and the best schedule found on the way, judged.
+
+    The result carries the certificate too.
+    """
+
+    certificate: Certificate
+    result: Result
+
+    @property
+    def value(self) -> float:
+        """The bound on the total latency [round] or the makespan [ms]."""
+        return self.certificate.value
+
+    @property
+    def gap(self) -> float | None:
+        """(best schedule - bound) / best schedule."""
+        return self.result.objective.gap
+
+
+def bound(
+    instance: Instance,
+    *,
+    time_limit: float | None = TIME_LIMIT,
+    gap: float = 0.0,
+    seed: int = 0,
+    listen: Callable[[News], None] | None = None,
+) -> CertifiedBound:
+    """Lower bound on any schedule, recomputed exactly, and a schedule close to it.
+
+    On the total latency under the unit clock, and on the makespan of slots in stages.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds for prices and search; a limit that is too short for the first prices is overrun. None: a
+        fixed amount of work, after which the same seed gives the same bytes.
+    gap
+        Gap (value - bound) / value at which the search stops.
+    seed
+        Of the search.
+    listen
+        Called with news of the phases, schedules and bounds.
+
+    Raises
+    ------
+    UsageError
+        The instance is neither of the KV-cache problem nor of the slot problem.
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        Arrivals and outputs reach too far.
+    """
+    instance = load(instance)
+    instance.check_fits()
+    began = time.perf_counter()
+    if (outside := stages_refusal(instance)) is None:
+        return _slot_bound(instance, seed, listen or (lambda news: None))
+    if not instance.is_unit or instance.server.slots is not None:
+        raise UsageError(
+            "certified bounds are for the unit clock without slots, and for slots in stages; this instance is"
+            f" neither: for the latter it {outside}"
+        )
+    value: float | None = None
+    least: float | None = None
+
+    def tell(phase: str) -> None:
+        if listen:
+            listen(News(phase, time.perf_counter() - began, value, least))
+
+    def priced(found: float) -> None:
+        nonlocal least
+        least = float(np.floor(found))
+        tell("prices")
+
+    def shortened(found: int) -> None:
+        nonlocal value
+        value = float(found)
+        tell("local search")
+
+    tell("list scheduling")
+    starts = first_schedule(instance)
+    value = float(latency(instance, starts))
+    prices = np.zeros(0)
+    if (starts > instance.arrays.arrival).any():
+        deadline = None if time_limit is None else began + PRICES_SHARE * time_limit
+        ascent = ascend(instance, starts, deadline=deadline, listen=priced)
+        prices = ascent.prices
+    certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+    least = float(certificate.value)
+    if len(prices):
+        orders = [listed(instance, mean) for mean in ascent.mean_starts]
+        starts = min([starts, *orders], key=lambda s: int(s.sum()))
+        left = None if time_limit is None else max(0.0, began + time_limit - time.perf_counter())
+        limits = {"time_limit": left, "effort": None} if left is not None else {}
+        starts = searched(
+            instance, starts, seed=seed, target=certificate.value / max(1e-9, 1 - gap), listen=shortened, **limits
+        )
+    options = {"time_limit": time_limit, "gap": gap}
+    return _judged(instance, certificate, schedule_of(instance, starts), "total_latency_rounds", options, seed, began)
+
+
+def slot_certificate(instance: Instance) -> Certificate:
+    """Certificate of the slot problem: the closed form, or weights where packing proves more rounds."""
+    rounds, weights = packing_bound(instance.arrays.output, instance.server.slots or 1)
+    return certify_slots(instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist()))
+
+
+def _slot_bound(instance: Instance, seed: int, listen: Callable[[News], None]) -> CertifiedBound:
+    began = time.perf_counter()
+    listen(News("packing", 0.0))
+    certificate = slot_certificate(instance)
+    listen(News("local search", time.perf_counter() - began, None, certificate.value))
+    schedule = improved_slot_schedule(instance, seed=seed)
+    return _judged(instance, certificate, schedule, "makespan_ms", {}, seed, began)
+
+
+def _judged(
+    instance: Instance,
+    certificate: Certificate,
+    schedule: Schedule,
+    metric: str,
+    options: dict[str, float | None],
+    seed: int,
+    began: float,
+) -> CertifiedBound:
+    """The bound with its schedule, replayed."""
+    solved = time.perf_counter()
+    verdict = judge(instance, schedule)
+    value = verdict.metrics[metric]
+    result = Result(
+        instance=InstanceStamp.of(instance),
+        producer=Producer(kind="improvement", name="local-search", options=dict(options), seed=seed),
+        status=status_of(verdict, value, certificate.value),
+        stop="finished",
+        objective=Objective(name=metric, value=value, bound=certificate.value, bound_by="certificate"),
+        metrics=verdict.metrics,
+        violations=[v.document() for v in verdict.violations],
+        schedule=schedule,
+        certificate=certificate,
+        seconds=Seconds(solve=solved - began, judge=time.perf_counter() - solved, total=time.perf_counter() - began),
+    )
+    return CertifiedBound(certificate, result)

@@ -1,0 +1,55 @@
+"""What is known of an instance in hindsight without a solver: a good schedule and prices with a good bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from modelkit.bounds.prices import ascend
+from modelkit.bounds.relaxation import Floats, Ints
+from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
+from modelkit.instance import Instance
+from modelkit.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """A schedule, and prices where the capacity binds.
+
+    Parameters
+    ----------
+    schedule, starts
+        The best schedule found; its starts have shape [n].
+    latency
+        Its total latency [round].
+    prices
+        Price of each round; index = round, entry 0 unused. Empty when everybody can start at once.
+    """
+
+    schedule: Schedule
+    starts: Ints
+    latency: int
+    prices: Floats
+
+
+@lru_cache(maxsize=8)
+def hindsight(instance: Instance) -> Hindsight:
+    """The best schedule and prices that a few seconds give; the same on every machine.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        Arrivals and outputs reach too far.
+    """
+    starts = first_schedule(instance)
+    prices = np.zeros(0)
+    if (starts > instance.arrays.arrival).any():
+        ascent = ascend(instance, starts)
+        prices = ascent.prices
+        orders = [listed(instance, mean) for mean in ascent.mean_starts]
+        starts = searched(instance, min([starts, *orders], key=lambda s: int(s.sum())), target=ascent.bound)
+    return Hindsight(schedule_of(instance, starts), starts, latency(instance, starts), prices)

@@ -1,0 +1,198 @@
+"""The Lagrangian relaxation of the KV capacity, compiled: its bound, and a smooth bound below it.
+
+For prices lambda_t >= 0 on rounds, starting i at k costs
+
+    c_i(k) = k + o_i - a_i + sum_{j=1}^{o_i} lambda_{k+j} (s_i + j)
+           = k + o_i - a_i + (s_i - k)(P[k+o_i] - P[k]) + Q[k+o_i] - Q[k]
+
+with P and Q the cumulative sums of lambda_t and t lambda_t, and L(lambda) = sum_i min_k c_i(k) - M sum_t lambda_t
+is a lower bound. With the minimum made smooth at temperature tau,
+
+    L_tau(lambda) = sum_i -tau log sum_k exp(-c_i(k) / tau) - M sum_t lambda_t  <=  L(lambda),
+
+whose gradient in round t is the excess over M of the tokens held when i starts at k with probability
+proportional to exp(-c_i(k) / tau).
+
+Since prices are not negative, ``c_i(k) >= k + o_i - a_i``: starts later than any known cost of i need not be
+looked at. That keeps every request inside its busy period.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from modelkit.instance import Instance
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+#: Shares of the requests that are summed apart; fixed, so that sums do not depend on the machine.
+SHARES = 4
+#: From so many starts on, threads share the work.
+MUCH = 2_000_000
+#: Starts that cost more than the least by so many temperatures weigh nothing.
+COLD = 14.0
+
+
+class Relaxation:
+    """The relaxation of one instance with prices on rounds 1 .. ``rounds``.
+
+    Parameters
+    ----------
+    instance
+        Unit clock, KV capacity, no slots.
+    rounds
+        Last round with a price; no start later than it is ever cheapest.
+    """
+
+    def __init__(self, instance: Instance, rounds: int) -> None:
+        arrays = instance.arrays
+        assert instance.server.kv_capacity_tokens is not None
+        self.capacity = instance.server.kv_capacity_tokens
+        self.arrival, self.prompt, self.output = arrays.arrival, arrays.prompt, arrays.output
+        self.rounds = rounds
+        self.size = max(rounds, int(self.arrival.max())) + int(self.output.max()) + 3
+        self._time = np.arange(self.size, dtype=np.float64)
+        self._slope = np.zeros((SHARES, self.size))
+        self._jump = np.zeros((SHARES, self.size))
+
+    def sums(self, prices: Floats) -> tuple[Floats, Floats]:
+        """P and Q of prices on rounds 1 .. ``rounds``."""
+        priced = np.zeros(self.size)
+        priced[1 : self.rounds + 1] = prices
+        return np.cumsum(priced), np.cumsum(priced * self._time)
+
+    def costs(self, starts: Ints, p: Floats, q: Floats) -> Floats:
+        """Cost of one start of each request; shape [n]."""
+        ends = starts + self.output
+        return np.asarray(
+            (self.prompt - starts) * (p[ends] - p[starts]) + (q[ends] - q[starts]) + (ends - self.arrival)
+        )
+
+    def latest(self, prices: Floats, hint: Ints, slack: float = 0.0) -> Ints:
+        """Last start of each request that may cost at most the ``hint``'s cost plus ``slack``; shape [n]."""
+        known = self.costs(hint, *self.sums(prices)) + slack + 1e-6
+        last = np.floor(np.minimum(known, 2.0**60)).astype(np.int64) + self.arrival - self.output
+        return np.asarray(np.maximum(self.arrival, np.minimum(np.maximum(self.rounds, self.arrival), last)))
+
+    def bound(self, prices: Floats, hint: Ints) -> tuple[float, Ints]:
+        """L and the cheapest start of each request, over all starts. O(n T) at worst."""
+        p, q = self.sums(prices)
+        cheapest = np.empty(len(self.output), dtype=np.int64)
+        least = np.empty(len(self.output))
+        latest = self.latest(prices, hint)
+        work = int((latest - self.arrival).sum())
+        (_cheapest_in_threads if work > MUCH else _cheapest)(
+            p, q, self.arrival, self.prompt, self.output, latest, cheapest, least
+        )
+        return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
+
+    def smoothed(
+        self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints, width: float = COLD
+    ) -> Smooth:
+        """L_tau and what comes with it, over every ``stride``-th start from ``first`` to ``last``."""
+        n = len(self.output)
+        smooth = Smooth(np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64))
+        p, q = self.sums(prices)
+        values = np.empty(n)
+        # handing little work to threads takes longer than doing it
+        work = int(((last - first) // stride).sum())
+        (_smoothed_in_threads if work > MUCH else _smoothed)(
+            p, q, self.arrival, self.prompt, self.output, first, last, stride, temperature, width, self._slope,
+            self._jump, values, smooth.mean, smooth.first, smooth.last,
+        )  # fmt: skip
+        held = np.cumsum(self._jump.sum(axis=0) + np.cumsum(self._slope.sum(axis=0)))
+        smooth.excess = held[1 : self.rounds + 1] - self.capacity
+        smooth.value = float(values.sum()) - self.capacity * float(prices.sum())
+        return smooth
+
+
+class Smooth:
+    """The smooth bound at some prices.
+
+    Attributes
+    ----------
+    value, excess
+        L_tau and its gradient, shape [rounds].
+    mean
+        Mean start of each request, shape [n].
+    first, last
+        Where its starts begin and end that are not too expensive, shape [n].
+    """
+
+    value: float
+    excess: Floats
+
+    def __init__(self, mean: Floats, first: Ints, last: Ints) -> None:
+        self.mean, self.first, self.last = mean, first, last
+
+
+@njit(cache=True)
+def _cheapest(p: Any, q: Any, arrival: Any, prompt: Any, output: Any, latest: Any, cheapest: Any, least: Any) -> None:
+    for i in prange(len(output)):
+        s, o, wait = prompt[i], output[i], output[i] - arrival[i]
+        low, where = np.inf, arrival[i]
+        for k in range(arrival[i], latest[i] + 1):
+            cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
+            if cost < low:
+                low, where = cost, k
+        cheapest[i], least[i] = where, low
+
+
+@njit(cache=True)
+def _smoothed(
+    p: Any, q: Any, arrival: Any, prompt: Any, output: Any, first: Any, last: Any, stride: Any, temperature: float,
+    width: float, slope: Any, jump: Any, values: Any, mean: Any, near_first: Any, near_last: Any,
+) -> None:  # fmt: skip
+    n = len(output)
+    for share in prange(len(slope)):  # prange is range unless compiled in parallel
+        slope[share] = 0.0
+        jump[share] = 0.0
+        longest = 0
+        for i in range(share, n, len(slope)):
+            longest = max(longest, (last[i] - first[i]) // stride[i] + 1)
+        weights = np.empty(longest)
+        for i in range(share, n, len(slope)):
+            s, o, wait, begin, step = prompt[i], output[i], output[i] - arrival[i], first[i], stride[i]
+            count = (last[i] - begin) // step + 1
+            low = np.inf
+            for c in range(count):
+                k = begin + c * step
+                cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
+                weights[c] = cost
+                low = min(low, cost)
+            warm, near = low + COLD * temperature, low + width * temperature
+            total, moment = 0.0, 0.0
+            left, right, near_left, near_right = -1, 0, -1, 0
+            for c in range(count):
+                cost = weights[c]
+                weights[c] = 0.0
+                if cost <= near:
+                    if near_left < 0:
+                        near_left = c
+                    near_right = c
+                if cost <= warm:
+                    if left < 0:
+                        left = c
+                    right = c
+                    weights[c] = np.exp((low - cost) / temperature)
+                    total += weights[c]
+                    moment += weights[c] * c
+            near_first[i], near_last[i] = begin + near_left * step, begin + near_right * step
+            mean[i] = begin + step * moment / total
+            values[i] = low - temperature * np.log(total)
+            for c in range(left, right + 1):
+                if weights[c] > 0.0:
+                    k, w = begin + c * step, weights[c] / total
+                    slope[share, k + 1] += w
+                    slope[share, k + o + 1] -= w
+                    jump[share, k + 1] += w * s
+                    jump[share, k + o + 1] -= w * (s + o)
+
+
+_smoothed_in_threads = njit(cache=True, parallel=True)(_smoothed.py_func)
+_cheapest_in_threads = njit(cache=True, parallel=True)(_cheapest.py_func)

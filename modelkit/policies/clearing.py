@@ -1,0 +1,99 @@
+"""Policies without look-ahead that keep a share of the KV cache free and clear it when it overflows all the same.
+
+Our reading of the baselines of Jaillet et al., arXiv 2502.07115: requests are admitted in the order of arrival
+while the held tokens, counting the new prompts and the next round, stay within (1 - alpha) M; an empty server
+always admits one. Evicted requests lose their tokens and queue again at their place by arrival.
+
+Different from the paper, where these policies may admit and clear the same crowd for ever: after each clearing
+without a completion since the one before, the share that is filled is halved, until one request runs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+from modelkit.policies import Policy, Seen, View, register
+
+#: Share of M that is kept free of new requests.
+ALPHA = 0.2
+#: Probability of eviction in one pass over the requests in progress.
+BETA = 0.2
+
+
+class _Clearing(Policy):
+    """Arrival order up to the protected share."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[float, int, Seen]] = []
+        self._share = 1.0 - ALPHA
+        self._clearing = False
+
+    def arrived(self, request: Seen) -> None:
+        heappush(self._waiting, (request.arrival, request.number, request))
+
+    def ended(self, request: Seen, now: float) -> None:
+        if not self._clearing:
+            self._share = 1.0 - ALPHA
+
+    def admit(self, view: View) -> Iterator[int]:
+        self._clearing = False
+        free, running = view.free_slots, len(view.running)
+        held = view.held + running
+        while self._waiting and free != 0:
+            _, number, request = self._waiting[0]
+            held += request.prompt + 1
+            if view.capacity is not None and running and held > self._share * view.capacity:
+                return
+            heappop(self._waiting)
+            yield number
+            running += 1
+            free = None if free is None else free - 1
+
+    def evict(self, view: View) -> Iterator[int]:
+        self._clearing = True
+        self._share /= 2
+        yield from self.cleared(view)
+
+    def cleared(self, view: View) -> list[int]:
+        """Whom to evict."""
+        raise NotImplementedError
+
+
+@register(
+    "alpha-protection",
+    summary="arrival order into 80 % of the KV cache, no look-ahead; on overflow everything is evicted",
+    reference="Jaillet et al., arXiv 2502.07115, alpha-protection greedy; alpha = 0.2",
+)
+class AlphaProtection(_Clearing):
+    """Clear everything."""
+
+    def cleared(self, view: View) -> list[int]:
+        """Everybody."""
+        return list(view.running)
+
+
+@register(
+    "alpha-beta-clearing",
+    summary="as alpha-protection, but on overflow each request is evicted with probability 0.2 until the rest fits",
+    reference="Jaillet et al., arXiv 2502.07115, alpha-protection beta-clearing; alpha = 0.2, beta = 0.2",
+)
+class AlphaBetaClearing(_Clearing):
+    """Clear at random."""
+
+    def cleared(self, view: View) -> list[int]:
+        """Passes over those in progress, each evicted with probability beta, until the next round fits."""
+        left = list(view.running)
+        excess = view.held + len(left) - (view.capacity or 0)
+        out: list[int] = []
+        while excess > 0:
+            kept = []
+            for number, unlucky in zip(left, view.rng.random(len(left)) < BETA, strict=True):
+                if unlucky:
+                    request, start = view.running[number]
+                    excess -= request.prompt + int(view.now - start) + 1
+                    out.append(number)
+                else:
+                    kept.append(number)
+            left = kept
+        return out

@@ -1,0 +1,163 @@
+"""Prices, relaxation and certified bounds: bound <= LP = duals' certificate <= optimum <= every schedule."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import modelkit as mk
+from modelkit.bounds import bound, hindsight, linear_prices
+from modelkit.bounds.prices import ascend, fluid_prices
+from modelkit.bounds.relaxation import Relaxation
+from modelkit.certificate import certify
+from modelkit.errors import InfeasibleError, UsageError
+from modelkit.families import generate
+from modelkit.improve import first_schedule
+from modelkit.instance import Instance, Request, Server
+
+
+def instance_of(rows: list[tuple[int, int, int]], capacity: int | None) -> Instance:
+    """Instance from rows of arrival, prompt, output."""
+    return Instance(
+        name="small",
+        server=Server(kv_capacity_tokens=capacity),
+        requests=tuple(
+            Request(id=f"r{i}", arrival=a, prompt_tokens=s, output_tokens=o) for i, (a, s, o) in enumerate(rows)
+        ),
+    )
+
+
+def optimum(instance: Instance) -> int:
+    """Minimum total latency by trying all starts up to a horizon that any serial schedule keeps."""
+    rows = [(int(r.arrival), r.prompt_tokens, r.output_tokens) for r in instance.requests]
+    horizon = max(a for a, _, _ in rows) + sum(o for _, _, o in rows)
+    capacity = instance.server.kv_capacity_tokens
+    best = None
+    for starts in product(*(range(a, horizon - o + 1) for a, _, o in rows)):
+        held = np.zeros(horizon + 1)
+        for k, (_, s, o) in zip(starts, rows, strict=True):
+            held[k + 1 : k + o + 1] += s + np.arange(1, o + 1)
+        value = sum(k + o - a for k, (a, _, o) in zip(starts, rows, strict=True))
+        if held.max() <= capacity and (best is None or value < best):
+            best = value
+    return best
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bound_is_below_the_optimum_and_the_schedule_above(seed: int) -> None:
+    """Tests that brute force lies between the certificate and the local search."""
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.integers(6, 10))
+    rows = []
+    for _ in range(4):
+        s = int(rng.integers(1, 4))
+        rows.append((int(rng.integers(0, 4)), s, int(rng.integers(1, min(4, capacity - s) + 1))))
+    instance = instance_of(rows, capacity)
+    found = bound(instance, time_limit=None)
+    best = optimum(instance)
+    assert found.value <= best <= found.result.objective.value
+    assert best == found.result.objective.value
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("kv-synthetic", {"requests": 15, "seed": 1}),
+        ("kv-synthetic", {"arrivals": "poisson", "requests": 20, "seed": 3}),
+        ("chat", {"requests": 40, "rate": 0.0, "kv_capacity": 2000}),
+    ],
+)
+def test_prices_and_linear_program_agree(family: str, options: dict) -> None:
+    """Tests that the prices come within 0.1 % of the LP, whose duals certify its optimum."""
+    instance = generate(family, **options)
+    prices, linear = linear_prices(instance)
+    from_duals = certify(instance, prices).bound
+    assert from_duals.numerator / from_duals.denominator == pytest.approx(linear, rel=1e-6)
+    own = certify(instance, hindsight(instance).prices).bound
+    assert linear * 0.999 <= own.numerator / own.denominator <= linear * (1 + 1e-6)
+    assert linear <= hindsight(instance).latency
+
+
+def test_smooth_gradient_is_right() -> None:
+    """Tests that the excess is the derivative of the smooth bound, by differences."""
+    instance = generate("kv-synthetic", requests=8, seed=2)
+    starts = first_schedule(instance)
+    rounds = int((starts + instance.arrays.output).max())
+    relaxation = Relaxation(instance, rounds)
+    prices = fluid_prices(instance, starts, rounds) + 0.01
+    last = np.full(8, rounds)
+    stride = np.ones(8, dtype=np.int64)
+    at = relaxation.smoothed(prices, 2.0, instance.arrays.arrival, last, stride)
+    for t in (0, 5, rounds // 2):
+        step = np.zeros(rounds)
+        step[t] = 1e-5
+        above = relaxation.smoothed(prices + step, 2.0, instance.arrays.arrival, last, stride)
+        below = relaxation.smoothed(prices - step, 2.0, instance.arrays.arrival, last, stride)
+        assert (above.value - below.value) / 2e-5 == pytest.approx(at.excess[t], rel=1e-3, abs=1e-2)
+    assert at.value <= relaxation.bound(prices, starts)[0]
+
+
+def test_bound_over_pruned_starts_is_the_bound_over_all() -> None:
+    """Tests that starts are passed over only where they cannot be cheapest."""
+    instance = generate("kv-synthetic", requests=12, seed=5)
+    starts = first_schedule(instance)
+    ascent = ascend(instance, starts)
+    exact = certify(instance, ascent.prices).bound
+    assert exact.numerator / exact.denominator == pytest.approx(ascent.bound, rel=1e-6)
+
+
+def test_everybody_at_once_is_optimal() -> None:
+    """Tests that the bound is sum of outputs where nobody waits, and that it is said to be optimal."""
+    found = bound(instance_of([(0, 2, 3), (1, 1, 4)], 100), time_limit=1)
+    assert found.value == found.result.objective.value == 7
+    assert found.result.status == "optimal"
+    assert bound(instance_of([(0, 2, 3)], None)).value == 3
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    """Tests that a run without a time limit is repeatable."""
+    instance = generate("kv-synthetic", requests=12, seed=4)
+    first, second = (bound(instance, time_limit=None, seed=1) for _ in range(2))
+    assert first.result.schedule == second.result.schedule
+    assert first.certificate.prices == second.certificate.prices
+
+
+def test_time_limit_and_news() -> None:
+    """Tests that the limit is kept roughly and that bound, schedule and gap are told."""
+    instance = generate("chat", requests=1000, rate=50.0)
+    told = []
+    found = bound(instance, time_limit=4, listen=told.append)
+    assert found.result.seconds.total < 8
+    assert found.gap < 0.02
+    assert {"prices", "local search"} <= {news.phase for news in told}
+    assert told[-1].incumbent is not None
+    assert told[-1].bound is not None
+
+
+def test_refusals() -> None:
+    """Tests that slots and requests that never fit are refused in words."""
+    small = instance_of([(0, 2, 3)], 10)
+    with pytest.raises(UsageError, match="no slots"):
+        bound(small.model_copy(update={"server": Server(kv_capacity_tokens=10, slots=2)}))
+    with pytest.raises(InfeasibleError):
+        bound(instance_of([(0, 20, 3)], 10))
+
+
+def test_solve_returns_certified_schedule_of_too_large_instances() -> None:
+    """Tests that solve falls back on local search and certificate, and says so."""
+    instance = generate("chat", requests=4000, rate=50.0, kv_capacity=16_492)
+    result = mk.solve(instance, time_limit=5)
+    assert "too large" in result.message
+    assert "local search" in result.message
+    assert result.objective.bound_by == "certificate"
+    assert result.objective.gap < 0.06
+    assert mk.verify_result(result, instance).holds
+
+
+@pytest.mark.slow
+def test_chat_trace_within_three_percent() -> None:
+    """Tests the gap on 10,000 chats in a minute."""
+    found = bound(generate("chat", requests=10_000, rate=50.0), time_limit=55)
+    assert found.gap < 0.03

@@ -1,0 +1,157 @@
+"""Certificates: exact, and refused when anything about them is wrong."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import modelkit as mk
+from modelkit.certificate import Prices, certify, exact_bound
+from modelkit.cli import cli
+from modelkit.errors import InputError
+from modelkit.families import generate
+from modelkit.instance import Instance, Server
+
+
+@pytest.fixture
+def instance() -> Instance:
+    return generate("kv-synthetic", requests=10, seed=3)
+
+
+def plain_bound(instance: Instance, prices: Prices) -> Fraction:
+    """L from its definition, term by term."""
+    price = dict(zip(prices.rounds, prices.numerators, strict=True))
+    total = Fraction(-instance.server.kv_capacity_tokens * sum(prices.numerators), prices.denominator)
+    last = max(prices.rounds, default=0)
+    for r in instance.requests:
+        a, s, o = int(r.arrival), r.prompt_tokens, r.output_tokens
+        total += min(
+            k + o - a + Fraction(sum(price.get(k + j, 0) * (s + j) for j in range(1, o + 1)), prices.denominator)
+            for k in range(a, max(a, last) + 1)
+        )
+    return total
+
+
+@pytest.mark.parametrize("scale", [2**3, 2**30, 2**60])
+def test_exact_bound_is_the_definition(instance: Instance, scale: int) -> None:
+    """Tests the recomputation against plain fractions, in 64 bits and beyond."""
+    rng = np.random.default_rng(0)
+    rounds = np.unique(rng.integers(1, 60, 40)).tolist()
+    numerators = [int(x) for x in rng.integers(0, scale // 4 + 2, len(rounds))]
+    prices = Prices(denominator=scale, rounds=rounds, numerators=numerators)
+    assert exact_bound(instance, prices) == plain_bound(instance, prices)
+
+
+def test_no_prices_bound_by_the_outputs(instance: Instance) -> None:
+    """Tests that free memory leaves the sum of outputs."""
+    certificate = certify(instance, np.zeros(0))
+    assert certificate.value == sum(r.output_tokens for r in instance.requests)
+
+
+def test_round_trip_and_verification(instance: Instance, tmp_path: Path) -> None:
+    """Tests that a written certificate is read back and verified by the commands."""
+    mk.save_instance(instance, tmp_path / "i.json")
+    runner = CliRunner()
+    path = str(tmp_path / "c.json")
+    schedule = str(tmp_path / "r.json")
+    options = ["--time-limit", "1", "-o", path, "--schedule", schedule]
+    done = runner.invoke(cli, ["bound", str(tmp_path / "i.json"), *options], obj={})
+    assert done.exit_code == 0, done.output
+    document = json.loads(Path(path).read_text())
+    assert document["schema"] == "modelkit/certificate/1"
+    assert document["kind"] == "kv-prices"
+    assert document["instance"]["sha256"] == instance.sha256
+    assert document["prices"]["denominator"] & (document["prices"]["denominator"] - 1) == 0
+    for file in (path, schedule):
+        verified = runner.invoke(cli, ["verify", file], obj={}, standalone_mode=False)
+        assert verified.return_value == 0, verified.output
+
+
+def edited(document: dict, fault: str) -> dict:
+    """The certificate with one fault."""
+    prices = document["prices"]
+    if fault == "negative price":
+        prices["numerators"][0] = -1
+    elif fault == "higher bound":
+        document["bound"]["numerator"] += 1
+    elif fault == "another price":
+        prices["numerators"][3] += 1
+    elif fault == "lost price":
+        prices["numerators"].pop()
+    elif fault == "lost round and price":
+        prices["numerators"].pop(0)
+        prices["rounds"].pop(0)
+    elif fault == "no power of two":
+        prices["denominator"] -= 1
+    elif fault == "unordered rounds":
+        prices["rounds"].reverse()
+    elif fault == "round 0":
+        prices["rounds"][0] = 0
+    elif fault == "fraction":
+        prices["numerators"][0] = 0.5
+    elif fault == "far round":
+        prices["rounds"][-1] = 10**11
+    elif fault == "unknown key":
+        document["trust"] = "me"
+    elif fault == "missing prices":
+        del document["prices"]
+    elif fault == "wrong instance":
+        document["instance"]["sha256"] = "0" * 64
+    elif fault == "wrong count":
+        document["instance"]["requests"] += 1
+    return document
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "negative price", "higher bound", "another price", "lost price", "lost round and price", "no power of two",
+        "unordered rounds", "round 0", "fraction", "far round", "unknown key", "missing prices", "wrong instance",
+        "wrong count",
+    ],
+)  # fmt: skip
+def test_faults_are_refused(instance: Instance, tmp_path: Path, fault: str) -> None:
+    """Tests that one changed number is enough."""
+    certificate = mk.bound(instance, time_limit=0.5).certificate
+    document = edited(json.loads(json.dumps(certificate.document())), fault)
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(document))
+    try:
+        read = mk.load_certificate(path)
+    except InputError:
+        return
+    assert not mk.verify_certificate(read, instance).holds
+
+
+def test_truncated_file_is_refused(instance: Instance, tmp_path: Path) -> None:
+    """Tests that a cut-off file is bad input."""
+    path = tmp_path / "c.json"
+    mk.save_certificate(mk.bound(instance, time_limit=0.5).certificate, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="not JSON"):
+        mk.load_certificate(path)
+
+
+def test_instances_outside_the_problem_are_refused(instance: Instance) -> None:
+    """Tests that slots or a missing capacity leave nothing to price."""
+    prices = Prices(denominator=2, rounds=[1], numerators=[1])
+    for server in (Server(kv_capacity_tokens=60, slots=3), Server()):
+        with pytest.raises(InputError):
+            exact_bound(instance.model_copy(update={"server": server}), prices)
+
+
+def test_verification_needs_no_prices_code() -> None:
+    """Tests that recomputing a bound imports nothing that finds prices."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, modelkit.verify, modelkit.exact_costs;"
+        "assert not [m for m in sys.modules if m.startswith(('modelkit.bounds', 'modelkit.improve', 'pyomo'))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
