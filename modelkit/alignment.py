@@ -32,6 +32,8 @@ TRIALS_PER_REQUEST = 500
 _BOUNDARY_EVERY = 300
 #: Places looked at for a request in a trial; the one that wastes least is tried.
 _SAMPLES = 8
+#: Requests that are taken out of overloaded periods at the end, at most.
+_SETTLED = 100
 #: Rounds up to which the way to the next boundary is kept in a table.
 _TABLE = 100_000
 #: Rounds that T may grow by, as a share of it, when overload is left, and how often.
@@ -324,7 +326,9 @@ def _settle(order: Any, output: Any, boundaries: Any, slots: int, start: Any, oc
     """Take the shortest requests out of overloaded periods, to where they fit; T grows when they fit nowhere."""
     last = len(boundaries) - 1
     over = _overload(output, boundaries, slots, start, occupied)
-    while over > 0:
+    for _ in range(_SETTLED):
+        if over == 0:
+            break
         moved, to, growth = -1, -1, 0
         for i in order:
             k = start[i]

@@ -25,8 +25,8 @@ Ints = npt.NDArray[np.int64]
 
 #: Requests divided anew between two slots in one step; 2^12 divisions.
 _MOVABLE = 13
-#: Divisions tried for each request before a target is given up.
-_TRIES = 40
+#: Divisions tried for each request before a target is given up, and the steps that they may take in all.
+_TRIES, _MOST_STEPS = 40, 3 * 10**8
 #: Capacities times items up to which weights are searched for.
 _MOST_WORK = 10**8
 
@@ -80,10 +80,11 @@ def pack(output: Ints, slots: int, rng: np.random.Generator) -> Packing:
             else:
                 low = middle + 1
         makespan = min(makespan, int(np.bincount(best, weights=output, minlength=slots).max()))
+    tries = min(_TRIES * len(output), _MOST_STEPS // (len(output) + (1 << _MOVABLE - 1)))
     low = bound - 1  # repair: targets from the bound on, by bisection
     while makespan - low > 1:
         target = bound if low == bound - 1 else (low + makespan) // 2
-        repaired, most = _repair(output, best, slots, target, _TRIES * len(output), rng)
+        repaired, most = _repair(output, best, slots, target, tries, rng)
         if most < makespan:
             best, makespan = repaired, most
         if most > target:
@@ -118,8 +119,14 @@ def packing_bound(output: Ints, slots: int) -> tuple[int, Ints | None]:
             bound = z
     if bound * len(output) > _MOST_WORK:
         return bound, weights
-    while (found := _blocking_weights(output, slots, bound)) is not None:
-        bound, weights = bound + 1, found
+    high = bound if _blocking_weights(output, slots, bound) is None else 2 * bound
+    while bound < high:  # by bisection; what is found is proven, whether or not it is the most
+        capacity = (bound + high) // 2
+        found = _blocking_weights(output, slots, capacity)
+        if found is None:
+            high = capacity
+        else:
+            bound, weights = capacity + 1, found
     return bound, weights
 
 
