@@ -109,7 +109,8 @@ def verify_certificate(certificate: Certificate, instance: Instance) -> Verifica
     faults = certificate_faults(certificate, instance)
     confirmed = (
         f"instance {instance.sha256[:16]}...",
-        f"no schedule has a {what} below {_shown(certificate.value)} {unit}: recomputed exactly from its {certificate.proof}",
+        f"no schedule has a {what} below {_shown(certificate.value)} {unit}: recomputed exactly from the"
+        f" {certificate.proof}",
     )
     return Verification(tuple(faults), () if faults else confirmed, ())
 
