@@ -53,7 +53,7 @@ def test_bound_is_below_the_optimum_and_the_schedule_above(seed: int) -> None:
     rows = []
     for _ in range(4):
         s = int(rng.integers(1, 4))
-        rows.append((int(rng.integers(0, 4)), s, int(rng.integers(1, min(4, capacity - s) + 1))))
+        rows.append((int(rng.integers(0, 3)), s, int(rng.integers(1, min(3, capacity - s) + 1))))
     instance = instance_of(rows, capacity)
     found = bound(instance, time_limit=None)
     best = optimum(instance)
