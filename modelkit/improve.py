@@ -37,10 +37,11 @@ EFFORT = 5e8
 MOST_ROUNDS = 200_000_000
 #: Steps between two looks at the clock.
 CHUNK = 1_000
-#: Requests taken out at once: at most so many, on small instances and on large ones.
-FEW_OUT, MANY_OUT = 5, 12
-#: First temperature of the search, as a share of the mean waiting; falls to 0 with the square of what is left.
-HEAT = 0.1
+#: Requests taken out at once, at most.
+OUT = 5
+#: First temperature of the search as a share of the mean waiting, on up to WARM requests; less in proportion
+#: on more, where there is no time to cool. It falls to 0 with the square of what is left.
+HEAT, WARM = 0.3, 300
 
 
 class TooLargeError(SolverError):
@@ -166,8 +167,7 @@ def searched(
     waiting = float((starts - arrays.arrival).mean())
     if capacity is None or waiting == 0 or (effort is None and time_limit is None and target is None):
         return starts
-    size = FEW_OUT if n > MANY else MANY_OUT
-    steps = None if effort is None else max(CHUNK, int(min(400_000, effort / (size * float(arrays.output.mean())))))
+    steps = None if effort is None else max(CHUNK, int(min(150_000, effort / (OUT * float(arrays.output.mean())))))
     least_sum = int(arrays.arrival.sum())
     if target is not None:
         least_sum = max(least_sum, int(np.ceil(target)) - int((arrays.output - arrays.arrival).sum()))
@@ -182,7 +182,7 @@ def searched(
         link(i, current[i], head, following, previous)
     rng = np.random.default_rng(seed)
     weight = np.log(volumes(instance).astype(np.float64))
-    heat = HEAT * waiting * min(1.0, 1_000 / n)
+    heat = HEAT * waiting * min(1.0, WARM / n)
     began = time.perf_counter()
     done = 0
     while best.sum() > least_sum:
@@ -195,7 +195,7 @@ def searched(
             break
         _search(
             current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
-            following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, size, rng,
+            following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, OUT, rng,
         )  # fmt: skip
         done += CHUNK
         if listen:

@@ -16,6 +16,7 @@ from modelkit.errors import InfeasibleError, UsageError
 from modelkit.families import generate
 from modelkit.improve import first_schedule
 from modelkit.instance import Instance, Request, Server
+from modelkit.policies import policies
 
 
 def instance_of(rows: list[tuple[int, int, int]], capacity: int | None) -> Instance:
@@ -53,7 +54,7 @@ def test_bound_is_below_the_optimum_and_the_schedule_above(seed: int) -> None:
     rows = []
     for _ in range(4):
         s = int(rng.integers(1, 4))
-        rows.append((int(rng.integers(0, 4)), s, int(rng.integers(1, min(4, capacity - s) + 1))))
+        rows.append((int(rng.integers(0, 3)), s, int(rng.integers(1, min(3, capacity - s) + 1))))
     instance = instance_of(rows, capacity)
     found = bound(instance, time_limit=None)
     best = optimum(instance)
@@ -161,3 +162,14 @@ def test_chat_trace_within_three_percent() -> None:
     """Tests the gap on 10,000 chats in a minute."""
     found = bound(generate("chat", requests=10_000, rate=50.0), time_limit=55)
     assert found.gap < 0.03
+
+
+@pytest.mark.parametrize("arrivals", ["all-at-once", "poisson"])
+def test_no_policy_is_below_the_bound(arrivals: str) -> None:
+    """Tests every policy, those that evict too: its schedule is valid and its latency not below the certificate."""
+    instance = generate("kv-synthetic", seed=6, arrivals=arrivals)
+    least = certify(instance, hindsight(instance).prices).value
+    for policy in policies():
+        result = mk.simulate(instance, policy, seed=1)
+        assert result.status in ("feasible", "optimal"), policy
+        assert result.objective.value >= least, policy

@@ -11,7 +11,7 @@ are looked at with a stride and only where they are not too expensive; both get 
 bound that counts is that of the last prices over all starts.
 
 Why this one: benchmarks/ascents.py runs it beside the volume algorithm and a bundle method with HiGHS as its
-master. On 10,000 chats it is after 8 s where the volume algorithm is after 18 s; on 200 requests of the Azure
+master. On 10,000 chats it is after 8 s where the volume algorithm is after about 20 s; on 200 requests of the Azure
 conversation trace it converges to the LP bound (65,108.5 of 65,110.5) where the volume algorithm stops at
 65,048.8. On 3,000 chats and more the volume algorithm is as good when it is given twice the time. The bundle needs
 coarse knots for its master to stay small, and stays 0.2 % and more below both. And the mean starts are a
