@@ -37,6 +37,8 @@ EFFORT = 5e8
 MOST_ROUNDS = 200_000_000
 #: Steps between two looks at the clock.
 CHUNK = 1_000
+#: At most so many steps for each request, unless time is the limit.
+EACH = 1_000
 #: Requests taken out at once, at most.
 OUT = 5
 #: First temperature of the search as a share of the mean waiting, on up to WARM requests; less in proportion
@@ -167,7 +169,8 @@ def searched(
     waiting = float((starts - arrays.arrival).mean())
     if capacity is None or waiting == 0 or (effort is None and time_limit is None and target is None):
         return starts
-    steps = None if effort is None else max(CHUNK, int(min(150_000, effort / (OUT * float(arrays.output.mean())))))
+    steps = None if effort is None else int(min(150_000, EACH * n, effort / (OUT * float(arrays.output.mean()))))
+    steps = None if steps is None else max(CHUNK, steps)
     least_sum = int(arrays.arrival.sum())
     if target is not None:
         least_sum = max(least_sum, int(np.ceil(target)) - int((arrays.output - arrays.arrival).sum()))

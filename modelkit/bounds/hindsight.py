@@ -14,6 +14,10 @@ from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
 
+#: Up to about so many starts no prices are sought: a solver is done with them sooner.
+FEW_STARTS = 500
+
+
 @dataclass(frozen=True)
 class Hindsight:
     """A schedule, and prices where the capacity binds.
@@ -25,7 +29,7 @@ class Hindsight:
     latency
         Its total latency [round].
     prices
-        Price of each round; index = round, entry 0 unused. Empty when everybody can start at once.
+        Price of each round; index = round, entry 0 unused. Empty when there are few starts.
     """
 
     schedule: Schedule
@@ -47,7 +51,10 @@ def hindsight(instance: Instance) -> Hindsight:
     """
     starts = first_schedule(instance)
     prices = np.zeros(0)
-    if (starts > instance.arrays.arrival).any():
+    waiting = starts - instance.arrays.arrival
+    if len(starts) * int(waiting.sum()) <= FEW_STARTS:
+        starts = searched(instance, starts)
+    else:
         ascent = ascend(instance, starts)
         prices = ascent.prices
         orders = [listed(instance, mean) for mean in ascent.mean_starts]
