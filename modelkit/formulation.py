@@ -46,8 +46,8 @@ class Formulation:
         Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a
         variant, those that it adds or changes.
     variant_data
-        The same for a variant's model: without what was left out because this formulation's own optimum
-        does not need it. None: ``data``.
+        The same for a variant of another problem: without what was left out because this formulation's own
+        optimum does not need it. None: ``data``.
     extract
         Schedule from a solved model.
     start
@@ -90,7 +90,9 @@ class Formulation:
                     part(m)
 
         def both_data(instance: Instance) -> dict[str, Any]:
-            parts = [part(instance) for part in (base.variant_data or base.data, self.data) if part]
+            same = self.problem is not None and self.problem == base.problem
+            inherited = base.data if same else base.variant_data or base.data
+            parts = [part(instance) for part in (inherited, self.data) if part]
             return {key: value for part in parts for key, value in part.items()}
 
         return replace(

@@ -190,6 +190,9 @@ class _Run:
 
     def without_solver(self, reason: str) -> Result:
         """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
+        if self.formulation.problem == "slots" and self.start is not None:
+            words = f"{reason}; this is the schedule of {self.start.source}, with a certified bound"
+            return self.conclude(None, "finished", words)
         if self.formulation.problem != "kv-hindsight":
             return self.conclude(None, "failed", reason)
         left = self.limits.time_limit

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import modelkit as mk
@@ -68,7 +69,7 @@ def test_alterations_are_found(
 
 def certified(two: Instance, change: Callable[[dict[str, Any]], None] = lambda certificate: None) -> Any:
     """A result whose bound comes from prices, with its certificate altered."""
-    certificate = certify(two, [0, 0, 0, 0, 0.5])  # type: ignore[arg-type]
+    certificate = certify(two, np.array([0, 0, 0, 0, 0.5]))
     document = mk.simulate(two, "mc-sf").document()
     document["objective"].update(bound=certificate.value, bound_by="certificate")
     document["certificate"] = certificate.model_dump()

@@ -13,7 +13,6 @@ from modelkit.improve import first_schedule, latency, listed, schedule_of, searc
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
-
 #: Up to about so many starts no prices are sought: a solver is done with them sooner.
 FEW_STARTS = 500
 
