@@ -16,7 +16,7 @@ from modelkit.errors import InfeasibleError, UsageError
 from modelkit.families import generate
 from modelkit.improve import first_schedule
 from modelkit.instance import Instance, Request, Server
-from modelkit.policies import policies
+from modelkit.simulator import fitting_policies
 
 
 def instance_of(rows: list[tuple[int, int, int]], capacity: int | None) -> Instance:
@@ -140,7 +140,7 @@ def test_time_limit_and_news() -> None:
 def test_refusals() -> None:
     """Tests that slots and requests that never fit are refused in words."""
     small = instance_of([(0, 2, 3)], 10)
-    with pytest.raises(UsageError, match="no slots"):
+    with pytest.raises(UsageError, match="without slots"):
         bound(small.model_copy(update={"server": Server(kv_capacity_tokens=10, slots=2)}))
     with pytest.raises(InfeasibleError):
         bound(instance_of([(0, 20, 3)], 10))
@@ -169,7 +169,7 @@ def test_no_policy_is_below_the_bound(arrivals: str) -> None:
     """Tests every policy, those that evict too: its schedule is valid and its latency not below the certificate."""
     instance = generate("kv-synthetic", seed=6, arrivals=arrivals)
     least = certify(instance, hindsight(instance).prices).value
-    for policy in policies():
+    for policy in fitting_policies(instance):
         result = mk.simulate(instance, policy, seed=1)
         assert result.status in ("feasible", "optimal"), policy
         assert result.objective.value >= least, policy

@@ -122,7 +122,7 @@ def test_infeasible_is_said_in_the_words_of_the_domain(two: Instance) -> None:
 
 def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that an instance too large for the model still gives a schedule, and says so."""
-    monkeypatch.setattr(windows, "MOST_STARTS", 3)
+    monkeypatch.setattr(windows, "MOST_LOOKED_AT", 3)
     result = solve(two)
     assert (result.stop, result.objective.bound_by) == ("finished", "certificate")
     assert result.objective.value == 8
