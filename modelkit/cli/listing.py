@@ -1,0 +1,68 @@
+"""The commands ``list`` and ``versions``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+import modelkit as mk
+from modelkit.cli.making import all_families, all_formats
+from modelkit.cli.options import debug_option
+from modelkit.cli.output import two_columns
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats"]))
+@debug_option
+def list_(kind: str) -> None:
+    """What there is, whether it can be used here, and why not."""
+    rows: dict[str, Callable[[], list[tuple[str, str]]]] = {
+        "formulations": _formulation_rows,
+        "policies": _policy_rows,
+        "solvers": _solver_rows,
+        "families": lambda: [(e.name, e.summary) for e in all_families().values()],
+        "formats": lambda: [(e.name, e.summary) for e in all_formats().values()],
+    }
+    click.echo("\n".join(two_columns(rows[kind]())))
+
+
+def _formulation_rows() -> list[tuple[str, str]]:
+    from modelkit.plugins import found_formulations
+
+    return [
+        (e.name, f"{e.formulation.claim}: {e.formulation.summary}" if e.formulation else f"BROKEN: {e.error}")
+        for e in found_formulations()
+    ]
+
+
+def _policy_rows() -> list[tuple[str, str]]:
+    from modelkit.policies import policies
+
+    return [(e.name, e.summary) for e in policies().values()]
+
+
+def _solver_rows() -> list[tuple[str, str]]:
+    from modelkit.backends import backends
+
+    rows = []
+    for name, engine in backends().items():
+        available, words = engine.availability()
+        rows.append((name, f"available: {words}" if available else f"not available: {words}"))
+    return rows
+
+
+@click.command()
+@debug_option
+def versions() -> None:
+    """Versions of modelkit, Python, Pyomo and the solvers, for bug reports."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    rows = [("modelkit", mk.__version__), ("python", platform.python_version()), ("system", platform.platform())]
+    for package in ("pyomo", "highspy", "pyscipopt", "numpy", "scipy", "numba", "pydantic", "networkx", "click"):
+        try:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
+            rows.append((package, "not installed"))
+    click.echo("\n".join(two_columns(rows)))

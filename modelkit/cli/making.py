@@ -1,0 +1,126 @@
+"""The commands that write instances: ``generate`` and ``import``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import modelkit as mk
+from modelkit.cli.options import CONTEXT, debug_option, output_option, quiet_option
+from modelkit.cli.output import count, say
+
+if TYPE_CHECKING:
+    from modelkit.registry import Maker, Option
+
+
+class _Makers(click.Group):
+    """A group whose commands are the makers of a registry, loaded when asked for."""
+
+    def __init__(self, *, makers: Callable[[], dict[str, Maker]], arguments: tuple[str, ...] = (), **rest: Any) -> None:
+        super().__init__(**rest)
+        self._makers = makers
+        self._arguments = arguments
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._makers())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        maker = self._makers().get(cmd_name)
+        if maker is None:
+            return None
+
+        def make(output: str | None, quiet: bool, **options: Any) -> None:
+            arguments = [options.pop(name) for name in self._arguments]
+            _write_instance(maker.make(*arguments, **options), output, quiet)
+
+        command = click.Command(
+            maker.name,
+            params=[
+                *(click.Argument([name]) for name in self._arguments),
+                *(_click_option(option) for option in maker.options),
+            ],
+            callback=make,
+            help=f"{maker.summary}.\n\n{maker.reference}.",
+            short_help=maker.summary,
+            context_settings=CONTEXT,
+        )
+        decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
+        for decorate in decorators:
+            decorate(command)  # appends its option
+        return command
+
+
+def _click_option(option: Option) -> click.Option:
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.kind is bool:
+        return click.Option([flag], is_flag=True, help=option.help)
+    kind: Any = click.Choice(option.choices) if option.choices else option.kind
+    return click.Option(
+        [flag], type=kind, default=option.default, show_default=option.default is not None, help=option.help
+    )
+
+
+def all_families() -> dict[str, Maker]:
+    """Imported late."""
+    from modelkit.families import families
+
+    return families()
+
+
+def all_formats() -> dict[str, Maker]:
+    """Imported late."""
+    from modelkit.traces import trace_formats
+
+    return trace_formats()
+
+
+generate = _Makers(
+    name="generate",
+    makers=all_families,
+    help="Write an instance drawn from a named FAMILY.",
+    subcommand_metavar="FAMILY [OPTIONS]",
+)
+import_ = _Makers(
+    name="import",
+    makers=all_formats,
+    arguments=("trace",),
+    help="Turn a public trace into an instance.",
+    subcommand_metavar="FORMAT TRACE [OPTIONS]",
+)
+
+
+def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:
+    path = output or f"{instance.name}.json"
+    mk.save_instance(instance, path)
+    if not quiet:
+        _warn_of_oversized(instance)
+        limits = ", ".join(
+            f"{label} {value:,}"
+            for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
+            if value is not None
+        )
+        last = max(r.arrival for r in instance.requests)
+        say(
+            [f"{instance.name}: {count(len(instance.requests), 'request')}, last arrival {last:,g}"
+             + (f", {limits}" if limits else "")],
+            None if path == "-" else Path(path),
+            path,
+        )  # fmt: skip
+
+
+def _warn_of_oversized(instance: mk.Instance) -> None:
+    """Say which requests can never fit."""
+    from modelkit.traces import oversized
+
+    too_big = oversized(instance)
+    if too_big:
+        first = too_big[0]
+        click.echo(
+            f"warning: {len(too_big)} of {len(instance.requests)} requests can never fit"
+            f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
+            f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
+            err=True,
+        )

@@ -1,0 +1,27 @@
+"""What the commands share: options, settings of Click, the exit codes."""
+
+from __future__ import annotations
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+EXIT_CODES = """\b
+Exit codes: 0 a valid schedule or a verified file, 1 an unexpected fault,
+2 usage or bad input, 3 proven infeasible, 4 stopped without a schedule,
+5 verify found the file wrong, 130 interrupted (what was found is written)."""
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj["debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+)
+output_option = click.option(
+    "--output", "-o", metavar="PATH", help="File to write; - is standard output.  [default: named after the run]"
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
