@@ -279,8 +279,7 @@ def data(instance: Instance) -> dict[str, Any]:
     if size > MOST_NONZEROS:
         raise TooLargeError(
             f"the instance is too large for slot-full-mip: {len(requests):,} requests on {slots:,} slots make"
-            f" {size:,} non-zeros or more; at most {MOST_NONZEROS:,}. This is the best schedule of the policies and"
-            " a local search, with a certified bound"
+            f" {size:,} non-zeros or more; at most {MOST_NONZEROS:,}"
         )
     rounds, _ = packing_bound(instance.arrays.output, slots)
     levels = dict(enumerate(clock.prefill_levels or (), start=1))

@@ -40,6 +40,7 @@ from modelkit.stages import stages_refusal
 
 #: Default limit of the solver [s].
 TIME_LIMIT = 60.0
+_NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
 
 
 def solve(
@@ -191,8 +192,7 @@ class _Run:
     def without_solver(self, reason: str) -> Result:
         """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
         if self.formulation.problem == "slots" and self.start is not None:
-            words = f"{reason}; this is the schedule of {self.start.source}, with a certified bound"
-            return self.conclude(None, "finished", words)
+            return self.conclude(None, "finished", f"{reason}; {_NO_SOLVER}")
         if self.formulation.problem != "kv-hindsight":
             return self.conclude(None, "failed", reason)
         left = self.limits.time_limit
@@ -202,9 +202,7 @@ class _Run:
         assert known.result.schedule is not None
         self.certificate = known.certificate
         self.start = self.judged("local-search", known.result.schedule)
-        return self.conclude(
-            None, "finished", f"{reason}; this is the schedule of a local search, with a certified bound"
-        )
+        return self.conclude(None, "finished", f"{reason}; {_NO_SOLVER}")
 
     def tell(self, phase: str, progress: Progress | None = None) -> None:
         elapsed = time.perf_counter() - self.began
@@ -349,12 +347,13 @@ class _Run:
     ) -> Result:
         outcome = self.outcome
         size = outcome.size if outcome else None
+        alone = outcome is None and best is not None  # the schedule is the search's, no solver ran
         return Result(
             instance=InstanceStamp.of(self.instance),
             producer=Producer(
-                kind="formulation",
-                name=self.formulation.name,
-                solver=self.engine.name,
+                kind="improvement" if alone else "formulation",
+                name=best.source if alone and best else self.formulation.name,
+                solver=None if alone else self.engine.name,
                 solver_version=outcome.version if outcome else None,
                 options={
                     "time_limit": self.limits.time_limit,

@@ -47,7 +47,7 @@ def summary(result: Result) -> list[str]:
     for key, words in (("mean_latency", "mean latency"), ("p99_latency", "p99 latency"), ("makespan", "makespan")):
         for unit in ("rounds", "ms"):
             value = result.metrics.get(f"{key}_{unit}")
-            if value is not None:
+            if value is not None and f"{key}_{unit}" != objective.name:
                 rows.append((words, f"{number(value)} {unit}"))
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
     if peak and used is not None:
@@ -60,7 +60,8 @@ def summary(result: Result) -> list[str]:
         rows.append(("evictions", number(result.metrics["evictions"] or 0)))
     if result.start.policy is not None:
         taken = {True: "taken by the solver", False: "not taken", None: "whether taken is not known"}
-        rows.append(("started from", f"{result.start.policy} ({taken[result.start.accepted]})"))
+        if result.producer.solver is not None:
+            rows.append(("started from", f"{result.start.policy} ({taken[result.start.accepted]})"))
     if result.model is not None:
         m = result.model
         rows.append(

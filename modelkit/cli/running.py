@@ -43,8 +43,8 @@ def solve(instance: str, options: tuple[str, ...], output: str | None, quiet: bo
         settings["time_limit"] = None
     with progress(quiet) as listen:
         result = mk.solve(loaded, listen=listen, **settings)
-    stem = file_stem(instance, loaded.name)
-    path = output or f"{stem}.{result.producer.name}.{result.producer.solver}.result.json"
+    names = (file_stem(instance, loaded.name), result.producer.name, result.producer.solver)
+    path = output or ".".join(name for name in names if name) + ".result.json"
     written = keep(result, path)
     if not quiet:
         say(summary(result), written, path)
