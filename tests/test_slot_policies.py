@@ -153,3 +153,19 @@ def test_kv_terms_do_not_depend_on_the_schedule() -> None:
     instance = mk.Instance(server=base.server.model_copy(update={"clock": clock}), requests=base.requests)
     result = mk.simulate(instance, "sorted")
     assert result.objective.value == pytest.approx(float(certify_slots(instance).value), rel=1e-9)
+
+
+def test_hybrid_plans_nothing_on_wide_intervals() -> None:
+    """Tests that intervals are planned with only when they are narrow; wide ones leave the comparison alone."""
+    base = generate("gsm8k", seed=0)
+
+    def told(width: int) -> mk.Instance:
+        requests = tuple(
+            r.model_copy(update={"predicted_output_tokens": (max(1, r.output_tokens - width), r.output_tokens + width)})
+            for r in base.requests
+        )
+        return base.replace(requests=requests)
+
+    wide = mk.simulate(told(40), "hybrid").objective.value
+    assert wide < mk.simulate(told(40), "sorted").objective.value
+    assert wide < 1.08 * float(certify_slots(base).value)

@@ -119,14 +119,17 @@ class Hybrid(LongestFirst):
         free = view.free_slots or 0
         if view.running or not free < len(self.waiting) <= MOST_PLANNED * free or not math.isfinite(_price(view)):
             return
-        output = np.array([request.predicted_upper for _, _, request in self.waiting], dtype=np.int64)
+        requests = [request for _, _, request in self.waiting]
+        if sum(r.predicted_upper - r.predicted_lower for r in requests) > free * _price(view):
+            return  # intervals so wide that the plan would be dropped
+        output = np.array([request.predicted_upper for request in requests], dtype=np.int64)
         packing = pack(output, free, view.rng)
         plan = align(output, free, packing.makespan, _price(view), view.rng)
         if plan.overload:
             return
         self._plan = FollowPlan(plan, [number for _, number, _ in self.waiting])
         self._slots = free
-        for _, _, request in self.waiting:
+        for request in requests:
             self._plan.arrived(request)
 
     def _plan_holds(self, view: View) -> bool:
