@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import modelkit as mk
-from modelkit.bounds import bound
-from modelkit.bounds.prices import ascend
+from modelkit.bounds import bound, prices
 from modelkit.families import generate
 from modelkit.improve import first_schedule
 from modelkit.instance import Instance
@@ -68,14 +67,15 @@ def measured(name: str, instance: Instance, seconds: float) -> dict[str, Any]:
 
 
 def growth() -> list[dict[str, Any]]:
-    """Time for the prices, a fixed amount of work, with n at equal load: M as in chat, all at once."""
+    """Time for the prices with n at equal load, every stage with the same number of iterations."""
+    prices.MOST_ITERATIONS = prices.ITERATIONS
     rows = []
     for n in (1_250, 2_500, 5_000, 10_000, 20_000):
         instance = generate("chat", requests=n, rate=50.0)
         starts = first_schedule(instance)
         rounds = int((starts + instance.arrays.output).max())
         began = time.perf_counter()
-        ascend(instance, starts)
+        prices.ascend(instance, starts)
         spent = time.perf_counter() - began
         rows.append({"requests": n, "rounds": rounds, "seconds": round(spent, 2), "per_n_T": spent / (n * rounds)})
         print(rows[-1], flush=True)

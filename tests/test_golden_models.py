@@ -1,0 +1,49 @@
+"""Golden models: what each bundled formulation says of a two-request instance, as an LP file.
+
+A changed formulation shows here as a readable difference. ``UPDATE_GOLDEN=1 pytest tests/test_golden_models.py``
+writes the files anew; read the difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import modelkit as mk
+from modelkit.families import generate
+from modelkit.instance import Instance
+from modelkit.plugins import found_formulations
+
+FOLDER = Path(__file__).parent / "golden"
+NAMES = [found.name for found in found_formulations()]
+
+
+def tiny(name: str) -> Instance:
+    """The two-request instance of the formulation's kind."""
+    two = mk.load(Path(__file__).parents[1] / "instances" / "two-requests.json")
+    slots = generate("slot-synthetic", seed=1, requests=2, slots=2)
+    formulation = next(found.formulation for found in found_formulations() if found.name == name)
+    assert formulation is not None
+    return two if formulation.refusal(two) is None else slots
+
+
+def test_none_is_missing() -> None:
+    """Tests that every bundled formulation has its file, and every file its formulation."""
+    if not os.environ.get("UPDATE_GOLDEN"):
+        assert {path.stem for path in FOLDER.glob("*.lp")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_is_the_golden_one(name: str, tmp_path: Path) -> None:
+    """Tests the model against the file."""
+    formulation = next(found.formulation for found in found_formulations() if found.name == name)
+    model = formulation.instantiate(tiny(name))
+    written = tmp_path / "model.lp"
+    model.write(str(written), format="lp", io_options={"symbolic_solver_labels": True})
+    golden = FOLDER / f"{name}.lp"
+    if os.environ.get("UPDATE_GOLDEN"):
+        FOLDER.mkdir(exist_ok=True)
+        golden.write_text(written.read_text())
+    assert written.read_text() == golden.read_text()
