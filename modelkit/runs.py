@@ -90,12 +90,17 @@ def planned(instance: Instance, path: str | os.PathLike[str], kind: Kind, name: 
         A parameter that the run's function does not take.
     """
     run = Run(instance=os.fspath(path), stamp=InstanceStamp.of(instance), kind=kind, name=name, **settings)
-    allowed = {"formulation": _solve_arguments, "policy": _simulate_arguments, "bound": _bound_arguments}[kind]()
+    allowed = parameters_of(kind)
     for key in run.parameters:
         if key not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
             raise UsageError(f"a {kind} has no parameter {key!r}{did_you_mean(key, allowed)}\n  known: {known}")
     return run
+
+
+def parameters_of(kind: Kind) -> set[str]:
+    """Names of the further parameters that a run of this kind takes."""
+    return {"formulation": _solve_arguments, "policy": _simulate_arguments, "bound": _bound_arguments}[kind]()
 
 
 def perform(run: Run) -> Result:

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def cores() -> int:
 
 def run_all(
     tasks: Iterable[Task], *, jobs: int | None = None, started: Callable[[Run], None] | None = None
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Perform runs in parallel; each is yielded when its result is written.
 
     Parameters
