@@ -326,9 +326,23 @@ def test_claims_by_hand() -> None:
     def words(paper: float, **rest: Any) -> str:
         return verdicts([Claim(says="", of="sorted", paper=paper, **rest)], runs)[0].words
 
-    assert words(124) == "reproduced: +0.8%"
-    assert words(100) == "not reproduced: +25.0%"
-    assert words(200, at_most=True) == "reproduced: -37.5%"
+    assert words(124) == "reproduced (0.8% higher)"
+    assert words(100) == "not reproduced (25.0% higher)"
+    assert words(200, better="lower") == "better than the paper (37.5% lower)"
+    assert words(100, better="lower") == "not reproduced (25.0% higher)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped_studies() if name.endswith("-small")])
+def test_small_studies_end_in_a_minute(tmp_path: Path, name: str) -> None:
+    """Tests the small variant of each shipped study: it ends soon, nothing fails, and every claim has its figure."""
+    study = load_study(name)
+    began = time.perf_counter()
+    after = run_study(study, tmp_path / "kept")
+    assert time.perf_counter() - began < 120
+    assert not after.failed
+    assert not after.left
+    assert all(verdict.ours is not None for verdict in verdicts(study.claims, measured(after.done)))
 
 
 # --- the command line --------------------------------------------------------------------------

@@ -7,8 +7,9 @@ number of them, and compares it with the paper's figure::
     says = "MC-SF is 1.005 times the optimum on average"
     paper = 1.005
     tolerance = 0.01                 # relative
-    of = "mc-sf"                     # a policy, formulation, or "bound"; its objective unless metric = "..."
-    against = "best"                 # another run's name, "best" (schedule), "bound" (certified), or left out
+    better = "lower"                 # a figure below the paper's is no failure to reproduce it; or "higher"
+    of = "mc-sf"                     # a run's name, "best" (schedule) or "bound" (certified); metric = "..." of a run
+    against = "best"                 # likewise, or left out
     how = "ratio"                    # ratio | difference | gap_closed; of the pair
     statistic = "mean"               # mean | median | max | min | count_equal | slope (over requests)
 
@@ -38,7 +39,7 @@ class Claim(BaseModel):
     source: str = ""
     unit: str = ""
     tolerance: float = Field(default=0.05, ge=0)
-    at_most: bool = False
+    better: Literal["lower", "higher"] | None = None
     group: str | None = None
     of: str
     metric: str | None = None
@@ -83,13 +84,18 @@ class Verdict:
 
     @property
     def reproduced(self) -> bool | None:
-        """None when either figure is missing."""
+        """Whether our figure is the paper's within the tolerance, or better; None when either is missing."""
         if self.ours is None or self.claim.paper is None:
             return None
-        room = self.claim.tolerance * abs(self.claim.paper)
-        if self.claim.at_most:
-            return self.ours <= self.claim.paper + room
-        return abs(self.ours - self.claim.paper) <= room
+        return self.better or abs(self.ours - self.claim.paper) <= self.claim.tolerance * abs(self.claim.paper)
+
+    @property
+    def better(self) -> bool:
+        """Whether our figure is beyond the tolerance on the side that is better."""
+        if self.ours is None or self.claim.paper is None or self.claim.better is None:
+            return False
+        ahead = (self.ours - self.claim.paper) * (1 if self.claim.better == "higher" else -1)
+        return ahead > self.claim.tolerance * abs(self.claim.paper)
 
     @property
     def words(self) -> str:
@@ -98,10 +104,11 @@ class Verdict:
             return "not measured"
         if self.claim.paper is None:
             return "measured"
-        stem = "reproduced" if self.reproduced else "not reproduced"
+        stem = "better than the paper" if self.better else "reproduced" if self.reproduced else "not reproduced"
         if self.claim.paper == 0:
-            return f"{stem}: {self.ours:+.3g}"
-        return f"{stem}: {self.ours / self.claim.paper - 1:+.1%}"
+            return f"{stem} ({self.ours:+.3g})"
+        share = self.ours / self.claim.paper - 1
+        return f"{stem} ({abs(share):.1%} {'higher' if share >= 0 else 'lower'})"
 
 
 def verdicts(claims: Iterable[Claim], runs: Sequence[Measured]) -> list[Verdict]:
@@ -116,22 +123,28 @@ def _verdict(claim: Claim, runs: Sequence[Measured]) -> Verdict:
     points = [
         (peers[0].requests, value)
         for peers in by_instance.values()
-        for run in peers
-        if claim.of in (run.name, run.label) and (value := _value(claim, run, peers)) is not None
+        for mine in _numbers(claim.of, claim.metric, peers)
+        if (value := _value(claim, mine, peers)) is not None
     ]
     ours = _STATISTICS[claim.statistic](points) if points else None
     return Verdict(claim, None if ours is None else claim.scale * ours, len(points))
 
 
-def _value(claim: Claim, run: Measured, peers: Sequence[Measured]) -> float | None:
+def _numbers(name: str, metric: str | None, peers: Sequence[Measured]) -> list[float]:
+    """What a name stands for among the runs on one instance: numbers that are known, one a run."""
+    if name == "best":
+        return sorted(p.value for p in peers if p.value is not None)[:1]
+    if name == "bound":
+        return [p.certified for p in peers if p.certified is not None and p.certified == _certified(peers)][:1]
+    named = [p for p in peers if name in (p.name, p.label)]
+    return [v for p in named if (v := p.metrics.get(metric) if metric else p.value) is not None]
+
+
+def _value(claim: Claim, mine: float, peers: Sequence[Measured]) -> float | None:
     """The number that a run gives, beside the other runs on its instance."""
-    if claim.metric is not None:
-        mine = run.metrics.get(claim.metric)
-    else:
-        mine = _certified(peers) if claim.of == "bound" else run.value
-    if claim.against is None or mine is None:
+    if claim.against is None:
         return mine
-    other = _other(claim, peers)
+    other = next(iter(_numbers(claim.against, claim.metric, peers)), None)
     if other is None:
         return None
     if claim.statistic == "count_equal":
@@ -142,16 +155,6 @@ def _value(claim: Claim, run: Measured, peers: Sequence[Measured]) -> float | No
         return mine / other if other else None
     bound = _certified(peers)
     return (other - mine) / (other - bound) if bound is not None and other != bound else None
-
-
-def _other(claim: Claim, peers: Sequence[Measured]) -> float | None:
-    if claim.against == "bound":
-        return _certified(peers)
-    if claim.against == "best":
-        return min((p.value for p in peers if p.value is not None), default=None)
-    named = [p for p in peers if claim.against in (p.name, p.label)]
-    values = [p.metrics.get(claim.metric) if claim.metric else p.value for p in named]
-    return next((value for value in values if value is not None), None)
 
 
 def _certified(peers: Sequence[Measured]) -> float | None:
