@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,7 +69,7 @@ def parse_instance(document: object, where: str) -> Instance:
     try:
         instance = Instance.model_validate(document)
     except ValidationError as error:
-        faults += _faults(error)
+        faults += faults_of(error, _KNOWN_KEYS)
         faults += _raw_cross_faults(document)
     except InputError as error:
         faults += error.faults
@@ -181,7 +182,7 @@ def parse_result(document: object, where: str) -> Result:
     try:
         return Result.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, _faults(error)) from None
+        raise InputError(where, faults_of(error, {})) from None
 
 
 def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:
@@ -219,7 +220,7 @@ def parse_certificate(document: object, where: str) -> Certificate:
     try:
         return Certificate.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, _faults(error)) from None
+        raise InputError(where, faults_of(error, {})) from None
 
 
 def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> Path | None:
@@ -355,7 +356,8 @@ _KNOWN_KEYS = {
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
 
 
-def _faults(error: ValidationError) -> list[Fault]:
+def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[str]]) -> list[Fault]:
+    """Pydantic's errors as faults; ``known`` are the keys that stand at a path, for near misses."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:  # pydantic counts the entries without fault
@@ -375,19 +377,19 @@ def _faults(error: ValidationError) -> list[Fault]:
                 message = f"found {shown(value)}; {_PREDICTION}"
             fault = Fault(_json_path(location), message)
         else:
-            fault = Fault(_json_path(location), _message(detail, location))
+            fault = Fault(_json_path(location), _message(detail, location, known))
         faults.setdefault(fault.path, fault)
     return list(faults.values())
 
 
-def _message(detail: Any, location: list[Any]) -> str:
+def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Sequence[str]]) -> str:
     kind = detail["type"]
     if kind == "missing":
         return "is missing"
     if kind == "too_short":
         return "is empty; allowed: one entry or more"
     if kind == "extra_forbidden":
-        known = _KNOWN_KEYS.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
+        known = keys.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
         return f"unknown key{did_you_mean(str(location[-1]), known)}"
     text = detail["msg"]
     for before, after in (

@@ -1,0 +1,213 @@
+"""The commands ``study run``, ``study status``, ``study report`` and ``study export``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modelkit.cli.options import CONTEXT, EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.output import count, two_columns
+
+if TYPE_CHECKING:
+    from modelkit.studies import Status, Step, Study, Verdict
+
+study_argument = click.argument("study", metavar="STUDY")
+folder_option = click.option(
+    "--folder", metavar="PATH", help="Where the results are kept.  [default: NAME.study, in this folder]"
+)
+
+
+@click.group(context_settings=CONTEXT)
+def study() -> None:
+    """A grid of runs, resumable, on this machine or a cluster.
+
+    A STUDY is a TOML file, or one of the shipped studies by name; `modelkit study list` names them.
+    """
+
+
+@study.command("list")
+@debug_option
+def list_() -> None:
+    """The studies that come along."""
+    from modelkit.studies import load_study, shipped_studies
+
+    click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
+
+
+@study.command(epilog=EXIT_CODES)
+@study_argument
+@folder_option
+@click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
+@click.option("--cluster", metavar="ADDRESS|FILE", help="A Dask cluster that does the runs: tcp://..., or its file.")
+@click.option("--again", is_flag=True, help="Do failed runs again.")
+@click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
+@quiet_option
+@debug_option
+def run(
+    study: str, folder: str | None, jobs: int | None, cluster: str | None, again: bool, dry_run: bool, quiet: bool
+) -> int:
+    """Do the runs of STUDY that are not finished; stop it at any moment, the same command goes on."""
+    from modelkit.studies import estimate, folder_of, load_study, run_study
+
+    loaded = load_study(study)
+    before = _known(loaded, folder)
+    if dry_run:
+        for cell in before.left:
+            click.echo(f"{cell.instance.words}: {cell.label}")
+        seconds = estimate(before.left, before.done, jobs)
+        click.echo(f"{count(len(before.left), 'run')} to do, {len(before.done):,} done; at most {_duration(seconds)}")
+        return 0
+    if not quiet:
+        if before.stale:
+            click.echo(_stale_words(before))
+        click.echo(f"{loaded.name}: {count(len(before.left), 'run')} to do, {len(before.done):,} done")
+    with _progress(quiet, len(before.planned)) as listen:
+        after = run_study(loaded, folder, jobs=jobs, cluster=cluster, again=again, listen=listen)
+    if not quiet:
+        _tell(loaded, after)
+        click.echo(f"  results in {folder_of(loaded, folder)}")
+    return 0 if len(after.failed) < max(1, len(after.done)) else 4
+
+
+@study.command()
+@study_argument
+@folder_option
+@click.option("--prune", is_flag=True, help="Delete results that the study does not ask for any more.")
+@debug_option
+def status(study: str, folder: str | None, prune: bool) -> None:
+    """How far STUDY is: runs done, failed, left and stale."""
+    from modelkit.studies import Store, folder_of, load_study
+    from modelkit.studies import status as status_of
+
+    loaded = load_study(study)
+    now = status_of(loaded, folder)
+    _tell(loaded, now)
+    if prune and now.stale:
+        with Store(folder_of(loaded, folder), writing=True) as store:
+            store.remove(entry.key for entry in now.stale)
+        click.echo(f"{count(len(now.stale), 'stale result')} deleted")
+
+
+@study.command()
+@study_argument
+@folder_option
+@click.option("--output", "-o", metavar="PATH", help="File to write, .csv or .parquet.  [default: NAME.csv]")
+@quiet_option
+@debug_option
+def export(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
+    """Write a table of the finished runs of STUDY, a line each."""
+    from modelkit.studies import export as write
+    from modelkit.studies import load_study
+    from modelkit.studies import status as status_of
+
+    loaded = load_study(study)
+    path = output or f"{loaded.name}.csv"
+    done = status_of(loaded, folder).done
+    write(done, path)
+    if not quiet:
+        click.echo(f"{count(len(done), 'run')}\n  wrote {path}")
+
+
+@study.command()
+@study_argument
+@folder_option
+@debug_option
+def report(study: str, folder: str | None) -> None:
+    """What STUDY shows: each run by name, and the papers' figures beside ours."""
+    from modelkit.studies import load_study, measured, verdicts
+    from modelkit.studies import status as status_of
+
+    loaded = load_study(study)
+    now = status_of(loaded, folder)
+    _tell(loaded, now)
+    for verdict in verdicts(loaded.claims, measured(now.done)):
+        click.echo("\n".join(_verdict_lines(verdict)))
+
+
+# --- what people see ---------------------------------------------------------------------------
+
+
+def _known(study: Study, folder: str | None) -> Status:
+    """What is there before the run; nothing when the folder is new."""
+    from modelkit.studies import Status, cells, folder_of
+    from modelkit.studies import status as status_of
+
+    if not (folder_of(study, folder) / "study.sqlite").is_file():
+        return Status(cells(study), [], [])
+    return status_of(study, folder)
+
+
+def _stale_words(status: Status) -> str:
+    return (
+        f"{count(len(status.stale), 'result')} stale: the study does not ask for them any more; they are kept and left"
+        " out (`modelkit study status --prune` deletes them)"
+    )
+
+
+def _tell(study: Study, status: Status) -> None:
+    rows = [("done", f"{len(status.done):,} of {len(status.planned):,}")]
+    if status.failed:
+        rows.append(("failed", f"{len(status.failed):,}"))
+        rows += [("", f"{entry.label} on {entry.instance}: {entry.message}") for entry in status.failed[:5]]
+        rows += [("", f"... and {len(status.failed) - 5:,} more")] if len(status.failed) > 5 else []
+    if status.stale:
+        rows.append(("stale", _stale_words(status)))
+    other = {entry.modelkit for entry in status.done}
+    if len(other) > 1:
+        rows.append(("versions", f"results of modelkit {', '.join(sorted(other))}"))
+    click.echo("\n".join([study.name, *(f"  {line}" for line in two_columns(rows))]))
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    claim = verdict.claim
+    figures = [
+        f"{name} {_figure(value)}{' ' + claim.unit if claim.unit else ''}"
+        for name, value in (("paper", claim.paper), ("ours", verdict.ours))
+        if value is not None
+    ]
+    words = f"{'; '.join(figures)}; {count(verdict.cases, 'case')}: {verdict.words}"
+    return two_columns([("*", claim.says), ("", words)])
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _progress(quiet: bool, total: int) -> Iterator[Callable[[Any], None] | None]:
+    """A live bar on standard error, when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=total)
+
+        def listen(step: Step) -> None:
+            failures = f" · {count(step.failed, 'failure')}" if step.failed else ""
+            bar.update(task, completed=step.done, description=f"{step.label[:24]}{failures}")
+
+        yield listen

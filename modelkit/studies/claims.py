@@ -1,0 +1,178 @@
+"""What a paper says, what we measure, and whether it was reproduced.
+
+A claim takes a number from each run (a metric, perhaps set against another run's on the same instance), makes one
+number of them, and compares it with the paper's figure::
+
+    [[claims]]
+    says = "MC-SF is 1.005 times the optimum on average"
+    paper = 1.005
+    tolerance = 0.01                 # relative
+    better = "lower"                 # a figure below the paper's is no failure to reproduce it; or "higher"
+    of = "mc-sf"                     # a run's name, "best" (schedule) or "bound" (certified); metric = "..." of a run
+    against = "best"                 # likewise, or left out
+    how = "ratio"                    # ratio | difference | gap_closed; of the pair
+    statistic = "mean"               # mean | median | max | min | count_equal | slope (over requests)
+
+``gap_closed`` is (against - of) / (against - bound): the share of the gap to the certified bound that ``of`` closes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Statistic = Literal["mean", "median", "max", "min", "count_equal", "slope"]
+
+
+class Claim(BaseModel):
+    """One figure of a paper, and how to measure it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    says: str
+    paper: float | None = None
+    source: str = ""
+    unit: str = ""
+    tolerance: float = Field(default=0.05, ge=0)
+    better: Literal["lower", "higher"] | None = None
+    group: str | None = None
+    of: str
+    metric: str | None = None
+    against: str | None = None
+    how: Literal["ratio", "difference", "gap_closed"] = "ratio"
+    statistic: Statistic = "mean"
+    scale: float = 1.0
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Claim:
+        if self.how == "gap_closed" and self.against in (None, "best", "bound"):
+            raise ValueError("gap_closed needs another run's name as against")
+        if self.statistic == "count_equal" and self.against is None:
+            raise ValueError("count_equal needs against")
+        return self
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a finished run: values are None where it has none.
+
+    ``label`` tells runs of one name apart; ``instance`` is the key of the instance.
+    """
+
+    group: str
+    instance: str
+    requests: int
+    name: str
+    label: str
+    value: float | None
+    certified: float | None
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with our figure; ``cases`` is the number of instances it rests on."""
+
+    claim: Claim
+    ours: float | None
+    cases: int
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether our figure is the paper's within the tolerance, or better; None when either is missing."""
+        if self.ours is None or self.claim.paper is None:
+            return None
+        return self.better or abs(self.ours - self.claim.paper) <= self.claim.tolerance * abs(self.claim.paper)
+
+    @property
+    def better(self) -> bool:
+        """Whether our figure is beyond the tolerance on the side that is better."""
+        if self.ours is None or self.claim.paper is None or self.claim.better is None:
+            return False
+        ahead = (self.ours - self.claim.paper) * (1 if self.claim.better == "higher" else -1)
+        return ahead > self.claim.tolerance * abs(self.claim.paper)
+
+    @property
+    def words(self) -> str:
+        """``reproduced`` or ``not reproduced``, and by how much."""
+        if self.ours is None:
+            return "not measured"
+        if self.claim.paper is None:
+            return "measured"
+        stem = "better than the paper" if self.better else "reproduced" if self.reproduced else "not reproduced"
+        if self.claim.paper == 0:
+            return f"{stem} ({self.ours:+.3g})"
+        share = self.ours / self.claim.paper - 1
+        return f"{stem} ({abs(share):.1%} {'higher' if share >= 0 else 'lower'})"
+
+
+def verdicts(claims: Iterable[Claim], runs: Sequence[Measured]) -> list[Verdict]:
+    """Every claim with our figure; O(claims * runs)."""
+    return [_verdict(claim, [run for run in runs if claim.group in (None, run.group)]) for claim in claims]
+
+
+def _verdict(claim: Claim, runs: Sequence[Measured]) -> Verdict:
+    by_instance: dict[str, list[Measured]] = {}
+    for run in runs:
+        by_instance.setdefault(run.instance, []).append(run)
+    points = [
+        (peers[0].requests, value)
+        for peers in by_instance.values()
+        for mine in _numbers(claim.of, claim.metric, peers)
+        if (value := _value(claim, mine, peers)) is not None
+    ]
+    ours = _STATISTICS[claim.statistic](points) if points else None
+    return Verdict(claim, None if ours is None else claim.scale * ours, len(points))
+
+
+def _numbers(name: str, metric: str | None, peers: Sequence[Measured]) -> list[float]:
+    """What a name stands for among the runs on one instance: numbers that are known, one a run."""
+    if name == "best":
+        return sorted(p.value for p in peers if p.value is not None)[:1]
+    if name == "bound":
+        return [p.certified for p in peers if p.certified is not None and p.certified == _certified(peers)][:1]
+    named = [p for p in peers if name in (p.name, p.label)]
+    return [v for p in named if (v := p.metrics.get(metric) if metric else p.value) is not None]
+
+
+def _value(claim: Claim, mine: float, peers: Sequence[Measured]) -> float | None:
+    """The number that a run gives, beside the other runs on its instance."""
+    if claim.against is None:
+        return mine
+    other = next(iter(_numbers(claim.against, claim.metric, peers)), None)
+    if other is None:
+        return None
+    if claim.statistic == "count_equal":
+        return float(math.isclose(mine, other, rel_tol=1e-9))
+    if claim.how == "difference":
+        return mine - other
+    if claim.how == "ratio":
+        return mine / other if other else None
+    bound = _certified(peers)
+    return (other - mine) / (other - bound) if bound is not None and other != bound else None
+
+
+def _certified(peers: Sequence[Measured]) -> float | None:
+    return max((p.certified for p in peers if p.certified is not None), default=None)
+
+
+def _slope(points: list[tuple[int, float]]) -> float | None:
+    """Least-squares slope of the value over the number of requests."""
+    if len({n for n, _ in points}) < 2:
+        return None
+    return statistics.linear_regression([n for n, _ in points], [v for _, v in points]).slope
+
+
+_STATISTICS: dict[Statistic, Callable[[list[tuple[int, float]]], float | None]] = {
+    "mean": lambda points: statistics.fmean(v for _, v in points),
+    "median": lambda points: statistics.median(v for _, v in points),
+    "max": lambda points: max(v for _, v in points),
+    "min": lambda points: min(v for _, v in points),
+    "count_equal": lambda points: sum(v for _, v in points),
+    "slope": _slope,
+}

@@ -1,0 +1,215 @@
+"""Run what a study still needs, here or on a cluster, so that it may be killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import UsageError
+from modelkit.io import parse_result, save_result
+from modelkit.result import Result
+from modelkit.runs import TIME_LIMIT, Run, failure
+from modelkit.studies.plan import Cell, Study, cells
+from modelkit.studies.store import Entry, Store
+from modelkit.workers import Finished, cores, run_all
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Parameters
+    ----------
+    planned
+        Every run that the study file asks for now.
+    done
+        The finished ones among them.
+    stale
+        Finished runs that the study file does not ask for any more.
+    """
+
+    planned: list[Cell]
+    done: list[Entry]
+    stale: list[Entry]
+
+    @property
+    def left(self) -> list[Cell]:
+        """Runs still to do."""
+        finished = {entry.key for entry in self.done}
+        return [cell for cell in self.planned if cell.key not in finished]
+
+    @property
+    def failed(self) -> list[Entry]:
+        """Finished runs without a schedule that did not prove that there is none."""
+        return [entry for entry in self.done if entry.status == "no_schedule"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more run is finished."""
+
+    label: str
+    result: Result
+    done: int
+    failed: int
+    total: int
+
+
+def folder_of(study: Study, folder: str | os.PathLike[str] | None) -> Path:
+    """Where the study keeps its results."""
+    return Path(folder) if folder is not None else Path(f"{study.name}.study")
+
+
+def status(study: Study, folder: str | os.PathLike[str] | None = None) -> Status:
+    """How far the study is; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        There are no results yet.
+    """
+    with Store(folder_of(study, folder)) as store:
+        return _status(cells(study), store)
+
+
+def _status(planned: list[Cell], store: Store) -> Status:
+    keys = {cell.key for cell in planned}
+    entries = store.entries()
+    return Status(planned, [e for e in entries if e.key in keys], [e for e in entries if e.key not in keys])
+
+
+def run_study(
+    study: Study,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    again: bool = False,
+    listen: Callable[[Step], None] | None = None,
+) -> Status:
+    """Do the runs that are not finished yet.
+
+    Parameters
+    ----------
+    folder
+        Where results are kept; None: ``NAME.study``.
+    jobs
+        Runs at a time on this machine; None: one for each processor.
+    cluster
+        Address or scheduler file of a Dask cluster that does the runs instead.
+    again
+        Do failed runs again too.
+    listen
+        Called after each run.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be used, or the cluster not be reached.
+    KeyboardInterrupt
+        After Ctrl-C; what is finished is kept, runs in progress are done again next time.
+    """
+    with Store(folder_of(study, folder), writing=True) as store:
+        planned = cells(study)
+        store.recover(planned)
+        now = _status(planned, store)
+        if again:
+            store.remove(entry.key for entry in now.failed)
+            now = _status(planned, store)
+        done, failed = len(now.done), len(now.failed)
+        by_path = {store.path(cell.key): cell for cell in now.left}
+        with store.together():
+            tasks = [(_run(cell, store), path) for path, cell in by_path.items()]
+        for path in by_path:
+            path.parent.mkdir(exist_ok=True)
+        runner = run_all(tasks, jobs=jobs) if cluster is None else _on_cluster(tasks, cluster)
+        with contextlib.closing(runner) as finished_runs:
+            for finished in finished_runs:
+                result = finished.result
+                if result.stop == "interrupted":  # not finished: it is done again
+                    finished.path.unlink(missing_ok=True)
+                    continue
+                cell = by_path[finished.path]
+                if not finished.path.exists():
+                    raise UsageError(f"cannot write {finished.path}; what was finished before is kept")
+                store.add(cell, result)
+                done += 1
+                failed += result.status == "no_schedule"
+                if listen:
+                    listen(Step(cell.label, result, done, failed, len(planned)))
+        return _status(planned, store)
+
+
+def _run(cell: Cell, store: Store) -> Run:
+    path, stamp = store.instance(cell.instance)
+    return Run(
+        instance=str(path), stamp=stamp, kind=cell.kind, name=cell.name, solver=cell.solver,
+        parameters=dict(cell.parameters), seed=cell.seed, **cell.limits,
+    )  # fmt: skip
+
+
+def estimate(planned: Sequence[Cell], done: Sequence[Entry], jobs: int | None = None) -> float:
+    """Seconds that the cells need at most: their limits, or what runs like them took where some are finished."""
+    seconds: dict[tuple[str, str, str], list[float]] = {}
+    for entry in done:
+        if entry.seconds is not None:
+            seconds.setdefault((entry.study_group, entry.kind, entry.name), []).append(entry.seconds)
+    total = 0.0
+    for cell in planned:
+        name = Path(cell.name).stem if cell.content else cell.name
+        known = seconds.get((cell.instance.group, cell.kind, name))
+        if known:
+            total += statistics.fmean(known)
+        elif cell.kind != "policy":
+            total += cell.limits.get("time_limit", TIME_LIMIT)
+    return total / (jobs or cores())
+
+
+# --- on a cluster ------------------------------------------------------------------------------
+
+
+def _on_cluster(tasks: Sequence[tuple[Run, Path]], address: str) -> Generator[Finished, None, None]:
+    """The same runs on a Dask cluster: instances travel with the runs, results come back as bytes."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise UsageError('a cluster needs Dask, which is not installed: pip install "modelkit[cluster]"') from None
+    where: dict[str, Any] = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    try:
+        client = Client(**where, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot reach the cluster at {address}: {error}") from None
+    with client:
+        waiting = {
+            client.submit(
+                perform_remotely, run.model_dump(mode="json"), Path(run.instance).read_bytes(), Path(run.instance).name,
+                pure=False, retries=3,
+            ): (run, path)
+            for run, path in tasks
+        }  # fmt: skip
+        for future in as_completed(list(waiting)):
+            run, path = waiting.pop(future)
+            if future.status == "finished":
+                result = parse_result(json.loads(future.result()), str(path))
+            else:
+                result = failure(run, f"the cluster gave this run up: {future.exception()}")
+            save_result(result, path)
+            yield Finished(run, path, result)
+
+
+def perform_remotely(document: dict[str, Any], content: bytes, name: str) -> str:
+    """On a worker of the cluster: do the run in a process of its own; its result as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        instance, written = Path(folder) / name, Path(folder) / "out.result.json"
+        instance.write_bytes(content)
+        run = Run.model_validate({**document, "instance": str(instance)})
+        for _ in run_all([(run, written)], jobs=1):
+            pass
+        return written.read_text()
