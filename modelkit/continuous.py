@@ -20,6 +20,7 @@ from one change of what is in progress to the next in one sum, however many even
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -130,7 +131,9 @@ class LinearTime:
 
     def begin(self) -> float:
         at = self.now / 1000
-        self.now = max(self.now, at * 1000)
+        while at * 1000 < self.now:
+            at = math.nextafter(at, math.inf)
+        self.now = at * 1000  # what a reader of the schedule makes of it
         return at
 
     def settle(self, active: int, held: int) -> None:

@@ -68,7 +68,7 @@ def parse_instance(document: object, where: str) -> Instance:
     try:
         instance = Instance.model_validate(document)
     except ValidationError as error:
-        faults += _faults(error)
+        faults += faults_of(error)
         faults += _raw_cross_faults(document)
     except InputError as error:
         faults += error.faults
@@ -181,7 +181,7 @@ def parse_result(document: object, where: str) -> Result:
     try:
         return Result.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, _faults(error)) from None
+        raise InputError(where, faults_of(error)) from None
 
 
 def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:
@@ -219,7 +219,7 @@ def parse_certificate(document: object, where: str) -> Certificate:
     try:
         return Certificate.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, _faults(error)) from None
+        raise InputError(where, faults_of(error)) from None
 
 
 def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> Path | None:
@@ -355,7 +355,8 @@ _KNOWN_KEYS = {
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
 
 
-def _faults(error: ValidationError) -> list[Fault]:
+def faults_of(error: ValidationError) -> list[Fault]:
+    """Pydantic's errors as faults."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:  # pydantic counts the entries without fault

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
-from modelkit.policies import Seen, View, register
+from modelkit.policies import Room, Seen, View, register
 from modelkit.policies.lookahead import LookAhead
 
 
@@ -53,8 +53,9 @@ class SortedF(LookAhead):
             insort(ranked, (order(request), request.arrival, request.number))
 
     def admit(self, view: View) -> Iterator[int]:
+        room = Room(view)
         while True:
-            yield from super().admit(view)
+            yield from self.scan(view, room)
             if self._waiting or not self._pool:
                 return
             for request in self._next_batch(view.capacity):

@@ -182,7 +182,10 @@ class LookAhead(Policy):
         return int((1 - self._alpha) * view.capacity) if self._alpha and view.running else view.capacity
 
     def admit(self, view: View) -> Iterator[int]:
-        room = Room(view)
+        return self.scan(view, Room(view))
+
+    def scan(self, view: View, room: Room) -> Iterator[int]:
+        """Those who may start, in order."""
         while self._waiting:
             request = self._waiting[0][-1]
             if not self.fits(request, view) or not room.takes(request):

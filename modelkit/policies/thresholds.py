@@ -110,7 +110,7 @@ class Wait(Policy):
         due = [
             (queue[0].arrival, kind)
             for kind, queue in self._classes.items()
-            if queue and len(queue) >= self._counts[kind] * share_of_time
+            if queue and len(queue) >= self._counts.get(kind, 0) * share_of_time
         ]
         if not due and not view.running:
             due = [(queue[0].arrival, kind) for kind, queue in self._classes.items() if queue]
