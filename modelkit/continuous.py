@@ -228,6 +228,7 @@ class ContinuousSimulation:
         self.free = list(range(self.slots)) if self.slots else []
         self.slot: dict[int, int] = {}
         self.offset = 0  # sum over those in progress of prompt - start
+        self.asked: View | None = None  # what the policy saw in this round, if it admitted nobody
         self.segments: list[tuple[float, tuple[Admission, ...], tuple[str, ...]]] = []
         self.rounds: list[int] = []  # of each segment
 
@@ -357,7 +358,7 @@ class ContinuousSimulation:
         admitted: list[Admission] = []
         if not self.waiting:
             return admitted
-        view = self.view()
+        view = self.asked = self.view()
         room = view.prompt_room
         for i in self.policy.admit(view):
             if i not in self.waiting:
@@ -381,6 +382,7 @@ class ContinuousSimulation:
                 self.unread[i] = prompt
             self.policy.started(self.seen[i], self.now)
             admitted.append(Admission(self.ids[i], slot))
+            self.asked = None
         if self.overflows():
             raise PolicyError(f"in round {self.now + 1} the policy admits more tokens than the KV cache holds")
         return admitted
@@ -445,7 +447,7 @@ class ContinuousSimulation:
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.held) // len(self.running))
         if self.waiting and rounds > 1:
-            patience = self.policy.patience(self.view())
+            patience = self.policy.patience(self.asked or self.view())
             rounds = rounds if patience is None else min(rounds, max(1, patience))
         if self.arrivals and rounds > 1:
             rounds = self.time.rounds_until(self.moments[self.arrivals[-1]], rounds)

@@ -36,7 +36,6 @@ class OwnLengths(LookAhead):
                 self._profile.postpone(first[1], end)
 
     def patience(self, view: View) -> int | None:
-        self.raise_lengths(view.round)
         first, rounds = self._profile.first_end(), super().patience(view)
         if rounds is not None or first is None:
             return rounds
