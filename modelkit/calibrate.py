@@ -141,11 +141,13 @@ def calibrate(
         The file cannot be opened.
     """
     table = read_csv(path)
+    splitwise = set(_SPLITWISE) <= set(table.columns)
+    if not splitwise:
+        table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))
     rows = _chosen(table.where, table.columns, table.rows(), where or {})
-    if set(_SPLITWISE) <= set(table.columns):
+    if splitwise:
         points, notes = _splitwise(table.where, rows)
     else:
-        table.require(_ITERATIONS)
         points, notes = _iterations(table.where, table.columns, rows), []
     points = [
         p

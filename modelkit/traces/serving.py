@@ -225,9 +225,10 @@ _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 )
 def burstgpt(row: Row, faults: list[Fault]) -> Entry:
     """A response of no tokens is a failed request."""
+    tick = _seconds(row, "Timestamp", faults)
     prompt = row.tokens("Request tokens", faults, least=0)
     output = row.tokens("Response tokens", faults, least=0)
-    return Entry(_seconds(row, "Timestamp", faults), prompt, output, failed=not (prompt and output))
+    return Entry(tick, prompt, output, failed=not (prompt and output))
 
 
 #: Prompt tokens in a block of the prefix hashes.
