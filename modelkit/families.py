@@ -6,6 +6,7 @@ The same options and seed give the same instance.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy.typing as npt
 
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.predictions import with_predictions
 from modelkit.registry import Maker, Registry
+from modelkit.servers import find_server
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,18 +30,26 @@ def families() -> dict[str, Maker]:
     return _REGISTRY.makers()
 
 
-def generate(name: str, **options: Any) -> Instance:
+def generate(name: str, *, predictions: str | None = None, **options: Any) -> Instance:
     """An instance of a family.
+
+    Parameters
+    ----------
+    predictions
+        Model of what policies see of output lengths (`modelkit.predictions`), such as ``noise:0.2``; drawn from
+        the seed of the family. None: what the family says, mostly the truth.
 
     Raises
     ------
     UsageError
-        No such family.
+        No such family or prediction model.
     InputError
         An option is out of its range.
     """
     instance: Instance = _REGISTRY[name].make(**options)
-    return instance
+    if predictions is None:
+        return instance
+    return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))
 
 
 def _require(options: Mapping[str, Any], **least: float) -> None:
@@ -79,11 +90,14 @@ def _whole(lengths: npt.NDArray[np.float64]) -> Ints:
     return np.maximum(1, np.rint(lengths)).astype(np.int64)
 
 
-def _poisson_arrivals(rng: np.random.Generator, n: int, rate: float) -> Ints:
-    """Rounds in which the first n events of a Poisson process arrive; all 0 when the rate is 0."""
-    if rate == 0:
-        return np.zeros(n, dtype=np.int64)
-    return np.floor(np.cumsum(rng.exponential(1 / rate, n))).astype(np.int64)
+def _poisson_times(rng: np.random.Generator, n: int, rate: float) -> npt.NDArray[np.float64]:
+    """Times of the first n events of a Poisson process; all 0 when the rate is 0."""
+    return np.cumsum(rng.exponential(1 / rate, n)) if rate else np.zeros(n)
+
+
+def _stem(server: str | None) -> str:
+    """A server's name, or that of its file, as part of the name of an instance."""
+    return PurePath(server or "").name.partition(".")[0]
 
 
 def _fitted(prompt: Ints, output: Ints, capacity: int) -> tuple[Ints, Ints]:
@@ -114,7 +128,7 @@ def kv_synthetic(
             arrival = np.repeat(np.arange(last), rng.poisson(rate, last))
             arrival = arrival if len(arrival) else np.zeros(1, dtype=np.int64)
         else:
-            arrival = _poisson_arrivals(rng, requests, rate)
+            arrival = np.floor(_poisson_times(rng, requests, rate)).astype(np.int64)
     else:
         arrival = np.zeros(int(rng.integers(40, 61)) if requests is None else requests, dtype=np.int64)
     prompt = rng.integers(1, min(5, capacity - 1) + 1, len(arrival))
@@ -136,19 +150,40 @@ def kv_synthetic(
     reference="lengths and memory of the LMSYS-Chat-1M experiments of Jaillet et al., arXiv 2502.07115",
     seed="seed of the draw",
     requests="number of requests",
-    rate="mean arrivals per round (Poisson); 0: all at once",
-    kv_capacity="M [token]",
+    rate="mean arrivals per round, or with a server per second (Poisson); 0: all at once",
+    kv_capacity="M [token]; default: the server's, or 16492",
+    server="preset or JSON file of a server; default: the unit clock",
 )
-def chat(*, seed: int = 0, requests: int = 1000, rate: float = 50.0, kv_capacity: int = 16_492) -> Instance:
+def chat(
+    *,
+    seed: int = 0,
+    requests: int = 1000,
+    rate: float = 50.0,
+    kv_capacity: int | None = None,
+    server: str | None = None,
+) -> Instance:
     """Chats on two A100 with Llama-2-70B; lengths are cut so that each request fits."""
     _require(locals(), seed=0, requests=1, rate=0, kv_capacity=2)
     rng = np.random.default_rng(seed)
-    arrival = _poisson_arrivals(rng, requests, rate)
+    host = find_server(server) if server is not None else None
+    kv_capacity = kv_capacity or (host and host.kv_capacity_tokens) or 16_492
+    seconds = _poisson_times(rng, requests, rate)
+    arrival = np.floor(seconds).astype(np.int64)
     prompt, output = _fitted(
         _lognormal(rng, requests, mean=40.62, median=11),
         _lognormal(rng, requests, mean=85.32, median=45),
         kv_capacity,
     )
+    if host is not None:
+        return timed_instance(
+            f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-{_stem(server)}-s{seed}",
+            "family chat",
+            f"chat, {rate:g} arrivals per second on {server}, seed {seed}",
+            host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
+            prompt,
+            output,
+            arrival=seconds,
+        )
     return _instance(
         f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-s{seed}",
         "family chat",
@@ -168,15 +203,24 @@ def chat(*, seed: int = 0, requests: int = 1000, rate: float = 50.0, kv_capacity
     seed="seed of the draw",
     requests="number of requests",
     rate="mean arrivals per second",
-    round_ms="length of a round [ms]",
-    kv_capacity="M [token]",
+    round_ms="without a server, length of a round [ms]",
+    kv_capacity="M [token]; default: the server's, or 100000",
+    server="preset or JSON file of a server; default: the unit clock",
 )
 def service_hour(
-    *, seed: int = 0, requests: int = 19_366, rate: float = 5.53, round_ms: float = 55.0, kv_capacity: int = 100_000
+    *,
+    seed: int = 0,
+    requests: int = 19_366,
+    rate: float = 5.53,
+    round_ms: float = 55.0,
+    kv_capacity: int | None = None,
+    server: str | None = None,
 ) -> Instance:
     """Arrivals of a Poisson process whose rate drifts from minute to minute; lengths from mixtures."""
     _require(locals(), seed=0, requests=1, rate=1e-6, round_ms=1e-3, kv_capacity=2)
     rng = np.random.default_rng(seed)
+    host = find_server(server) if server is not None else None
+    kv_capacity = kv_capacity or (host and host.kv_capacity_tokens) or 100_000
     # the rate of each minute: a mean-reverting walk with about 20 % spread
     minutes = int(requests / rate / 60 * 2) + 10
     walk = np.zeros(minutes)
@@ -202,6 +246,16 @@ def service_hour(
     full = rng.random(requests) < np.where(prompt > 2000, 0.2, 0.41)
     output = np.where(full, rng.normal(398, 55, requests), rng.lognormal(np.log(88), 0.5, requests))
     prompts, outputs = _fitted(_whole(prompt), _whole(output), kv_capacity)
+    if host is not None:
+        return timed_instance(
+            f"service-hour-n{requests}-m{kv_capacity}-{_stem(server)}-s{seed}",
+            "family service-hour",
+            f"service-hour, {rate:g} requests/s on {server}, seed {seed}",
+            host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
+            prompts,
+            outputs,
+            arrival=seconds - seconds[0],
+        )
     return _instance(
         f"service-hour-n{requests}-m{kv_capacity}-s{seed}",
         "family service-hour",
@@ -241,15 +295,33 @@ def slot_instance(
     predicted: Ints | None = None,
 ) -> Instance:
     """Instance of the slot problem: all requests known at 0."""
+    server = Server(slots=slots, clock=clock)
+    return timed_instance(name, source, description, server, prompt, output, predicted)
+
+
+def timed_instance(
+    name: str,
+    source: str,
+    description: str,
+    server: Server,
+    prompt: Ints,
+    output: Ints,
+    predicted: Ints | None = None,
+    arrival: npt.NDArray[np.float64] | None = None,
+) -> Instance:
+    """Instance under the linear clock: all requests known at 0, or arriving at these seconds."""
     guesses = [None] * len(output) if predicted is None else predicted.tolist()
+    seconds = [0.0] * len(output) if arrival is None else arrival.tolist()
     return Instance(
         name=name,
         description=description,
         source=source,
-        server=Server(slots=slots, clock=clock),
+        server=server,
         requests=tuple(
-            Request(id=f"r{i}", prompt_tokens=s, output_tokens=o, predicted_output_tokens=p)
-            for i, (s, o, p) in enumerate(zip(prompt.tolist(), output.tolist(), guesses, strict=True), start=1)
+            Request(id=f"r{i}", arrival=a, prompt_tokens=s, output_tokens=o, predicted_output_tokens=p)
+            for i, (a, s, o, p) in enumerate(
+                zip(seconds, prompt.tolist(), output.tolist(), guesses, strict=True), start=1
+            )
         ),
     )
 

@@ -70,4 +70,5 @@ def _planned(instance: Instance, seed: int, effort: int) -> list[Schedule]:
     best = min(plans, key=lambda p: p.overload + slots * (p.boundaries[-1] + price * len(p.boundaries)))
     plans.append(squeeze(output, slots, least, best, rng, attempts=effort // _ATTEMPT, trials=_ATTEMPT * len(output)))
     numbers = list(range(len(output)))
-    return [StageSimulation(instance, FollowPlan(plan, numbers), rng, clairvoyant=True).run() for plan in plans]
+    told = instance.arrays.output, instance.arrays.output
+    return [StageSimulation(instance, FollowPlan(plan, numbers), rng, told).run() for plan in plans]

@@ -182,7 +182,7 @@ def parse_result(document: object, where: str) -> Result:
     try:
         return Result.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, faults_of(error, {})) from None
+        raise InputError(where, faults_of(error)) from None
 
 
 def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:
@@ -220,7 +220,7 @@ def parse_certificate(document: object, where: str) -> Certificate:
     try:
         return Certificate.model_validate(document)
     except ValidationError as error:
-        raise InputError(where, faults_of(error, {})) from None
+        raise InputError(where, faults_of(error)) from None
 
 
 def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> Path | None:
@@ -356,7 +356,7 @@ _KNOWN_KEYS = {
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
 
 
-def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[str]]) -> list[Fault]:
+def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> list[Fault]:
     """Pydantic's errors as faults; ``known`` are the keys that stand at a path, for near misses."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
@@ -377,7 +377,7 @@ def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[s
                 message = f"found {shown(value)}; {_PREDICTION}"
             fault = Fault(_json_path(location), message)
         else:
-            fault = Fault(_json_path(location), _message(detail, location, known))
+            fault = Fault(_json_path(location), _message(detail, location, known or {}))
         faults.setdefault(fault.path, fault)
     return list(faults.values())
 

@@ -14,6 +14,9 @@ Between rounds (in a gap before a segment, during a prefill that blocks decoding
 holds what it held after its last round, s_i tokens before its first. An evicted request loses its
 tokens and starts anew: its first token is that of the stay in which it completes.
 
+Under chunked prefill (``Schedule.tokens_per_iteration``) the round r of a request counts from the iteration that
+processes the last of its prompt; until then it holds s_i, for its memory is reserved from its admission on.
+
 ==================  =================================================================================
 clock               an iteration lasts
 ==================  =================================================================================
@@ -27,7 +30,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +53,7 @@ RULES: dict[str, tuple[str, str]] = {
     "kv_capacity": ("the requests in progress hold more tokens than the KV cache", "tokens"),
     "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
     "time_order": ("a segment begins before the one ahead of it has ended", "time"),
+    "chunked_prefill": ("prompts are split although the clock does not mix prefill and decoding", "schedules"),
     "whole_rounds": ("under the unit clock a segment begins within a round", "time"),
 }
 
@@ -156,7 +160,7 @@ def judge(instance: Instance, schedule: Schedule) -> Verdict:
 
     Never raises for what a schedule says; an absurd schedule has many violations.
     """
-    replay = _Replay(instance)
+    replay = _Replay(instance, schedule.tokens_per_iteration)
     for segment in schedule.segments:
         replay.run_segment(segment)
     replay.close()
@@ -165,23 +169,30 @@ def judge(instance: Instance, schedule: Schedule) -> Verdict:
 
 @dataclass(slots=True, eq=False)
 class _Stay:
-    """A stay while it is replayed; ``ends_at`` is the round counter at which it will be done."""
+    """A stay while it is replayed.
+
+    ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed;
+    both ends move on while a prompt is read in chunks.
+    """
 
     request: int
     slot: int | None
     begin: float
     starts_at: int
     ends_at: int
+    unread: int
+    position: int
     first_token: float | None = None
     end: float | None = None
     completed: bool = False
 
 
 class _Replay:
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, tokens_per_iteration: int | None) -> None:
         self.instance = instance
         clock = instance.server.clock
         self.law = clock if isinstance(clock, LinearClock) else None
+        self.chunk = tokens_per_iteration if self.law is not None and self.law.mixed else None
         self.tolerance = TIME_TOLERANCE_MS if self.law else 0.0
         self.per_time = 1000.0 if self.law else 1.0  # replay time units in one unit of `at`
         self.prompt = instance.arrays.prompt.tolist()
@@ -195,7 +206,7 @@ class _Replay:
         self.current: dict[int, _Stay] = {}  # last stay of each request
         self.holder: dict[int, _Stay] = {}  # last stay in each slot
         self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in stays)
-        self.fresh: dict[int, _Stay] = {}  # admitted, first round not yet run; by request
+        self.fresh: dict[int, _Stay] = {}  # admitted, prompt not yet processed or first round not yet run
         self.stays: list[_Stay] = []
         self.violations: list[Violation] = []
         self.stretches: list[Stretch] = []
@@ -206,6 +217,8 @@ class _Replay:
         self.slot_time = 0.0  # of rounds, summed over the active
         self.peak = self.rounds = self.evictions = self.recomputed = 0
         self.idle_rounds: float = 0
+        if self.chunk != tokens_per_iteration:
+            self.violate("chunked_prefill", 1, None, "the schedule splits prompts, which this clock does not allow")
 
     # --- what a segment does -------------------------------------------------------------------
 
@@ -216,7 +229,7 @@ class _Replay:
         admitted = [stay for admission in segment.admit if (stay := self.admit(*admission)) is not None]
         self.crowd.see(self.active, 0)
         if self.law is not None and not self.law.mixed and admitted:
-            self.pass_time(self.prefill_ms(admitted))
+            self.pass_time(self.prefill_ms(sum(self.prompt[stay.request] for stay in admitted)))
         self.run_rounds(segment.rounds)
 
     def advance_to(self, at: float) -> None:
@@ -230,6 +243,7 @@ class _Replay:
             if self.law is None:
                 self.idle_rounds += at - self.now
             self.pass_time(at - self.now)
+            self.now = at
 
     def pass_time(self, duration: float) -> None:
         """Let time go by in which nobody decodes; who is in progress keeps its tokens."""
@@ -249,6 +263,8 @@ class _Replay:
         self.evictions += 1
         if stay.starts_at < self.round or (self.law is not None and not self.law.mixed):
             self.recomputed += self.prompt[i] + self.round - stay.starts_at
+        else:
+            self.recomputed += self.prompt[i] - stay.unread
         stay.end = self.now
         self.active -= 1
         self.base -= self.prompt[i] - stay.starts_at
@@ -266,11 +282,10 @@ class _Replay:
         if self.now < self.arrival[i] - self.tolerance:
             early = self.arrival[i] - self.now
             self.violate("before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}")
-        stay = _Stay(i, slot, self.now, self.round, self.round + self.output[i])
+        stay = _Stay(i, slot, self.now, self.round, self.round + self.output[i], self.prompt[i], len(self.stays))
         if slot is not None:
             self.take_slot(stay, slot, name)
         self.current[i] = stay
-        heapq.heappush(self.ending, (stay.ends_at, len(self.stays)))
         self.stays.append(stay)
         self.fresh[i] = stay
         self.active += 1
@@ -295,10 +310,10 @@ class _Replay:
     def run_rounds(self, rounds: int) -> None:
         self.rounds += rounds
         while rounds and self.active:
-            self.drop_evicted()
-            span = min(rounds, self.ending[0][0] - self.round)
-            if self.fresh:
-                span = 1  # the first round gives first tokens and, mixed, lasts longer
+            span = 1  # a round that processes prompts gives first tokens and, mixed, lasts longer
+            if not self.fresh:
+                self.drop_evicted()
+                span = min(rounds, self.ending[0][0] - self.round)
             self.run_span(span)
             rounds -= span
         if rounds:
@@ -307,9 +322,15 @@ class _Replay:
 
     def run_span(self, span: int) -> None:
         """Run ``span`` rounds in which nobody starts after the first and nobody ends before the last."""
+        read, prompts = self.read_prompts() if self.fresh else ([], 0)
         first = self.held + self.active
         last = self.held + self.active * span
-        duration = self.duration(span, first, last)
+        if self.fresh and self.law is not None and self.law.mixed:
+            self.check_level(prompts)
+            new_tokens = sum(self.prompt[stay.request] for stay in self.fresh.values()) + len(read)
+            duration = self.law.iteration_ms(prompts, self.active - len(self.fresh), first - new_tokens)
+        else:
+            duration = self.duration(span, first, last)
         self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
         self.over.see_span(first, last, self.active, span)
         self.crowd.see(self.active, span)
@@ -320,9 +341,9 @@ class _Replay:
         self.peak = max(self.peak, last)
         self.now += duration
         self.round += span
-        for stay in self.fresh.values():
+        for stay in read:
             stay.first_token = self.now
-        self.fresh.clear()
+            del self.fresh[stay.request]
         while self.ending and self.ending[0][0] <= self.round:
             stay = self.stays[heapq.heappop(self.ending)[1]]
             if stay.end is None:
@@ -331,24 +352,40 @@ class _Replay:
                 self.active -= 1
                 self.base -= self.prompt[stay.request] - stay.starts_at
 
+    def read_prompts(self) -> tuple[list[_Stay], int]:
+        """Process prompts in the round ahead: whose first token comes in it, and how many prompt tokens it takes.
+
+        All of them, or as many tokens as a chunk leaves beside the decoding; for the rest a round is lost.
+        """
+        room = math.inf if self.chunk is None else self.chunk - (self.active - len(self.fresh))
+        read, tokens = [], 0
+        for stay in self.fresh.values():
+            part = int(min(stay.unread, max(0, room - tokens)))
+            tokens += part
+            stay.unread -= part
+            if stay.unread:
+                stay.starts_at += 1
+                stay.ends_at += 1
+                self.base -= 1
+            else:
+                read.append(stay)
+                heapq.heappush(self.ending, (stay.ends_at, stay.position))
+        return read, tokens
+
     def duration(self, span: int, first: int, last: int) -> float:
-        """How long ``span`` rounds last that hold ``first`` to ``last`` tokens, growing evenly."""
+        """How long ``span`` rounds of decoding last that hold ``first`` to ``last`` tokens, growing evenly."""
         if self.law is None:
             return span
-        token_rounds = span * (first + last) // 2
-        if not self.law.mixed or not self.fresh:
-            return self.law.decode_ms(span, self.active * span, token_rounds)
-        decoding = self.active - len(self.fresh)
-        prefill = self.prefill_ms(self.fresh.values())
-        if not decoding:
-            return prefill
-        new_tokens = sum(self.prompt[stay.request] + 1 for stay in self.fresh.values())
-        return prefill + self.law.decode_ms(1, decoding, token_rounds - new_tokens)
+        return self.law.decode_ms(span, self.active * span, span * (first + last) // 2)
 
-    def prefill_ms(self, stays: Collection[_Stay]) -> float:
+    def prefill_ms(self, tokens: int) -> float:
         assert self.law is not None
-        tokens = sum(self.prompt[stay.request] for stay in stays)
-        levels = self.law.prefill_levels
+        self.check_level(tokens)
+        return self.law.prefill_ms(tokens)
+
+    def check_level(self, tokens: int) -> None:
+        """Violated by more prompt tokens in one iteration than any level holds."""
+        levels = self.law.prefill_levels if self.law is not None else None
         if levels is not None and tokens > (largest := max(capacity for capacity, _ in levels)):
             self.violate(
                 "prefill_level",
@@ -356,7 +393,6 @@ class _Replay:
                 None,
                 f"a prefill over {tokens} tokens; the largest level holds {largest}",
             )
-        return self.law.prefill_ms(tokens)
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class Registry:
         def decorate(make: _F) -> _F:
             if name in self._makers:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._makers[name] = Maker(name, summary, reference, _options(make, helps), make)
+            self._makers[name] = Maker(name, summary, reference, options_of(make, helps), make)
             return make
 
         return decorate
@@ -71,7 +71,7 @@ class Registry:
         return self._makers[name]
 
 
-def _options(function: Callable[..., Any], helps: Mapping[str, str]) -> tuple[Option, ...]:
+def options_of(function: Callable[..., Any], helps: Mapping[str, str]) -> tuple[Option, ...]:
     """Options from the keyword parameters of a function."""
     options = []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():

@@ -44,6 +44,7 @@ class _SegmentRecord(_Record):
 
 class _ScheduleRecord(_Record):
     segments: tuple[_SegmentRecord, ...]
+    tokens_per_iteration: Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)] | None = None
 
 
 def _schedule(value: object) -> object:
@@ -51,7 +52,8 @@ def _schedule(value: object) -> object:
         return value
     record = _ScheduleRecord.model_validate(value)
     return Schedule(
-        tuple(Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds) for s in record.segments)
+        tuple(Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds) for s in record.segments),
+        record.tokens_per_iteration,
     )
 
 
@@ -122,13 +124,17 @@ class Seconds(_Record):
 
 
 class Result(_Record):
-    """One run on one instance."""
+    """One run on one instance.
+
+    ``load`` is the least share of the server that the arrivals need (`modelkit.stability`).
+    """
 
     instance: InstanceStamp
     producer: Producer
     status: Status
     stop: StopReason
     message: str = ""
+    load: float | None = None
     objective: Objective = Objective()
     metrics: dict[str, float | None] = {}
     violations: list[dict[str, Any]] = []

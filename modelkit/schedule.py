@@ -64,13 +64,31 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Segments in time order."""
+    """Segments in time order.
+
+    Parameters
+    ----------
+    tokens_per_iteration
+        Chunked prefill, under the linear clock with mixed = true: an iteration processes at most so many
+        tokens, one for each request that decodes and, with what is left, prompt tokens in the order of
+        admission. A prompt that needs several iterations delays its request's first token. None: every
+        prompt is processed whole in its request's first round.
+    """
 
     segments: tuple[Segment, ...] = ()
+    tokens_per_iteration: int | None = None
+
+    def __post_init__(self) -> None:
+        limit = self.tokens_per_iteration
+        if limit is not None and not (isinstance(limit, int) and 1 <= limit <= MAX_ROUNDS):
+            fault = Fault("tokens_per_iteration", f"found {shown(limit)}; allowed: a whole number from 1 to 10^15")
+            raise InputError("schedule", [fault])
 
     def document(self) -> dict[str, object]:
         """The schedule as JSON-ready data."""
+        chunked = {} if self.tokens_per_iteration is None else {"tokens_per_iteration": self.tokens_per_iteration}
         return {
+            **chunked,
             "segments": [
                 {
                     "at": whole(segment.at),
@@ -79,7 +97,7 @@ class Schedule:
                     "rounds": segment.rounds,
                 }
                 for segment in self.segments
-            ]
+            ],
         }
 
 

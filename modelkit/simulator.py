@@ -1,26 +1,26 @@
-"""The simulator: the clock, the arrivals and the KV ledger; it asks a policy and writes down a schedule.
-
-The simulator keeps the true output lengths to itself. It goes from event to event: an arrival, a
-completion, a round in which the cache would overflow, or, while somebody waits, the next round.
-"""
+"""The simulator: runs an online policy on an instance and has the judge say what came of it."""
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Sequence
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from modelkit.errors import PolicyError, UsageError, shown
-from modelkit.instance import Instance, UnitClock
+from modelkit.continuous import ContinuousSimulation, Limits
+from modelkit.errors import PolicyError as PolicyError
+from modelkit.errors import UsageError
+from modelkit.instance import Instance, LinearClock, UnitClock
 from modelkit.io import load
 from modelkit.judge import judge
-from modelkit.policies import Policy, PolicyEntry, Running, Seen, View, get_policy, policies
+from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
+from modelkit.predictions import predicted_lengths
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
-from modelkit.schedule import Admission, Schedule, Segment
-from modelkit.stages import StageSimulation
+from modelkit.schedule import Schedule
+from modelkit.stability import load as load_of
+from modelkit.stability import load_words
+from modelkit.stages import StageSimulation, stages_refusal
 
 
 def simulate(
@@ -28,6 +28,10 @@ def simulate(
     policy: str = "mc-sf",
     *,
     seed: int = 0,
+    predictions: str | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+    chunked_prefill: bool = False,
     slots_over_time: Sequence[tuple[float, int]] | None = None,
 ) -> Result:
     """Run an online policy on an instance and judge what it did.
@@ -35,9 +39,14 @@ def simulate(
     Parameters
     ----------
     policy
-        Name of a registered policy.
+        ``NAME``, or ``NAME:option=value,option=value``.
     seed
-        Of the policy's randomness.
+        Of the randomness of the policy, and of that of the predictions.
+    predictions
+        Model of what the policy sees of output lengths (`modelkit.predictions`), such as ``noise:0.2``. None:
+        the instance's own predictions.
+    max_batch, max_batch_tokens, chunked_prefill
+        Limits of the engine in continuous batching; see `modelkit.continuous.Limits`.
     slots_over_time
         Where stages run: (second, number of slots) in time order; from then on so many of the server's
         slots are open. None: all of them.
@@ -45,24 +54,32 @@ def simulate(
     Raises
     ------
     UsageError
-        No such policy, or one that is not for the instance's clock.
+        No such policy, option or prediction model, or one that is not for the instance's clock.
     InfeasibleError
         Some request can never run.
     PolicyError
         The policy admitted what does not fit or evicted what does not run.
     """
     instance = load(instance)
+    limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
-    schedule = policy_schedule(instance, policy, seed=seed, slots_over_time=slots_over_time)
+    entry, options = chosen_policy(policy)
+    share = load_of(instance)
+    schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
     judged = time.perf_counter()
-    name = "total_latency_rounds" if instance.is_unit else "makespan_ms"
+    name = objective_name(instance)
+    settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
+    options |= {key: value for key, value in settings.items() if value is not None}
+    options |= {"chunked_prefill": True} if chunked_prefill else {}
     return Result(
         instance=InstanceStamp.of(instance),
-        producer=Producer(kind="policy", name=policy, seed=seed),
+        producer=Producer(kind="policy", name=entry.name, options=options, seed=seed),
         status=status_of(verdict, verdict.metrics[name], None),
         stop="finished",
+        load=share,
+        message=load_words(share) or "",
         objective=Objective(name=name, value=verdict.metrics[name]),
         metrics=verdict.metrics,
         violations=[v.document() for v in verdict.violations],
@@ -76,15 +93,18 @@ def policy_schedule(
     policy: str,
     *,
     seed: int = 0,
+    predictions: str | None = None,
+    limits: Limits | None = None,
     slots_over_time: Sequence[tuple[float, int]] | None = None,
 ) -> Schedule:
     """The schedule that a policy makes; see `simulate`."""
-    return _run(instance, get_policy(policy), seed, False, slots_over_time)
+    entry, options = chosen_policy(policy)
+    return _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
 
 
 def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
     """The schedule of a policy that is told the true output lengths: hindsight, not a fair run."""
-    return _run(instance, get_policy(policy), 0, True, None)
+    return _run(instance, get_policy(policy), {}, 0, _predictions(instance, "exact", 0), None, None)
 
 
 def fitting_policies(instance: Instance) -> list[str]:
@@ -92,202 +112,59 @@ def fitting_policies(instance: Instance) -> list[str]:
     return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
 
 
+def objective_name(instance: Instance) -> str:
+    """The metric that policies for the instance seek to make small."""
+    if instance.is_unit:
+        return "total_latency_rounds"
+    return "makespan_ms" if _clock(instance) == "stages" else "total_latency_ms"
+
+
+def _predictions(instance: Instance, model: str | None, seed: int) -> Predictions:
+    if model is None:
+        return instance.arrays.predicted_lower, instance.arrays.predicted_upper
+    # a stream of its own, so that the policy's randomness is the same whatever the model
+    return predicted_lengths(instance.arrays.output, model, np.random.default_rng([seed, 1]))
+
+
 def _run(
     instance: Instance,
     entry: PolicyEntry,
+    options: dict[str, Any],
     seed: int,
-    clairvoyant: bool,
+    predicted: Predictions,
+    limits: Limits | None,
     slots_over_time: Sequence[tuple[float, int]] | None,
 ) -> Schedule:
     if entry.clock != (clock := _clock(instance)):
-        names = {"unit": "the unit clock", "stages": "slots under the linear clock with mixed = false"}
-        here = names.get(clock, "the linear clock with mixed = true")
+        names = {"unit": "the unit clock and for continuous batching", "stages": "slots in stages (mixed = false)"}
         fitting = ", ".join(fitting_policies(instance)) or "none yet"
         raise UsageError(
-            f"policy {entry.name!r} is for {names[entry.clock]}; this instance has {here}\n  policies for it: {fitting}"
+            f"policy {entry.name!r} is for {names[entry.clock]}; this instance has {_clock_words(instance)}\n"
+            f"  policies for it: {fitting}"
         )
     instance.check_fits()
     rng = np.random.default_rng(seed)
-    clairvoyant = clairvoyant or entry.clairvoyant
+    if entry.clairvoyant:
+        predicted = instance.arrays.output, instance.arrays.output
+    policy = entry.make(**options)
     if clock == "stages":
-        return StageSimulation(instance, entry.make(), rng, clairvoyant, slots_over_time).run()
+        if limits is not None and limits != Limits():
+            raise UsageError("limits on batches are for continuous batching; here the slots are the limit")
+        return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
     if slots_over_time is not None:
-        raise UsageError("the number of slots changes over time only under the linear clock with mixed = false")
-    return UnitSimulation(instance, entry.make(), rng, clairvoyant).run()
+        raise UsageError("the number of slots changes over time only in stages on slots (mixed = false)")
+    return ContinuousSimulation(instance, policy, rng, predicted, limits).run()
 
 
 def _clock(instance: Instance) -> str:
+    """The kind of policies for an instance: where slots alone limit exclusive prefills, stages."""
+    return "stages" if stages_refusal(instance) is None else "unit"
+
+
+def _clock_words(instance: Instance) -> str:
     clock = instance.server.clock
-    return "unit" if isinstance(clock, UnitClock) else "mixed" if clock.mixed else "stages"
-
-
-class UnitSimulation:
-    """One run under the unit clock.
-
-    Between two decisions nothing is done a round, so time is O(decisions * policy + n log n).
-    """
-
-    def __init__(self, instance: Instance, policy: Policy, rng: np.random.Generator, clairvoyant: bool = False) -> None:
-        arrays = instance.arrays
-        self.ids = [request.id for request in instance.requests]
-        self.policy = policy
-        self.rng = rng
-        self.capacity = instance.server.kv_capacity_tokens
-        self.slots = instance.server.slots
-        self.output = arrays.output.tolist()
-        lower, upper = (
-            (arrays.output, arrays.output) if clairvoyant else (arrays.predicted_lower, arrays.predicted_upper)
-        )
-        if self.capacity is not None:  # that much is known of every request that can be served at all
-            lower, upper = (np.minimum(end, self.capacity - arrays.prompt) for end in (lower, upper))
-        self.seen = [
-            Seen(*row)
-            for row in zip(
-                range(len(self.ids)), arrays.arrival.tolist(), arrays.prompt.tolist(), lower.tolist(),
-                upper.tolist(), strict=True,
-            )
-        ]  # fmt: skip
-        self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.seen[i].arrival, i))
-        self.arrivals.reverse()  # next at the end
-        self.waiting: set[int] = set()
-        self.running: dict[int, Running] = {}  # in order of admission
-        self.view_running = MappingProxyType(self.running)
-        self.ends: list[tuple[int, int]] = []  # heap of (true end, index); stale entries are passed over
-        self.predicted: list[tuple[int, int]] = []  # the same of predicted ends
-        self.free = list(range(self.slots)) if self.slots else []
-        self.slot: dict[int, int] = {}
-        self.offset = 0  # sum over those in progress of prompt - start
-        self.now = 0
-        self.segments: list[Segment] = []
-
-    def run(self) -> Schedule:
-        """Serve every request."""
-        while self.arrivals or self.waiting or self.running:
-            self.take_arrivals()
-            evicted = self.make_room()
-            admitted = self.admit()
-            if admitted or evicted:
-                self.segments.append(Segment(self.now, tuple(admitted), tuple(evicted)))
-            following = self.next_event()
-            if self.running:
-                last = self.segments[-1]
-                self.segments[-1] = Segment(last.at, last.admit, last.evict, following - int(last.at))
-            self.now = following
-            self.take_completions()
-        return Schedule(tuple(self.segments))
-
-    @property
-    def held(self) -> int:
-        """Tokens held after round ``now``."""
-        return self.offset + len(self.running) * self.now
-
-    def view(self) -> View:
-        """What the policy may see."""
-        return View(
-            now=self.now,
-            capacity=self.capacity,
-            held=self.held,
-            running=self.view_running,
-            free_slots=len(self.free) if self.slots else None,
-            rng=self.rng,
-        )
-
-    def take_arrivals(self) -> None:
-        while self.arrivals and self.seen[self.arrivals[-1]].arrival <= self.now:
-            i = self.arrivals.pop()
-            self.waiting.add(i)
-            self.policy.arrived(self.seen[i])
-
-    def take_completions(self) -> None:
-        while self.ends and self.ends[0][0] <= self.now:
-            end, i = heapq.heappop(self.ends)
-            if self.runs_until(i, end):
-                self.leave(i)
-        while self.predicted and self.predicted[0][0] <= self.now:
-            end, i = heapq.heappop(self.predicted)
-            if i in self.running and self.start(i) + self.seen[i].predicted_upper == end:
-                self.raise_prediction(i)
-                self.policy.outgrew(self.seen[i], self.now)
-
-    def start(self, i: int) -> int:
-        return int(self.running[i].start)
-
-    def runs_until(self, i: int, end: int) -> bool:
-        return i in self.running and self.start(i) + self.output[i] == end
-
-    def raise_prediction(self, i: int) -> None:
-        """It runs on: its output has at least one token more than seen so far."""
-        least = self.now - self.start(i) + 1
-        seen = self.seen[i]
-        self.seen[i] = seen._replace(
-            predicted_lower=max(seen.predicted_lower, least), predicted_upper=max(seen.predicted_upper, least)
-        )
-        self.running[i] = self.running[i]._replace(request=self.seen[i])
-        heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
-
-    def overflows(self) -> bool:
-        return self.capacity is not None and self.held + len(self.running) > self.capacity
-
-    def make_room(self) -> list[str]:
-        """Let the policy evict if the next round would exceed the capacity."""
-        if not self.overflows():
-            return []
-        evicted = []
-        for i in list(self.policy.evict(self.view())):
-            if i not in self.running:
-                raise PolicyError(f"the policy evicts request {self.name(i)}, which is not in progress")
-            evicted.append(self.ids[i])
-            self.raise_prediction(i)
-            self.leave(i)
-            self.waiting.add(i)
-            self.policy.arrived(self.seen[i])
-        if self.overflows():
-            raise PolicyError(f"in round {self.now + 1} the policy leaves more tokens than the KV cache holds")
-        return evicted
-
-    def admit(self) -> list[Admission]:
-        admitted: list[Admission] = []
-        if not self.waiting:
-            return admitted
-        for i in self.policy.admit(self.view()):
-            if i not in self.waiting:
-                raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")
-            if self.slots and not self.free:
-                raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
-            self.waiting.remove(i)
-            slot = heapq.heappop(self.free) if self.slots else None
-            if slot is not None:
-                self.slot[i] = slot
-            self.running[i] = Running(self.seen[i], self.now)
-            self.offset += self.seen[i].prompt - self.now
-            heapq.heappush(self.ends, (self.now + self.output[i], i))
-            heapq.heappush(self.predicted, (self.now + self.seen[i].predicted_upper, i))
-            self.policy.started(self.seen[i], self.now)
-            admitted.append(Admission(self.ids[i], slot))
-        if self.overflows():
-            raise PolicyError(f"in round {self.now + 1} the policy admits more tokens than the KV cache holds")
-        return admitted
-
-    def leave(self, i: int) -> None:
-        self.offset -= self.seen[i].prompt - int(self.running.pop(i).start)
-        if self.slots:
-            heapq.heappush(self.free, self.slot.pop(i))
-        self.policy.ended(self.seen[i], self.now)
-
-    def next_event(self) -> int:
-        """The next moment at which anything can happen or be decided."""
-        times: list[int] = []
-        if self.arrivals:
-            times.append(int(self.seen[self.arrivals[-1]].arrival))
-        if self.running:
-            times += [heap[0][0] for heap in (self.ends, self.predicted) if heap]
-            if self.capacity is not None:  # the first round that would overflow
-                times.append(self.now + (self.capacity - self.held) // len(self.running))
-        if self.waiting:
-            times.append(self.now + 1)
-        if self.waiting and not self.running and not self.arrivals:
-            raise PolicyError("the policy admits nobody although the server is empty")
-        return max(self.now + 1, min(times))
-
-    def name(self, i: object) -> str:
-        return repr(self.ids[i]) if isinstance(i, int) and 0 <= i < len(self.ids) else f"number {shown(i)}"
+    if isinstance(clock, UnitClock):
+        return "the unit clock"
+    if _clock(instance) == "stages":
+        return "slots in stages (mixed = false)"
+    return f"the linear clock with mixed = {str(isinstance(clock, LinearClock) and clock.mixed).lower()}"

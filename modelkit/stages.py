@@ -19,7 +19,7 @@ import numpy as np
 
 from modelkit.errors import Fault, InputError, PolicyError, UsageError
 from modelkit.instance import Instance, LinearClock
-from modelkit.policies import Policy, Running, Seen, View
+from modelkit.policies import Policy, Predictions, Running, View, seen_requests
 from modelkit.schedule import Admission, Schedule, Segment
 
 #: Times closer than this are the same moment [ms].
@@ -174,6 +174,8 @@ class StageSimulation:
 
     Parameters
     ----------
+    predicted
+        Lower and upper predicted outputs that the policy may see [token].
     slots_over_time
         (second, number of slots) in time order: from then on so many of the server's slots are open. A busy
         slot that closes serves its request to the end. None: all are open.
@@ -192,27 +194,17 @@ class StageSimulation:
         instance: Instance,
         policy: Policy,
         rng: np.random.Generator,
-        clairvoyant: bool = False,
+        predicted: Predictions,
         slots_over_time: Sequence[tuple[float, int]] | None = None,
     ) -> None:
         if (why := stages_refusal(instance)) is not None:
             raise UsageError(f"the simulation of slots does not take this instance: it {why}")
-        arrays = instance.arrays
         self.ids = [request.id for request in instance.requests]
         self.policy = policy
         self.rng = rng
         self.clock = StageClock(instance)
         self.total = instance.server.slots or 0
-        lower, upper = (
-            (arrays.output, arrays.output) if clairvoyant else (arrays.predicted_lower, arrays.predicted_upper)
-        )
-        self.seen = [
-            Seen(*row)
-            for row in zip(
-                range(len(self.ids)), arrays.arrival.tolist(), arrays.prompt.tolist(), lower.tolist(),
-                upper.tolist(), strict=True,
-            )
-        ]  # fmt: skip
+        self.seen = seen_requests(instance, predicted)
         self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.seen[i].arrival, i), reverse=True)
         self.changes = _checked_changes(slots_over_time or (), self.total)[::-1]
         self.open = self.total

@@ -190,6 +190,12 @@ MUTATIONS: list[tuple[str, tuple[str, ...], float, Callable[[str], Case]]] = [
     ("time_order", ("mixed",), 20.5, early),
     ("time_order", ("levels",), 21, early),
     ("time_order", ("mixed levels",), 13.5, early),
+    (
+        "chunked_prefill",
+        ("unit", "blocking", "levels"),
+        1,
+        lambda c: (under(c), replace(one_by_one(c), tokens_per_iteration=4)),
+    ),
     ("whole_rounds", ("unit",), 0.25, change(1, at=3.25)),
 ]
 

@@ -476,8 +476,8 @@ def test_name_is_registered_once() -> None:
 
 
 def test_linear_clock_is_refused() -> None:
-    """The simulator says which clock it runs."""
-    instance = small((0, 1, 1)).replace(server=Server(clock=LinearClock(kind="linear")))
+    """The simulator says which clock a policy is for."""
+    instance = small((0, 1, 1)).replace(server=Server(slots=1, clock=LinearClock(kind="linear")))
     with pytest.raises(UsageError, match="unit clock"):
         simulate(instance)
 

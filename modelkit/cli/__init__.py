@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import modelkit as mk
-from modelkit.cli import listing, making, running, studying, verifying
+from modelkit.cli import calibrating, listing, making, running, studying, verifying
 from modelkit.cli.options import CONTEXT, EXIT_CODES
 from modelkit.errors import ModelkitError
 
@@ -63,6 +63,6 @@ def cli() -> None:
 
 for command in (
     running.solve, running.simulate, running.bound, verifying.verify, making.generate, making.import_,
-    listing.list_, listing.versions, studying.study,
+    calibrating.calibrate, listing.list_, listing.versions, studying.study,
 ):  # fmt: skip
     cli.add_command(command)

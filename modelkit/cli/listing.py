@@ -13,7 +13,7 @@ from modelkit.cli.output import two_columns
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats"]))
+@click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats", "servers"]))
 @debug_option
 def list_(kind: str) -> None:
     """What there is, whether it can be used here, and why not."""
@@ -23,6 +23,7 @@ def list_(kind: str) -> None:
         "solvers": _solver_rows,
         "families": lambda: [(e.name, e.summary) for e in all_families().values()],
         "formats": lambda: [(e.name, e.summary) for e in all_formats().values()],
+        "servers": _server_rows,
     }
     click.echo("\n".join(two_columns(rows[kind]())))
 
@@ -39,7 +40,26 @@ def _formulation_rows() -> list[tuple[str, str]]:
 def _policy_rows() -> list[tuple[str, str]]:
     from modelkit.policies import policies
 
-    return [(e.name, e.summary) for e in policies().values()]
+    return [(e.name, e.summary + "".join(f"; {o.name}={o.default}" for o in e.options)) for e in policies().values()]
+
+
+def _server_rows() -> list[tuple[str, str]]:
+    from modelkit.servers import servers
+
+    rows = []
+    for preset in servers().values():
+        law = preset.server.clock
+        assert isinstance(law, mk.LinearClock)
+        rows.append(
+            (
+                preset.name,
+                f"{preset.summary}; M = {preset.server.kv_capacity_tokens:,} tokens;"
+                f" prefill {law.prefill_base_ms:g} + {law.prefill_per_token_ms:g} n ms,"
+                f" decode {law.decode_base_ms:g} + {law.decode_per_request_ms:g} B"
+                f" + {law.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid}; {preset.source}",
+            )
+        )
+    return rows
 
 
 def _solver_rows() -> list[tuple[str, str]]:

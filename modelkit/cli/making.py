@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import CONTEXT, debug_option, output_option, quiet_option
+from modelkit.cli.options import CONTEXT, PREDICTIONS_HELP, debug_option, output_option, quiet_option
 from modelkit.cli.output import count, say
 
 if TYPE_CHECKING:
@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 class _Makers(click.Group):
     """A group whose commands are the makers of a registry, loaded when asked for."""
 
-    def __init__(self, *, makers: Callable[[], dict[str, Maker]], arguments: tuple[str, ...] = (), **rest: Any) -> None:
+    def __init__(
+        self,
+        *,
+        makers: Callable[[], dict[str, Maker]],
+        make: Callable[..., mk.Instance],
+        shared: tuple[click.Parameter, ...] = (),
+        **rest: Any,
+    ) -> None:
         super().__init__(**rest)
         self._makers = makers
-        self._arguments = arguments
+        self._make = make
+        self._shared = shared
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._makers())
@@ -33,15 +41,11 @@ class _Makers(click.Group):
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
-            arguments = [options.pop(name) for name in self._arguments]
-            _write_instance(maker.make(*arguments, **options), output, quiet)
+            _write_instance(self._make(maker.name, **options), output, quiet)
 
         command = click.Command(
             maker.name,
-            params=[
-                *(click.Argument([name]) for name in self._arguments),
-                *(_click_option(option) for option in maker.options),
-            ],
+            params=[*self._shared, *(_click_option(option) for option in maker.options)],
             callback=make,
             help=f"{maker.summary}.\n\n{maker.reference}.",
             short_help=maker.summary,
@@ -77,16 +81,31 @@ def all_formats() -> dict[str, Maker]:
     return trace_formats()
 
 
+def _generate(name: str, **options: Any) -> mk.Instance:
+    from modelkit.families import generate
+
+    return generate(name, **options)
+
+
+def _import(name: str, trace: str, **options: Any) -> mk.Instance:
+    from modelkit.traces import import_trace
+
+    return import_trace(name, trace, **options)
+
+
 generate = _Makers(
     name="generate",
     makers=all_families,
+    make=_generate,
+    shared=(click.Option(["--predictions"], metavar="MODEL", help=PREDICTIONS_HELP),),
     help="Write an instance drawn from a named FAMILY.",
     subcommand_metavar="FAMILY [OPTIONS]",
 )
 import_ = _Makers(
     name="import",
     makers=all_formats,
-    arguments=("trace",),
+    make=_import,
+    shared=(click.Argument(["trace"]),),
     help="Turn a public trace into an instance.",
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
@@ -102,6 +121,8 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
             for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
             if value is not None
         )
+        _say_failed(instance)
+        _warn_of_load(instance)
         last = max(r.arrival for r in instance.requests)
         say(
             [f"{instance.name}: {count(len(instance.requests), 'request')}, last arrival {last:,g}"
@@ -124,3 +145,22 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
             f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
             err=True,
         )
+
+
+def _say_failed(instance: mk.Instance) -> None:
+    """Say which rows of a trace were failures."""
+    lines = instance.extra.get("failed_lines")
+    if lines:
+        click.echo(
+            f"note: {count(len(lines), 'failed request')} left out, the first in line {lines[0]};"
+            " extra.failed_lines names them all",
+            err=True,
+        )
+
+
+def _warn_of_load(instance: mk.Instance) -> None:
+    """Say when the requests come faster than the server can serve them."""
+    from modelkit.stability import load, load_words
+
+    if (words := load_words(load(instance))) is not None:
+        click.echo(f"warning: {words}", err=True)

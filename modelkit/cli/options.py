@@ -25,3 +25,8 @@ output_option = click.option(
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
+
+PREDICTIONS_HELP = (
+    "What policies see of output lengths: exact, noise:0.2, interval:0.3, class:100 or class:64,128,256."
+    "  [default: what the instance says]"
+)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, debug_option, output_option, quiet_option, seed_option
+from modelkit.cli.options import EXIT_CODES, PREDICTIONS_HELP, debug_option, output_option, quiet_option, seed_option
 from modelkit.cli.output import file_stem, keep, progress, say, summary
 from modelkit.errors import UsageError
 
@@ -62,7 +62,17 @@ def _key_value(text: str) -> tuple[str, str]:
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("instance")
-@click.option("--policy", "-p", "policies", multiple=True, required=True, metavar="NAME", help="Policy; repeatable.")
+@click.option(
+    "--policy", "-p", "policies", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,...]",
+    help="Policy, such as svf or mc-sf:alpha=0.1; repeatable. `modelkit list policies` shows the options.",
+)  # fmt: skip
+@click.option("--predictions", metavar="MODEL", help=PREDICTIONS_HELP)
+@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="At most so many requests in progress.")
+@click.option(
+    "--max-batch-tokens", type=click.IntRange(1), metavar="N",
+    help="At most so many tokens in an iteration: one for each request that decodes, and prompts.",
+)  # fmt: skip
+@click.option("--chunked-prefill", is_flag=True, help="Split prompts to fill iterations up to --max-batch-tokens.")
 @seed_option
 @click.option(
     "--slots-at", multiple=True, metavar="SECONDS=SLOTS",
@@ -72,7 +82,12 @@ def _key_value(text: str) -> tuple[str, str]:
 @quiet_option
 @debug_option
 def simulate(
-    instance: str, policies: tuple[str, ...], seed: int, slots_at: tuple[str, ...], output: str | None, quiet: bool
+    instance: str,
+    policies: tuple[str, ...],
+    slots_at: tuple[str, ...],
+    output: str | None,
+    quiet: bool,
+    **settings: Any,
 ) -> int:
     """Run online policies on INSTANCE, judge them, write a result each.
 
@@ -80,20 +95,49 @@ def simulate(
     """
     loaded = mk.load(instance)
     stem = file_stem(instance, loaded.name)
+    settings["slots_over_time"] = [_slot_change(c) for c in slots_at] or None
+    policies = tuple(dict.fromkeys(policies))
+    if not quiet:
+        _say_before(loaded, policies)
     codes = []
-    for policy in dict.fromkeys(policies):
-        result = mk.simulate(loaded, policy, seed=seed, slots_over_time=[_slot_change(c) for c in slots_at] or None)
-        path = f"{stem}.{policy}.result.json"
+    for policy in policies:
+        result = mk.simulate(loaded, policy, **settings)
+        path = f"{stem}.{_in_a_name(policy)}.result.json"
         if output is not None:
             path = output
             if len(policies) > 1 and output != "-":
                 Path(output).mkdir(parents=True, exist_ok=True)
-                path = str(Path(output) / f"{stem}.{policy}.result.json")
+                path = str(Path(output) / f"{stem}.{_in_a_name(policy)}.result.json")
         written = keep(result, path)
         if not quiet:
             say(summary(result), written, path)
         codes.append(0 if result.status in ("optimal", "feasible") else 4)
     return max(codes)
+
+
+def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
+    """What can be said before anything runs: the load, and policies that let requests wait on purpose."""
+    from modelkit.policies import chosen_policy
+    from modelkit.stability import load, load_words
+
+    share = load(instance)
+    if (words := load_words(share)) is not None:
+        click.echo(f"warning: {words}", err=True)
+    elif share is not None:
+        click.echo(f"load: {share:.0%} of the server at least", err=True)
+    for name in names:
+        entry, _ = chosen_policy(name)
+        if not entry.work_conserving:
+            click.echo(
+                f"note: {entry.name} lets requests wait on purpose (it is not work-conserving):"
+                " it may fall behind under loads that others serve",
+                err=True,
+            )
+
+
+def _in_a_name(policy: str) -> str:
+    """A policy and its options as part of a file's name."""
+    return policy.replace(":", ".").replace(",", ".")
 
 
 def _slot_change(text: str) -> tuple[float, int]:

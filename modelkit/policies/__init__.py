@@ -7,22 +7,31 @@ is registered with ``clairvoyant=True``, which gives it the true lengths as pred
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from modelkit.errors import unknown_name
-from modelkit.instance import LinearClock
+from modelkit.errors import UsageError, did_you_mean, unknown_name
+from modelkit.instance import Instance, LinearClock
+from modelkit.registry import Option, options_of
 
 #: Modules of this package that register policies.
-_MODULES = ("batching", "clearing", "hybrid", "lookahead", "slots")
+_MODULES = (
+    "batching", "clearing", "groups", "hybrid", "intervals", "lookahead", "serving", "slots", "thresholds",
+)  # fmt: skip
 
 
-#: Where a policy can run: under the unit clock, or on slots in stages (linear clock, mixed = false).
+#: Where a policy can run: ``unit``, in continuous batching, counted in rounds under the unit clock and in
+#: iterations under the linear clock; ``stages``, on slots in stages (linear clock, mixed = false).
 PolicyClock = Literal["unit", "stages"]
+
+#: Lower and upper predicted outputs, int64 of shape [n] [token].
+Predictions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 class Seen(NamedTuple):
@@ -35,8 +44,15 @@ class Seen(NamedTuple):
     predicted_upper: int
 
 
+def seen_requests(instance: Instance, predicted: Predictions) -> list[Seen]:
+    """The requests as a policy sees them, with these predictions."""
+    lower, upper = (end.tolist() for end in predicted)
+    columns = (instance.arrays.arrival.tolist(), instance.arrays.prompt.tolist(), lower, upper)
+    return [Seen(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
+
+
 class Running(NamedTuple):
-    """A request in progress and its admission: ``start`` counts the rounds run before it."""
+    """A request in progress: ``start`` counts the rounds run before the one that gave its first token."""
 
     request: Seen
     start: float
@@ -61,9 +77,13 @@ class View:
     rng
         The policy's own source of randomness, seeded by the run.
     round
-        Rounds run so far, in stages; under the unit clock ``now`` says it.
+        Rounds run so far; under the unit clock the same as ``now``.
     law
-        How long iterations last, in stages.
+        How long iterations last; None under the unit clock.
+    prompt_room
+        Prompt tokens that the iteration ahead takes; None without limit.
+    chunked
+        Whether the last prompt may exceed ``prompt_room``, to be processed in several iterations.
     """
 
     now: float
@@ -74,10 +94,32 @@ class View:
     rng: np.random.Generator
     round: int = 0
     law: LinearClock | None = None
+    prompt_room: int | None = None
+    chunked: bool = False
+
+
+class Room:
+    """What the round ahead still takes, beside memory: slots and prompt tokens."""
+
+    def __init__(self, view: View) -> None:
+        self._slots: float = math.inf if view.free_slots is None else view.free_slots
+        self._tokens: float = math.inf if view.prompt_room is None else view.prompt_room
+        self._chunked = view.chunked
+
+    def takes(self, request: Seen) -> bool:
+        """Whether ``request`` may start; if so, what it takes is gone."""
+        if self._slots < 1 or self._tokens < (1 if self._chunked else request.prompt):
+            return False
+        self._slots -= 1
+        self._tokens -= request.prompt
+        return True
 
 
 class Policy:
-    """Base of all policies; the defaults ignore what happens and admit nobody."""
+    """Base of all policies; the defaults ignore what happens and admit nobody.
+
+    Keyword parameters of the constructor are the policy's options.
+    """
 
     def arrived(self, request: Seen) -> None:
         """``request`` has arrived, or was evicted and waits again (its predictions may have grown)."""
@@ -91,6 +133,9 @@ class Policy:
     def outgrew(self, request: Seen, now: float) -> None:
         """``request`` runs on past its prediction, which is now one token longer than seen so far."""
 
+    def postponed(self, request: Seen, start: int) -> None:
+        """``request``, in progress, gives its first token later: chunks of its prompt are left to process."""
+
     def admit(self, view: View) -> Iterable[int]:
         """Numbers of waiting requests to start now, in order.
 
@@ -101,8 +146,8 @@ class Policy:
         return ()
 
     def patience(self, view: View) -> int | None:
-        """In stages: rounds after which to be asked again although nothing has happened; None: never."""
-        return None
+        """Rounds after which to be asked again although nothing has happened; None: never."""
+        return 1
 
     def evict(self, view: View) -> Iterable[int]:
         """Requests to evict because the next round would exceed the capacity.
@@ -115,19 +160,24 @@ class Policy:
             if excess <= 0:
                 return
             yield number
-            excess -= request.prompt + int(view.now - start) + 1
+            excess -= request.prompt + int(view.round - start) + 1
 
 
 @dataclass(frozen=True)
 class PolicyEntry:
-    """A policy in the registry."""
+    """A policy in the registry.
+
+    ``work_conserving``: it lets nobody wait on purpose while the server could serve them.
+    """
 
     name: str
     summary: str
     reference: str
-    make: Callable[[], Policy]
+    make: Callable[..., Policy]
     clairvoyant: bool
     clock: PolicyClock
+    work_conserving: bool = True
+    options: tuple[Option, ...] = ()
 
 
 _REGISTRY: dict[str, PolicyEntry] = {}
@@ -135,14 +185,22 @@ _P = TypeVar("_P", bound=type[Policy])
 
 
 def register(
-    name: str, *, summary: str, reference: str, clairvoyant: bool = False, clock: PolicyClock = "unit"
+    name: str,
+    *,
+    summary: str,
+    reference: str,
+    clairvoyant: bool = False,
+    clock: PolicyClock = "unit",
+    work_conserving: bool = True,
+    **helps: str,
 ) -> Callable[[_P], _P]:
-    """Class decorator that registers a policy under ``name``."""
+    """Class decorator that registers a policy under ``name``; ``helps`` says what its options are for."""
 
     def decorate(make: _P) -> _P:
         if name in _REGISTRY:
             raise ValueError(f"policy {name!r} is registered twice")
-        _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant, clock)
+        options = options_of(make, helps) if helps else ()
+        _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)
         return make
 
     return decorate
@@ -167,3 +225,41 @@ def get_policy(name: str) -> PolicyEntry:
     if name not in known:
         raise unknown_name("policy", name, known)
     return known[name]
+
+
+def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
+    """The policy and options that ``NAME`` or ``NAME:option=value,option=value`` names.
+
+    Raises
+    ------
+    UsageError
+        No such policy or option, or a value of another type.
+    """
+    name, colon, rest = text.partition(":")
+    entry = get_policy(name)
+    known = {option.name: option for option in entry.options}
+    values: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, value = part.partition("=")
+        if not equals or key not in known:
+            takes = ", ".join(f"{o.name}={o.default}" for o in entry.options) or "none"
+            raise UsageError(f"policy {name!r} has no option {part!r}{did_you_mean(key, known)}\n  options: {takes}")
+        try:
+            values[key] = known[key].kind(value)
+        except ValueError:
+            kind = {"int": "a whole number", "float": "a number"}.get(known[key].kind.__name__, "another value")
+            raise UsageError(f"policy {name!r}, option {key}: found {value!r}; allowed: {kind}") from None
+    return entry, values
+
+
+def share(name: str, value: float) -> float:
+    """``value`` of the option ``name``, once it is a share of less than the whole.
+
+    Raises
+    ------
+    UsageError
+        It is below 0, or 1 or more.
+    """
+    if not 0 <= value < 1:
+        raise UsageError(f"option {name}: found {value}; allowed: 0 or more, less than 1")
+    return value

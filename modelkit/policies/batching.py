@@ -11,9 +11,10 @@ of their outputs as soon as ``mc-sf``'s look-ahead lets them; the next batch is 
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
-from modelkit.policies import Seen, View, register
+from modelkit.policies import Room, Seen, View, register
 from modelkit.policies.lookahead import LookAhead
 
 
@@ -32,13 +33,15 @@ _ORDERS: tuple[Callable[[Seen], int], ...] = (lambda request: request.predicted_
     "sorted-f",
     summary="batches of least sum of predicted outputs / size^2, started with the look-ahead of mc-sf",
     reference="Wang, Ye, Zhou, arXiv 2508.06133, Sorted-F; our reading of its heuristic for large instances",
+    alpha="share of M kept free of newcomers, for predictions that fail",
 )
 class SortedF(LookAhead):
     """Batches by F."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, alpha: float = 0.0) -> None:
+        super().__init__(alpha=alpha)
         self._pool: dict[int, Seen] = {}
+        self._ranked: list[list[tuple[int, float, int]]] = [[] for _ in _ORDERS]
 
     def key(self, request: Seen) -> float:
         """Predicted output, within a batch."""
@@ -46,26 +49,31 @@ class SortedF(LookAhead):
 
     def arrived(self, request: Seen) -> None:
         self._pool[request.number] = request
+        for order, ranked in zip(_ORDERS, self._ranked, strict=True):
+            insort(ranked, (order(request), request.arrival, request.number))
 
     def admit(self, view: View) -> Iterator[int]:
+        room = Room(view)
         while True:
-            yield from super().admit(view)
+            yield from self.scan(view, room)
             if self._waiting or not self._pool:
                 return
             for request in self._next_batch(view.capacity):
                 del self._pool[request.number]
+                for order, ranked in zip(_ORDERS, self._ranked, strict=True):
+                    del ranked[bisect_left(ranked, (order(request), request.arrival, request.number))]
                 super().arrived(request)
 
     def _next_batch(self, capacity: int | None) -> list[Seen]:
-        """The best prefix that fits, by F; O(w log w) for w waiting requests."""
+        """The best prefix that fits, by F; its size in time."""
         if capacity is None:
             return list(self._pool.values())
         best: tuple[float, list[Seen]] | None = None
-        for order in _ORDERS:
-            ranked = sorted(self._pool.values(), key=lambda r: (order(r), r.arrival, r.number))
+        for ranked in self._ranked:
             held = outputs = 0
             value, size = float("inf"), 1
-            for count, request in enumerate(ranked, start=1):
+            for count, (_, _, number) in enumerate(ranked, start=1):
+                request = self._pool[number]
                 held += _peak(request)
                 if held > capacity and count > 1:
                     break
@@ -73,6 +81,6 @@ class SortedF(LookAhead):
                 if outputs / count**2 < value:
                     value, size = outputs / count**2, count
             if best is None or value < best[0]:
-                best = value, ranked[:size]
+                best = value, [self._pool[number] for _, _, number in ranked[:size]]
         assert best is not None
         return best[1]

@@ -6,6 +6,7 @@ always admits one. Evicted requests lose their tokens and queue again at their p
 
 Different from the paper, where these policies may admit and clear the same crowd for ever: after each clearing
 without a completion since the one before, the share that is filled is halved, until one request runs alone.
+The paper's settings: alpha 0.3 and 0.25 alone; alpha 0.2 and 0.1 with beta 0.2 and 0.1 each.
 """
 
 from __future__ import annotations
@@ -13,20 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from modelkit.policies import Policy, Seen, View, register
+from modelkit.errors import UsageError
+from modelkit.policies import Policy, Room, Seen, View, register, share
 
-#: Share of M that is kept free of new requests.
-ALPHA = 0.2
-#: Probability of eviction in one pass over the requests in progress.
-BETA = 0.2
+_ALPHA = "share of M that is kept free of new requests"
 
 
 class _Clearing(Policy):
     """Arrival order up to the protected share."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alpha: float = 0.2) -> None:
         self._waiting: list[tuple[float, int, Seen]] = []
-        self._share = 1.0 - ALPHA
+        self._most = self._share = 1.0 - share("alpha", alpha)
         self._clearing = False
 
     def arrived(self, request: Seen) -> None:
@@ -34,21 +33,25 @@ class _Clearing(Policy):
 
     def ended(self, request: Seen, now: float) -> None:
         if not self._clearing:
-            self._share = 1.0 - ALPHA
+            self._share = self._most
 
     def admit(self, view: View) -> Iterator[int]:
         self._clearing = False
-        free, running = view.free_slots, len(view.running)
+        room, running = Room(view), len(view.running)
         held = view.held + running
-        while self._waiting and free != 0:
+        while self._waiting:
             _, number, request = self._waiting[0]
             held += request.prompt + 1
             if view.capacity is not None and running and held > self._share * view.capacity:
                 return
+            if not room.takes(request):
+                return
             heappop(self._waiting)
             yield number
             running += 1
-            free = None if free is None else free - 1
+
+    def patience(self, view: View) -> int | None:
+        return None  # until somebody ends, less and less fits
 
     def evict(self, view: View) -> Iterator[int]:
         self._clearing = True
@@ -62,8 +65,9 @@ class _Clearing(Policy):
 
 @register(
     "alpha-protection",
-    summary="arrival order into 80 % of the KV cache, no look-ahead; on overflow everything is evicted",
-    reference="Jaillet et al., arXiv 2502.07115, alpha-protection greedy; alpha = 0.2",
+    summary="arrival order into (1 - alpha) of the KV cache, no look-ahead; on overflow everything is evicted",
+    reference="Jaillet et al., arXiv 2502.07115, alpha-protection greedy",
+    alpha=_ALPHA,
 )
 class AlphaProtection(_Clearing):
     """Clear everything."""
@@ -75,11 +79,19 @@ class AlphaProtection(_Clearing):
 
 @register(
     "alpha-beta-clearing",
-    summary="as alpha-protection, but on overflow each request is evicted with probability 0.2 until the rest fits",
-    reference="Jaillet et al., arXiv 2502.07115, alpha-protection beta-clearing; alpha = 0.2, beta = 0.2",
+    summary="as alpha-protection, but on overflow each request is evicted with probability beta until the rest fits",
+    reference="Jaillet et al., arXiv 2502.07115, alpha-protection beta-clearing",
+    alpha=_ALPHA,
+    beta="probability of eviction in one pass over the requests in progress, above 0",
 )
 class AlphaBetaClearing(_Clearing):
     """Clear at random."""
+
+    def __init__(self, *, alpha: float = 0.2, beta: float = 0.2) -> None:
+        super().__init__(alpha=alpha)
+        if not 0 < beta <= 1:
+            raise UsageError(f"option beta: found {beta}; allowed: above 0, up to 1")
+        self._beta = beta
 
     def cleared(self, view: View) -> list[int]:
         """Passes over those in progress, each evicted with probability beta, until the next round fits."""
@@ -88,10 +100,10 @@ class AlphaBetaClearing(_Clearing):
         out: list[int] = []
         while excess > 0:
             kept = []
-            for number, unlucky in zip(left, view.rng.random(len(left)) < BETA, strict=True):
+            for number, unlucky in zip(left, view.rng.random(len(left)) < self._beta, strict=True):
                 if unlucky:
                     request, start = view.running[number]
-                    excess -= request.prompt + int(view.now - start) + 1
+                    excess -= request.prompt + int(view.round - start) + 1
                     out.append(number)
                 else:
                     kept.append(number)

@@ -37,6 +37,9 @@ class Queue(Policy):
         del self.waiting[: view.free_slots]
         yield from (number for _, number, _ in batch)
 
+    def patience(self, view: View) -> int | None:
+        return None
+
 
 class LongestFirst(Queue):
     """Longest predicted output first: what is left for the end is short. Intervals count with their upper end."""

@@ -1,0 +1,92 @@
+"""The command ``calibrate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.output import count, number, say, two_columns
+from modelkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelkit.calibrate import Calibration
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("timings")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Use only rows with this value in this column; repeatable."
+)
+@click.option(
+    "--max-prompt-tokens", type=click.IntRange(1), metavar="N",
+    help="Use only iterations of at most so many prompt tokens.",
+)  # fmt: skip
+@click.option(
+    "--max-batch", type=click.IntRange(1), metavar="N", help="Use only iterations with at most so many decoding."
+)
+@click.option(
+    "--output", "-o", metavar="PATH",
+    help="File for the clock, as in an instance; - is standard output.  [default: TIMINGS' name + .clock.json]",
+)  # fmt: skip
+@quiet_option
+@debug_option
+def calibrate(
+    timings: str,
+    where: tuple[str, ...],
+    max_prompt_tokens: int | None,
+    max_batch: int | None,
+    output: str | None,
+    quiet: bool,
+) -> None:
+    """Fit the iteration-time law to the table TIMINGS (CSV) and write it as a clock.
+
+    TIMINGS has the columns phase (prefill, decode or mixed), batch_size, prompt_tokens, kv_tokens_per_request or
+    kv_tokens, and iteration_ms; or those of Splitwise's performance table. The clock serves as `--server` of
+    generate and import.
+    """
+    from modelkit.calibrate import calibrate as fit
+    from modelkit.io import write_text
+
+    found = fit(
+        timings, where=dict(_choice(w) for w in where), max_prompt_tokens=max_prompt_tokens, max_batch=max_batch
+    )
+    stem = "timings" if timings == "-" else Path(timings).name.partition(".")[0]
+    path = output or f"{stem}.clock.json"
+    written = write_text(path, json.dumps(found.document(), indent=1) + "\n")
+    if not quiet:
+        say(_lines(found), written, path)
+
+
+def _choice(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise UsageError(f"--where takes COLUMN=VALUE, found {text!r}")
+    return column.strip(), value.strip()
+
+
+def _lines(found: Calibration) -> list[str]:
+    law = found.clock
+    rows = [
+        ("prefill", f"{law.prefill_base_ms:g} ms + {law.prefill_per_token_ms:g} ms a prompt token"),
+        (
+            "decode",
+            f"{law.decode_base_ms:g} ms + {law.decode_per_request_ms:g} ms a request"
+            f" + {law.decode_per_kv_token_ms:g} ms a KV token",
+        ),
+    ]
+    for phase, errors in found.errors.items():
+        rows.append(
+            (
+                f"{phase} error",
+                f"{errors.mape:.1%} on average, {errors.worst:.1%} at worst, RMSE {errors.rmse_ms:.1f} ms"
+                f" ({count(errors.points, 'point')})",
+            )
+        )
+    spans = [f"{number(low)} to {number(high)} {name}" for name, (low, high) in found.ranges.items()]
+    rows += [("valid for", span) for span in spans]
+    rows += [("note", note) for note in found.notes]
+    return two_columns(rows)

@@ -1,0 +1,151 @@
+"""Servers by name: iteration-time laws fitted to published profiles, and the memory that is left for the KV cache.
+
+Every law is what `modelkit calibrate` makes of a public table, rounded to what it prints; a test repeats the fits
+where the tables are at hand. A law holds within the range it was fitted in, which each summary states.
+
+Memory: 16,492 tokens for Llama-2-70B on two A100 is the figure of Jaillet et al., arXiv 2502.07115. For the others our
+estimate: 90 % of the memory of the cards, less the weights in 16 bits, by the bytes that a cached token takes
+(2 · layers · key/value heads · head width · 2 bytes: 0.328 MB for Llama-2-70B, 4.01 MB for BLOOM-176B). By it two A100
+would hold 18,000 tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from modelkit.errors import Fault, InputError, did_you_mean, unknown_name
+from modelkit.instance import LinearClock, Server
+from modelkit.io import faults_of, read_json
+
+_VIDUR = "operator profiles of microsoft/vidur (MIT), 80 layers composed"
+_SPLITWISE = "measured end to end, Mutinifni/splitwise-sim data/perf_model.csv (MIT); Patel et al., ISCA 2024"
+#: Columns of the measured table that choose a preset's rows, and limits of the fit.
+_LLAMA = "Llama-2-70B, 16 bits"
+_BLOOM = "BLOOM-176B, 16 bits"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A server by name.
+
+    Parameters
+    ----------
+    valid
+        Where the law was fitted.
+    rows
+        What ``modelkit calibrate --where`` takes of the source's table, and its limits.
+    """
+
+    name: str
+    summary: str
+    source: str
+    valid: str
+    server: Server
+    rows: dict[str, Any]
+
+
+def _preset(
+    name: str,
+    words: str,
+    kv_capacity: int,
+    law: tuple[float, float, float, float, float],
+    *,
+    rows: dict[str, Any],
+    source: str = _SPLITWISE,
+    valid: str = "prompts of 128 to 2,048 tokens an iteration, 1 to 64 requests that hold about 576 tokens each",
+) -> Preset:
+    keys = (
+        "prefill_base_ms",
+        "prefill_per_token_ms",
+        "decode_base_ms",
+        "decode_per_request_ms",
+        "decode_per_kv_token_ms",
+    )
+    clock = LinearClock(kind="linear", mixed=True, **dict(zip(keys, law, strict=True)))
+    return Preset(name, words, source, valid, Server(kv_capacity_tokens=kv_capacity, clock=clock), rows)
+
+
+def _rows(model: str, hardware: str, cards: int) -> dict[str, Any]:
+    return {"model": model, "hardware": hardware, "tensor_parallel": str(cards)}
+
+
+_PRESETS = (
+    _preset(
+        "llama2-70b-2xa100", f"{_LLAMA}, on two A100-80GB", 16_492, (13.69, 0.364, 53.4, 0.1549, 1.001e-4),
+        rows={}, source=_VIDUR,
+        valid="one prompt of 64 to 4,096 tokens, 1 to 128 requests that hold 32 to 4,032 tokens each",
+    ),
+    _preset(
+        "llama2-70b-2xa100-measured", f"{_LLAMA}, on two A100-80GB", 16_492, (23.55, 0.3626, 55.39, 0.4938, 1.238e-4),
+        rows=_rows("llama2-70b", "a100-80gb", 2),
+        valid="prompts of 128 to 2,048 tokens an iteration, 1 to 32 requests that hold about 576 tokens each",
+    ),
+    _preset(
+        "llama2-70b-4xa100", f"{_LLAMA}, on four A100-80GB", 457_000, (19.16, 0.226, 42.97, 0.1593, 4.691e-4),
+        rows=_rows("llama2-70b", "a100-80gb", 4),
+    ),
+    _preset(
+        "llama2-70b-8xa100", f"{_LLAMA}, on eight A100-80GB", 1_336_000, (40.4, 0.118, 43.6, 0.1689, 4.183e-4),
+        rows=_rows("llama2-70b", "a100-80gb", 8),
+    ),
+    _preset(
+        "llama2-70b-2xh100", f"{_LLAMA}, on two H100-80GB", 18_000, (19.07, 0.1384, 36.84, 0.4167, 6.473e-5),
+        rows=_rows("llama2-70b", "h100-80gb", 2),
+        valid="prompts of 128 to 2,048 tokens an iteration, 1 to 32 requests that hold about 576 tokens each",
+    ),
+    _preset(
+        "llama2-70b-4xh100", f"{_LLAMA}, on four H100-80GB", 457_000, (27.25, 0.08155, 28.69, 0.2765, 1.162e-4),
+        rows=_rows("llama2-70b", "h100-80gb", 4),
+    ),
+    _preset(
+        "llama2-70b-8xh100", f"{_LLAMA}, on eight H100-80GB", 1_336_000, (39.0, 0.04467, 29.47, 0.1811, 2.344e-4),
+        rows=_rows("llama2-70b", "h100-80gb", 8),
+    ),
+    _preset(
+        "bloom-176b-8xa100", f"{_BLOOM}, on eight A100-80GB", 55_000, (45.41, 0.2386, 47.25, 0.4467, 4.86e-4),
+        rows=_rows("bloom-176b", "a100-80gb", 8),
+    ),
+    _preset(
+        "bloom-176b-8xh100", f"{_BLOOM}, on eight H100-80GB", 55_000, (25.8, 0.1066, 35.23, 0.2801, 2.433e-4),
+        rows=_rows("bloom-176b", "h100-80gb", 8),
+    ),
+)  # fmt: skip
+
+
+def servers() -> dict[str, Preset]:
+    """All presets by name."""
+    return {preset.name: preset for preset in _PRESETS}
+
+
+def find_server(text: str) -> Server:
+    """The server that a preset's name says, or a JSON file with a clock or a server.
+
+    Raises
+    ------
+    UsageError
+        There is no such preset, or the file cannot be opened.
+    InputError
+        With all faults of the file.
+    """
+    presets = servers()
+    if text in presets:
+        return presets[text].server
+    if not text.endswith((".json", ".json.gz")) and not Path(text).is_file():
+        raise unknown_name("server", text, presets)
+    document = read_json(text)
+    if isinstance(document, dict) and "kind" in document:
+        document = {"clock": document}
+    if not isinstance(document, dict):
+        raise InputError(text, [Fault("$", "allowed: a JSON object, a clock or a server")])
+    unknown = [key for key in document if key not in Server.model_fields]
+    if unknown:
+        near = did_you_mean(unknown[0], Server.model_fields)
+        raise InputError(text, [Fault(f"$.{unknown[0]}", f"unknown key{near}")])
+    try:
+        return Server.model_validate(document)
+    except ValidationError as error:
+        raise InputError(text, faults_of(error)) from None

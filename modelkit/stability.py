@@ -1,0 +1,64 @@
+"""How much of a server a load needs, before anything is run.
+
+A server is stable under a load when it finishes work as fast as work arrives. No schedule finishes a request with
+less than
+
+    linear clock   prefill_per_token s + decode_per_request d + decode_per_kv_token v + decode_base max(v / M, d / J)
+    unit clock     max(V / M, o / J) rounds
+
+with M the KV capacity, J the limit on requests in progress, d the rounds in which it decodes (o, or o - 1 when its
+prompt shares an iteration), V = s o + o (o + 1) / 2 the tokens that it holds summed over its rounds, and v those of
+the decoding ones: an iteration holds at most M tokens, so the fixed part of an iteration is shared by as many as fit.
+The load is the rate of arrivals times the mean of that. Above 1 every policy falls behind for as long as the load
+lasts. Below 1 a work-conserving policy may still fall behind, for it fills neither memory nor iterations to the brim
+(Li, Dai, Peng, arXiv 2504.07347, on work conservation and throughput).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modelkit.instance import Instance, LinearClock
+
+
+def load(instance: Instance) -> float | None:
+    """Least share of the server that the arrivals need; None when all come at once.
+
+    A lower bound: 1.12 says that this load needs at least 112 % of the server.
+    """
+    arrays, server = instance.arrays, instance.server
+    first, last = float(arrays.arrival.min()), float(arrays.arrival.max())
+    if last <= first:
+        return None
+    prompt, output = arrays.prompt.astype(float), arrays.output.astype(float)
+    volume = prompt * output + output * (output + 1) / 2
+    law = server.clock
+    if isinstance(law, LinearClock) and law.mixed:
+        volume, output = volume - prompt - 1, output - 1
+    held = volume.sum() / server.kv_capacity_tokens if server.kv_capacity_tokens else 0.0
+    rounds = max(held, output.sum() / server.slots if server.slots else 0.0)
+    if isinstance(law, LinearClock):
+        needed = (
+            _prefill_per_token(law) * prompt.sum()
+            + law.decode_base_ms * rounds
+            + law.decode_per_request_ms * output.sum()
+            + law.decode_per_kv_token_ms * volume.sum()
+        ) / 1000
+    else:
+        needed = rounds
+    n = len(prompt)
+    return float(needed / n * (n - 1) / (last - first))
+
+
+def load_words(share: float | None) -> str | None:
+    """What to say of a load that no policy can keep up with; None when there is nothing to say."""
+    if share is None or share <= 1:
+        return None
+    return f"this load needs {share:.0%} of the server or more: whatever the policy, the queue grows while it lasts"
+
+
+def _prefill_per_token(law: LinearClock) -> float:
+    """Least duration of a prompt token [ms]."""
+    if law.prefill_levels is None:
+        return law.prefill_per_token_ms
+    return float(np.min([ms / tokens for tokens, ms in law.prefill_levels]))

@@ -1,0 +1,158 @@
+"""Tables of other people: CSV and JSON lines, gzipped or not, with the line of every row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.instance import MAX_TOKENS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its cells by column and the line it ends on."""
+
+    line: int
+    cells: Mapping[str, Any]
+
+    def cell(self, column: str) -> str | None:
+        """Text of a cell without the blanks around it; None when the row ends before it."""
+        value = self.cells.get(column)
+        return value.strip() if isinstance(value, str) else value
+
+    def fault(self, column: str, allowed: str) -> Fault:
+        """A wrong cell."""
+        return Fault(f"line {self.line}, {column}", f"found {shown(self.cells.get(column))}; allowed: {allowed}")
+
+    def tokens(self, column: str, faults: list[Fault], *, least: int = 1) -> int:
+        """A number of tokens; ``least`` when it is none, with a fault."""
+        value = self.cells.get(column)
+        if isinstance(value, str):
+            value = value.strip()
+            value = int(value) if value.isascii() and value.isdigit() and len(value) < 12 else None
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
+            faults.append(self.fault(column, f"{least} to {MAX_TOKENS}"))
+            return least
+        return value
+
+    def number(
+        self, column: str, faults: list[Fault], *, least: float = 0.0, above: float | None = None, most: float = 1e12
+    ) -> float:
+        """A finite number, ``least`` or more, or more than ``above``; 1 when it is none, with a fault."""
+        value = self.cells.get(column)
+        try:
+            number = math.nan if isinstance(value, bool) or value is None else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (least <= number <= most) or (above is not None and number <= above):
+            allowed = f"a number, {least:g} or more" if above is None else f"a number above {above:g}"
+            faults.append(self.fault(column, allowed))
+            return 1.0
+        return number
+
+
+class Table:
+    """A CSV file that is read once, row by row."""
+
+    def __init__(self, where: str, text: str) -> None:
+        self.where = where
+        self._reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            self.columns: Sequence[str] = [(name or "").strip() for name in self._reader.fieldnames or ()]
+        except csv.Error as error:
+            raise InputError(where, [Fault("line 1", str(error))]) from None
+        self._reader.fieldnames = list(self.columns)
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raise unless the table has these columns."""
+        missing = [
+            Fault("line 1", f"has no column {c!r}{did_you_mean(c, self.columns)}")
+            for c in columns
+            if c not in self.columns
+        ]
+        if missing:
+            found = ", ".join(self.columns[:12]) or "none"
+            missing.append(Fault("line 1", f"its columns: {shown(found, 200)}"))
+            raise InputError(self.where, missing)
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows."""
+        try:
+            for row in self._reader:
+                yield Row(self._reader.line_num, row)
+        except csv.Error as error:
+            raise InputError(self.where, [Fault(f"line {self._reader.line_num}", str(error))]) from None
+
+
+def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = ()) -> Table:
+    """A CSV file that has these columns.
+
+    Raises
+    ------
+    InputError
+        It is not text, or has not these columns.
+    UsageError
+        It cannot be opened.
+    """
+    table = Table(where_of(path), _text(path))
+    table.require(columns)
+    return table
+
+
+def read_json_lines(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Row]:
+    """Rows of a file with one JSON object a line that has these keys.
+
+    Raises
+    ------
+    InputError
+        At the first line that is no object, or lacks a key.
+    UsageError
+        The file cannot be opened.
+    """
+    where, keys = where_of(path), tuple(keys)
+    for line, text in enumerate(io.StringIO(_text(path)), start=1):
+        if not text.strip():
+            continue
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
+            raise InputError(where, [Fault(f"line {line}", f"not JSON: {reason}")]) from None
+        if not isinstance(found, dict):
+            raise InputError(where, [Fault(f"line {line}", f"found {shown(found)}; allowed: a JSON object")])
+        missing = [
+            Fault(f"line {line}", f"has no key {key!r}{did_you_mean(key, found)}") for key in keys if key not in found
+        ]
+        if missing:
+            raise InputError(where, missing)
+        yield Row(line, found)
+
+
+def where_of(path: str | os.PathLike[str]) -> str:
+    """What to call a file in messages."""
+    return "standard input" if os.fspath(path) == "-" else os.fspath(path)
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    """Text of a file or of standard input; gzip is known by its first bytes."""
+    where = where_of(path)
+    try:
+        raw = sys.stdin.buffer.read() if os.fspath(path) == "-" else Path(path).read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(where, [Fault("file", f"not UTF-8 text at byte {error.start}")]) from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(f"cannot read {where}: {getattr(error, 'strerror', None) or error}") from None

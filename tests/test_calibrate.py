@@ -1,0 +1,165 @@
+"""Calibration: laws are found again, tables are refused with their lines, presets are what the fits say."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelkit.calibrate import COEFFICIENTS, calibrate
+from modelkit.errors import InputError, UsageError
+from modelkit.servers import find_server, servers
+
+HEADER = "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
+LAW = (13.5, 0.25, 40.0, 0.5, 0.001)
+
+
+def timings(noise: float = 0.0, *, mixed: bool = False) -> str:
+    """A table made by a law, with noise."""
+    rng = np.random.default_rng(0)
+    rows = [("prefill", 1, n, 0, LAW[0] + LAW[1] * n) for n in (64, 256, 1024, 2048)]
+    rows += [("decode", b, 0, kv, LAW[2] + LAW[3] * b + LAW[4] * b * kv) for b in (1, 8, 64) for kv in (32, 512, 4000)]
+    if mixed:
+        rows = [
+            ("mixed", b, n, kv, LAW[0] + LAW[1] * n + LAW[2] + LAW[3] * b + LAW[4] * b * kv)
+            for b in (1, 8, 64) for kv in (32, 4000) for n in (64, 2048)
+        ]  # fmt: skip
+    return HEADER + "".join(f"{p},{b},{n},{kv},{ms * (1 + noise * rng.uniform(-1, 1))}\n" for p, b, n, kv, ms in rows)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """An exact table of timings."""
+    path = tmp_path / "timings.csv"
+    path.write_text(timings())
+    return path
+
+
+def coefficients(path: Path, **options: object) -> list[float]:
+    """Of the fitted law."""
+    clock = calibrate(path, **options).clock  # type: ignore[arg-type]
+    return [getattr(clock, name) for name in COEFFICIENTS]
+
+
+def test_a_law_is_found_again(table: Path) -> None:
+    """Tests that an exact table gives the law it was made with, no errors, and its own range."""
+    found = calibrate(table)
+    assert coefficients(table) == pytest.approx(LAW)
+    assert (found.errors["prefill"].points, found.errors["decode"].points) == (4, 9)
+    assert max(e.worst for e in found.errors.values()) < 1e-9
+    assert found.ranges == {
+        "prompt tokens": (64, 2048), "requests decoding": (1, 64), "KV tokens": (32, 64 * 4000),
+    }  # fmt: skip
+    assert found.notes == ()
+    assert found.document()["mixed"] is True
+
+
+def test_mixed_iterations_and_gzip(tmp_path: Path) -> None:
+    """Tests that iterations with both parts determine the per-token laws; the two bases only together."""
+    path = tmp_path / "mixed.csv.gz"
+    path.write_bytes(gzip.compress(timings(mixed=True).encode()))
+    found = coefficients(path)
+    assert found[0] + found[2] == pytest.approx(LAW[0] + LAW[2])
+    assert (found[1], found[3], found[4]) == pytest.approx((LAW[1], LAW[3], LAW[4]))
+
+
+def test_noise_and_residuals(tmp_path: Path) -> None:
+    """Tests that 5 % of noise leaves a law near, with errors of that size."""
+    path = tmp_path / "noisy.csv"
+    path.write_text(timings(0.05))
+    assert coefficients(path)[1] == pytest.approx(LAW[1], rel=0.1)
+    errors = calibrate(path).errors
+    assert 0.001 < errors["decode"].mape < 0.05
+    assert errors["decode"].mape <= errors["decode"].worst < 0.3
+    assert errors["prefill"].rmse_ms > 0
+
+
+def test_no_coefficient_is_negative(tmp_path: Path) -> None:
+    """Tests that a table which falls with the batch gives a zero, not a negative coefficient."""
+    path = tmp_path / "falling.csv"
+    path.write_text(
+        HEADER + "".join(f"decode,{b},0,{kv},{90 - b + kv / 100}\n" for b in (1, 8, 32) for kv in (10, 500))
+    )
+    found = coefficients(path)
+    assert min(found) == found[3] == 0
+
+
+def test_what_a_table_does_not_say_is_said(tmp_path: Path) -> None:
+    """Tests the notes on phases that are missing and on columns that move together."""
+    path = tmp_path / "decode.csv"
+    path.write_text(HEADER + "".join(f"decode,{b},0,100,{50 + b}\n" for b in (1, 2, 4, 8)))
+    notes = " ".join(calibrate(path).notes)
+    assert "no points with prefill: that part of the law is zero" in notes
+    assert "move together" in notes
+
+
+def test_faults_with_their_lines(tmp_path: Path) -> None:
+    """Tests that all wrong cells are named by line and column, and that too little is too little."""
+    path = tmp_path / "bad.csv"
+    path.write_text(HEADER + "warmup,1,1,1,1\nprefill,1,0,0,5\ndecode,x,0,-1,nan\ndecode,1\n")
+    with pytest.raises(InputError) as caught:
+        calibrate(path)
+    assert [fault.path for fault in caught.value.faults] == [
+        "line 2, phase", "line 3, prompt_tokens", "line 4, batch_size", "line 4, kv_tokens_per_request",
+        "line 4, iteration_ms", "line 5, kv_tokens_per_request", "line 5, iteration_ms",
+    ]  # fmt: skip
+    path.write_text(HEADER + "decode,1,0,1,5\n")
+    with pytest.raises(InputError, match="1 measured points are left"):
+        calibrate(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has no column 'phase'"):
+        calibrate(path)
+
+
+def test_rows_are_chosen(tmp_path: Path) -> None:
+    """Tests that a table of several servers wants a choice, which is checked."""
+    path = tmp_path / "two.csv"
+    lines = timings().splitlines()
+    rows = [f"{line},{hardware}" for hardware in ("a100", "h100") for line in lines[1:]]
+    path.write_text("\n".join([lines[0] + ",hardware", *rows]) + "\n")
+    with pytest.raises(InputError, match="several servers, a100, h100; choose with --where hardware="):
+        calibrate(path)
+    assert coefficients(path, where={"hardware": "h100"}) == pytest.approx(LAW)
+    with pytest.raises(InputError, match=r"no row has 'b200'; there are a100, h100"):
+        calibrate(path, where={"hardware": "b200"})
+    with pytest.raises(InputError, match="did you mean 'hardware'"):
+        calibrate(path, where={"hardwear": "a100"})
+
+
+def test_presets_are_what_the_fits_say(shared_data: Path) -> None:
+    """Tests that each preset's law is the fit of its source, and the errors those of the data card."""
+    for preset in servers().values():
+        if preset.rows:
+            batch = 32 if "2x" in preset.name else 64
+            found = calibrate(
+                shared_data / "splitwise_perf_model.csv", where=preset.rows, max_prompt_tokens=2048, max_batch=batch
+            )
+        else:
+            found = calibrate(shared_data / "vidur_llama2_70b_a100_tp2_iterations.csv")
+        for name in COEFFICIENTS:
+            stated, fitted = getattr(preset.server.clock, name), getattr(found.clock, name)
+            assert stated == pytest.approx(fitted, rel=1e-3), (preset.name, name)
+    errors = calibrate(shared_data / "vidur_llama2_70b_a100_tp2_iterations.csv").errors
+    assert [round(100 * errors[p].mape, 1) for p in ("prefill", "decode")] == [4.5, 2.2]
+
+
+def test_servers_by_name_and_by_file(tmp_path: Path, table: Path) -> None:
+    """Tests presets, files with a clock or a server, and what is wrong with others."""
+    assert find_server("llama2-70b-2xa100").kv_capacity_tokens == 16_492
+    with pytest.raises(UsageError, match="did you mean 'llama2-70b-2xa100'"):
+        find_server("llama2-70b-2xa10")
+    clock = tmp_path / "c.json"
+    clock.write_text('{"kind": "linear", "mixed": true, "decode_base_ms": 5}')
+    assert find_server(str(clock)).clock.decode_base_ms == 5  # type: ignore[union-attr]
+    clock.write_text('{"clock": {"kind": "linear"}, "kv_capacity_tokens": 9}')
+    assert find_server(str(clock)).kv_capacity_tokens == 9
+    for text, words in (
+        ('{"kv_capacity": 9}', "did you mean 'kv_capacity_tokens'"),
+        ('{"kind": "linear", "decode_base_ms": -1}', "decode_base_ms"),
+        ("[]", "a JSON object"),
+    ):
+        clock.write_text(text)
+        with pytest.raises(InputError, match=words):
+            find_server(str(clock))

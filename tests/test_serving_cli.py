@@ -1,0 +1,113 @@
+"""The command line of real time: servers, calibration, predictions, limits, warnings before a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from modelkit.cli import main
+
+
+class Made(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Made]:
+    """Runs the command in an empty folder and checks its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def running(*arguments: str, code: int = 0) -> Made:
+        monkeypatch.setattr(sys, "argv", ["modelkit", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        made = Made(*capsys.readouterr())
+        assert (exited.value.code or 0) == code, made.stderr
+        assert "unexpected fault" not in made.stderr
+        return made
+
+    return running
+
+
+def test_from_timings_to_a_verified_run(run: Callable[..., Made], tmp_path: Path) -> None:
+    """Tests calibrate, generate with its clock, simulate with two policies, verify: as a user would."""
+    (tmp_path / "t.csv").write_text(
+        "phase,batch_size,prompt_tokens,kv_tokens,iteration_ms\n"
+        + "".join(f"prefill,1,{n},0,{10 + n / 4}\n" for n in (100, 200, 400))
+        + "".join(f"decode,{b},0,{kv},{50 + b + kv / 1000}\n" for b in (1, 4) for kv in (100, 900))
+    )
+    said = run("calibrate", "t.csv").stdout
+    assert "10 ms + 0.25 ms a prompt token" in said
+    assert "50 ms + 1 ms a request + 0.001 ms a KV token" in said
+    assert "100 to 400 prompt tokens" in said
+    clock = json.loads((tmp_path / "t.clock.json").read_text())
+    assert clock["kind"] == "linear"
+    made = run(
+        "generate", "chat", "--requests", "60", "--rate", "2", "--server", "t.clock.json", "-o", "c.json",
+    )  # fmt: skip
+    assert "warning" not in made.stderr
+    made = run(
+        "simulate", "c.json", "-p", "mc-sf:alpha=0.1", "-p", "wait", "--predictions", "noise:0.5",
+        "--max-batch", "8", "--max-batch-tokens", "256", "--chunked-prefill", "-o", "out",
+    )  # fmt: skip
+    assert "% of the server at least" in made.stderr
+    assert "wait lets requests wait on purpose" in made.stderr
+    file = tmp_path / "out" / "c.mc-sf.alpha=0.1.result.json"
+    assert "verified" in run("verify", str(file), "--instance", "c.json").stdout
+    document = json.loads(file.read_text())
+    assert document["schedule"]["tokens_per_iteration"] == 256
+    assert document["objective"]["name"] == "total_latency_ms"
+    document["schedule"]["tokens_per_iteration"] = 512
+    file.write_text(json.dumps(document))
+    run("verify", str(file), "--instance", "c.json", code=5)
+
+
+def test_overload_is_said_before_the_run(run: Callable[..., Made]) -> None:
+    """Tests the warnings of generate and simulate, on standard error, and silence when asked for."""
+    arguments = ("generate", "chat", "--requests", "200", "--server", "llama2-70b-2xa100", "-o", "c.json")
+    words = "of the server or more: whatever the policy, the queue grows while it lasts"
+    assert words in run(*arguments).stderr
+    made = run("simulate", "c.json", "-p", "svf", "-o", "-")
+    assert words in made.stderr
+    assert json.loads(made.stdout)["load"] > 1
+    assert run("simulate", "c.json", "-p", "svf", "-q", "-o", "r.json").stderr == ""
+
+
+def test_lists(run: Callable[..., Made]) -> None:
+    """Tests that servers say their source, and policies their options."""
+    said = run("list", "servers").stdout
+    assert "llama2-70b-2xa100 " in said
+    assert "microsoft/vidur" in " ".join(said.split())
+    assert "alpha=0.2; beta=0.2" in " ".join(run("list", "policies").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("simulate", "c.json", "-p", "mc-sf:beta=1"), "policy 'mc-sf' has no option 'beta=1'"),
+        (("simulate", "c.json", "-p", "mc-sf:alpha=much"), "allowed: a number"),
+        (("simulate", "c.json", "-p", "mc-sf:alpha=1"), "option alpha: found 1.0; allowed: 0 or more, less than 1"),
+        (("simulate", "c.json", "-p", "alpha-beta-clearing:beta=0"), "option beta"),
+        (("simulate", "c.json", "-p", "vllm-like:block=0"), "option block"),
+        (("simulate", "c.json", "-p", "mc-sf", "--predictions", "nose:1"), "did you mean 'noise'"),
+        (("simulate", "c.json", "-p", "mc-sf", "--chunked-prefill"), "--max-batch-tokens"),
+        (("simulate", "c.json", "-p", "mc-sf", "--max-batch-tokens", "1"), "raise --max-batch-tokens"),
+        (("generate", "chat", "--server", "llama"), "unknown server 'llama'"),
+        (("generate", "chat", "--predictions", "class:x"), "prediction model"),
+        (("calibrate", "c.json"), "has no column"),
+        (("calibrate", "nothing.csv"), "cannot read"),
+        (("calibrate", "c.json", "--where", "x"), "--where takes COLUMN=VALUE"),
+    ],
+)
+def test_what_is_refused(run: Callable[..., Made], arguments: tuple[str, ...], words: str) -> None:
+    """Tests that every wrong word is answered with what is allowed, and exit code 2."""
+    run("generate", "chat", "--requests", "5", "--server", "llama2-70b-2xa100", "-o", "c.json", "-q")
+    assert words in " ".join(run(*arguments, code=2).stderr.split())
