@@ -21,6 +21,7 @@ from modelkit.policies import Policy, PolicyEntry, Running, Seen, View, get_poli
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.stages import StageSimulation
+from modelkit.version import VERSION
 
 
 def simulate(
@@ -60,7 +61,7 @@ def simulate(
     name = "total_latency_rounds" if instance.is_unit else "makespan_ms"
     return Result(
         instance=InstanceStamp.of(instance),
-        producer=Producer(kind="policy", name=policy, seed=seed),
+        producer=Producer(kind="policy", name=policy, seed=seed, modelkit=VERSION),
         status=status_of(verdict, verdict.metrics[name], None),
         stop="finished",
         objective=Objective(name=name, value=verdict.metrics[name]),
