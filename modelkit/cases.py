@@ -81,7 +81,7 @@ class Entry:
             return f"no schedule ({stop or 'finished'})" + (f": {reason}" if reason else "")
         if self.state == "optimal":
             return "optimal"
-        return "valid" + (f", {stop}" if stop else "")
+        return "valid" + (f", {stop}" if stop and stop != "failed" else ", but the run failed" if stop else "")
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,9 @@ class Case:
         shown = self.headline
         policies = [e for e in self.valid if e.result.producer.kind == "policy"]
         ranked = sorted(policies or self.valid, key=lambda e: e.value or 0.0)
-        out += [f"{s}." for e in ranked[:4] if (s := self.sentence(e)) != shown]
+        known = self.bound is not None
+        told = [e for e in ranked[:4] if known or self.above_best(e)]
+        out += [f"{s}." for e in told if (s := self.sentence(e)) != shown]
         failures = [e for e in self.failures if e.state != "infeasible"]
         if failures:
             have = "has" if len(failures) == 1 else "have"

@@ -72,8 +72,8 @@ def instance_page(case: Case) -> dict[str, Any]:
     """A page on one instance."""
     figures, left_out = _figures(case)
     return {
-        "title": f"{case.name}: {case.headline}",
-        "kicker": f"{case.name} · {count(case.stamp.requests, 'request')}",
+        "title": f"{_cut(case.name, 60)}: {case.headline}",
+        "kicker": f"{_cut(case.name, 120)} · {count(case.stamp.requests, 'request')}",
         "headline": case.headline,
         "findings": case.findings,
         "key_figures": _key_figures(case),
@@ -131,14 +131,17 @@ def _runs(case: Case) -> Table:
     lower = "no bound is known"
     if case.bound is not None:
         lower = f"the bound is {quantity(case.objective, case.bound.value)}, {case.bound.words}"
+    columns = (
+        Column("Run", False), Column(noun.capitalize() + unit), Column("Above the optimum"),
+        Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
+    )  # fmt: skip
+    bounded = case.bound is not None or any(e.result.objective.bound is not None for e in case.entries)
+    kept = [k for k in range(len(columns)) if bounded or k not in (2, 3, 4)]
     return Table(
         f"Runs on this instance, compared by {noun}; {lower}.",
-        (
-            Column("Run", False), Column(noun.capitalize() + unit), Column("Above the optimum"),
-            Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
-        ),
-        tuple(rows),
-    )  # fmt: skip
+        tuple(columns[k] for k in kept),
+        tuple(Row(tuple(row.cells[k] for k in kept), row.state) for row in rows),
+    )
 
 
 def _key(value: float | None) -> str:
@@ -146,21 +149,23 @@ def _key(value: float | None) -> str:
 
 
 def _troubles(case: Case) -> list[dict[str, Any]]:
-    """Runs with something to say: failures and faults in full, notes of the others."""
-    out = []
+    """Runs with something to say: failures and faults in full, notes of the others. The same words stand once."""
+    told: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for e in case.entries:
-        broken = [str(v.get("message", "")) for v in e.result.violations]
-        more = list(dict.fromkeys([*broken, *e.faults]))
+        more = tuple(dict.fromkeys([*(str(v.get("message", "")) for v in e.result.violations), *e.faults]))
         words = ""
-        if e.faults and e.value is None and e.result.status in ("optimal", "feasible"):
-            words = "is refused: the file does not hold against the replay."
+        if e.faults and e.result.status in ("optimal", "feasible"):
+            words = "refused: the file does not hold against the replay."
         elif more:
-            words = "has a schedule that breaks the rules."
-        elif e.result.message and (e.value is None or e.result.stop != "finished"):
+            words = "the schedule breaks rules."
+        elif e.result.message and e.state != "infeasible" and (e.value is None or e.result.stop != "finished"):
             words = e.result.message
         if words:
-            shown = more[:8] + ([f"… and {count(len(more) - 8, 'more fault')}"] if len(more) > 8 else [])
-            out.append({"label": e.label, "words": words, "more": shown})
+            told.setdefault((words, more), []).append(e.label)
+    out = []
+    for (words, more), labels in told.items():
+        rest = [f"… and {count(len(more) - 8, 'more fault')}"] if len(more) > 8 else []
+        out.append({"label": listed(labels, 12), "words": words, "more": [*more[:8], *rest]})
     return out
 
 
@@ -434,7 +439,8 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
         )
     infeasible = sum(c.infeasible for c in found)
     if infeasible:
-        out.append(f"{count(infeasible, 'instance')} of {len(found)} have no schedule at all.")
+        have = "has" if infeasible == 1 else "have"
+        out.append(f"{count(infeasible, 'instance')} of {len(found)} {have} no schedule at all.")
     rest = [e for _, e in failures if e.state != "infeasible"]
     if rest:
         out.append(f"{count(len(rest), 'run')} gave no valid schedule; they are listed below.")

@@ -105,7 +105,7 @@ def _claimed(results: Iterable[Reportable]) -> tuple[list[Claim], list[Path], li
                 try:
                     claims.append(Claim(load_claim(file), file.name))
                 except ModelkitError as error:
-                    unread.append(f"{file.name} cannot be read: {str(error).partition(': ')[2] or error}")
+                    unread.append(f"Left out: {str(error).replace(str(file), file.name, 1)}")
         else:
             claims.append(Claim(load_claim(item), os.path.basename(os.fspath(item))))
             folders.append(Path(item).parent)

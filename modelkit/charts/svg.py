@@ -29,17 +29,19 @@ COLUMNS = 400
 #: Width of the stretched layer, in its own units.
 WIDTH = 1000
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def plain(text: object) -> str:
-    """Text without control characters, lone surrogates and changes of direction."""
+    """Text without control characters but line feeds, lone surrogates and changes of direction."""
     return _UNPRINTABLE.sub("\ufffd", str(text))
 
 
 def safe(text: object, width: int | None = None) -> str:
-    """Text that is safe inside an element or attribute, cut to ``width`` characters."""
-    clean = plain(text)
+    """Text on one line that is safe inside an element or attribute, cut to ``width`` characters."""
+    clean = plain(text).replace("\n", " ")
     if width is not None and len(clean) > width:
         clean = clean[: width - 1] + "…"
     return escape(clean, quote=True)
