@@ -264,6 +264,7 @@ def cases(claims: Iterable[Claim], instances: Instances) -> list[Case]:
 def _case(claims: Sequence[Claim], instances: Instances) -> Case:
     stamp = claims[0].content.instance
     instance = instances.find(stamp)
+    claims = sorted(claims, key=_rank)
     results = [claim for claim in claims if isinstance(claim.content, Result)]
     objective = _objective(claims, instance)
     entries = [_entry(claim, objective, instance) for claim in results]
@@ -282,6 +283,15 @@ def _case(claims: Sequence[Claim], instances: Instances) -> Case:
     solver = max((b for b in bounds if not b.certified), key=lambda b: b.value, default=None)
     claimed = solver if certified and solver and solver.value > certified.value else None
     return Case(stamp, instance, objective, tuple(entries), certified or solver, claimed, tuple(contradictions))
+
+
+def _rank(claim: Claim) -> tuple[str, str, int, str]:
+    """Order of a case's claims, whatever the order in which they came: by kind, label, seed and file."""
+    if isinstance(claim.content, Certificate):
+        return ("certificate", "", 0, claim.file)
+    producer = claim.content.producer
+    kind = {"improvement": "search"}.get(producer.kind, producer.kind)
+    return (kind, label(claim.content), producer.seed or 0, claim.file)
 
 
 def _objective(claims: Sequence[Claim], instance: Instance | None) -> str:

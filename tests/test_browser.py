@@ -152,7 +152,7 @@ def test_pages_of_many_instances_are_linked(browser: Any, tmp_path: Path) -> Non
     """Tests the summary of a comparison, and that its links lead to a page on each instance."""
     instances = [generate("kv-synthetic", requests=5, seed=k) for k in range(3)]
     comparison = mk.compare(
-        instances, tmp_path / "a folder", formulations=[], policies=["mc-sf", "svf"], time_limit=0.2, jobs=2
+        instances, tmp_path / "a folder", formulations=[], policies=["mc-sf", "svf"], time_limit=0.2, jobs=1
     )
     path = mk.report(comparison, tmp_path / "a folder" / "report.html")
     assert path is not None
