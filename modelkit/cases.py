@@ -68,7 +68,7 @@ class Entry:
     @property
     def words(self) -> str:
         """The state in words, with what happened where that is not plain."""
-        stops = {"time_limit": "time limit reached", "interrupted": "interrupted", "failed": "failed"}
+        stops = {"time_limit": "time limit", "interrupted": "interrupted", "failed": "failed"}
         stop = stops.get(self.result.stop)
         if self.state == "invalid":
             broken = [str(v.get("message", "a rule is broken")) for v in self.result.violations] or list(self.faults)
@@ -186,7 +186,7 @@ class Case:
             Whether to say what is certified where a solver claims more.
         """
         best, least = self.best, self.above_best(entry) or 0.0
-        reference = self.claimed or self.bound
+        reference = self.claimed if self._claim_matters(entry) else self.bound
         proven = f"; {percent(least, 'down')} is proven" if least else ""
         if entry.value is None or best is None:
             return f"{entry.label} has no valid schedule"
@@ -200,8 +200,16 @@ class Case:
             words = f"{entry.label} is " + (f"{percent(most)} above the optimum" if least else "optimal") + whose
         else:
             words = f"{entry.label} is at most {percent(most, 'up')} above the optimum{whose}{proven}"
-        certified = self.above_bound(entry) if self.claimed and certified_too else None
+        certified = self.above_bound(entry) if reference is self.claimed and certified_too else None
         return words + (f" (certified: at most {percent(certified, 'up')})" if certified else "")
+
+    def _claim_matters(self, entry: Entry) -> bool:
+        """Whether a solver's claim says something of the entry that is not certified anyway."""
+        if self.claimed is None or self.best is None or entry.value is None:
+            return False
+        certified, claimed = self.above_bound(entry), max(0.0, entry.value / self.claimed.value - 1)
+        closes = _meets(self.best.value, self.claimed.value)
+        return certified is None or closes or percent(claimed, "up") != percent(certified, "up")
 
     @property
     def headline(self) -> str:

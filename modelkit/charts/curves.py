@@ -14,6 +14,8 @@ from modelkit.judge import latencies, percentile
 from modelkit.result import relative_gap
 from modelkit.words import metric_noun, number, percent, quantity
 
+#: Values farther off than this, relative to the last, leave the plot at its edge.
+FAR = 0.5
 #: Classes of the series: a colour, a dash and a shape of their own each.
 SERIES = 8
 
@@ -64,10 +66,8 @@ def progress(case: Case) -> Figure | None:
     if not panels:
         return None
     legend = (Swatch("line", "incumbent", "incumbent"), Swatch("line", "bound", "the solver's bound"))
-    return Figure(
-        "progress", "Incumbent and bound over time", "What the solver held and what it claimed, while it ran.",
-        tuple(panels), legend,
-    )  # fmt: skip
+    lead = "What the solver held and what it claimed, while it ran. Values far off in the first moments are cut off."
+    return Figure("progress", "Incumbent and bound over time", lead, tuple(panels), legend)
 
 
 def _progress(entry: Entry) -> Panel | None:
@@ -78,7 +78,7 @@ def _progress(entry: Entry) -> Panel | None:
     if not known:
         return None
     end = max(points[-1][0], entry.result.seconds.solve or 0.0)
-    low, high = min(known), max(known)
+    low, high = _near(known, incumbents[-1][1] if incumbents else bounds[-1][1])
     room = (high - low) * 0.08 or max(1.0, abs(high) * 0.01)
     metric = entry.result.objective.name or ""
     noun = metric_noun(metric)
@@ -93,6 +93,12 @@ def _progress(entry: Entry) -> Panel | None:
     return Panel(entry.label, plot.svg(), ", ".join(finals))
 
 
+def _near(values: list[float], last: float) -> tuple[float, float]:
+    """Least and greatest of the values that are near the last: what is known in the first moments is far off."""
+    near = [v for v in values if abs(v - last) <= FAR * abs(last)]
+    return min(near), max(near)
+
+
 def gap(case: Case) -> Figure | None:
     """The gap of the solver runs over time in one plot, when there are several."""
     curves = []
@@ -103,7 +109,8 @@ def gap(case: Case) -> Figure | None:
     if len(curves) < 2:
         return None
     end = max(max(p[-1][0], e.result.seconds.solve or 0.0) for e, p in curves)
-    highest = min(1.0, max(g for _, p in curves for _, g in p))
+    shares = [g for _, points in curves for _, g in points]
+    highest = max((g for g in shares if g <= FAR), default=min(1.0, max(shares)))
     alt = "Gap over time. " + "; ".join(f"{e.label}: {percent(max(0.0, p[-1][1]))} at the end" for e, p in curves)
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis(0, highest * 1.05 or 1.0, "gap", share=True), 200, alt).axes()
     legend = []

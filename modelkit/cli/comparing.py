@@ -78,6 +78,7 @@ def compare(
         click.echo(f"results in {output}{os.sep}")
         click.echo(f"report  in {written}" if written is not None else "")
     if comparison.interrupted:
+        click.echo("interrupted: only the runs shown were done", err=True)
         return 130
     return max((0 if case.valid else 3 if case.infeasible else 4) for case in comparison.cases)
 
@@ -128,10 +129,10 @@ def _print_case(case: Case) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "80")))
     console.print(plain(f"\n{case.name} ({count(case.stamp.requests, 'request')}): {case.headline}."))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("run")
+    table.add_column("run", overflow="fold", min_width=12)
     for name in (metric_noun(case.objective), "bound", "gap", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status")
+    table.add_column("status", overflow="fold")
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
         gap, spent, own = case.gap(e), e.result.seconds.total, e.result.objective
         shown = quantity(case.objective, own.bound if own.name == case.objective else None)
