@@ -13,9 +13,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from modelkit.version import VERSION
+
 if TYPE_CHECKING:
     from modelkit.bounds import CertifiedBound, bound
     from modelkit.certificate import Certificate
+    from modelkit.comparing import Comparison, compare
     from modelkit.errors import ModelkitError
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         save_result,
     )
     from modelkit.judge import Verdict
+    from modelkit.reporting import report
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
     from modelkit.simulator import simulate
@@ -39,6 +43,7 @@ _HOMES = {
     "Admission": "schedule",
     "Certificate": "certificate",
     "CertifiedBound": "bounds",
+    "Comparison": "comparing",
     "Formulation": "formulation",
     "Instance": "instance",
     "LinearClock": "instance",
@@ -51,10 +56,12 @@ _HOMES = {
     "UnitClock": "instance",
     "Verdict": "judge",
     "bound": "bounds",
+    "compare": "comparing",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
     "load_result": "io",
+    "report": "reporting",
     "save_certificate": "io",
     "save_instance": "io",
     "save_result": "io",
@@ -64,11 +71,12 @@ _HOMES = {
     "verify_result": "verify",
 }
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Admission",
     "Certificate",
     "CertifiedBound",
+    "Comparison",
     "Formulation",
     "Instance",
     "LinearClock",
@@ -81,10 +89,12 @@ __all__ = [
     "UnitClock",
     "Verdict",
     "bound",
+    "compare",
     "load",
     "load_certificate",
     "load_claim",
     "load_result",
+    "report",
     "save_certificate",
     "save_instance",
     "save_result",

@@ -167,6 +167,21 @@ def judge(instance: Instance, schedule: Schedule) -> Verdict:
     return replay.verdict()
 
 
+def latencies(instance: Instance, verdict: Verdict) -> list[float]:
+    """Completion - arrival of every request that completes, increasing [round or ms]."""
+    per_time = 1.0 if instance.is_unit else 1000.0
+    return sorted(
+        stay.end - instance.requests[stay.request].arrival * per_time
+        for stay in verdict.stays
+        if stay.completed and stay.end is not None
+    )
+
+
+def percentile(values: list[float], q: float) -> float:
+    """The smallest value that ``q`` percent of the values do not exceed."""
+    return float(np.percentile(values, q, method="inverted_cdf"))
+
+
 @dataclass(slots=True, eq=False)
 class _Stay:
     """A stay while it is replayed.
@@ -434,9 +449,6 @@ class _Replay:
 
         def known(value: Callable[[], float]) -> float | None:
             return whole(float(value())) if complete else None
-
-        def percentile(values: list[float], q: float) -> float:
-            return float(np.percentile(values, q, method="inverted_cdf"))
 
         def share(amount: float, limit: int | None) -> float | None:
             return amount / (limit * makespan) if complete and limit and makespan else None

@@ -58,7 +58,11 @@ def _schedule(value: object) -> object:
 
 
 class Producer(_Record):
-    """What made the schedule."""
+    """What made the schedule.
+
+    ``problem`` is the problem whose every schedule a formulation's bound holds for; None for a variant of its own.
+    ``modelkit`` is the version, ``command`` the command line, where there was one.
+    """
 
     kind: Literal["formulation", "policy", "improvement"]
     name: str
@@ -66,6 +70,9 @@ class Producer(_Record):
     solver_version: str | None = None
     options: dict[str, Any] = {}
     seed: int | None = None
+    problem: str | None = None
+    modelkit: str | None = None
+    command: str | None = None
 
 
 class Objective(_Record):
@@ -161,3 +168,8 @@ def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Sta
         return "no_schedule"
     proven = bound is not None and (bound >= value or math.isclose(value, bound, rel_tol=1e-9))
     return "optimal" if proven else "feasible"
+
+
+def recorded(result: Result, command: str | None) -> Result:
+    """The result with the command line that made it."""
+    return result.model_copy(update={"producer": result.producer.model_copy(update={"command": command})})

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.io import load
-from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason
+from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, recorded
+from modelkit.version import VERSION
 
 #: Default limit of solvers and bounds [s].
 TIME_LIMIT = 60.0
@@ -50,6 +51,8 @@ class Run(BaseModel):
         Wall-clock seconds after which the process is ended, whatever it does; None: never.
     memory_mb
         Address space of each process of the run [MiB]; None: no limit.
+    command
+        The command line that wanted it, for the record.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,11 +69,12 @@ class Run(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     kill_after: float | None = Field(default=None, gt=0)
     memory_mb: int | None = Field(default=None, ge=1)
+    command: str | None = None
 
     @property
     def key(self) -> str:
         """Hash of everything that decides the result: equal keys are the same run, wherever the file lies."""
-        document = self.model_dump(mode="json", exclude={"instance"})
+        document = self.model_dump(mode="json", exclude={"instance", "command"})
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -105,6 +109,10 @@ def parameters_of(kind: Kind) -> set[str]:
 
 def perform(run: Run) -> Result:
     """Do the run in this process. Whatever goes wrong is in the result, in words."""
+    return recorded(_performed(run), run.command)
+
+
+def _performed(run: Run) -> Result:
     began = time.perf_counter()
     try:
         instance = load(run.instance)
@@ -138,7 +146,7 @@ def failure(
     limits = {} if run.kind == "policy" else {"time_limit": run.time_limit, "gap": run.gap}
     return Result(
         instance=run.stamp,
-        producer=Producer(kind=kind, name=run.name, solver=run.solver, options=limits, seed=run.seed),
+        producer=Producer(kind=kind, name=run.name, solver=run.solver, options=limits, seed=run.seed, modelkit=VERSION),
         status=status,
         stop=stop,
         message=words,

@@ -21,6 +21,7 @@ from modelkit.schedule import Schedule
 from modelkit.stability import load as load_of
 from modelkit.stability import load_words
 from modelkit.stages import StageSimulation, stages_refusal
+from modelkit.version import VERSION
 
 
 def simulate(
@@ -75,7 +76,7 @@ def simulate(
     options |= {"chunked_prefill": True} if chunked_prefill else {}
     return Result(
         instance=InstanceStamp.of(instance),
-        producer=Producer(kind="policy", name=entry.name, options=options, seed=seed),
+        producer=Producer(kind="policy", name=entry.name, options=options, seed=seed, modelkit=VERSION),
         status=status_of(verdict, verdict.metrics[name], None),
         stop="finished",
         load=share,

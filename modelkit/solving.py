@@ -37,6 +37,7 @@ from modelkit.result import (
 from modelkit.schedule import Schedule
 from modelkit.simulator import clairvoyant_schedule, fitting_policies
 from modelkit.stages import stages_refusal
+from modelkit.version import VERSION
 
 #: Default limit of the solver [s].
 TIME_LIMIT = 60.0
@@ -98,7 +99,7 @@ def solve(
     instance = load(instance)
     _check_policy(warm_start)
     engine = backend(solver)
-    chosen = _choose(instance, formulation)
+    chosen = choose_formulation(instance, formulation)
     limits = Limits(time_limit, gap, threads, seed)
     run = _Run(instance, chosen, engine, limits, dict(options or {}), warm_start, listen or (lambda news: None))
     try:
@@ -108,7 +109,14 @@ def solve(
     return run.go()
 
 
-def _choose(instance: Instance, formulation: str | Formulation | None) -> Formulation:
+def choose_formulation(instance: Instance, formulation: str | Formulation | None = None) -> Formulation:
+    """The formulation of that name, file or object, or the first that suits the instance.
+
+    Raises
+    ------
+    UsageError
+        There is none, or the instance is outside it.
+    """
     if formulation is None:
         reasons = []
         for entry in found_formulations():
@@ -362,6 +370,8 @@ class _Run:
                     **self.options,
                 },
                 seed=self.limits.seed,
+                problem=self.formulation.problem,
+                modelkit=VERSION,
             ),
             status=status,
             stop=stop,

@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import modelkit as mk
 from modelkit.instance import Instance, Request, Server
+from modelkit.result import Result
+
+#: Text that would do harm where it is not escaped.
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' {{7*7}} {% raw %}\u202e\x00\x1b"
 
 
 @pytest.fixture
@@ -47,6 +52,24 @@ def random_instance(seed: int, n: int, *, most_memory: int = 12, spread: int = 4
 def draw() -> Callable[..., Instance]:
     """Random instances by seed and number of requests."""
     return random_instance
+
+
+@pytest.fixture
+def hostile() -> tuple[Instance, list[Result]]:
+    """An instance and two results in which every text is hostile."""
+    instance = Instance(
+        name=HOSTILE * 3,
+        description=HOSTILE,
+        source=HOSTILE,
+        server=Server(kv_capacity_tokens=40),
+        requests=tuple(Request(id=f"{k}{HOSTILE}", prompt_tokens=3, output_tokens=4 + k) for k in range(5)),
+    )
+    plain = mk.simulate(instance, "mc-sf")
+    producer = plain.producer.model_copy(
+        update={"name": HOSTILE, "command": HOSTILE, "options": {HOSTILE: HOSTILE}, "solver": HOSTILE}
+    )
+    other = plain.model_copy(update={"producer": producer, "message": HOSTILE, "stop": "failed", "log": HOSTILE})
+    return instance, [plain, other]
 
 
 @pytest.fixture

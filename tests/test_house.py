@@ -87,15 +87,17 @@ def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
     subprocess.run([interpreter, "-m", "pip", "install", "-q", str(wheel)], check=True)
     code = (
         "import modelkit as mk; from modelkit.plugins import bundled; print(mk.__file__);"
-        "print(mk.solve(mk.load(bundled('instances') / 'two-requests.json'), solver='scip').status)"
+        "r = mk.solve(mk.load(bundled('instances') / 'two-requests.json'), solver='scip'); print(r.status);"
+        "print(mk.report([r], 'report.html').stat().st_size)"
     )
     made = subprocess.run(
         [interpreter, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))},
     )  # fmt: skip
-    place, status = made.stdout.split()
+    place, status, size = made.stdout.split()
     assert str(tmp_path) in place
     assert status == "optimal"
+    assert int(size) > 20_000
 
 
 @pytest.mark.slow

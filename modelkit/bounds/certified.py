@@ -21,6 +21,7 @@ from modelkit.packing import packing_bound
 from modelkit.result import Objective, Producer, Result, Seconds, status_of
 from modelkit.schedule import Schedule
 from modelkit.stages import stages_refusal
+from modelkit.version import VERSION
 
 #: Default limit [s].
 TIME_LIMIT = 60.0
@@ -161,7 +162,7 @@ def _judged(
     value = verdict.metrics[metric]
     result = Result(
         instance=InstanceStamp.of(instance),
-        producer=Producer(kind="improvement", name="local-search", options=dict(options), seed=seed),
+        producer=Producer(kind="improvement", name="local-search", options=dict(options), seed=seed, modelkit=VERSION),
         status=status_of(verdict, value, certificate.value),
         stop="finished",
         objective=Objective(name=metric, value=value, bound=certificate.value, bound_by="certificate"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import click
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -23,6 +26,7 @@ debug_option = click.option(
 output_option = click.option(
     "--output", "-o", metavar="PATH", help="File to write; - is standard output.  [default: named after the run]"
 )
+report_option = click.option("--report", "page", metavar="PATH.html", help="Write an HTML report too.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
 
@@ -30,3 +34,8 @@ PREDICTIONS_HELP = (
     "What policies see of output lengths: exact, noise:0.2, interval:0.3, class:100 or class:64,128,256."
     "  [default: what the instance says]"
 )
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record."""
+    return shlex.join(["modelkit", *sys.argv[1:]])

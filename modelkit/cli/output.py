@@ -114,7 +114,7 @@ def say(lines: list[str], written: Path | None, path: str) -> None:
     for line in lines:
         click.echo(line, err=path == "-")
     if written is not None:
-        click.echo(f"  wrote {written}")
+        click.echo(f"  wrote {written}", err=path == "-")
 
 
 def keep(result: Result, path: str) -> Path | None:

@@ -8,9 +8,19 @@ from typing import Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, PREDICTIONS_HELP, debug_option, output_option, quiet_option, seed_option
+from modelkit.cli.options import (
+    EXIT_CODES,
+    PREDICTIONS_HELP,
+    command_line,
+    debug_option,
+    output_option,
+    quiet_option,
+    report_option,
+    seed_option,
+)
 from modelkit.cli.output import file_stem, keep, progress, say, summary
 from modelkit.errors import UsageError
+from modelkit.result import recorded
 
 
 @click.command(epilog=EXIT_CODES)
@@ -33,24 +43,36 @@ from modelkit.errors import UsageError
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
 @output_option
+@report_option
 @quiet_option
 @debug_option
-def solve(instance: str, options: tuple[str, ...], output: str | None, quiet: bool, **settings: Any) -> int:
+def solve(
+    instance: str, options: tuple[str, ...], output: str | None, page: str | None, quiet: bool, **settings: Any
+) -> int:
     """Solve INSTANCE with a formulation, judge the schedule, write a result."""
     loaded = mk.load(instance)
     settings["options"] = dict(_key_value(option) for option in options)
     if settings["time_limit"] == float("inf"):
         settings["time_limit"] = None
     with progress(quiet) as listen:
-        result = mk.solve(loaded, listen=listen, **settings)
+        result = recorded(mk.solve(loaded, listen=listen, **settings), command_line())
     names = (file_stem(instance, loaded.name), result.producer.name, result.producer.solver)
     path = output or ".".join(name for name in names if name) + ".result.json"
     written = keep(result, path)
     if not quiet:
         say(summary(result), written, path)
+    _report([result], loaded, page, quiet, path)
     if result.stop == "interrupted":
         return 130
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
+
+
+def _report(results: list[mk.Result], instance: mk.Instance, page: str | None, quiet: bool, path: str) -> None:
+    """Write the report that was asked for."""
+    if page is not None:
+        written = mk.report(results, page, instances=[instance])
+        if not quiet:
+            say([], written, path)
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -79,16 +101,13 @@ def _key_value(text: str) -> tuple[str, str]:
     help="From then on so many of the server's slots are open; repeatable, in time order.",
 )  # fmt: skip
 @output_option
+@report_option
 @quiet_option
 @debug_option
 def simulate(
-    instance: str,
-    policies: tuple[str, ...],
-    slots_at: tuple[str, ...],
-    output: str | None,
-    quiet: bool,
-    **settings: Any,
-) -> int:
+    instance: str, policies: tuple[str, ...], slots_at: tuple[str, ...], output: str | None, page: str | None,
+    quiet: bool, **settings: Any,
+) -> int:  # fmt: skip
     """Run online policies on INSTANCE, judge them, write a result each.
 
     With several policies, --output names a folder.
@@ -99,9 +118,9 @@ def simulate(
     policies = tuple(dict.fromkeys(policies))
     if not quiet:
         _say_before(loaded, policies)
-    codes = []
+    results = []
     for policy in policies:
-        result = mk.simulate(loaded, policy, **settings)
+        result = recorded(mk.simulate(loaded, policy, **settings), command_line())
         path = f"{stem}.{_in_a_name(policy)}.result.json"
         if output is not None:
             path = output
@@ -111,8 +130,9 @@ def simulate(
         written = keep(result, path)
         if not quiet:
             say(summary(result), written, path)
-        codes.append(0 if result.status in ("optimal", "feasible") else 4)
-    return max(codes)
+        results.append(result)
+    _report(results, loaded, page, quiet, output or "")
+    return max(0 if result.status in ("optimal", "feasible") else 4 for result in results)
 
 
 def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
@@ -161,11 +181,13 @@ def _slot_change(text: str) -> tuple[float, int]:
 @click.option("--schedule", metavar="PATH", help="Write the best schedule found too, as a result.")
 @seed_option
 @output_option
+@report_option
 @quiet_option
 @debug_option
 def bound(
-    instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None, quiet: bool
-) -> None:
+    instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None,
+    page: str | None, quiet: bool,
+) -> None:  # fmt: skip
     """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
 
     A schedule close to the bound is found on the way.
@@ -179,6 +201,7 @@ def bound(
     if not quiet:
         say(summary(found.result), written, path)
     if schedule is not None:
-        kept = mk.save_result(found.result, schedule)
+        kept = mk.save_result(recorded(found.result, command_line()), schedule)
         if not quiet:
             say([], kept, schedule if path != "-" else "-")
+    _report([recorded(found.result, command_line())], loaded, page, quiet, path)

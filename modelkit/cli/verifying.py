@@ -8,7 +8,7 @@ import click
 
 import modelkit as mk
 from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
-from modelkit.errors import ModelkitError, UsageError
+from modelkit.errors import UsageError
 
 
 @click.command(epilog=EXIT_CODES)
@@ -42,20 +42,14 @@ def verify(file: str, instance: str | None, quiet: bool) -> int:
     return 0 if verification.holds else 5
 
 
-def _instance_of(result: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
-    """The instance that a result is about, by its hash."""
-    from modelkit.plugins import bundled
+def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
+    """The instance that a file is about, by its hash."""
+    from modelkit.lookup import Instances
 
-    for place in (folder, bundled("instances")):
-        for path in sorted([*place.glob("*.json"), *place.glob("*.json.gz")]):
-            if path.name.endswith((".result.json", ".certificate.json")):
-                continue
-            try:
-                candidate = mk.load(path)
-            except ModelkitError:
-                continue
-            if candidate.sha256 == result.instance.sha256:
-                return candidate
-    raise UsageError(
-        f"no instance with the hash {result.instance.sha256[:16]}... lies beside the result; say which with --instance"
-    )
+    found = Instances([folder]).find(claim.instance)
+    if found is None:
+        raise UsageError(
+            f"no instance with the hash {claim.instance.sha256[:16]}... lies beside the result;"
+            " say which with --instance"
+        )
+    return found

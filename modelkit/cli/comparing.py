@@ -1,0 +1,189 @@
+"""The commands ``compare`` and ``report``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import modelkit as mk
+from modelkit.cli.options import EXIT_CODES, command_line, debug_option, quiet_option
+from modelkit.cli.output import count, number
+from modelkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelkit.cases import Case
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("instances", nargs=-1, required=True, metavar="INSTANCE...")
+@click.option(
+    "--formulation", "-f", "formulations", multiple=True, metavar="NAME|FILE|none",
+    help="Formulation; repeatable.  [default: the first that suits each instance]",
+)  # fmt: skip
+@click.option("--solver", "-s", "solvers", multiple=True, metavar="NAME", help="Solver; repeatable.  [default: highs]")
+@click.option(
+    "--policy", "-p", "policies", multiple=True, metavar="NAME|none",
+    help="Policy; repeatable.  [default: all that fit each instance]",
+)  # fmt: skip
+@click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
+@click.option(
+    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
+    help="Limit of each solver and bound; inf for none.",
+)  # fmt: skip
+@click.option(
+    "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
+    help="Stop solvers and bounds at this gap (value - bound) / value.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="Seed; repeatable.  [default: 0]")
+@click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
+@click.option("--output", "-o", default="compare", show_default=True, metavar="FOLDER", help="Folder for the results.")
+@click.option("--report", "page", metavar="PATH.html", help="The report.  [default: report.html in the folder]")
+@quiet_option
+@debug_option
+def compare(
+    instances: tuple[str, ...], formulations: tuple[str, ...], solvers: tuple[str, ...], policies: tuple[str, ...],
+    bound: bool, seeds: tuple[int, ...], jobs: int | None, output: str, page: str | None, quiet: bool, **settings: Any,
+) -> int:  # fmt: skip
+    """Run formulations on solvers, policies and the bound on the same instances, and report.
+
+    Runs are parallel processes; one that fails is shown as such and hinders no other. The folder holds the
+    instances, a result for each run, and the report; with several instances also a page for each of them.
+
+    Example: modelkit compare instances/chat-40.json -p mc-sf -p svf --time-limit 20
+    """
+    from modelkit.comparing import Comparison
+    from modelkit.reporting import report_comparison
+
+    if settings["time_limit"] == float("inf"):
+        settings["time_limit"] = None
+    with _live(quiet) as (started, finished):
+        comparison: Comparison = mk.compare(
+            instances, output, formulations=_names(formulations), solvers=solvers or ("highs",),
+            policies=_names(policies), bound=bound, seeds=seeds or (0,), jobs=jobs, command=command_line(),
+            started=started, finished=finished, **settings,
+        )  # fmt: skip
+    for words in comparison.left_out:
+        click.echo(f"left out: {words}", err=True)
+    written = report_comparison(comparison, page or os.path.join(output, "report.html"))
+    if not quiet:
+        for case in comparison.cases:
+            _print_case(case)
+        click.echo(f"results in {output}{os.sep}")
+        click.echo(f"report  in {written}" if written is not None else "")
+    if comparison.interrupted:
+        click.echo("interrupted: only the runs shown were done", err=True)
+        return 130
+    return max((0 if case.valid else 3 if case.infeasible else 4) for case in comparison.cases)
+
+
+def _names(given: tuple[str, ...]) -> list[str] | None:
+    """What was asked for; None for the default, nothing for ``none``."""
+    if "none" in given and len(set(given)) > 1:
+        raise UsageError("'none' stands beside other names; leave one or the other out")
+    return [] if "none" in given else list(given) or None
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, metavar="RESULT...")
+@click.option("--output", "-o", default="report.html", show_default=True, metavar="PATH", help="File; - is stdout.")
+@click.option(
+    "--instance", "-i", "instances", multiple=True, metavar="INSTANCE",
+    help="An instance that the results are about; repeatable.  [default: found by its hash beside them]",
+)  # fmt: skip
+@click.option("--title", help="Title of the page.")
+@quiet_option
+@debug_option
+def report(results: tuple[str, ...], output: str, instances: tuple[str, ...], title: str | None, quiet: bool) -> None:
+    """Write an HTML report from result and certificate files; nothing is run.
+
+    RESULT is a file, or a folder whose result and certificate files are taken. Results about one instance
+    give a page on it; results about several, a summary. Schedules are replayed and certificates recomputed
+    where the instance is at hand; otherwise the page says that it was not.
+    """
+    written = mk.report(results, output, instances=[mk.load(i) for i in instances], title=title)
+    if not quiet and written is not None:
+        click.echo(f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)")
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+def _print_case(case: Case) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from modelkit.words import metric_noun, percent, quantity, seconds
+
+    def plain(text: str) -> Text:
+        return Text(text.replace("\u202f", " "))
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "80")))
+    console.print(plain(f"\n{case.name} ({count(case.stamp.requests, 'request')}): {case.headline}."))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("run", overflow="fold", min_width=12)
+    for name in (metric_noun(case.objective), "bound", "gap", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
+        gap, spent, own = case.gap(e), e.result.seconds.total, e.result.objective
+        shown = quantity(case.objective, own.bound if own.name == case.objective else None)
+        shown += "*" if own.bound_by == "solver" else ""
+        cells = (
+            e.label, quantity(case.objective, e.value), shown, "–" if gap is None else percent(gap, "up"),
+            "–" if spent is None else seconds(spent), e.words,
+        )  # fmt: skip
+        table.add_row(*(plain(cell) for cell in cells))
+    console.print(table)
+    notes = []
+    if case.bound is not None:
+        notes.append(f"gap to the bound {quantity(case.objective, case.bound.value)}, {case.bound.words}")
+    if any(e.result.objective.bound_by == "solver" for e in case.entries):
+        notes.append("* the solver's word")
+    if notes:
+        console.print(plain("; ".join(notes)))
+
+
+@contextmanager
+def _live(quiet: bool) -> Iterator[tuple[Callable[[Any], None] | None, Callable[[Any, int], None] | None]]:
+    """A live line on standard error, when that is a terminal: runs done, failed, in progress."""
+    if quiet or not sys.stderr.isatty():
+        yield None, None
+        return
+    from rich.console import Console
+
+    running: dict[str, str] = {}
+    state = {"done": 0, "failed": 0, "of": 0}
+    with Console(stderr=True).status("planning") as status:
+
+        def show() -> None:
+            words = f"{state['done']}/{state['of']} runs" if state["of"] else "running"
+            if state["failed"]:
+                words += f", {state['failed']} without a schedule"
+            names = list(running.values())
+            words += f" · {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") if names else ""
+            status.update(words.replace("[", "\\["))
+
+        def started(run: Any) -> None:
+            running[run.key] = f"{run.label} on {Path(run.instance).name.partition('.json')[0]}"
+            show()
+
+        def finished(done: Any, of: int) -> None:
+            running.pop(done.run.key, None)
+            state["done"] += 1
+            state["of"] = of
+            state["failed"] += done.result.status in ("no_schedule", "infeasible")
+            value = done.result.objective.value
+            shown = "–" if value is None else number(value)
+            status.console.print(f"{done.run.label}: {done.result.status}, {shown}", highlight=False, markup=False)
+            show()
+
+        yield started, finished

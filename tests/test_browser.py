@@ -1,0 +1,165 @@
+"""Reports in a real headless Chromium: they load alone, show their figures, sort, print, and fit a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import opened, running
+
+import modelkit as mk
+from modelkit.families import generate
+from modelkit.instance import Instance
+from modelkit.result import Result
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for all tests here."""
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every kind of figure but the solver's."""
+    folder = tmp_path_factory.mktemp("report")
+    instance = generate("chat", requests=60, kv_capacity=900, rate=6.0)
+    results: list[Any] = [mk.simulate(instance, n) for n in ("mc-sf", "mc-benchmark", "alpha-protection")]
+    path = mk.report([*results, mk.bound(instance, time_limit=0.5)], folder / "report.html", instances=[instance])
+    assert path is not None
+    return path
+
+
+def column(page: Any, k: int) -> list[str]:
+    """Texts of a column of the first table."""
+    texts: list[str] = page.eval_on_selector_all(
+        f"table >> nth=0 >> tbody tr > :nth-child({k})", "c => c.map(x => x.innerText)"
+    )
+    return texts
+
+
+def test_loads_alone(browser: Any, page_file: Path) -> None:
+    """Tests that the page asks for nothing, reports no error, and that every figure has something in it."""
+    with opened(browser, page_file) as watched:
+        page = watched.page
+        assert watched.requests == [page_file.resolve().as_uri()]
+        assert watched.errors == watched.dialogs == []
+        figures = page.query_selector_all("figure")
+        assert len(figures) >= 7
+        for plot in page.query_selector_all("svg.plot"):
+            box = plot.bounding_box()
+            assert box["width"] > 300
+            assert box["height"] > 20
+            assert plot.evaluate(
+                "s => [...s.querySelectorAll('rect, path, circle')].some(m => m.getBoundingClientRect().width > 1)"
+            ), plot.get_attribute("aria-label")
+        patterned = page.locator("figure .waiting").first
+        assert "dots-waiting" in patterned.evaluate("m => getComputedStyle(m).fill")
+
+
+def test_sorts_by_keyboard(browser: Any, page_file: Path) -> None:
+    """Tests that headings are reached and pressed by keys alone, both ways, unknown values last."""
+    with opened(browser, page_file) as watched:
+        page = watched.page
+        latency = [int(t.replace(",", "")) for t in column(page, 2)]
+        assert latency == sorted(latency)
+        heading = page.locator("table >> nth=0 >> th button").nth(1)
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if heading.evaluate("b => b === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+        page.keyboard.press("Enter")
+        assert [int(t.replace(",", "")) for t in column(page, 2)] == sorted(latency, reverse=True)
+        page.locator("table >> nth=0 >> th button").first.click()
+        names = column(page, 1)
+        assert names == sorted(names)
+        page.locator("table >> nth=0 >> th button").nth(4).click()
+        assert [t for t in column(page, 5) if t == "–"] == column(page, 5)[1:]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(browser: Any, page_file: Path, scheme: Any) -> None:
+    """Tests that text has a contrast of at least 4.5 to the page, in both colour schemes."""
+    measure = """() => {
+      const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = (c) => {
+        const [r, g, b] = c.match(/[\\d.]+/g).map((v) => linear(Number(v) / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const paper = light(getComputedStyle(document.body).backgroundColor);
+      const ratio = (c) => { const l = light(c); return (Math.max(l, paper) + 0.05) / (Math.min(l, paper) + 0.05); };
+      return [...document.querySelectorAll("h1, h2, h3, p, li, td, th, dt, dd, a, caption, svg.plot text")]
+        .map(e => ratio(e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color));
+    }"""
+    with opened(browser, page_file, color_scheme=scheme) as watched:
+        ratios = watched.page.evaluate(measure)
+        assert len(ratios) > 100
+        assert min(ratios) >= 4.5
+        paper = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(253, 252, 250)") == (scheme == "light")
+
+
+def test_narrow_and_printed(browser: Any, page_file: Path) -> None:
+    """Tests that nothing sticks out of a phone's screen or a sheet of paper, and that it prints to a few pages."""
+    with opened(browser, page_file, viewport={"width": 360, "height": 740}) as watched:
+        page = watched.page
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        plot = page.locator("svg.plot").first.bounding_box()
+        assert plot["x"] + plot["width"] <= 360
+    with opened(browser, page_file, viewport={"width": 688, "height": 1000}) as watched:  # A4 within its margins
+        page = watched.page
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 688
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        printed = page.pdf(format="A4", print_background=True)
+        assert printed.startswith(b"%PDF")
+        assert 3 <= printed.count(b"/Type /Page\n") <= 15
+
+
+def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, hostile: tuple[Instance, list[Result]]) -> None:
+    """Tests that no script of a name, message or option runs, and that they are shown as text."""
+    instance, results = hostile
+    path = mk.report(results, tmp_path / "hostile.html", instances=[instance], title=instance.name)
+    assert path is not None
+    with opened(browser, path) as watched:
+        page = watched.page
+        page.mouse.move(300, 60)
+        page.wait_for_timeout(200)
+        assert watched.requests == [path.resolve().as_uri()]
+        assert watched.errors == watched.dialogs == []
+        assert page.locator("img, iframe, script[src], body script + *").count() == 0
+        assert "<script>alert(1)</script>" in page.inner_text("body")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_policy_of_the_page_stops_scripts(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    """Tests the second wall: even markup that got in could run nothing and load nothing."""
+    forged = tmp_path / "forged.html"
+    attack = "<script>alert(1)</script><img src='http://127.0.0.1:9/x' onerror='alert(2)'>"
+    forged.write_text(page_file.read_text(encoding="utf-8").replace("<h1>", f"{attack}<h1>"), encoding="utf-8")
+    with opened(browser, forged) as watched:
+        watched.page.wait_for_timeout(200)
+        assert watched.dialogs == []
+        assert any("Content Security Policy" in error for error in watched.errors)
+
+
+def test_pages_of_many_instances_are_linked(browser: Any, tmp_path: Path) -> None:
+    """Tests the summary of a comparison, and that its links lead to a page on each instance."""
+    instances = [generate("kv-synthetic", requests=5, seed=k) for k in range(3)]
+    comparison = mk.compare(
+        instances, tmp_path / "a folder", formulations=[], policies=["mc-sf", "svf"], time_limit=0.2, jobs=1
+    )
+    path = mk.report(comparison, tmp_path / "a folder" / "report.html")
+    assert path is not None
+    with opened(browser, path) as watched:
+        page = watched.page
+        assert page.locator("#instances").count() == 1
+        page.locator("table a").first.click()
+        page.wait_for_load_state()
+        assert page.locator("#timeline").count() == 1
+        assert watched.errors == []

@@ -1,0 +1,193 @@
+"""Comparisons as a user meets them: the matrix, what is printed, what lies in the folder, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modelkit as mk
+from modelkit.cli import main
+from modelkit.errors import UsageError
+from modelkit.families import generate
+from modelkit.instance import Instance, LinearClock, Server
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two: Instance) -> Path:
+    """A folder to work in, with the instance of two requests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    mk.save_instance(two, "two.json")
+    return tmp_path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in this process: (exit code, standard output, standard error)."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["modelkit", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code
+        assert isinstance(code, int)
+        return code, *capfd.readouterr()
+
+    return command
+
+
+def test_compare(home: Path, run: Run) -> None:
+    """Tests the whole command: each run a result that verifies, a table of 80 columns, the report."""
+    code, stdout, stderr = run("compare", "two.json", "-f", "kv-hindsight", "-s", "highs", "-s", "scip", "-p", "mc-sf",
+               "-p", "mc-benchmark", "--time-limit", "0.5", "-o", "out", "--jobs", "2")  # fmt: skip
+    assert (code, stderr) == (0, "")
+    assert max(map(len, stdout.splitlines())) <= 80
+    assert "total latency" in stdout
+    assert "* the solver's word" in stdout
+    files = sorted(path.name for path in Path("out").iterdir())
+    assert files == [
+        "report.html", "two.bound.result.json", "two.json", "two.kv-hindsight.highs.result.json",
+        "two.kv-hindsight.scip.result.json", "two.mc-benchmark.result.json", "two.mc-sf.result.json",
+    ]  # fmt: skip
+    for name in files[3:]:
+        assert run("verify", f"out/{name}")[0] == 0
+    result = mk.load_result("out/two.mc-sf.result.json")
+    assert result.producer.command is not None
+    assert result.producer.command.startswith("modelkit compare two.json -f kv-hindsight")
+    page = Path("out/report.html").read_text()
+    assert "modelkit compare two.json -f kv-hindsight" in page
+    assert run("report", "out", "-o", "again.html")[0] == 0
+    assert Path("again.html").read_text() == page
+
+
+def test_failures_hinder_no_other(home: Path, run: Run) -> None:
+    """Tests that a run which cannot be done is shown in words, and the exit code is that of the rest."""
+    Path("broken.py").write_text(
+        '"""Broken."""\nfrom modelkit import Formulation\n'
+        "def build(m):\n    raise RuntimeError('on purpose')\n"
+        "FORMULATION = Formulation(name='broken', summary='s', claim='exact', reference='r', objective='total_latency',"
+        " build=build, data=lambda i: {})\n"
+    )
+    code, stdout, _ = run("compare", "two.json", "-f", "broken.py", "-p", "mc-sf", "--no-bound", "-o", "out", "-j", "1")
+    assert code == 0
+    assert "(failed)" in stdout
+    assert "on purpose" in Path("out/report.html").read_text()
+
+
+def test_bad_input(home: Path, run: Run, two: Instance) -> None:
+    """Tests that names, files and folders are checked before anything runs."""
+    for arguments, words in (
+        (["two.json", "-p", "mc-fs"], "did you mean 'mc-sf'"),
+        (["two.json", "-f", "kv-hindsite"], "did you mean 'kv-hindsight'"),
+        (["two.json", "-s", "hihgs"], "unknown solver"),
+        (["two.json", "-p", "none", "-f", "none", "--no-bound", "-j", "1"], "there is nothing to run"),
+        (["two.json", "-p", "none", "-p", "mc-sf"], "'none' stands beside other names"),
+        (["missing.json"], "cannot read missing.json"),
+        (["two.json", "-o", "two.json"], "cannot make the folder two.json"),
+    ):
+        code, stdout, stderr = run("compare", *arguments)
+        assert (code, stdout) == (2, "")
+        assert words in stderr
+    assert run("report", "two.json")[0] == 2
+    assert run("report", "nothing-here.json")[0] == 2
+    Path("empty").mkdir()
+    assert "nothing to report" in run("report", "empty")[2]
+    mk.save_result(mk.simulate(two, "mc-sf"), "r.result.json")
+    assert run("report", "r.result.json", "-o", "no/such/folder.html")[0] == 2
+    code, stdout, _ = run("report", "r.result.json", "-o", "-")
+    assert code == 0
+    assert stdout.startswith("<!doctype html>")
+
+
+def test_infeasible(home: Path, run: Run, two: Instance) -> None:
+    """Tests that an instance without a schedule gives exit code 3 and a report that says why."""
+    mk.save_instance(two.replace(server=Server(kv_capacity_tokens=5)), "tight.json")
+    code, stdout, _ = run("compare", "tight.json", "-o", "out", "-p", "mc-sf", "-j", "1")
+    assert code == 3
+    assert "No schedule exists" in stdout
+    assert "needs 2 + 4 = 6 tokens" in Path("out/report.html").read_text()
+
+
+def test_reports_of_single_commands(home: Path, run: Run) -> None:
+    """Tests --report of solve, simulate and bound."""
+    assert run("simulate", "two.json", "-p", "mc-sf", "-p", "svf", "--report", "s.html")[0] == 0
+    assert run("solve", "two.json", "--report", "o.html")[0] == 0
+    assert run("bound", "two.json", "--time-limit", "0.2", "--report", "b.html", "-q")[0] == 0
+    for name in ("s", "o", "b"):
+        assert Path(f"{name}.html").read_text().startswith("<!doctype html>")
+    assert run("solve", "two.json", "-o", "-", "--report", "p.html")[1].count("\n") == 1
+
+
+def test_matrix(two: Instance, tmp_path: Path) -> None:
+    """Tests defaults by kind of instance, seeds, equal names, and what is left out in words."""
+    stages = generate("slot-synthetic", seed=1)
+    other = two.replace(description="another of the same name")
+    chosen: dict[str, Any] = {"policies": ["mc-sf", "sorted"], "formulations": [], "bound": False, "jobs": 1}
+    made = mk.compare([two, other, two, stages], tmp_path, seeds=[0, 1, 1], **chosen)
+    assert [case.stamp.sha256 for case in made.cases] == [two.sha256, other.sha256, stages.sha256]
+    assert made.stems[:2] == ("two", "two-2")
+    assert [[e.label for e in case.entries] for case in made.cases] == [
+        ["mc-sf, seed 0", "mc-sf, seed 1"], ["mc-sf, seed 0", "mc-sf, seed 1"], ["sorted, seed 0", "sorted, seed 1"],
+    ]  # fmt: skip
+    assert "two: policy sorted is not for its clock" in made.left_out
+    assert all(e.standing == "checked" for case in made.cases for e in case.entries)
+
+    defaults = mk.compare(two, tmp_path / "d", time_limit=0.3, jobs=1)
+    kinds = {e.result.producer.kind for e in defaults.cases[0].entries}
+    assert kinds == {"formulation", "policy", "improvement"}
+
+    mixed = two.replace(server=Server(clock=LinearClock(kind="linear", mixed=True, decode_base_ms=1.0)))
+    with pytest.raises(UsageError, match="nothing to run"):
+        mk.compare(mixed, tmp_path / "m", policies=[], formulations=[])
+
+
+def test_large_instances_are_written_compressed(tmp_path: Path) -> None:
+    """Tests the folder of a large instance."""
+    instance = generate("chat", requests=2001, rate=50.0, kv_capacity=16492)
+    made = mk.compare(instance, tmp_path, policies=["svf"], formulations=[], bound=False)
+    assert made.results[0].status == "feasible"
+    assert (tmp_path / f"{instance.name}.json.gz").exists()
+
+
+def test_progress_on_a_terminal(home: Path) -> None:
+    """Tests that a terminal sees each run as it ends, on standard error only."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelkit", "compare", "two.json", "-p", "mc-sf", "-f", "none", "--no-bound", "-j", "1"],
+        stdout=subprocess.PIPE, stderr=child, text=True, env={**os.environ, "COLUMNS": "80", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            data = os.read(parent, 4096)
+        except OSError:
+            break
+        if not data:
+            break
+        seen += data
+    os.close(parent)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"mc-sf: feasible, " in seen
+    assert "mc-sf: feasible" not in stdout
+
+
+def test_json_of_results_is_read_by_older_rules(two: Instance, tmp_path: Path) -> None:
+    """Tests that results without the newer fields of the producer are still read."""
+    mk.save_result(mk.simulate(two, "mc-sf"), tmp_path / "r.result.json")
+    document = json.loads((tmp_path / "r.result.json").read_text())
+    for key in ("problem", "modelkit", "command"):
+        del document["producer"][key]
+    (tmp_path / "old.result.json").write_text(json.dumps(document))
+    assert mk.load_result(tmp_path / "old.result.json").producer.modelkit is None

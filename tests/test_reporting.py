@@ -1,0 +1,247 @@
+"""Reports as text: golden bytes, what stands on a page, what is left out, nothing from outside unescaped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelkit as mk
+from modelkit import reporting
+from modelkit.certificate import certify
+from modelkit.errors import UsageError
+from modelkit.families import generate
+from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.plugins import bundled
+from modelkit.result import Result, Seconds
+from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.version import VERSION
+
+GOLDEN = Path(__file__).parent / "golden" / "two-requests.html"
+
+
+def timeless(result: Result) -> Result:
+    """Without what the clock measured."""
+    return result.model_copy(update={"seconds": Seconds()})
+
+
+def small(instance: Instance) -> list[Result | mk.Certificate]:
+    """Two policies and a certificate at fixed prices."""
+    prices = np.zeros(5)
+    prices[3:5] = 0.125
+    policies = [timeless(mk.simulate(instance, name)) for name in ("mc-sf", "alpha-protection")]
+    return [*policies, certify(instance, prices)]
+
+
+class Outline(HTMLParser):
+    """Elements, headings and scripts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def written(tmp_path: Path, results: Any, **options: Any) -> str:
+    """The page of these results."""
+    path = mk.report(results, tmp_path / "report.html", **options)
+    assert path is not None
+    return path.read_text(encoding="utf-8")
+
+
+def test_golden(tmp_path: Path) -> None:
+    """Tests the bytes of a small report; GOLDEN=write renews the file after it was looked at."""
+    instance = mk.load(bundled("instances") / "two-requests.json")
+    text = written(tmp_path, small(instance), instances=[instance]).replace(f"modelkit {VERSION}", "modelkit VERSION")
+    if os.environ.get("GOLDEN") == "write":
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_same_files_same_bytes(tmp_path: Path) -> None:
+    """Tests that a page depends on the files alone: neither on hash seeds nor on the time."""
+    instance = generate("kv-synthetic", requests=8, seed=1)
+    mk.save_instance(instance, tmp_path / "i.json")
+    for name in ("mc-sf", "svf", "alpha-beta-clearing"):
+        mk.save_result(mk.simulate(instance, name), tmp_path / f"{name}.result.json")
+    pages = set()
+    for seed in ("0", "1"):
+        code = f"import modelkit as mk; mk.report([{str(tmp_path)!r}], {str(tmp_path / 'out.html')!r})"
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        pages.add((tmp_path / "out.html").read_bytes())
+    assert len(pages) == 1
+
+
+def test_structure(tmp_path: Path) -> None:
+    """Tests headings in order, captions, alternative texts, figures, and that nothing is loaded from elsewhere."""
+    instance = generate("chat", requests=60, kv_capacity=900, rate=6.0)
+    results = [mk.simulate(instance, n) for n in ("mc-sf", "alpha-protection")]
+    text = written(tmp_path, [*results, mk.bound(instance, time_limit=0.5)], instances=[instance])
+    page = Outline(text)
+    assert page.count("h1") == 1
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    assert page.count("caption") == page.count("table") >= 3
+    keys = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
+    assert keys == ["distances", "timeline", "occupancy", "utilisation", "latency", "prices", "critical-path"]
+    plots = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
+    assert len(plots) >= 9
+    assert all(len(attributes["aria-label"] or "") > 20 for attributes in plots)
+    links = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")}
+    assert links == {"data:,", "#main"}
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert instance.sha256 in text
+
+
+def test_nothing_from_outside_is_markup(tmp_path: Path, hostile: tuple[Instance, list[Result]]) -> None:
+    """Tests that hostile names add no element, no attribute and no template expression."""
+    instance, results = hostile
+    text = written(tmp_path, results, instances=[instance], title=instance.name)
+    page = Outline(text)
+    assert page.count("script") == 1
+    assert page.count("img") == page.count("iframe") == 0
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "{{7*7}}" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+    assert "alert(1)" in text
+    assert "<script>alert" not in text
+
+
+def test_unprintable_text_can_be_written(tmp_path: Path, two: Instance) -> None:
+    """Tests lone surrogates, which have no UTF-8."""
+    result = mk.simulate(two, "mc-sf")
+    producer = result.producer.model_copy(update={"options": {"o": "a\ud800b"}})
+    assert "a\ufffdb" in written(tmp_path, [result.model_copy(update={"producer": producer})], instances=[two])
+
+
+def test_missing_variables_are_errors() -> None:
+    """Tests that a template cannot pass over what it is not given."""
+    from jinja2 import UndefinedError
+
+    with pytest.raises(UndefinedError, match="headline"):
+        reporting._environment().get_template("instance.html.j2").render(
+            version="", style="", style_hash="", script="", script_hash="", title="", kicker=""
+        )
+
+
+def test_without_the_instance(tmp_path: Path, two: Instance) -> None:
+    """Tests that a page without the instance quotes the files, says so, and leaves figures out in words."""
+    text = written(tmp_path, [mk.simulate(two, "mc-sf")])
+    assert "The instance is not beside the results" in text
+    assert "not checked: no instance" in text
+    assert 'id="timeline"' not in text
+
+
+def test_broken_runs_are_shown(tmp_path: Path, two: Instance) -> None:
+    """Tests a folder with a forged result, an unreadable file and a failed run."""
+    mk.save_instance(two, tmp_path / "two.json")
+    good = mk.simulate(two, "mc-sf")
+    mk.save_result(good, tmp_path / "good.result.json")
+    both = Schedule((Segment(0, (Admission("short"), Admission("long")), rounds=4),))
+    producer = good.producer.model_copy(update={"name": "forged"})
+    mk.save_result(good.model_copy(update={"schedule": both, "producer": producer}), tmp_path / "forged.result.json")
+    (tmp_path / "cut.result.json").write_text('{"schema": "modelkit/result/1"')
+    text = written(tmp_path, tmp_path)
+    assert "forged:</bdi>" not in text
+    assert "refused: the file does not hold against the replay." in text
+    assert "kv_capacity: from round 1" in text
+    assert "Left out: cut.result.json: 1 fault" in text
+    assert "forged (invalid)" in text
+    with pytest.raises(UsageError, match="nothing to report"):
+        mk.report([], tmp_path / "x.html")
+
+
+def test_infeasible(tmp_path: Path, two: Instance) -> None:
+    """Tests the page of an instance without a schedule: the reason stands once, in words."""
+    tight = two.replace(server=Server(kv_capacity_tokens=5))
+    text = written(tmp_path, [mk.solve(tight), mk.solve(tight, solver="scip")], instances=[tight])
+    assert "<h1>No schedule exists for this instance.</h1>" in text
+    assert text.count("request &#39;long&#39; needs 2 + 4 = 6 tokens") == 1
+
+
+def test_many(tmp_path: Path) -> None:
+    """Tests the summary of several instances: ratios, wins, failures, and a state for each instance."""
+    results: list[Any] = []
+    instances = [generate("kv-synthetic", requests=6, seed=k) for k in range(4)]
+    for instance in instances:
+        results += [mk.simulate(instance, "mc-sf"), mk.simulate(instance, "mc-benchmark")]
+        results.append(mk.bound(instance, time_limit=0.2))
+    tight = instances[0].replace(name="tight", server=Server(kv_capacity_tokens=3))
+    results.append(mk.solve(tight))
+    text = written(tmp_path, results, instances=[*instances, tight])
+    page = Outline(text)
+    keys = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
+    assert keys == ["ratios-to-bound", "ratios-to-best", "wins"]
+    assert re.search(r"<h1>[a-z-]+ is at most [\d.]+\u202f% above the optimum in the mean of 4 instances; ", text)
+    assert "1 instance of 5 has no schedule at all." in text
+    assert "infeasible: no schedule exists" in text
+
+
+@pytest.mark.parametrize("slots", [3, 300])
+def test_slots_in_stages(tmp_path: Path, slots: int) -> None:
+    """Tests the Gantt chart of slots, and the areas where slots are too many for it."""
+    instance = generate("gsm8k", requests=40, slots=slots)
+    text = written(tmp_path, [mk.simulate(instance, "sorted")], instances=[instance])
+    assert ("Slots over time" in text) == (slots == 3)
+    assert "prefill stage" in text
+
+
+def test_mixed_clock(tmp_path: Path) -> None:
+    """Tests a schedule under the linear clock with continuous batching, for which there is no policy yet."""
+    instance = Instance(
+        name="mixed",
+        server=Server(
+            kv_capacity_tokens=50,
+            clock=LinearClock(kind="linear", mixed=True, prefill_base_ms=10.0, decode_base_ms=50.0),
+        ),
+        requests=tuple(Request(id=f"q{k}", arrival=0.1 * k, prompt_tokens=5, output_tokens=6) for k in range(4)),
+    )
+    from modelkit.judge import judge
+
+    schedule = Schedule(tuple(Segment(0.1 * k, (Admission(f"q{k}"),), rounds=1 if k < 3 else 6) for k in range(4)))
+    verdict = judge(instance, schedule)
+    assert verdict.valid
+    base = mk.simulate(generate("kv-synthetic", requests=2), "mc-sf")
+    result = base.model_copy(
+        update={
+            "instance": type(base.instance).of(instance),
+            "schedule": schedule,
+            "metrics": verdict.metrics,
+            "objective": base.objective.model_copy(
+                update={"name": "mean_latency_ms", "value": verdict.metrics["mean_latency_ms"]}
+            ),
+        }
+    )
+    text = written(tmp_path, [result], instances=[instance])
+    assert 'id="timeline"' in text
+    assert "continuous batching" in text
+
+
+@pytest.mark.slow
+def test_twenty_thousand_requests_stay_small(tmp_path: Path) -> None:
+    """Tests that a page on the shipped hour, with four schedules and the bound, has under 3 MB."""
+    instance = mk.load(bundled("instances") / "service-hour.json.gz")
+    policies = ("mc-sf", "svf", "mc-benchmark", "alpha-protection")
+    results: list[Any] = [mk.simulate(instance, name) for name in policies]
+    text = written(tmp_path, [*results, mk.bound(instance, time_limit=5)], instances=[instance])
+    assert 100_000 < len(text.encode()) < 3_000_000
+    assert json.dumps(text)
