@@ -24,7 +24,7 @@ from modelkit.errors import ModelkitError, UsageError
 from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.lookup import Instances
-from modelkit.pages import figure_table, instance_page, many_page
+from modelkit.pages import Table, figure_table, instance_page, many_page
 from modelkit.plugins import bundled
 from modelkit.result import Result
 from modelkit.version import VERSION
@@ -42,6 +42,7 @@ def report(
     *,
     instances: Iterable[Instance] = (),
     title: str | None = None,
+    papers: Table | None = None,
 ) -> Path | None:
     """Write a report: on one instance, or a summary when the results are about several.
 
@@ -56,6 +57,8 @@ def report(
         files; without them schedules cannot be replayed, and the page says so.
     title
         Of the page.
+    papers
+        What papers say, beside what the results show.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def report(
     single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
     claims, folders, unread = _claimed([results] if single else results)  # type: ignore[list-item,arg-type]
     found = cases(claims, Instances(folders, instances))
-    return write_text(path, page(found, title=title, unread=unread))
+    return write_text(path, page(found, title=title, unread=unread, papers=papers))
 
 
 def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None) -> Path | None:
@@ -120,6 +123,7 @@ def page(
     title: str | None = None,
     links: dict[str, str] | None = None,
     unread: Sequence[str] = (),
+    papers: Table | None = None,
 ) -> str:
     """The HTML of a report on these cases.
 
@@ -129,6 +133,8 @@ def page(
         By instance hash, the address of the page on that instance alone.
     unread
         Sentences on files that could not be read.
+    papers
+        A table of claims of papers.
     """
     if len(found) == 1:
         template, content = "instance.html.j2", instance_page(found[0])
@@ -136,7 +142,7 @@ def page(
         template, content = "many.html.j2", many_page(found, links or {})
     content["findings"] = [*content["findings"], *unread]
     if title is not None:
-        content["title"] = title
+        content["title"], content["kicker"] = title, f"{title} · {content['kicker']}"
     style, script = _asset("report.css"), _asset("report.js")
     return str(
         _environment()
@@ -147,6 +153,7 @@ def page(
             style_hash=_markup(_hash(style)),
             script=_markup(script),
             script_hash=_markup(_hash(script)),
+            papers=papers,
             **content,
         )
     )

@@ -367,6 +367,9 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0 runs to do, 48 done" in invoke("run", path, "--dry-run")
     assert "48 of 48" in invoke("status", path)
     assert "reproduced" in invoke("report", path)
+    page = (tmp_path / "tiny.html").read_text()
+    assert "What the papers say" in page
+    assert "mc-sf as svf" in page
     invoke("export", path, "-o", "t.csv")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 49
     assert "kv-ratio-small" in invoke("list")

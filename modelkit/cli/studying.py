@@ -115,17 +115,23 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
 @study.command()
 @study_argument
 @folder_option
+@click.option("--output", "-o", metavar="PATH", help="HTML file to write.  [default: NAME.html]")
+@quiet_option
 @debug_option
-def report(study: str, folder: str | None) -> None:
-    """What STUDY shows: each run by name, and the papers' figures beside ours."""
-    from modelkit.studies import load_study, measured, verdicts
+def report(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
+    """What STUDY shows so far, as an HTML page, and the papers' figures beside ours."""
+    from modelkit.studies import load_study, measured, report_study, verdicts
     from modelkit.studies import status as status_of
 
     loaded = load_study(study)
     now = status_of(loaded, folder)
-    _tell(loaded, now)
-    for verdict in verdicts(loaded.claims, measured(now.done)):
-        click.echo("\n".join(_verdict_lines(verdict)))
+    written = report_study(loaded, folder, output)
+    if not quiet:
+        _tell(loaded, now)
+        for verdict in verdicts(loaded.claims, measured(now.done)):
+            click.echo("\n".join(_verdict_lines(verdict)))
+        if written is not None:
+            click.echo(f"  wrote {written}")
 
 
 # --- what people see ---------------------------------------------------------------------------

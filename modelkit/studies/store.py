@@ -196,9 +196,13 @@ class Store:
 
     # --- instances ---
 
+    def file_of(self, spec: InstanceSpec) -> Path:
+        """The file of an instance."""
+        return Path(spec.file) if spec.file else self.folder / "instances" / f"{spec.key}.json.gz"
+
     def instance(self, spec: InstanceSpec) -> tuple[Path, InstanceStamp]:
         """File and stamp of an instance; it is drawn and written when it is not there."""
-        path = Path(spec.file) if spec.file else self.folder / "instances" / f"{spec.key}.json.gz"
+        path = self.file_of(spec)
         row = self._database.execute("SELECT stamp FROM instances WHERE key = ?", [spec.key]).fetchone()
         if row and path.exists():
             return path, InstanceStamp.model_validate_json(row[0])
