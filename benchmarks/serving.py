@@ -4,8 +4,8 @@
 
 1. The Azure conversation trace, all requests, where there is one: seconds of simulation, of the judge, and of the
    whole process, for every policy; on two A100 (far overloaded) and on eight H100 (which keep up).
-2. Short chats on two A100 with Llama-2-70B, M = 16,492, by both of its laws: mean latency of the first 1,000 ... 10,000 requests at 50/s
-   and at 10/s, and its slope, a straight line through the ten points.
+2. Short chats on two A100 with Llama-2-70B, M = 16,492, by both of its laws: mean latency of the first
+   1,000 ... 10,000 requests at 50/s and at 10/s, and its slope, a straight line through the ten points.
 3. The same 10,000 requests with predictions off by up to 20, 50 and 80 %.
 
 The paper's slopes are those of its figures, in its units of time by requests; ratios between policies do not depend
