@@ -20,12 +20,12 @@ from one change of what is in progress to the next in one sum, however many even
 from __future__ import annotations
 
 import heapq
-import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
+from modelkit.clocks import LinearTime, UnitTime
 from modelkit.errors import PolicyError, UsageError, shown
 from modelkit.instance import Instance, LinearClock
 from modelkit.policies import Policy, Predictions, Running, View, seen_requests
@@ -75,110 +75,6 @@ class Limits:
                     f"request {longest.id!r} has {longest.prompt_tokens} prompt tokens, but an iteration takes"
                     f" {self.max_batch_tokens}\n  raise --max-batch-tokens, or split prompts with --chunked-prefill"
                 )
-
-
-class UnitTime:
-    """Every round lasts 1, and so does every round without requests."""
-
-    law: LinearClock | None = None
-    exclusive = False
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.round = 0
-
-    def begin(self) -> float:
-        """Moment of a segment that begins now."""
-        return self.now
-
-    def settle(self, active: int, held: int) -> None:
-        """From now on so many requests are in progress and hold so many tokens."""
-
-    def run(self, rounds: int) -> None:
-        """Run rounds of decoding."""
-        self.now += rounds
-        self.round += rounds
-
-    def rounds_until(self, moment: float, most: int) -> int:
-        """Least number of rounds, from 1 to ``most``, after which ``moment`` has come."""
-        return max(1, min(most, int(moment) - self.now))
-
-    def wait(self, moment: float) -> None:
-        """Let time go by without requests."""
-        self.run(max(0, int(moment) - self.now))
-
-    def moment(self, arrival: float) -> float:
-        """An arrival on this clock."""
-        return arrival
-
-    def seen(self) -> float:
-        """Now, as a policy sees it."""
-        return self.now
-
-
-class LinearTime:
-    """Iterations last what the law says; now in milliseconds, added up as in ``modelkit.judge``."""
-
-    def __init__(self, law: LinearClock) -> None:
-        self.law = law
-        self.exclusive = not law.mixed
-        self.now = 0.0
-        self.round = 0
-        self._since = 0.0  # when what is in progress changed
-        self._rounds = 0  # rounds run since then
-        self._active = 0
-        self._held = 0
-
-    def begin(self) -> float:
-        at = self.now / 1000
-        while at * 1000 < self.now:
-            at = math.nextafter(at, math.inf)
-        self.now = at * 1000  # what a reader of the schedule makes of it
-        return at
-
-    def settle(self, active: int, held: int) -> None:
-        self._since, self._rounds, self._active, self._held = self.now, 0, active, held
-
-    def run(self, rounds: int) -> None:
-        self.now = self._after(rounds)
-        self._rounds += rounds
-        self.round += rounds
-
-    def iterate(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> None:
-        """One iteration with prompts in it."""
-        self.now += self.law.iteration_ms(prompt_tokens, decoding, kv_tokens)
-        self.round += 1
-
-    def prefill(self, prompt_tokens: int) -> None:
-        """An exclusive prefill."""
-        self.now += self.law.prefill_ms(prompt_tokens)
-
-    def _after(self, rounds: int) -> float:
-        """The time after so many more rounds."""
-        rounds += self._rounds
-        grown = self._active * rounds
-        return self._since + self.law.decode_ms(rounds, grown, rounds * (2 * self._held + self._active + grown) // 2)
-
-    def rounds_until(self, moment: float, most: int) -> int:
-        if self._after(most) < moment:
-            return most
-        low = 1
-        while low < most:
-            middle = (low + most) // 2
-            if self._after(middle) >= moment:
-                most = middle
-            else:
-                low = middle + 1
-        return most
-
-    def wait(self, moment: float) -> None:
-        self.now = max(self.now, moment)
-
-    def moment(self, arrival: float) -> float:
-        return arrival * 1000
-
-    def seen(self) -> float:
-        return self.now / 1000
 
 
 class ContinuousSimulation:
@@ -264,7 +160,23 @@ class ContinuousSimulation:
         return self.offset + len(self.running) * self.time.round
 
     def settle(self) -> None:
-        self.time.settle(len(self.running), self.held)
+        """What is in progress has changed: a new stretch of rounds that are alike begins."""
+        if self.time.exclusive or not self.unread:
+            self.time.settle(len(self.running), self.held)
+        else:
+            prompts = sum(self.seen[i].prompt for i in self.unread)
+            self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
+
+    def chunk_room(self) -> int:
+        """Prompt tokens that a chunk takes beside the decoding."""
+        return max(0, (self.limits.max_batch_tokens or 0) - len(self.running) + len(self.unread))
+
+    def alike(self) -> int:
+        """Rounds ahead in which no prompt is read to its end: the first of them fills every chunk."""
+        if not self.limits.chunked_prefill:
+            return 0
+        room = self.chunk_room()
+        return (next(iter(self.unread.values())) - 1) // room if room else 1 << 62
 
     def view(self) -> View:
         """What the policy may see."""
@@ -333,7 +245,9 @@ class ContinuousSimulation:
         heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
 
     def overflows(self) -> bool:
-        return self.capacity is not None and self.held + len(self.running) > self.capacity
+        if self.capacity is None:
+            return False
+        return self.offset + len(self.running) * (self.time.round + 1) > self.capacity
 
     # --- decisions -----------------------------------------------------------------------------
 
@@ -383,7 +297,7 @@ class ContinuousSimulation:
             self.policy.started(self.seen[i], self.now)
             admitted.append(Admission(self.ids[i], slot))
             self.asked = None
-        if self.overflows():
+        if admitted and self.overflows():
             raise PolicyError(f"in round {self.now + 1} the policy admits more tokens than the KV cache holds")
         return admitted
 
@@ -403,15 +317,32 @@ class ContinuousSimulation:
 
     def go_on(self) -> None:
         """Run rounds until something happens."""
-        reading = bool(self.unread)
-        rounds = 1 if reading else self.rounds_to_event()
+        alike = self.alike() if self.unread else 0
+        reading = bool(self.unread) and not alike
         if reading:
+            rounds = 1
             self.read_prompts()
         else:
+            rounds = min(self.rounds_to_event(), alike or 1 << 62)
+            if alike:
+                self.read_on(rounds)
             self.time.run(rounds)
         self.rounds[-1] += rounds
-        if self.take_completions() or reading:
+        if self.take_completions() or reading or alike == rounds:
             self.settle()
+
+    def read_on(self, rounds: int) -> None:
+        """Rounds in which the first prompt fills every chunk, and no prompt is read to its end."""
+        first = next(iter(self.unread))
+        self.unread[first] -= rounds * self.chunk_room()
+        for i in self.unread:
+            self.postpone(i, rounds)
+
+    def postpone(self, i: int, rounds: int) -> None:
+        """Its first token comes so many rounds later."""
+        self.running[i] = self.running[i]._replace(start=self.start(i) + rounds)
+        self.offset -= rounds
+        self.policy.postponed(self.seen[i], self.start(i))
 
     def read_prompts(self) -> None:
         """One round that processes prompts: all, or as many tokens as a chunk leaves beside the decoding."""
@@ -428,9 +359,7 @@ class ContinuousSimulation:
                 self.expect(i)
             else:
                 self.unread[i] = left - part
-                self.running[i] = self.running[i]._replace(start=self.start(i) + 1)
-                self.offset -= 1
-                self.policy.postponed(self.seen[i], self.start(i))
+                self.postpone(i, 1)
         if self.time.exclusive:
             self.settle()
             self.time.run(1)
@@ -439,11 +368,11 @@ class ContinuousSimulation:
 
     def rounds_to_event(self) -> int:
         """Rounds until the next moment at which anything can happen or be decided."""
-        while not self.runs_until(self.ends[0][1], self.ends[0][0]):
+        while self.ends and not self.runs_until(self.ends[0][1], self.ends[0][0]):
             heapq.heappop(self.ends)
         while self.predicted and not self.predicted_until(self.predicted[0][1], self.predicted[0][0]):
             heapq.heappop(self.predicted)
-        rounds = min(self.ends[0][0], self.predicted[0][0]) - self.now
+        rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.held) // len(self.running))
         if self.waiting and rounds > 1:
