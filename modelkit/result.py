@@ -56,7 +56,7 @@ def _schedule(value: object) -> object:
 
 
 class Producer(_Record):
-    """What made the schedule."""
+    """What made the schedule; ``parameters`` are those of a formulation's variant."""
 
     kind: Literal["formulation", "policy", "improvement"]
     name: str
@@ -64,6 +64,7 @@ class Producer(_Record):
     solver_version: str | None = None
     options: dict[str, Any] = {}
     seed: int | None = None
+    parameters: dict[str, Any] = {}
 
 
 class Objective(_Record):

@@ -25,3 +25,10 @@ output_option = click.option(
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
+param_option = click.option(
+    "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the formulation, the value as JSON; repeatable.  [default: the instance's extra]",
+)  # fmt: skip
+formulation_option = click.option(
+    "--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]"
+)

@@ -38,6 +38,8 @@ def summary(result: Result) -> list[str]:
         what += f" on {producer.solver}" + (f" {producer.solver_version}" if producer.solver_version else "")
     name = f" on {result.instance.name}" if result.instance.name else ""
     rows = [("status", _status_words(result))]
+    if producer.parameters:
+        rows.append(("parameters", parameters(producer.parameters)))
     if objective.value is not None:
         rows.append((_metric(objective.name or ""), number(objective.value)))
     if objective.bound is not None:
@@ -80,6 +82,14 @@ def summary(result: Result) -> list[str]:
     return [f"{what}{name} ({count(result.instance.requests, 'request')})"] + [
         f"  {line}" for line in two_columns(rows)
     ]
+
+
+def parameters(values: dict[str, Any]) -> str:
+    """Parameters in few words."""
+    return ", ".join(
+        f"{name} of {count(len(value), 'request')}" if isinstance(value, dict) else f"{name} = {value:g}"
+        for name, value in values.items()
+    )
 
 
 def _status_words(result: Result) -> str:

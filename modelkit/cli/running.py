@@ -8,14 +8,23 @@ from typing import Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, debug_option, output_option, quiet_option, seed_option
+from modelkit.cli.options import (
+    EXIT_CODES,
+    debug_option,
+    formulation_option,
+    output_option,
+    param_option,
+    quiet_option,
+    seed_option,
+)
 from modelkit.cli.output import file_stem, keep, progress, say, summary
 from modelkit.errors import UsageError
 
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("instance")
-@click.option("--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]")
+@formulation_option
+@param_option
 @click.option("--solver", "-s", default="highs", show_default=True, metavar="NAME", help="Solver.")
 @click.option(
     "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
@@ -35,10 +44,15 @@ from modelkit.errors import UsageError
 @output_option
 @quiet_option
 @debug_option
-def solve(instance: str, options: tuple[str, ...], output: str | None, quiet: bool, **settings: Any) -> int:
+def solve(
+    instance: str, options: tuple[str, ...], params: tuple[str, ...], output: str | None, quiet: bool, **settings: Any
+) -> int:
     """Solve INSTANCE with a formulation, judge the schedule, write a result."""
+    from modelkit.parameters import parsed_parameters
+
     loaded = mk.load(instance)
     settings["options"] = dict(_key_value(option) for option in options)
+    settings["parameters"] = parsed_parameters(params)
     if settings["time_limit"] == float("inf"):
         settings["time_limit"] = None
     with progress(quiet) as listen:
