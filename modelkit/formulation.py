@@ -181,42 +181,53 @@ class Formulation:
         FormulationError
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
-        if self.build is None or self.data is None:
-            raise FormulationError(f"formulation {self.name!r} has no build or no data")
+        if self.data is None:
+            raise FormulationError(f"formulation {self.name!r} has no data")
+        return self.created(self.abstract(), self.data(instance), instance.name)
+
+    def abstract(self, kind: type[Any] | None = None) -> Any:
+        """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
+        if self.build is None:
+            raise FormulationError(f"formulation {self.name!r} has no build")
         import pyomo.environ as pyo  # late: takes 0.4 s
+
+        model = (kind or pyo.AbstractModel)(name=self.name)
+        self.build(model)
+        return model
+
+    def created(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
+        """The concrete model of ``data``; ``title`` names the instance in messages."""
         from pyomo.common.gc_manager import PauseGC
 
-        abstract = pyo.AbstractModel(name=self.name)
-        self.build(abstract)
-        data = self.data(instance)
-        self._check_keys(abstract, data)
+        faults = key_faults(abstract, data)
+        if faults:
+            raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             with PauseGC():  # nothing that is built here is garbage; looking for it costs a tenth of the time
                 return abstract.create_instance({None: values}, report_timing=False)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise FormulationError(
-                f"formulation {self.name!r} cannot be built for instance {instance.name!r}:"
-                f" {type(error).__name__}: {error}"
+                f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
 
-    def _check_keys(self, abstract: Any, data: dict[str, Any]) -> None:
-        """Pyomo accepts a misspelt key silently and reports a missing one obscurely."""
-        import pyomo.environ as pyo
 
-        named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
-        for key in data:
-            if key not in named:
-                raise FormulationError(
-                    f"formulation {self.name!r}: data() gives {key!r}, but the model has no such set or"
-                    f" parameter{did_you_mean(key, named)}"
-                )
-        for key, component in named.items():
-            if key not in data and not _has_own_value(component):
-                raise FormulationError(
-                    f"formulation {self.name!r}: data() gives no {key!r}, which the model needs"
-                    f"{did_you_mean(key, data)}"
-                )
+def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys of ``data``: Pyomo accepts a misspelt one silently and a missing one obscurely."""
+    import pyomo.environ as pyo
+
+    named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
+    faults = [
+        f"data() gives {key!r}, but the model has no such set or parameter{did_you_mean(key, named)}"
+        for key in data
+        if key not in named
+    ]
+    faults += [
+        f"data() gives no {key!r}, which the model needs{did_you_mean(key, set(data) - set(named))}"
+        for key, component in named.items()
+        if key not in data and not _has_own_value(component)
+    ]
+    return faults
 
 
 def _has_own_value(component: Any) -> bool:
