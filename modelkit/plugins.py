@@ -66,6 +66,13 @@ def base_of(name: str) -> Formulation | None:
     return None if extends is None else load_formulation(extends)
 
 
+def chain_of(name: str) -> list[Path]:
+    """Files of what the formulation extends, first the one that stands alone, and last its own."""
+    path = file_of(name)
+    extends = _load_file(path).extends
+    return [path] if extends is None else [*chain_of(extends), path]
+
+
 def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
     if name in chain:
         raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")

@@ -63,6 +63,6 @@ def cli() -> None:
 
 for command in (
     running.solve, running.simulate, running.bound, verifying.verify, making.generate, making.import_,
-    authoring.new, authoring.check, listing.list_, listing.versions,
+    authoring.new, authoring.check, authoring.show, listing.list_, listing.versions,
 ):  # fmt: skip
     cli.add_command(command)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelkit.cli.making import all_families, all_formats
 from modelkit.cli.options import EXIT_CODES, debug_option, param_option, quiet_option
-from modelkit.cli.output import count
+from modelkit.cli.output import count, two_columns
+from modelkit.errors import unknown_name
 
 if TYPE_CHECKING:
     from modelkit.conformance import Finding
@@ -76,3 +78,60 @@ def _say_finding(finding: Finding) -> None:
     for complaint in finding.complaints:
         for lead, text in (("wrong: ", complaint.what), ("do:    ", complaint.advice)):
             click.echo(textwrap.fill(text, 79, initial_indent=" " * 7 + lead, subsequent_indent=" " * 14))
+
+
+@click.command()
+@click.argument("name")
+@param_option
+@click.option(
+    "--format", "kind", type=click.Choice(["text", "latex", "html"]), default="text", show_default=True,
+    help="How to write the mathematics of a formulation.",
+)  # fmt: skip
+@click.option("--output", "-o", default="-", metavar="PATH", help="File to write.  [default: standard output]")
+@debug_option
+def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
+    """One formulation, policy or family: its mathematics or rule, what it takes, its reference.
+
+    NAME is a name or a formulation file. The mathematics is generated from the model itself.
+    """
+    from modelkit.io import write_text
+
+    made = _shown_formulation(name, params, kind) if _is_formulation(name) else _shown_other(name)
+    write_text(output, made)
+
+
+def _is_formulation(name: str) -> bool:
+    from modelkit.plugins import formulation_files
+
+    return name.endswith(".py") or name in formulation_files()
+
+
+def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
+    from modelkit.mathematics import mathematics, writing
+    from modelkit.parameters import parsed_parameters
+
+    write = {"text": writing.as_text, "latex": writing.as_latex, "html": writing.as_html}[kind]
+    return write(mathematics(name, parsed_parameters(params)))
+
+
+def _shown_other(name: str) -> str:
+    """A policy, family or trace format: what its registry says."""
+    from modelkit.plugins import formulation_files
+    from modelkit.policies import policies
+
+    makers = {**all_families(), **all_formats()}
+    if name in policies():
+        entry = policies()[name]
+        rows = [("what", "a policy"), ("rule", entry.summary), ("reference", entry.reference)]
+        rows.append(("sees", "true lengths" if entry.clairvoyant else "predicted lengths"))
+        return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
+    if name not in makers:
+        raise unknown_name("formulation, policy, family or format", name, {*formulation_files(), *policies(), *makers})
+    maker = makers[name]
+    rows = [("what", "a family of instances" if name in all_families() else "a trace format")]
+    rows += [("summary", maker.summary), ("reference", maker.reference)]
+    rows += [
+        (f"--{o.name.replace('_', '-')}", o.help + ("" if o.default is None else f" [default: {o.default}]"))
+        for o in maker.options
+    ]
+    return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"

@@ -175,7 +175,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
                         Complaint(
                             f"{described(solved.instance)}: {formulation.name} finds {words(solved.value)},"
                             f" {sibling.name} {words(other.value)}",
-                            "formulations of one problem have one optimum; if it is another, give it a `problem` of its own",
+                            "formulations of one problem have one optimum; if it is another problem, name it",
                         )
                     ]
     if not compared:
@@ -273,8 +273,8 @@ def growth(subject: Subject) -> str | list[Complaint]:
         return said
     return [
         Complaint(
-            f"from {points[0][0]} to {requests} requests the model grows {large / small:.1f} times, the work of building"
-            f" it {many / max(few, 1):.1f} times ({said})",
+            f"from {points[0][0]} to {requests} requests the model grows {large / small:.1f} times, the work of"
+            f" building it {many / max(few, 1):.1f} times ({said})",
             "do not filter inside rules (`for k in ... if ...`): index by sets that data() prepares, such as"
             " BEGINNING[t] of kv-hindsight-flow",
         )
