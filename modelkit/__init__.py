@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelkit.bounds import CertifiedBound, bound
     from modelkit.certificate import Certificate
+    from modelkit.conformance import check
+    from modelkit.diagnosis import diagnose
     from modelkit.errors import ModelkitError
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         save_result,
     )
     from modelkit.judge import Verdict
+    from modelkit.parameters import Parameter
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
     from modelkit.simulator import simulate
@@ -43,6 +46,7 @@ _HOMES = {
     "Instance": "instance",
     "LinearClock": "instance",
     "ModelkitError": "errors",
+    "Parameter": "parameters",
     "Request": "instance",
     "Result": "result",
     "Schedule": "schedule",
@@ -51,6 +55,8 @@ _HOMES = {
     "UnitClock": "instance",
     "Verdict": "judge",
     "bound": "bounds",
+    "check": "conformance",
+    "diagnose": "diagnosis",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
@@ -73,6 +79,7 @@ __all__ = [
     "Instance",
     "LinearClock",
     "ModelkitError",
+    "Parameter",
     "Request",
     "Result",
     "Schedule",
@@ -81,6 +88,8 @@ __all__ = [
     "UnitClock",
     "Verdict",
     "bound",
+    "check",
+    "diagnose",
     "load",
     "load_certificate",
     "load_claim",

@@ -63,6 +63,7 @@ def cli() -> None:
 
 for command in (
     running.solve, running.simulate, running.bound, verifying.verify, making.generate, making.import_,
-    authoring.new, authoring.check, authoring.show, listing.list_, listing.versions,
+    authoring.new, authoring.check, authoring.show, authoring.diagnose, authoring.export,
+    listing.list_, listing.versions,
 ):  # fmt: skip
     cli.add_command(command)

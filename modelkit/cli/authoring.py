@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from modelkit.cli.making import all_families, all_formats
-from modelkit.cli.options import EXIT_CODES, debug_option, param_option, quiet_option
-from modelkit.cli.output import count, two_columns
+from modelkit.cli.options import (
+    EXIT_CODES,
+    debug_option,
+    formulation_option,
+    output_option,
+    param_option,
+    quiet_option,
+)
+from modelkit.cli.output import count, file_stem, say, two_columns
 from modelkit.errors import unknown_name
 
 if TYPE_CHECKING:
     from modelkit.conformance import Finding
+    from modelkit.diagnosis import Diagnosis
+    from modelkit.exporting import Format
 
 
 @click.group()
@@ -135,3 +145,94 @@ def _shown_other(name: str) -> str:
         for o in maker.options
     ]
     return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("instance")
+@formulation_option
+@param_option
+@click.option(
+    "--solver", "-s", default="highs", show_default=True, type=click.Choice(["highs", "scip"]),
+    help="Who finds the constraints at fault.",
+)  # fmt: skip
+@click.option(
+    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
+    help="Limit of the solver; inf for none.",
+)  # fmt: skip
+@quiet_option
+@debug_option
+def diagnose(
+    instance: str, formulation: str | None, params: tuple[str, ...], solver: str, time_limit: float, quiet: bool
+) -> int:
+    """Say why INSTANCE has no schedule: the requests at fault, then the constraints that contradict each other."""
+    import modelkit as mk
+    from modelkit.parameters import parsed_parameters
+
+    limit = None if time_limit == float("inf") else time_limit
+    found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=limit, parameters=parsed_parameters(params))
+    if not quiet:
+        click.echo("\n".join(_diagnosis_lines(instance, found)))
+    return {"feasible": 0, "infeasible": 3, "unknown": 4}[found.verdict]
+
+
+def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
+    head = {
+        "feasible": "feasible: there is a schedule",
+        "infeasible": "infeasible: no schedule exists",
+        "unknown": "not known whether there is a schedule",
+    }[found.verdict]
+    lines = [f"{instance}: {head}" + (f" ({found.formulation})" if found.formulation else "")]
+    for words in found.obstacles[:_SHOWN]:
+        lines += textwrap.wrap(words, 79, initial_indent="  - ", subsequent_indent="    ")
+    if len(found.obstacles) > _SHOWN:
+        lines.append(f"  ... and {len(found.obstacles) - _SHOWN} more")
+    if found.conflict is not None:
+        by = found.conflict.solver
+        words = f"these constraints contradict each other; leave out any one, and they no longer do ({by}):"
+        if not found.conflict.irreducible:
+            words = f"these constraints contradict each other; some may not be needed for that ({by}):"
+        lines += textwrap.wrap(words, 79, initial_indent="  ", subsequent_indent="  ")
+        for family, doc, members in found.conflict.families:
+            lines += textwrap.wrap(f"{family}: {doc}", 79, initial_indent="    ", subsequent_indent="      ")
+            lines += _listed(members)
+        if found.conflict.bounds:
+            lines.append("    bounds of variables:")
+            lines += _listed(found.conflict.bounds)
+    if found.message:
+        lines += textwrap.wrap(found.message, 79, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+#: At most so many things of one kind are listed.
+_SHOWN = 8
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    more = f" ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    text = ", ".join(names[:_SHOWN]) + more
+    return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+@click.command()
+@click.argument("instance")
+@formulation_option
+@param_option
+@click.option("--format", "kind", type=click.Choice(["lp", "mps"]), default="lp", show_default=True, help="Format.")
+@output_option
+@quiet_option
+@debug_option
+def export(
+    instance: str, formulation: str | None, params: tuple[str, ...], kind: Format, output: str | None, quiet: bool
+) -> None:
+    """Write the model of INSTANCE for other solvers, with readable names."""
+    import modelkit as mk
+    from modelkit.exporting import exported
+    from modelkit.io import write_text
+    from modelkit.parameters import parsed_parameters
+
+    loaded = mk.load(instance)
+    text, made_by = exported(loaded, formulation, kind, parameters=parsed_parameters(params))
+    path = output or f"{file_stem(instance, loaded.name)}.{made_by.name}.{kind}"
+    written = write_text(path, text)
+    if not quiet:
+        say([f"{made_by.name} of {loaded.name or instance}"], written, path)
