@@ -149,5 +149,5 @@ def test_a_missing_file_is_a_complaint() -> None:
     """Tests a file that is not there."""
     found = check("nowhere.py")
     assert found[0].status == "failed"
-    assert "cannot read" in found[0].complaints[0].what
+    assert "there is no file nowhere.py" in found[0].complaints[0].what
     assert {f.status for f in found[1:]} == {"not reached"}

@@ -20,6 +20,10 @@ UNIT = re.compile(r"\[[^\[\]]+\]$")
 @rule("loads", "the file holds a formulation of its name")
 def loads(subject: Subject) -> str | list[Complaint]:
     """Tried in an interpreter of its own first."""
+    if not subject.path.is_file():
+        return [
+            Complaint(f"there is no file {subject.path}", "say the path of a .py file, or the name of a formulation")
+        ]
     found = first_probe(subject)
     if found.error:
         return [Complaint(found.error, "mend the file; the line is that of the file itself")]
