@@ -18,14 +18,21 @@ PATIENCE = 40
 
 
 def unit_instance(seed: int, requests: int, *, slots: int | None = None) -> Instance:
-    """Up to four short requests under the unit clock; every eighth instance has no KV limit."""
+    """Up to four short requests under the unit clock.
+
+    In every other instance all arrive at once; every fourth has much memory, every eighth no limit.
+    """
     rng = np.random.default_rng([1, seed])
-    capacity = int(rng.integers(5, 9))
+    capacity = int(rng.integers(5, 9)) + (6 if seed % 4 == 3 else 0)
     rows = []
     for i in range(requests):
         prompt = int(rng.integers(1, 4))
         output = int(rng.integers(1, min(5, capacity - prompt) + 1))
-        rows.append(Request(id=f"q{i}", arrival=int(rng.integers(0, 3)), prompt_tokens=prompt, output_tokens=output))
+        rows.append(
+            Request(
+                id=f"q{i}", arrival=int(rng.integers(0, 3)) * (1 - seed % 2), prompt_tokens=prompt, output_tokens=output
+            )
+        )
     server = Server(kv_capacity_tokens=None if seed % 8 == 7 else capacity, slots=slots)
     return Instance(name=f"tiny-{seed}", server=server, requests=tuple(rows))
 
@@ -53,11 +60,11 @@ def mixed_instance(seed: int, requests: int) -> Instance:
 
 
 def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
-    requests = 1 + seed % 3
+    requests = 3 - seed // 4 % 3  # the first are the largest
     own_rules = formulation.admissible or formulation.value  # brute force asks them for every schedule
     if seed % 5 == 2:
         yield sequential_instance(seed, requests)
-    yield unit_instance(seed, requests if own_rules else 1 + seed % 4)
+    yield unit_instance(seed, requests if own_rules else 4 - seed // 4 % 4)
     yield slot_instance(seed, requests)
     yield unit_instance(seed, requests, slots=2)
     yield mixed_instance(seed, requests)

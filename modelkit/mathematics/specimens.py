@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modelkit.conformance.tiny import examples
+from modelkit.conformance.tiny import examples, tiny_instances
 from modelkit.errors import FormulationError, ModelkitError
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
@@ -57,6 +57,7 @@ def specimens(formulation: Formulation, given: Mapping[str, Any]) -> list[Instan
         if refusal is None:
             taken.append(posed)
         why = why or refusal or ""
+    taken = taken or tiny_instances(formulation, 8, given)
     if not taken:
         raise FormulationError(f"formulation {formulation.name!r} takes none of the specimens: it {why}")
     return taken
