@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +109,8 @@ def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
     from modelkit.io import write_text
 
     made = _shown_formulation(name, params, kind) if _is_formulation(name) else _shown_other(name)
+    if output == "-" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ∑ and ∈ shows ? there
     write_text(output, made)
 
 

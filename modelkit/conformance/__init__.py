@@ -12,7 +12,7 @@ from typing import Any
 from modelkit.conformance import shown, stated  # noqa: F401  register their rules
 from modelkit.conformance.rules import RULES, Complaint, Finding, Rule
 from modelkit.conformance.subject import Subject
-from modelkit.errors import ModelkitError
+from modelkit.errors import ModelkitError, UsageError
 from modelkit.plugins import file_of, place
 
 __all__ = ["RULES", "Complaint", "Finding", "Rule", "check"]
@@ -50,9 +50,10 @@ def check(
     Raises
     ------
     UsageError
-        There is no formulation of that name.
+        There is no formulation of that name, or no such file.
     """
-    file_of(name)
+    if not file_of(name).is_file():
+        raise UsageError(f"cannot read formulation {name}: there is no such file")
     subject = Subject(name, dict(parameters or {}), instances)
     found: dict[str, Finding] = {}
     wanted = _with_predecessors(rules)

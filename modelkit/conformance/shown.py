@@ -247,6 +247,7 @@ def growth(subject: Subject) -> str | list[Complaint]:
     formulation = subject.formulation
     assert formulation.data is not None
     points: list[tuple[int, int, int, float]] = []
+    nonzeros: list[str] = []
     for requests in SIZES:
         larger = growing(subject.instances[-1], requests)
         try:
@@ -261,11 +262,13 @@ def growth(subject: Subject) -> str | list[Complaint]:
             size = compile_model(model)[0].size
         except ModelkitError:
             break  # too large for it; what it takes is measured
+        nonzeros.append(f"{size.nonzeros:,}")
         points.append((requests, steps.count, size.nonzeros + size.variables + size.constraints, seconds))
     if len(points) < 2:
         return "too few sizes to compare"
     (_, few, small, _), (requests, many, large, seconds) = points[0], points[-1]
-    said = f"{requests} requests: size {large:,}, built in {seconds:.2f} s"
+    counts = ", ".join(str(n) for n, *_ in points)
+    said = f"{counts} requests: {', '.join(nonzeros)} non-zeros in {seconds:.2f} s"
     if many < 20_000 or large <= small:
         return said
     steepness = math.log(many / max(few, 1)) / math.log(large / small)
