@@ -11,10 +11,14 @@ QUEUES
 
 Parameters
 ----------
+slots
+    J, at most n.
 number[c]
     Requests of length c.
 least_rounds
     A proven lower bound on the longest queue (modelkit.packing).
+most_rounds
+    The longest queue of a known packing.
 round_ms
     tau.
 constant

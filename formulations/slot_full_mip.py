@@ -15,6 +15,8 @@ LEVELS
 
 Parameters
 ----------
+slots, stages
+    J and K, how many there are of each.
 prompt[i], output[i]
     s_i, o_i.
 prefill_base

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from modelkit.bounds import CertifiedBound, bound
     from modelkit.certificate import Certificate
     from modelkit.comparing import Comparison, compare
+    from modelkit.conformance import check
+    from modelkit.diagnosis import diagnose
     from modelkit.errors import ModelkitError
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         save_result,
     )
     from modelkit.judge import Verdict
+    from modelkit.parameters import Parameter
     from modelkit.reporting import report
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
@@ -48,6 +51,7 @@ _HOMES = {
     "Instance": "instance",
     "LinearClock": "instance",
     "ModelkitError": "errors",
+    "Parameter": "parameters",
     "Request": "instance",
     "Result": "result",
     "Schedule": "schedule",
@@ -56,7 +60,9 @@ _HOMES = {
     "UnitClock": "instance",
     "Verdict": "judge",
     "bound": "bounds",
+    "check": "conformance",
     "compare": "comparing",
+    "diagnose": "diagnosis",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
@@ -81,6 +87,7 @@ __all__ = [
     "Instance",
     "LinearClock",
     "ModelkitError",
+    "Parameter",
     "Request",
     "Result",
     "Schedule",
@@ -89,7 +96,9 @@ __all__ = [
     "UnitClock",
     "Verdict",
     "bound",
+    "check",
     "compare",
+    "diagnose",
     "load",
     "load_certificate",
     "load_claim",

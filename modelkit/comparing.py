@@ -225,14 +225,14 @@ def _matrix(
     """(kind, name, solver) of each run on an instance, and why others are left out."""
     from modelkit.plugins import load_formulation
     from modelkit.simulator import fitting_policies
-    from modelkit.solving import choose_formulation
+    from modelkit.solving import choose
 
     cells: list[tuple[Any, str, str | None]] = []
     reasons = []
     wanted = list(formulations or ())
     if formulations is None:
         try:
-            wanted = [choose_formulation(instance).name]
+            wanted = [choose(instance)[0].name]
         except UsageError:
             reasons.append("no formulation takes it")
     for name in dict.fromkeys(wanted):

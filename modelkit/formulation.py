@@ -6,12 +6,14 @@ extends and adds to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from modelkit.errors import FormulationError, did_you_mean
 from modelkit.instance import Instance
+from modelkit.judge import Verdict
+from modelkit.parameters import Parameter, settled
 from modelkit.schedule import Schedule
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
@@ -33,7 +35,8 @@ class Formulation:
     reference
         Paper and equation.
     objective
-        The metric it minimises, without its unit: ``total_latency`` or ``makespan``.
+        The metric it minimises, without its unit: ``total_latency``, ``makespan`` or, with ``value``, a name of its
+        own.
     problem
         What it is a model of: formulations of one problem and claim have one optimum. The problems
         ``kv-hindsight`` (minimum total latency, unit clock, no preemption) and ``slots`` (minimum makespan in stages)
@@ -54,9 +57,21 @@ class Formulation:
         Sets the variables of a model to what a schedule says; raises KeyError when the model has
         no such variable. None: no MIP start.
     suits
-        Whether ``solve`` should take it by itself for an instance that it accepts.
+        Whether ``solve`` should take it by itself for an instance that it accepts and whose ``extra`` names one of its
+        parameters, if it has any. None: yes; of a variant without parameters: no.
     extends
         Name of the formulation that this one adds to.
+    parameters
+        What it takes beyond the instance. All functions here see an instance whose ``extra`` holds the value of
+        each, and nothing else.
+    admissible
+        What a valid schedule breaks of the formulation's own rules, one sentence each, from the judge's replay. None:
+        the judge's rules are all there are. A variant that adds constraints says them here in plain Python; without,
+        nobody can hold its claim against brute force.
+    value
+        The objective, computed from the judge's replay. None: the judge's metric named by ``objective``.
+    obstacles
+        Why an instance has no schedule, in the domain's words, one sentence each; for ``modelkit diagnose``.
     """
 
     name: str
@@ -71,8 +86,47 @@ class Formulation:
     variant_data: Callable[[Instance], dict[str, Any]] | None = None
     extract: Callable[[Any, Instance], Schedule] | None = None
     start: Callable[[Any, Instance, Schedule], None] | None = None
-    suits: Callable[[Instance], bool] = lambda instance: True
+    suits: Callable[[Instance], bool] | None = None
     extends: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    admissible: Callable[[Instance, Verdict], list[str]] | None = None
+    value: Callable[[Instance, Verdict], float] | None = None
+    obstacles: Callable[[Instance], list[str]] | None = None
+
+    def posed(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
+        """The instance as this formulation's functions see it: ``extra`` holds the value of each parameter.
+
+        Raises
+        ------
+        UsageError, InputError
+            See `modelkit.parameters.settled`.
+        """
+        values = settled(self.parameters, instance, given or {}, self.name)
+        return instance if values == instance.extra else instance.replace(extra=values)
+
+    def breaks(self, instance: Instance, verdict: Verdict) -> list[str]:
+        """What a judged schedule breaks of the formulation's own rules; the instance is posed."""
+        return self.admissible(instance, verdict) if self.admissible and verdict.valid else []
+
+    def metric(self, instance: Instance) -> str:
+        """The objective's name with its unit."""
+        return f"{self.objective}_{'rounds' if instance.is_unit else 'ms'}"
+
+    def valued(self, instance: Instance, verdict: Verdict) -> float | None:
+        """Objective of a judged schedule, None unless it is valid and admissible; the instance is posed."""
+        if not verdict.valid or self.breaks(instance, verdict):
+            return None
+        if self.value is not None:
+            return float(self.value(instance, verdict))
+        return verdict.metrics.get(self.metric(instance))
+
+    def chosen_for(self, instance: Instance) -> bool:
+        """Whether ``solve`` should take it by itself: it understands all of ``extra`` and, if a variant, any of it."""
+        known = {p.name for p in self.parameters}
+        asked = instance.parameters.keys()
+        if not known.issuperset(asked) or bool(known) != bool(asked):
+            return False
+        return self.suits is None or self.suits(instance)
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
@@ -95,15 +149,29 @@ class Formulation:
             parts = [part(instance) for part in (inherited, self.data) if part]
             return {key: value for part in parts for key, value in part.items()}
 
+        def both_admissible(instance: Instance, verdict: Verdict) -> list[str]:
+            parts = [part(instance, verdict) for part in (base.admissible, self.admissible) if part]
+            return [words for part in parts for words in part]
+
+        def both_obstacles(instance: Instance) -> list[str]:
+            parts = [part(instance) for part in (base.obstacles, self.obstacles) if part]
+            return [words for part in parts for words in part]
+
+        own = {p.name for p in self.parameters}
         return replace(
             self,
             extends=None,
+            parameters=(*(p for p in base.parameters if p.name not in own), *self.parameters),
+            admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
+            value=self.value or (base.value if self.objective in (None, base.objective) else None),
+            obstacles=both_obstacles,
             objective=self.objective or base.objective,
             needs=both_needs,
             build=both_build,
             data=both_data,
             extract=self.extract or base.extract,
             start=self.start or base.start,
+            suits=self.suits or (None if self.parameters else lambda instance: False),
         )
 
     def instantiate(self, instance: Instance) -> Any:
@@ -114,42 +182,53 @@ class Formulation:
         FormulationError
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
-        if self.build is None or self.data is None:
-            raise FormulationError(f"formulation {self.name!r} has no build or no data")
+        if self.data is None:
+            raise FormulationError(f"formulation {self.name!r} has no data")
+        return self.created(self.abstract(), self.data(instance), instance.name)
+
+    def abstract(self, kind: type[Any] | None = None) -> Any:
+        """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
+        if self.build is None:
+            raise FormulationError(f"formulation {self.name!r} has no build")
         import pyomo.environ as pyo  # late: takes 0.4 s
+
+        model = (kind or pyo.AbstractModel)(name=self.name)
+        self.build(model)
+        return model
+
+    def created(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
+        """The concrete model of ``data``; ``title`` names the instance in messages."""
         from pyomo.common.gc_manager import PauseGC
 
-        abstract = pyo.AbstractModel(name=self.name)
-        self.build(abstract)
-        data = self.data(instance)
-        self._check_keys(abstract, data)
+        faults = key_faults(abstract, data)
+        if faults:
+            raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             with PauseGC():  # nothing that is built here is garbage; looking for it costs a tenth of the time
                 return abstract.create_instance({None: values}, report_timing=False)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise FormulationError(
-                f"formulation {self.name!r} cannot be built for instance {instance.name!r}:"
-                f" {type(error).__name__}: {error}"
+                f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
 
-    def _check_keys(self, abstract: Any, data: dict[str, Any]) -> None:
-        """Pyomo accepts a misspelt key silently and reports a missing one obscurely."""
-        import pyomo.environ as pyo
 
-        named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
-        for key in data:
-            if key not in named:
-                raise FormulationError(
-                    f"formulation {self.name!r}: data() gives {key!r}, but the model has no such set or"
-                    f" parameter{did_you_mean(key, named)}"
-                )
-        for key, component in named.items():
-            if key not in data and not _has_own_value(component):
-                raise FormulationError(
-                    f"formulation {self.name!r}: data() gives no {key!r}, which the model needs"
-                    f"{did_you_mean(key, data)}"
-                )
+def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys of ``data``: Pyomo accepts a misspelt one silently and a missing one obscurely."""
+    import pyomo.environ as pyo
+
+    named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
+    faults = [
+        f"data() gives {key!r}, but the model has no such set or parameter{did_you_mean(key, named)}"
+        for key in data
+        if key not in named
+    ]
+    faults += [
+        f"data() gives no {key!r}, which the model needs{did_you_mean(key, set(data) - set(named))}"
+        for key, component in named.items()
+        if key not in data and not _has_own_value(component)
+    ]
+    return faults
 
 
 def _has_own_value(component: Any) -> bool:

@@ -29,6 +29,9 @@ MAX_TIME = 1_000_000_000
 Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
 
+#: Keys of ``extra`` that importers write: they describe requests and ask nothing of a formulation.
+TRACE_ATTRIBUTES = ("failed_lines", "prefix_block_tokens", "prefix_hashes")
+
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -165,7 +168,7 @@ class Instance(_Data):
     source: str = Field(default="", description="Where the data came from; for generated ones the family.")
     server: Server
     requests: tuple[Request, ...] = Field(min_length=1)
-    extra: dict[str, Any] = Field(default={}, description="Parameters of formulation variants.")
+    extra: dict[str, Any] = Field(default={}, description="Parameters of formulation variants; attributes of traces.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Instance:
@@ -198,6 +201,11 @@ class Instance(_Data):
     def is_unit(self) -> bool:
         """Whether the unit clock runs."""
         return isinstance(self.server.clock, UnitClock)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What ``extra`` says to formulation variants: all of it but the attributes that traces keep there."""
+        return {key: value for key, value in self.extra.items() if key not in TRACE_ATTRIBUTES}
 
     @cached_property
     def index(self) -> dict[str, int]:

@@ -60,17 +60,23 @@ def load_formulation(name: str) -> Formulation:
     return _resolved(name, ())
 
 
+def base_of(name: str) -> Formulation | None:
+    """What the formulation extends, in full; None for one that stands alone."""
+    extends = _load_file(file_of(name)).extends
+    return None if extends is None else load_formulation(extends)
+
+
+def chain_of(name: str) -> list[Path]:
+    """Files of what the formulation extends, first the one that stands alone, and last its own."""
+    path = file_of(name)
+    extends = _load_file(path).extends
+    return [path] if extends is None else [*chain_of(extends), path]
+
+
 def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
     if name in chain:
         raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
-    if name.endswith(".py"):
-        path = Path(name)
-    else:
-        files = formulation_files()
-        if name not in files:
-            raise unknown_name("formulation", name, files)
-        path = files[name]
-    formulation = _load_file(path)
+    formulation = _load_file(file_of(name))
     if formulation.extends is not None:
         return formulation.extended(_resolved(formulation.extends, (*chain, name)))
     return formulation
@@ -94,7 +100,7 @@ def _load_file(path: Path) -> Formulation:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise FormulationError(f"formulation {path} cannot be loaded: {_place(error, path)}") from error
+            raise FormulationError(f"formulation {path} cannot be loaded: {place(error, path)}") from error
     found = getattr(module, "FORMULATION", None)
     if not isinstance(found, Formulation):
         raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")
@@ -104,11 +110,29 @@ def _load_file(path: Path) -> Formulation:
     return found
 
 
-def _place(error: Exception, path: Path) -> str:
+def file_of(name: str) -> Path:
+    """File of the formulation called ``name``, or ``name`` itself when that ends in ``.py``.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    if name.endswith(".py"):
+        return Path(name)
+    files = formulation_files()
+    if name not in files:
+        raise unknown_name("formulation", name, files)
+    return files[name]
+
+
+def place(error: BaseException, path: Path) -> str:
     """What went wrong, and in which line of the file."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    lines = [
+        f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()
+    ]
     where = f"line {lines[-1]}: " if lines else ""
     return f"{where}{type(error).__name__}: {error}"
 

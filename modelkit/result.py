@@ -61,7 +61,8 @@ class Producer(_Record):
     """What made the schedule.
 
     ``problem`` is the problem whose every schedule a formulation's bound holds for; None for a variant of its own.
-    ``modelkit`` is the version, ``command`` the command line, where there was one.
+    ``parameters`` are those of a formulation; ``modelkit`` is the version, ``command`` the command line, where there
+    was one.
     """
 
     kind: Literal["formulation", "policy", "improvement"]
@@ -73,6 +74,7 @@ class Producer(_Record):
     problem: str | None = None
     modelkit: str | None = None
     command: str | None = None
+    parameters: dict[str, Any] = {}
 
 
 class Objective(_Record):

@@ -7,14 +7,14 @@ what happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
 from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, slot_certificate, starts_kept
 from modelkit.certificate import Certificate, certify
-from modelkit.errors import InfeasibleError, UsageError, unknown_name
+from modelkit.errors import InfeasibleError, UsageError, did_you_mean, unknown_name
 from modelkit.formulation import Formulation
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance
@@ -55,6 +55,7 @@ def solve(
     seed: int = 0,
     warm_start: str = "best",
     options: dict[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
     listen: Callable[[News], None] | None = None,
 ) -> Result:
     """Solve an instance with a formulation and judge the schedule.
@@ -78,6 +79,8 @@ def solve(
         the best of them.
     options
         The solver's own options by its own names.
+    parameters
+        Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
     listen
         Called with news of the phases, incumbents and bounds.
 
@@ -90,7 +93,9 @@ def solve(
     Raises
     ------
     UsageError
-        Unknown formulation, solver, policy or option, or an instance outside the formulation.
+        Unknown formulation, parameter, solver, policy or option, or an instance outside the formulation.
+    InputError
+        A parameter's value is not allowed.
     FormulationError
         The formulation is broken.
     SolverError
@@ -99,9 +104,9 @@ def solve(
     instance = load(instance)
     _check_policy(warm_start)
     engine = backend(solver)
-    chosen = choose_formulation(instance, formulation)
+    chosen, posed = choose(instance, formulation, parameters)
     limits = Limits(time_limit, gap, threads, seed)
-    run = _Run(instance, chosen, engine, limits, dict(options or {}), warm_start, listen or (lambda news: None))
+    run = _Run(instance, posed, chosen, engine, limits, dict(options or {}), warm_start, listen or (lambda news: None))
     try:
         instance.check_fits()
     except InfeasibleError as error:
@@ -109,30 +114,46 @@ def solve(
     return run.go()
 
 
-def choose_formulation(instance: Instance, formulation: str | Formulation | None = None) -> Formulation:
-    """The formulation of that name, file or object, or the first that suits the instance.
+def choose(
+    instance: Instance, formulation: str | Formulation | None = None, parameters: Mapping[str, Any] | None = None
+) -> tuple[Formulation, Instance]:
+    """The formulation asked for, or the first that suits, and the instance as it sees it, with its parameters.
+
+    Without a name, formulations are taken that know every key of the instance's ``extra``: those without parameters
+    when there is none, else those whose parameters it names.
 
     Raises
     ------
-    UsageError
-        There is none, or the instance is outside it.
+    UsageError, InputError, FormulationError
+        As `solve`.
     """
-    if formulation is None:
-        reasons = []
-        for entry in found_formulations():
-            if entry.formulation is None:
-                reasons.append(f"{entry.name}: {entry.error}")
-            elif entry.formulation.claim != "exact":
-                continue
-            elif (why := entry.formulation.refusal(instance)) is not None:
-                reasons.append(f"{entry.name}: {why}")
-            elif entry.formulation.suits(instance):
-                return entry.formulation
-        raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
-    chosen = load_formulation(formulation) if isinstance(formulation, str) else formulation
-    if (why := chosen.refusal(instance)) is not None:
-        raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")
-    return chosen
+    if formulation is not None:
+        chosen = load_formulation(formulation) if isinstance(formulation, str) else formulation
+        posed = chosen.posed(instance, parameters)
+        if (why := chosen.refusal(posed)) is not None:
+            raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")
+        return chosen, posed
+    named = instance.replace(extra={**instance.extra, **parameters}) if parameters else instance
+    reasons = []
+    known: set[str] = set()
+    for entry in found_formulations():
+        if entry.formulation is None:
+            reasons.append(f"{entry.name}: {entry.error}")
+            continue
+        known.update(p.name for p in entry.formulation.parameters)
+        if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
+            continue
+        posed = entry.formulation.posed(named)
+        if (why := entry.formulation.refusal(posed)) is not None:
+            reasons.append(f"{entry.name}: {why}")
+        else:
+            return entry.formulation, posed
+    asked = named.parameters
+    for key in sorted(set(asked) - known):
+        reasons.insert(0, f"no formulation has a parameter {key!r}{did_you_mean(key, known)}")
+    if asked and not set(asked) - known:
+        reasons.insert(0, f"none has all the parameters {', '.join(asked)}; say which one with -f")
+    raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
 
 
 def _check_policy(name: str) -> None:
@@ -142,12 +163,13 @@ def _check_policy(name: str) -> None:
 
 @dataclass
 class _Candidate:
-    """A judged schedule and where it came from; ``value`` is None unless it is valid."""
+    """A judged schedule and where it came from; ``value`` is None unless it is valid and breaks nothing."""
 
     source: str
     schedule: Schedule
     verdict: Verdict
     value: float | None
+    broken: list[str]
 
 
 @dataclass
@@ -155,6 +177,7 @@ class _Run:
     """One solve from the building on."""
 
     instance: Instance
+    posed: Instance  # as the formulation sees it, with its parameters
     formulation: Formulation
     engine: Backend
     limits: Limits
@@ -173,7 +196,7 @@ class _Run:
     @property
     def metric(self) -> str:
         """The metric that is minimised, with its unit."""
-        return f"{self.formulation.objective}_{'rounds' if self.instance.is_unit else 'ms'}"
+        return self.formulation.metric(self.instance)
 
     def go(self) -> Result:
         try:
@@ -192,8 +215,8 @@ class _Run:
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
-            found = self.judged(self.engine.name, self.formulation.extract(model, self.instance))
-            if not found.verdict.valid:
+            found = self.judged(self.engine.name, self.formulation.extract(model, self.posed))
+            if not found.verdict.valid or found.broken:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)
 
@@ -225,7 +248,13 @@ class _Run:
         before = time.perf_counter()
         verdict = judge(self.instance, schedule)
         self.seconds["judge"] = self.seconds.get("judge", 0.0) + time.perf_counter() - before
-        return _Candidate(source, schedule, verdict, verdict.metrics.get(self.metric) if verdict.valid else None)
+        return _Candidate(
+            source,
+            schedule,
+            verdict,
+            self.formulation.valued(self.posed, verdict),
+            self.formulation.breaks(self.posed, verdict),
+        )
 
     def find_start(self) -> _Candidate | None:
         """The best valid schedule of the policies asked for, told the true lengths."""
@@ -257,10 +286,10 @@ class _Run:
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
-        model = self.formulation.instantiate(self.instance)
+        model = self.formulation.instantiate(self.posed)
         if self.start is not None and self.formulation.start is not None:
             try:
-                self.formulation.start(model, self.instance, self.start.schedule)
+                self.formulation.start(model, self.posed, self.start.schedule)
             except KeyError:  # it uses a start that no optimal schedule uses
                 self.start_accepted = False
         if self.formulation.problem == "kv-hindsight":
@@ -296,7 +325,8 @@ class _Run:
 
     def conclude(self, found: _Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
-        if self.formulation.problem is None and not self.start_accepted:
+        unknown = self.formulation.problem is None and self.formulation.admissible is None
+        if unknown and not self.start_accepted:
             self.start = None  # whether it keeps to the formulation's own constraints is not known
         best = found
         if self.start is not None and (found is None or (found.value or 0) > (self.start.value or 0)):
@@ -338,6 +368,12 @@ class _Run:
 
     def refused(self, found: _Candidate) -> Result:
         """The judge refuses what the formulation extracted: shown as it is, claimed to be nothing."""
+        if found.broken:
+            message = (
+                f"the schedule that formulation {self.formulation.name!r} extracted breaks the formulation's own"
+                f" rules ({found.broken[0]})"
+            )
+            return self.result("no_schedule", "failed", None, None, message)
         first = found.verdict.violations[0].message
         message = (
             f"the judge refuses the schedule that formulation {self.formulation.name!r} extracted"
@@ -372,6 +408,7 @@ class _Run:
                 seed=self.limits.seed,
                 problem=self.formulation.problem,
                 modelkit=VERSION,
+                parameters={p.name: self.posed.extra[p.name] for p in self.formulation.parameters},
             ),
             status=status,
             stop=stop,

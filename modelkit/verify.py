@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from modelkit.certificate import Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance
-from modelkit.judge import judge
+from modelkit.judge import Verdict, judge
 from modelkit.result import Result
 from modelkit.stability import load
 
@@ -31,8 +32,19 @@ class Verification:
         return not self.faults
 
 
-def verify_result(result: Result, instance: Instance) -> Verification:
-    """Judge the schedule of ``result`` again and hold every number of the file against the replay."""
+@dataclass(frozen=True, slots=True)
+class OwnRules:
+    """What a formulation adds to the judge: the rules that a schedule breaks, and its objective; None where not."""
+
+    breaks: Callable[[Verdict], list[str]] | None = None
+    value: Callable[[Verdict], float | None] | None = None
+
+
+def verify_result(result: Result, instance: Instance, own: OwnRules | None = None) -> Verification:
+    """Judge the schedule of ``result`` again and hold every number of the file against the replay.
+
+    ``own`` says what a variant's formulation adds; without, its rules and its objective are not confirmed.
+    """
     if result.instance.sha256 != instance.sha256:
         return Verification(
             (
@@ -55,12 +67,19 @@ def verify_result(result: Result, instance: Instance) -> Verification:
         if result.objective.value is not None or result.metrics:
             faults.append("the file states metrics, but there is no schedule")
     else:
-        _verify_schedule(result, instance, faults, confirmed)
+        _verify_schedule(result, instance, own or OwnRules(), faults, confirmed, unconfirmed)
     _verify_bound(result, instance, faults, confirmed, unconfirmed)
     return Verification(tuple(faults), tuple(confirmed), tuple(unconfirmed))
 
 
-def _verify_schedule(result: Result, instance: Instance, faults: list[str], confirmed: list[str]) -> None:
+def _verify_schedule(
+    result: Result,
+    instance: Instance,
+    own: OwnRules,
+    faults: list[str],
+    confirmed: list[str],
+    unconfirmed: list[str],
+) -> None:
     assert result.schedule is not None
     verdict = judge(instance, result.schedule)
     faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
@@ -72,8 +91,21 @@ def _verify_schedule(result: Result, instance: Instance, faults: list[str], conf
         stated, judged = result.metrics.get(name), verdict.metrics.get(name)
         if not _same(stated, judged):
             faults.append(f"metric {name}: the file says {_shown(stated)}, the replay {_shown(judged)}")
+    name = result.producer.name
+    if own.breaks is not None:
+        broken = own.breaks(verdict)
+        faults += [f"{name}: {words}" for words in broken]
+        if verdict.valid and not broken:
+            confirmed.append(f"it breaks no rule of formulation {name!r}")
+    elif result.producer.parameters:
+        unconfirmed.append(f"whether it keeps the rules of formulation {name!r}, which is not at hand")
     value = verdict.metrics.get(result.objective.name or "")
-    if result.objective.name not in verdict.metrics:
+    if own.value is not None:
+        value = own.value(verdict)
+    elif result.objective.name not in verdict.metrics and result.producer.parameters:
+        unconfirmed.append(f"the objective {result.objective.name!r}, which only formulation {name!r} can compute")
+        return
+    if own.value is None and result.objective.name not in verdict.metrics:
         faults.append(f"the objective {result.objective.name!r} is no metric")
     elif not verdict.valid:
         if result.objective.value is not None:

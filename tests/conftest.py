@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import modelkit as mk
+from modelkit.cli import main
 from modelkit.instance import Instance, Request, Server
 from modelkit.result import Result
 
@@ -52,6 +55,31 @@ def random_instance(seed: int, n: int, *, most_memory: int = 12, spread: int = 4
 def draw() -> Callable[..., Instance]:
     """Random instances by seed and number of requests."""
     return random_instance
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    out: str
+    err: str
+    code: int
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a command of modelkit in this process."""
+
+    def run(*arguments: str, code: int = 0) -> Said:
+        monkeypatch.setattr(sys, "argv", ["modelkit", *arguments])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = Said(*capsys.readouterr(), int(ended.value.code or 0))
+        assert said.code == code, said
+        return said
+
+    return run
 
 
 @pytest.fixture

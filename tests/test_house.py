@@ -85,19 +85,28 @@ def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     interpreter = str(tmp_path / "venv" / "bin" / "python")
     subprocess.run([interpreter, "-m", "pip", "install", "-q", str(wheel)], check=True)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
+
+    def said(*arguments: str) -> str:
+        made = subprocess.run(
+            [interpreter, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True, env=clean
+        )
+        return made.stdout
+
     code = (
         "import modelkit as mk; from modelkit.plugins import bundled; print(mk.__file__);"
-        "r = mk.solve(mk.load(bundled('instances') / 'two-requests.json'), solver='scip'); print(r.status);"
-        "print(mk.report([r], 'report.html').stat().st_size)"
+        "i = mk.load(bundled('instances') / 'two-requests.json'); mk.save_instance(i, 'two.json');"
+        "r = mk.solve(i, solver='scip'); print(r.status); print(mk.report([r], 'report.html').stat().st_size)"
     )
-    made = subprocess.run(
-        [interpreter, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))},
-    )  # fmt: skip
-    place, status, size = made.stdout.split()
+    place, status, size = said("-c", code).split()
     assert str(tmp_path) in place
     assert status == "optimal"
     assert int(size) > 20_000
+    said("-m", "modelkit", "new", "formulation", "my-own", "--extends", "kv-hindsight-flow")
+    assert "all 13 rules hold" in said("-m", "modelkit", "check", "my_own.py", "--instances", "6")
+    for solver in ("highs", "scip"):
+        words = said("-m", "modelkit", "solve", "two.json", "-f", "my_own.py", "-P", "longest_wait=9", "-s", solver)
+        assert "optimal" in words
 
 
 @pytest.mark.slow

@@ -49,21 +49,16 @@ def write_variant(folder: Path, stem: str = "small_batches", extends: str = "kv-
 
 
 def test_bundled_formulations_load() -> None:
-    """Tests that every bundled file holds a formulation of its own name with a claim, and is stated in full."""
+    """Tests that every bundled file holds a formulation of its own name with a claim (more: test_conformance)."""
     for entry in found_formulations():
         assert entry.error is None
         formulation = entry.formulation
         assert formulation is not None
         assert formulation.name == entry.name
         assert formulation.claim in ("exact", "lower-bound", "heuristic")
-        assert formulation.objective in ("total_latency", "makespan")
+        assert formulation.value is not None or formulation.objective in ("total_latency", "makespan")
         assert formulation.summary
         assert formulation.reference
-        text = entry.path.read_text()
-        headings = ["Claim", "Reference"]
-        if "    extends=" not in text:  # a variant states what it adds or changes
-            headings += ["Sets", "Parameters", "Variables", "Objective", "Constraints"]
-        assert all(f"\n{heading}\n{'-' * len(heading)}\n" in text for heading in headings)
 
 
 def test_bundled_instances_are_there() -> None:

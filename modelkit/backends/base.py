@@ -60,6 +60,19 @@ class Size:
     nonzeros: int
 
 
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An infeasible subsystem by positions: rows, and columns whose lower or upper bound is in it.
+
+    ``irreducible`` says that it is none any more without any one of its rows.
+    """
+
+    rows: tuple[int, ...]
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+    irreducible: bool
+
+
 @dataclass(slots=True)
 class Outcome:
     """How a solve ended.
@@ -78,6 +91,7 @@ class Outcome:
     log: str = ""
     progress: list[Progress] = field(default_factory=list)
     size: Size | None = None
+    conflict: Conflict | None = None
 
 
 Listener = Callable[[Progress], None]

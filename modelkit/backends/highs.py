@@ -8,7 +8,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from modelkit.backends.base import Limits, finite, typed_option
+from modelkit.backends.base import Conflict, Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag
 from modelkit.errors import UsageError, did_you_mean
@@ -77,6 +77,38 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome["objective"] = info.objective_function_value
     if job.form.start is not None:
         outcome["start_accepted"] = _start_accepted(job.log_path)
+    return outcome
+
+
+def conflict(job: Job) -> dict[str, Any]:
+    """An irreducible infeasible subsystem of the linear relaxation; none when only integrality is in the way."""
+    highspy.Highs.resetGlobalScheduler(True)
+    solver = highspy.Highs()
+    solver.setOptionValue("log_to_console", False)
+    solver.setOptionValue("log_file", job.log_path)
+    if job.limits.time_limit is not None:
+        solver.setOptionValue("time_limit", float(job.limits.time_limit))
+    strategy = highspy.IisStrategy
+    solver.setOptionValue(
+        "iis_strategy", int(strategy.kIisStrategyFromLp.value) | int(strategy.kIisStrategyIrreducible.value)
+    )
+    lp = lp_model(job.form)
+    lp.integrality_ = []
+    solver.passModel(lp)
+    status, iis = solver.getIis()
+    outcome: dict[str, Any] = {"found": "nothing", "stop": "finished", "message": ""}
+    if status == highspy.HighsStatus.kOk and iis.valid_ and len(iis.row_index_):
+        bound = highspy.IisBoundStatus
+        sides = {
+            side: tuple(
+                int(j)
+                for j, kind in zip(iis.col_index_, iis.col_bound_, strict=True)
+                if int(kind) in (int(only), int(bound.kIisBoundStatusBoxed))
+            )
+            for side, only in (("lower", bound.kIisBoundStatusLower), ("upper", bound.kIisBoundStatusUpper))
+        }
+        outcome["found"] = "infeasible"
+        outcome["conflict"] = Conflict(tuple(int(i) for i in iis.row_index_), **sides, irreducible=True)
     return outcome
 
 

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress
 from modelkit.backends.standard_form import StandardForm, compile_model
@@ -74,13 +74,27 @@ class ProcessBackend:
         self, form: StandardForm, limits: Limits, options: dict[str, Any], *, listen: Listener | None = None
     ) -> tuple[Outcome, Any]:
         """Solve arrays; returns the outcome and the best solution of shape [n], or None."""
+        return self._run(form, limits, options, "solve", listen)
+
+    def conflict(self, form: StandardForm, limits: Limits) -> Outcome:
+        """An irreducible infeasible subsystem of an infeasible model; ``conflict`` is None when it finds none."""
+        return self._run(form, limits, {}, "conflict")[0]
+
+    def _run(
+        self,
+        form: StandardForm,
+        limits: Limits,
+        options: dict[str, Any],
+        task: Literal["solve", "conflict"],
+        listen: Listener | None = None,
+    ) -> tuple[Outcome, Any]:
         available, reason = self.availability()
         if not available:
             raise SolverError(f"solver {self.name!r} is not available: {reason}")
         with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
             log_path = os.path.join(folder, "solver.log")
             Path(log_path).touch()
-            watch = _Watch(self._ready_worker(), Job(self.name, form, limits, options, log_path), listen)
+            watch = _Watch(self._ready_worker(), Job(self.name, form, limits, options, log_path, task), listen)
             try:
                 outcome = watch.run()
             except KeyboardInterrupt:

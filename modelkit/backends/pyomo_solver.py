@@ -85,7 +85,11 @@ class PyomoBackend:
         if outcome.found not in ("solution", "nothing"):
             outcome.bound = None
         outcome.version = _version(solver)
-        value = pyo.value(next(model.component_data_objects(pyo.Objective, active=True))) if loaded else None
+        value = (
+            pyo.value(next(model.component_data_objects(pyo.Objective, active=True)))
+            if outcome.found == "solution"
+            else None
+        )
         outcome.progress = [Progress(time.monotonic() - began, value, outcome.bound)]
         if listen is not None:
             listen(outcome.progress[-1])

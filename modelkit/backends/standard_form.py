@@ -70,10 +70,22 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
     from pyomo.common.gc_manager import PauseGC
 
     with PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
-        return _compiled(model, use_start)
+        return _compiled(model, use_start)[:2]
 
 
-def _compiled(model: Any, use_start: bool) -> tuple[StandardForm, list[Any]]:
+def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
+    """Standard form of a Pyomo model, its variables, and the constraint of each row.
+
+    Raises
+    ------
+    SolverError
+        See `compile_model`.
+    """
+    form, columns, entries = _compiled(model, False)
+    return form, columns, [entry.constraint for entry in entries]
+
+
+def _compiled(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
     from pyomo.common.errors import InfeasibleConstraintException, InvalidConstraintError
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
@@ -112,4 +124,5 @@ def _compiled(model: Any, use_start: bool) -> tuple[StandardForm, list[Any]]:
             ),
         ),
         columns,
+        compiled.rows,
     )

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -35,13 +35,14 @@ StopFlag = threading.Event
 
 @dataclass(slots=True)
 class Job:
-    """One model to solve."""
+    """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem."""
 
     solver: str
     form: StandardForm
     limits: Limits
     options: dict[str, Any]
     log_path: str
+    task: Literal["solve", "conflict"] = "solve"
 
 
 class Report:
@@ -95,7 +96,8 @@ def main() -> None:
         report = Report(channel)
         try:
             solver = importlib.import_module(f"modelkit.backends.{job.solver}")
-            outcome = {**solver.solve(job, report, stop), "version": solver.version()}
+            made = solver.conflict(job) if job.task == "conflict" else solver.solve(job, report, stop)
+            outcome = {**made, "version": solver.version()}
             report.send(("outcome", outcome))
         except ModelkitError as error:
             report.send(("error", error))

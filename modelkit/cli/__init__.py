@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import modelkit as mk
-from modelkit.cli import calibrating, comparing, listing, making, running, studying, verifying
+from modelkit.cli import authoring, calibrating, comparing, listing, making, running, studying, verifying
 from modelkit.cli.options import CONTEXT, EXIT_CODES
 from modelkit.errors import ModelkitError
 
@@ -62,7 +62,9 @@ def cli() -> None:
 
 
 for command in (
-    running.solve, running.simulate, running.bound, comparing.compare, comparing.report, verifying.verify,
-    making.generate, making.import_, calibrating.calibrate, studying.study, listing.list_, listing.versions,
+    running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
+    making.generate, making.import_, calibrating.calibrate, studying.study,
+    authoring.new, authoring.check, authoring.show, authoring.diagnose, authoring.export,
+    listing.list_, listing.versions,
 ):  # fmt: skip
     cli.add_command(command)

@@ -29,6 +29,13 @@ output_option = click.option(
 report_option = click.option("--report", "page", metavar="PATH.html", help="Write an HTML report too.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
+param_option = click.option(
+    "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the formulation, the value as JSON; repeatable.  [default: the instance's extra]",
+)  # fmt: skip
+formulation_option = click.option(
+    "--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]"
+)
 
 PREDICTIONS_HELP = (
     "What policies see of output lengths: exact, noise:0.2, interval:0.3, class:100 or class:64,128,256."

@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
+from modelkit.cli.options import command_line
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
     from modelkit.result import Result
+
+
+def recorded(result: Result) -> Result:
+    """The result with the command line that made it."""
+    from modelkit.result import recorded as with_command
+
+    return with_command(result, command_line())
 
 
 def two_columns(rows: list[tuple[str, str]]) -> list[str]:
@@ -38,6 +46,8 @@ def summary(result: Result) -> list[str]:
         what += f" on {producer.solver}" + (f" {producer.solver_version}" if producer.solver_version else "")
     name = f" on {result.instance.name}" if result.instance.name else ""
     rows = [("status", _status_words(result))]
+    if producer.parameters:
+        rows.append(("parameters", parameters(producer.parameters)))
     if objective.value is not None:
         rows.append((_metric(objective.name or ""), number(objective.value)))
     if objective.bound is not None:
@@ -81,6 +91,14 @@ def summary(result: Result) -> list[str]:
     return [f"{what}{name} ({count(result.instance.requests, 'request')})"] + [
         f"  {line}" for line in two_columns(rows)
     ]
+
+
+def parameters(values: dict[str, Any]) -> str:
+    """Parameters in few words."""
+    return ", ".join(
+        f"{name} of {count(len(value), 'request')}" if isinstance(value, dict) else f"{name} = {value:g}"
+        for name, value in values.items()
+    )
 
 
 def _status_words(result: Result) -> str:

@@ -11,21 +11,22 @@ import modelkit as mk
 from modelkit.cli.options import (
     EXIT_CODES,
     PREDICTIONS_HELP,
-    command_line,
     debug_option,
+    formulation_option,
     output_option,
+    param_option,
     quiet_option,
     report_option,
     seed_option,
 )
-from modelkit.cli.output import file_stem, keep, progress, say, summary
+from modelkit.cli.output import file_stem, keep, progress, recorded, say, summary
 from modelkit.errors import UsageError
-from modelkit.result import recorded
 
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("instance")
-@click.option("--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]")
+@formulation_option
+@param_option
 @click.option("--solver", "-s", default="highs", show_default=True, metavar="NAME", help="Solver.")
 @click.option(
     "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
@@ -47,15 +48,24 @@ from modelkit.result import recorded
 @quiet_option
 @debug_option
 def solve(
-    instance: str, options: tuple[str, ...], output: str | None, page: str | None, quiet: bool, **settings: Any
+    instance: str,
+    options: tuple[str, ...],
+    params: tuple[str, ...],
+    output: str | None,
+    page: str | None,
+    quiet: bool,
+    **settings: Any,
 ) -> int:
     """Solve INSTANCE with a formulation, judge the schedule, write a result."""
+    from modelkit.parameters import parsed_parameters
+
     loaded = mk.load(instance)
     settings["options"] = dict(_key_value(option) for option in options)
+    settings["parameters"] = parsed_parameters(params)
     if settings["time_limit"] == float("inf"):
         settings["time_limit"] = None
     with progress(quiet) as listen:
-        result = recorded(mk.solve(loaded, listen=listen, **settings), command_line())
+        result = recorded(mk.solve(loaded, listen=listen, **settings))
     names = (file_stem(instance, loaded.name), result.producer.name, result.producer.solver)
     path = output or ".".join(name for name in names if name) + ".result.json"
     written = keep(result, path)
@@ -120,7 +130,7 @@ def simulate(
         _say_before(loaded, policies)
     results = []
     for policy in policies:
-        result = recorded(mk.simulate(loaded, policy, **settings), command_line())
+        result = recorded(mk.simulate(loaded, policy, **settings))
         path = f"{stem}.{_in_a_name(policy)}.result.json"
         if output is not None:
             path = output
@@ -201,7 +211,7 @@ def bound(
     if not quiet:
         say(summary(found.result), written, path)
     if schedule is not None:
-        kept = mk.save_result(recorded(found.result, command_line()), schedule)
+        kept = mk.save_result(recorded(found.result), schedule)
         if not quiet:
             say([], kept, schedule if path != "-" else "-")
-    _report([recorded(found.result, command_line())], loaded, page, quiet, path)
+    _report([recorded(found.result)], loaded, page, quiet, path)

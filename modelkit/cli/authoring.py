@@ -1,0 +1,242 @@
+"""The commands for those who write formulations: ``new``, ``check``, ``show``, ``diagnose``, ``export``."""
+
+from __future__ import annotations
+
+import io
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelkit.cli.making import all_families, all_formats
+from modelkit.cli.options import (
+    EXIT_CODES,
+    debug_option,
+    formulation_option,
+    output_option,
+    param_option,
+    quiet_option,
+)
+from modelkit.cli.output import count, file_stem, say, two_columns
+from modelkit.errors import unknown_name
+
+if TYPE_CHECKING:
+    from modelkit.conformance import Finding
+    from modelkit.diagnosis import Diagnosis
+    from modelkit.exporting import Format
+
+
+@click.group()
+def new() -> None:
+    """Write a file to start from."""
+
+
+@new.command("formulation")
+@click.argument("name")
+@click.option("--extends", metavar="BASE", help="Write a variant of BASE.  [default: a formulation that stands alone]")
+@click.option(
+    "--output", "-o", "folder", default=".", show_default=True, metavar="FOLDER",
+    type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to.",
+)  # fmt: skip
+@debug_option
+def new_formulation(name: str, extends: str | None, folder: Path) -> None:
+    """Write the formulation NAME and its test; both work as written."""
+    from modelkit.scaffold import new_formulation as write
+
+    files = write(name, folder, extends=extends)
+    for file in files:
+        click.echo(f"wrote {file}")
+    click.echo(f"next: modelkit check {files[0]}")
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("file")
+@param_option
+@click.option(
+    "--instances", default=50, show_default=True, type=click.IntRange(1, 10_000), metavar="N",
+    help="Tiny instances on which to hold it against brute force.",
+)  # fmt: skip
+@quiet_option
+@debug_option
+def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> int:
+    """Hold the formulation in FILE (or of that name) to every rule, one line each."""
+    from modelkit import conformance
+    from modelkit.parameters import parsed_parameters
+
+    listen = None if quiet else _say_finding
+    found = conformance.check(file, parsed_parameters(params), instances=instances, listen=listen)
+    failed = [f.rule for f in found if f.status == "failed"]
+    if quiet:
+        for finding in found:
+            if finding.status == "failed":
+                _say_finding(finding)
+    left = sum(f.status == "not reached" for f in found)
+    if failed:
+        click.echo(f"{file}: {count(len(failed), 'rule')} broken" + (f", {left} not reached" if left else ""))
+        return 5
+    if not quiet:
+        click.echo(f"{file}: all {len(found)} rules hold")
+    return 0
+
+
+def _say_finding(finding: Finding) -> None:
+    mark = {"ok": "ok", "failed": "FAILED", "not reached": "-"}[finding.status]
+    head = f"{mark:<7}{finding.rule:<11}"
+    said = finding.checks if finding.status == "failed" else finding.words
+    click.echo(head + textwrap.shorten(said, 79 - len(head), placeholder=" ..."))
+    for complaint in finding.complaints:
+        for lead, text in (("wrong: ", complaint.what), ("do:    ", complaint.advice)):
+            click.echo(textwrap.fill(text, 79, initial_indent=" " * 7 + lead, subsequent_indent=" " * 14))
+
+
+@click.command()
+@click.argument("name")
+@param_option
+@click.option(
+    "--format", "kind", type=click.Choice(["text", "latex", "html"]), default="text", show_default=True,
+    help="How to write the mathematics of a formulation.",
+)  # fmt: skip
+@click.option("--output", "-o", default="-", metavar="PATH", help="File to write.  [default: standard output]")
+@debug_option
+def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
+    """One formulation, policy or family: its mathematics or rule, what it takes, its reference.
+
+    NAME is a name or a formulation file. The mathematics is generated from the model itself.
+    """
+    from modelkit.io import write_text
+
+    made = _shown_formulation(name, params, kind) if _is_formulation(name) else _shown_other(name)
+    if output == "-" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ∑ and ∈ shows ? there
+    write_text(output, made)
+
+
+def _is_formulation(name: str) -> bool:
+    from modelkit.plugins import formulation_files
+
+    return name.endswith(".py") or name in formulation_files()
+
+
+def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
+    from modelkit.mathematics import mathematics, writing
+    from modelkit.parameters import parsed_parameters
+
+    write = {"text": writing.as_text, "latex": writing.as_latex, "html": writing.as_html}[kind]
+    return write(mathematics(name, parsed_parameters(params)))
+
+
+def _shown_other(name: str) -> str:
+    """A policy, family or trace format: what its registry says."""
+    from modelkit.plugins import formulation_files
+    from modelkit.policies import policies
+
+    makers = {**all_families(), **all_formats()}
+    if name in policies():
+        entry = policies()[name]
+        rows = [("what", "a policy"), ("rule", entry.summary), ("reference", entry.reference)]
+        rows.append(("sees", "true lengths" if entry.clairvoyant else "predicted lengths"))
+        return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
+    if name not in makers:
+        raise unknown_name("formulation, policy, family or format", name, {*formulation_files(), *policies(), *makers})
+    maker = makers[name]
+    rows = [("what", "a family of instances" if name in all_families() else "a trace format")]
+    rows += [("summary", maker.summary), ("reference", maker.reference)]
+    rows += [
+        (f"--{o.name.replace('_', '-')}", o.help + ("" if o.default is None else f" [default: {o.default}]"))
+        for o in maker.options
+    ]
+    return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("instance")
+@formulation_option
+@param_option
+@click.option(
+    "--solver", "-s", default="highs", show_default=True, type=click.Choice(["highs", "scip"]),
+    help="Who finds the constraints at fault.",
+)  # fmt: skip
+@click.option(
+    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
+    help="Limit of the solver; inf for none.",
+)  # fmt: skip
+@quiet_option
+@debug_option
+def diagnose(
+    instance: str, formulation: str | None, params: tuple[str, ...], solver: str, time_limit: float, quiet: bool
+) -> int:
+    """Say why INSTANCE has no schedule: the requests at fault, then the constraints that contradict each other."""
+    import modelkit as mk
+    from modelkit.parameters import parsed_parameters
+
+    limit = None if time_limit == float("inf") else time_limit
+    found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=limit, parameters=parsed_parameters(params))
+    if not quiet:
+        click.echo("\n".join(_diagnosis_lines(instance, found)))
+    return {"feasible": 0, "infeasible": 3, "unknown": 4}[found.verdict]
+
+
+def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
+    head = {
+        "feasible": "feasible: there is a schedule",
+        "infeasible": "infeasible: no schedule exists",
+        "unknown": "not known whether there is a schedule",
+    }[found.verdict]
+    lines = [f"{instance}: {head}" + (f" ({found.formulation})" if found.formulation else "")]
+    for words in found.obstacles[:_SHOWN]:
+        lines += textwrap.wrap(words, 79, initial_indent="  - ", subsequent_indent="    ")
+    if len(found.obstacles) > _SHOWN:
+        lines.append(f"  ... and {len(found.obstacles) - _SHOWN} more")
+    if found.conflict is not None:
+        by = found.conflict.solver
+        words = f"these constraints contradict each other; leave out any one, and they no longer do ({by}):"
+        if not found.conflict.irreducible:
+            words = f"these constraints contradict each other; some may not be needed for that ({by}):"
+        lines += textwrap.wrap(words, 79, initial_indent="  ", subsequent_indent="  ")
+        for family, doc, members in found.conflict.families:
+            lines += textwrap.wrap(f"{family}: {doc}", 79, initial_indent="    ", subsequent_indent="      ")
+            lines += _listed(members)
+        if found.conflict.bounds:
+            lines.append("    bounds of variables:")
+            lines += _listed(found.conflict.bounds)
+    if found.message:
+        lines += textwrap.wrap(found.message, 79, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+#: At most so many things of one kind are listed.
+_SHOWN = 8
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    more = f" ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    text = ", ".join(names[:_SHOWN]) + more
+    return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+@click.command()
+@click.argument("instance")
+@formulation_option
+@param_option
+@click.option("--format", "kind", type=click.Choice(["lp", "mps"]), default="lp", show_default=True, help="Format.")
+@output_option
+@quiet_option
+@debug_option
+def export(
+    instance: str, formulation: str | None, params: tuple[str, ...], kind: Format, output: str | None, quiet: bool
+) -> None:
+    """Write the model of INSTANCE for other solvers, with readable names."""
+    import modelkit as mk
+    from modelkit.exporting import exported
+    from modelkit.io import write_text
+    from modelkit.parameters import parsed_parameters
+
+    loaded = mk.load(instance)
+    text, made_by = exported(loaded, formulation, kind, parameters=parsed_parameters(params))
+    path = output or f"{file_stem(instance, loaded.name)}.{made_by.name}.{kind}"
+    written = write_text(path, text)
+    if not quiet:
+        say([f"{made_by.name} of {loaded.name or instance}"], written, path)

@@ -1,0 +1,253 @@
+"""A formulation as readable mathematics, generated from the model itself.
+
+The formulation builds small instances with numbers that remember their origin (`traced`), the rows of each family are
+put back into one formula (`lifting`), and the formulas are written as text, LaTeX or HTML (`writing`). Letters of
+indices are those of the docstring; everything else is the model's.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelkit.formulation import Formulation
+from modelkit.mathematics.lifting import NotLinearError, Row, Side, World, lifted, over_of, read
+from modelkit.mathematics.specimens import specimens
+from modelkit.mathematics.traced import TracedFloat, TracedInt, polynomial, traced_data
+from modelkit.plugins import chain_of, load_formulation
+
+__all__ = ["Family", "Mathematics", "Named", "mathematics"]
+
+#: Letters of indices that no docstring names, by set.
+_LETTERS = {"REQUESTS": "i", "ROUNDS": "t", "SLOTS": "j", "STAGES": "k", "LEVELS": "l"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A set, parameter or variable: its name, the letters of its indices, its index sets, what it is and its doc.
+
+    ``lower`` and ``upper`` are bounds of a variable that its domain does not say.
+    """
+
+    name: str
+    letters: tuple[str, ...]
+    over: tuple[tuple[str, int], ...]
+    what: str
+    doc: str
+    lower: Side | None = None
+    upper: Side | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """An objective or a family of constraints: one formula, or an example row where there is none.
+
+    ``over`` are its index sets with their dimensions; ``partial`` says that some members have no row.
+    """
+
+    name: str
+    letters: tuple[str, ...]
+    over: tuple[tuple[str, int], ...]
+    doc: str
+    relation: str
+    left: Side | None
+    right: Side | None
+    example: str
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Mathematics:
+    """Everything that `modelkit show` says of a formulation."""
+
+    formulation: Formulation
+    claim: str
+    reference: str
+    sets: tuple[Named, ...]
+    parameters: tuple[Named, ...]
+    variables: tuple[Named, ...]
+    objective: Family
+    constraints: tuple[Family, ...]
+    letters: dict[str, tuple[str, ...]]
+
+
+def mathematics(name: str, given: Mapping[str, Any] | None = None) -> Mathematics:
+    """Read the mathematics of a formulation from its model.
+
+    Parameters
+    ----------
+    name
+        Name or ``.py`` file.
+    given
+        Parameters; those that are not given take their examples.
+
+    Raises
+    ------
+    UsageError, FormulationError
+        There is none of that name, or it does not build.
+    """
+    import pyomo.environ as pyo
+    from pyomo.common.numeric_types import RegisterIntegerType, RegisterNumericType
+
+    for kind in (TracedInt, TracedFloat):
+        RegisterNumericType(kind)
+    RegisterIntegerType(TracedInt)
+    formulation = load_formulation(name)
+    documents = [ast.get_docstring(ast.parse(path.read_bytes())) or "" for path in chain_of(name)]
+    letters: dict[str, tuple[str, ...]] = {}
+    for document in documents:
+        letters.update(_letters(document))
+    worlds = [_world(formulation, instance) for instance in specimens(formulation, given or {})]
+    first = worlds[0].model
+    objective = next(first.component_objects(pyo.Objective, active=True))
+    return Mathematics(
+        formulation=formulation,
+        claim=_section(documents[-1], "Claim"),
+        reference=_section(documents[-1], "Reference"),
+        sets=tuple(_named(c, worlds, letters) for c in first.component_objects((pyo.Set, pyo.RangeSet))),
+        parameters=tuple(_named(c, worlds, letters) for c in first.component_objects(pyo.Param)),
+        variables=tuple(_named(c, worlds, letters) for c in first.component_objects(pyo.Var)),
+        objective=_family(objective, worlds, letters),
+        constraints=tuple(_family(c, worlds, letters) for c in first.component_objects(pyo.Constraint, active=True)),
+        letters=letters,
+    )
+
+
+def _world(formulation: Formulation, instance: Any) -> World:
+    import pyomo.environ as pyo
+
+    abstract = formulation.abstract()
+    parameters = {c.local_name for c in abstract.component_objects(pyo.Param)}
+    assert formulation.data is not None
+    data = traced_data(formulation.data(instance), parameters)
+    return World(formulation.created(abstract, data, "a specimen"))
+
+
+def _letters(document: str) -> dict[str, tuple[str, ...]]:
+    """Letters of the indices that a docstring writes, such as (i, k) for ``start[i, k]``."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in document.splitlines():
+        if line[:1].isalpha():
+            for name, inside in re.findall(r"(\w+)\[([\w, ]+)\]", line):
+                found.setdefault(name, tuple(part.strip() for part in inside.split(",")))
+    return found
+
+
+def _section(document: str, heading: str) -> str:
+    match = re.search(rf"^{heading}\n-{{3,}}\n(.*?)(?=^\w[\w ]*\n-{{3,}}\n|\Z)", document, re.MULTILINE | re.DOTALL)
+    return " ".join(match.group(1).split()) if match else ""
+
+
+def _named(component: Any, worlds: list[World], letters: Mapping[str, tuple[str, ...]]) -> Named:
+    component = max((getattr(world.model, component.local_name) for world in worlds), key=len)
+    kind = component.ctype.__name__
+    lower = upper = None
+    if kind == "Var":
+        data = next(iter(component.values()), None)
+        what = "" if data is None else _domain(data.domain.name)
+        lower, upper = (_bound(component.local_name, end, worlds) for end in ("lb", "ub"))
+    elif kind == "Param":
+        what = _domain(component.domain.name)
+    else:
+        one = next(iter(component.values()), None) if component.is_indexed() else component
+        dimension = getattr(one, "dimen", 1)
+        several = isinstance(dimension, int) and dimension > 1
+        what = "pairs" if dimension == 2 else f"tuples of {dimension}" if several else ""
+    over = over_of(component)
+    name = component.local_name
+    return Named(name, _index_letters(component, letters, over), over, what, component.doc or "", lower, upper)
+
+
+def _bound(name: str, end: str, worlds: list[World]) -> Side | None:
+    """A bound that every member of a variable has, where it is more than its domain says."""
+    rows = []
+    for world in worlds:
+        for key, data in getattr(world.model, name).items():
+            value = getattr(data, end)
+            if value is None or (not getattr(value, "polynomial", None) and value == _least_or_most(data, end)):
+                return None
+            rows.append(
+                Row(world, key if isinstance(key, tuple) else () if key is None else (key,), {}, polynomial(value))
+            )
+    return lifted(rows) if rows else None
+
+
+def _least_or_most(data: Any, end: str) -> float | None:
+    bounds = data.domain.bounds()
+    least: float | None = bounds[0 if end == "lb" else 1]
+    return least
+
+
+def _domain(name: str) -> str:
+    known = {
+        "Binary": "binary", "NonNegativeIntegers": "whole, ≥ 0", "PositiveIntegers": "whole, ≥ 1",
+        "NonNegativeReals": "real, ≥ 0", "Reals": "real", "Integers": "whole", "PositiveReals": "real, > 0",
+        "Any": "",
+    }  # fmt: skip
+    return known.get(name, name)
+
+
+def _index_letters(component: Any, letters: Mapping[str, tuple[str, ...]], over: tuple[tuple[str, int], ...]
+                   ) -> tuple[str, ...]:  # fmt: skip
+    rank = sum(dimension for _, dimension in over)
+    stated = letters.get(component.local_name, ())
+    if len(stated) == rank:
+        return stated
+    made: list[str] = []
+    for name, dimension in over:
+        wanted = [_LETTERS.get(name, name[0].lower())] if dimension == 1 else list("abcdefgh"[:dimension])
+        made += [letter if letter not in made else letter + "′" for letter in wanted]
+    return tuple(made)
+
+
+def _family(component: Any, worlds: list[World], letters: Mapping[str, tuple[str, ...]]) -> Family:
+    """Lift a family from its rows in all worlds."""
+    name = component.local_name
+    lefts: list[Row] = []
+    rights: list[Row] = []
+    relations: set[str] = set()
+    example = ""
+    members = indexed = 0
+    readable = True
+    for world in worlds:
+        here = getattr(world.model, name)
+        indexed += len(here.index_set()) if here.is_indexed() else 1
+        for key, row in here.items():
+            members += 1
+            text = f"{row.name}: {row.expr}"
+            example = text if not example or len(text) < len(example) else example
+            index = key if isinstance(key, tuple) else () if key is None else (key,)
+            try:
+                relation, left, right = _sides(row)
+                relations.add(relation)
+                lefts.append(Row(world, index, *read(left)))
+                rights.append(Row(world, index, *read(right)))
+            except NotLinearError:
+                readable = False
+    one = readable and len(relations) == 1
+    over = over_of(component)
+    return Family(
+        name=name,
+        letters=_index_letters(component, letters, over),
+        over=over,
+        doc=component.doc or "",
+        relation=relations.pop() if one else "",
+        left=lifted(lefts) if one and lefts else None,
+        right=lifted(rights) if one and rights else None,
+        example=example,
+        partial=members < indexed,
+    )
+
+
+def _sides(row: Any) -> tuple[str, Any, Any]:
+    """Relation and both sides as they were written; an objective has the left one only."""
+    if row.ctype.__name__ == "Objective":
+        return "max" if row.sense == -1 else "min", row.expr, 0
+    expression = row.expr
+    if len(expression.args) != 2:
+        raise NotLinearError("a double inequality")
+    relation = "=" if "Equality" in expression.__class__.__name__ else "≤"
+    return relation, expression.args[0], expression.args[1]

@@ -1,0 +1,148 @@
+"""Parameters of variants: declared, given, checked; and which formulation is taken by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modelkit as mk
+from modelkit.errors import InputError, UsageError
+from modelkit.parameters import Parameter, parsed_parameters, settled
+from modelkit.solving import choose
+
+NUMBER = Parameter(name="cap", doc="a cap [request]", least=1, most=9)
+EACH = Parameter(name="weight", doc="a weight [1]", kind=float, least=0, default=1, per_request=True)
+
+
+def with_extra(instance: mk.Instance, **extra: Any) -> mk.Instance:
+    """The same with parameters in it."""
+    return instance.replace(extra=extra)
+
+
+def test_where_values_come_from(two: mk.Instance) -> None:
+    """Tests that the command line counts before the instance, and the instance before the default."""
+    posed = with_extra(two, cap=2, weight={"long": 3})
+    assert settled((NUMBER, EACH), posed, {"cap": 4}, "x") == {"cap": 4, "weight": {"short": 1.0, "long": 3.0}}
+    assert settled((NUMBER, EACH), posed, {}, "x")["cap"] == 2
+    assert settled((EACH,), two, {"weight": 2}, "x") == {"weight": {"short": 2.0, "long": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cap": 0}, "--param cap: found 0; allowed: a whole number from 1 to 9"),
+        ({"cap": 2.5}, "found 2.5"),
+        ({"cap": True}, "found True"),
+        ({"cap": "two"}, "found 'two'"),
+        ({"cap": float("nan")}, "found nan"),
+        ({"cap": [1]}, r"found \[1\]"),
+        ({"cap": 2, "weight": {"shrot": 1}}, "no such request; did you mean 'short'"),
+        ({"cap": 2, "weight": {"short": -1}}, "--param weight.short: found -1"),
+        ({"cap": 2, "weight": "heavy"}, "found 'heavy'"),
+    ],
+)
+def test_values_are_checked(given: dict[str, Any], words: str, two: mk.Instance) -> None:
+    """Tests type and range of each value, with the place."""
+    with pytest.raises(InputError, match=words):
+        settled((NUMBER, EACH), two, given, "x")
+
+
+def test_names_are_checked(two: mk.Instance) -> None:
+    """Tests unknown, missing and nearly right names, given and in the instance."""
+    with pytest.raises(UsageError, match="has no parameter 'cpa'; did you mean 'cap'"):
+        settled((NUMBER,), two, {"cpa": 1}, "x")
+    with pytest.raises(UsageError, match="has no parameter 'cap'; it takes none"):
+        settled((), two, {"cap": 1}, "x")
+    with pytest.raises(UsageError, match="needs the parameter 'cap', a cap"):
+        settled((NUMBER,), two, {}, "x")
+    with pytest.raises(InputError, match=r"\$\.extra\.cpa: .* did you mean 'cap'"):
+        settled((NUMBER,), with_extra(two, cpa=1), {}, "x")
+
+
+def test_texts_are_json() -> None:
+    """Tests values as they are typed."""
+    assert parsed_parameters(["batch-cap=3", 'w={"a": 1.5}', "s=x", "n=NaN"]) == {
+        "batch_cap": 3, "w": {"a": 1.5}, "s": "x", "n": "NaN",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="NAME=VALUE"):
+        parsed_parameters(["cap"])
+
+
+def test_a_variant_is_taken_only_when_it_is_meant(two: mk.Instance) -> None:
+    """Tests that the base formulations are taken by themselves, and variants when the instance names a parameter."""
+    assert choose(two)[0].name == "kv-hindsight"
+    assert choose(with_extra(two, batch_cap=1))[0].name == "kv-batch-cap"
+    assert choose(with_extra(two, deadline={"long": 9}))[0].name == "kv-deadlines"
+    assert choose(two, None, {"weight": 2})[0].name == "kv-weighted-latency"
+    assert choose(with_extra(two, batch_cap=1), "kv-hindsight")[0].name == "kv-hindsight"
+    with pytest.raises(UsageError, match="no formulation has a parameter 'batch_cpa'; did you mean 'batch_cap'"):
+        choose(with_extra(two, batch_cpa=1))
+    with pytest.raises(UsageError, match="none has all the parameters batch_cap, weight"):
+        choose(with_extra(two, batch_cap=1, weight=1))
+
+
+@pytest.mark.parametrize("solver", ["highs", "scip"])
+@pytest.mark.parametrize(
+    ("name", "parameters", "value", "metric"),
+    [
+        ("kv-batch-cap", {"batch_cap": 1}, 8, "total_latency_rounds"),
+        ("kv-deadlines", {"deadline": {"long": 4}}, 10, "total_latency_rounds"),
+        ("kv-weighted-latency", {"weight": {"long": 5}}, 26, "weighted_latency_rounds"),
+        ("kv-makespan", {}, 6, "makespan_rounds"),
+    ],
+)
+def test_variants_by_hand(
+    name: str, parameters: dict[str, Any], value: float, metric: str, solver: str, two: mk.Instance
+) -> None:
+    """Tests each variant on two requests, where the optimum is plain to see."""
+    result = mk.solve(two, name, solver, parameters=parameters)
+    assert (result.status, result.objective.name, result.objective.value) == ("optimal", metric, value)
+    given = result.producer.parameters
+    assert given.keys() == parameters.keys()
+
+
+def test_infeasible_deadlines(two: mk.Instance) -> None:
+    """Tests that no schedule is claimed where none is."""
+    result = mk.solve(two, "kv-deadlines", parameters={"deadline": 3})
+    assert (result.status, result.schedule) == ("infeasible", None)
+
+
+def test_a_schedule_that_breaks_the_variants_rules_is_refused(two: mk.Instance) -> None:
+    """Tests that what a variant says in plain Python is held against what its model gives."""
+    from dataclasses import replace
+
+    from modelkit.plugins import load_formulation
+
+    right = load_formulation("kv-batch-cap")
+    wrong = replace(right, admissible=lambda instance, verdict: ["a rule of its own"])
+    result = mk.solve(two, wrong, parameters={"batch_cap": 2})
+    assert (result.status, result.stop) == ("no_schedule", "failed")
+    assert "a rule of its own" in result.message
+
+
+def test_results_of_variants_are_verified(two: mk.Instance, tmp_path: Path, cli: Any) -> None:
+    """Tests that verify recomputes a variant's own objective and rules, and sees when they are altered."""
+    mk.save_instance(two, tmp_path / "two.json")
+    result = mk.solve(two, "kv-weighted-latency", parameters={"weight": {"long": 5}})
+    path = tmp_path / "a.result.json"
+    mk.save_result(result, path)
+    assert "weighted_latency_rounds = 26" in cli("verify", str(path)).out
+    mk.save_result(result.model_copy(update={"objective": result.objective.model_copy(update={"value": 25})}), path)
+    assert "the file says 25, the replay 26" in cli("verify", str(path), code=5).out
+    both = mk.Schedule((mk.Segment(0, (mk.Admission("short"), mk.Admission("long")), rounds=4),))
+    roomy = two.replace(server=mk.Server(kv_capacity_tokens=60))
+    mk.save_instance(roomy, tmp_path / "two.json")
+    alone = mk.solve(roomy, "kv-batch-cap", parameters={"batch_cap": 2})
+    assert alone.schedule == both
+    capped = alone.producer.model_copy(update={"parameters": {"batch_cap": 1}})
+    mk.save_result(alone.model_copy(update={"producer": capped}), path)
+    assert "2 requests are in progress, the cap is 1" in cli("verify", str(path), code=5).out
+
+
+def test_attributes_of_traces_ask_for_no_variant(two: Instance) -> None:
+    """Tests that what importers keep in ``extra`` does not stand in the way of any formulation."""
+    kept = two.replace(extra={"prefix_hashes": [[1], [1, 2]], "prefix_block_tokens": 512, "failed_lines": [3]})
+    assert choose(kept)[0].name == choose(two)[0].name
+    assert choose(kept.replace(extra={**kept.extra, "batch_cap": 1}))[0].name == "batch-cap"
