@@ -359,12 +359,13 @@ class Method:
 
 
 def methods(found: Sequence[Case]) -> list[Method]:
-    """The kinds of runs, in the order in which they first appear."""
+    """The kinds of runs, those nearest to the best schedules first."""
     by_label: dict[str, list[tuple[Case, Entry]]] = {}
     for case in found:
         for e in case.entries:
             by_label.setdefault(e.label, []).append((case, e))
-    return [Method(label, tuple(entries)) for label, entries in by_label.items()]
+    kinds = [Method(label, tuple(entries)) for label, entries in by_label.items()]
+    return sorted(kinds, key=lambda m: fmean(m.above_best) if m.above_best else float("inf"))
 
 
 def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
@@ -407,7 +408,8 @@ def _many_headline(found: Sequence[Case], kinds: Sequence[Method]) -> str:
         a = best.above_bound
         return (
             f"{best.label} is at most {percent(fmean(a), 'up')} above the optimum in the mean of"
-            f" {count(len(a), 'instance')}; {percent(fmean(best.above_best), 'down')} is proven"
+            f" {count(len(a), 'instance')}"
+            + (f"; {percent(fmean(best.above_best), 'down')} is proven" if max(best.above_best) else "")
         )
     ranked = [m for m in kinds if m.is_policy and m.above_best] or [m for m in kinds if m.above_best]
     if ranked:
@@ -433,9 +435,10 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
         )
     for m in sorted((m for m in kinds if m.above_bound), key=lambda m: fmean(m.above_bound)):
         a, b = m.above_bound, m.above_best
+        proven = f"; {percent(fmean(b), 'down')} and {percent(max(b), 'down')} are proven" if max(b) else ""
         out.append(
             f"{m.label}: at most {percent(fmean(a), 'up')} above the optimum in the mean and {percent(max(a), 'up')} at"
-            f" worst; {percent(fmean(b), 'down')} and {percent(max(b), 'down')} are proven."
+            f" worst{proven}."
         )
     infeasible = sum(c.infeasible for c in found)
     if infeasible:

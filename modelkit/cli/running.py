@@ -19,7 +19,6 @@ from modelkit.cli.options import (
 )
 from modelkit.cli.output import file_stem, keep, progress, say, summary
 from modelkit.errors import UsageError
-from modelkit.result import recorded
 
 
 @click.command(epilog=EXIT_CODES)
@@ -54,7 +53,7 @@ def solve(
     if settings["time_limit"] == float("inf"):
         settings["time_limit"] = None
     with progress(quiet) as listen:
-        result = recorded(mk.solve(loaded, listen=listen, **settings), command_line())
+        result = _recorded(mk.solve(loaded, listen=listen, **settings))
     stem = file_stem(instance, loaded.name)
     path = output or f"{stem}.{result.producer.name}.{result.producer.solver}.result.json"
     written = keep(result, path)
@@ -64,6 +63,13 @@ def solve(
     if result.stop == "interrupted":
         return 130
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
+
+
+def _recorded(result: mk.Result) -> mk.Result:
+    """The result with this command line."""
+    from modelkit.result import recorded  # late: loads pydantic
+
+    return recorded(result, command_line())
 
 
 def _report(results: list[mk.Result], instance: mk.Instance, page: str | None, quiet: bool, path: str) -> None:
@@ -106,7 +112,7 @@ def simulate(
     results = []
     for policy in dict.fromkeys(policies):
         changes = [_slot_change(c) for c in slots_at] or None
-        result = recorded(mk.simulate(loaded, policy, seed=seed, slots_over_time=changes), command_line())
+        result = _recorded(mk.simulate(loaded, policy, seed=seed, slots_over_time=changes))
         path = f"{stem}.{policy}.result.json"
         if output is not None:
             path = output
@@ -162,7 +168,7 @@ def bound(
     if not quiet:
         say(summary(found.result), written, path)
     if schedule is not None:
-        kept = mk.save_result(recorded(found.result, command_line()), schedule)
+        kept = mk.save_result(_recorded(found.result), schedule)
         if not quiet:
             say([], kept, schedule if path != "-" else "-")
-    _report([recorded(found.result, command_line())], loaded, page, quiet, path)
+    _report([_recorded(found.result)], loaded, page, quiet, path)
