@@ -24,7 +24,8 @@ from modelkit.errors import ModelkitError, UsageError
 from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.lookup import Instances
-from modelkit.pages import Table, figure_table, instance_page, many_page
+from modelkit.pages import figure_table, instance_page, many_page
+from modelkit.pages.tables import Table
 from modelkit.plugins import bundled
 from modelkit.result import Result
 from modelkit.version import VERSION

@@ -56,8 +56,10 @@ def test_loads_alone(browser: Any, page_file: Path) -> None:
             assert plot.evaluate(
                 "s => [...s.querySelectorAll('rect, path, circle')].some(m => m.getBoundingClientRect().width > 1)"
             ), plot.get_attribute("aria-label")
-        patterned = page.locator("figure .waiting").first
-        assert "dots-waiting" in patterned.evaluate("m => getComputedStyle(m).fill")
+        for mark, pattern in ((".prefill", "hatch-prefill"), (".evicted", "cross-evicted"), (".doubt", "hatch-doubt")):
+            fill = page.locator(f"figure .plot {mark}").first.evaluate("m => getComputedStyle(m).fill")
+            assert pattern in fill
+            assert page.locator(f"#{pattern}").count() == 1
 
 
 def test_sorts_by_keyboard(browser: Any, page_file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -191,7 +190,7 @@ def test_many(tmp_path: Path) -> None:
     page = Outline(text)
     keys = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
     assert keys == ["ratios-to-bound", "ratios-to-best", "wins"]
-    assert re.search(r"<h1>[a-z-]+ is at most [\d.]+\u202f% above the optimum in the mean of 4 instances; ", text)
+    assert re.search(r"<h1>[a-z-]+ is at most [\d.]+\u202f% above the optimum in the mean of 4 instances[;.]", text)
     assert "1 instance of 5 has no schedule at all." in text
     assert "infeasible: no schedule exists" in text
 
@@ -238,10 +237,9 @@ def test_mixed_clock(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_thousand_requests_stay_small(tmp_path: Path) -> None:
-    """Tests that a page on the shipped hour, with four schedules and the bound, has under 3 MB."""
+    """Tests that a page on the shipped hour, with three policies and the bound, has under 3 MB."""
     instance = mk.load(bundled("instances") / "service-hour.json.gz")
-    policies = ("mc-sf", "svf", "mc-benchmark", "alpha-protection")
+    policies = ("mc-sf", "svf", "alpha-protection")
     results: list[Any] = [mk.simulate(instance, name) for name in policies]
-    text = written(tmp_path, [*results, mk.bound(instance, time_limit=5)], instances=[instance])
+    text = written(tmp_path, [*results, mk.bound(instance, time_limit=2)], instances=[instance])
     assert 100_000 < len(text.encode()) < 3_000_000
-    assert json.dumps(text)

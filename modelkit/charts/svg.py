@@ -249,6 +249,14 @@ class Plot:
         at, end = short(self.across(value), 3), short(self.height if bottom is None else bottom)
         self.parts.append((False, f'<line class="{css}" x1="{at}%" x2="{at}%" y1="{short(top)}" y2="{end}"/>'))
 
+    def dashes(self, left: float, right: float, y: float, css: str, title: str) -> None:
+        """A horizontal line from ``left`` to ``right`` on the x axis, at ``y`` px."""
+        ends = f'x1="{short(self.across(left), 3)}%" x2="{short(self.across(right), 3)}%"'
+        at = short(y)
+        self.parts.append(
+            (False, f'<line class="{css}" {ends} y1="{at}" y2="{at}"><title>{safe(title)}</title></line>')
+        )
+
     def text(self, x: float | None, y: float, words: str, css: str, width: int | None = None) -> None:
         """Text at a value of the x axis (None: in the left margin) and ``y`` px."""
         place = '"-8"' if x is None else f'"{short(self.across(x), 3)}%"'

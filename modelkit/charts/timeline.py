@@ -19,6 +19,7 @@ MOST_ROWS = 150
 MOST_SLOTS, MOST_STAYS = 250, 4000
 
 WAITING = Swatch("fill", "waiting", "waiting")
+WAITING_LINE = Swatch("line", "wait", "waiting")
 PREFILL = Swatch("fill", "prefill", "prefill")
 DECODE = Swatch("fill", "decode", "decode")
 EVICTED = Swatch("fill", "evicted", "evicted: work that is lost")
@@ -102,7 +103,7 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
         order = sorted(range(len(first.instance.requests)), key=lambda i: (first.arrival(i), begun.get(i, end), i))
         panels = [_requests(s, end, order, s is scenes[-1]) for s in scenes]
         title, what = "Requests over time", "A row is a request, in the order of arrival and of the best schedule."
-        legend = [WAITING, PREFILL, DECODE]
+        legend = [WAITING_LINE, PREFILL, DECODE]
     else:
         panels = [_areas(s, end, s is scenes[-1]) for s in scenes]
         title, what = (
@@ -150,8 +151,7 @@ def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel
 
     for request, start, stop in scene.waits():
         top, bottom = place(request)
-        middle = (top + bottom) / 2
-        plot.rect(start / per, stop / per, middle - 1.5, middle + 1.5, "waiting", f"{requests[request].id}: waits")
+        plot.dashes(start / per, stop / per, (top + bottom) / 2, "wait", f"{requests[request].id}: waits")
     for stay, prefilled in zip(scene.verdict.stays, scene.prefilled(), strict=True):
         top, bottom = place(stay.request)
         name, stop = requests[stay.request].id, scene.stop(stay)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from modelkit.io import load
-from modelkit.pages import Cell, Column, Row, Table
+from modelkit.pages.tables import Cell, Column, Row, Table
 from modelkit.reporting import report
 from modelkit.studies.claims import Verdict, verdicts
 from modelkit.studies.plan import Study, cells

@@ -1,0 +1,223 @@
+"""What stands on the page that summarises many instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from modelkit.cases import Case, Entry
+from modelkit.charts import ranges
+from modelkit.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
+from modelkit.words import count, number, percent, quantity, seconds
+
+#: Rows of the failures that are listed.
+MOST_FAILURES = 200
+
+
+@dataclass(frozen=True)
+class Method:
+    """One kind of run over many instances."""
+
+    label: str
+    entries: tuple[tuple[Case, Entry], ...]
+
+    @property
+    def valid(self) -> list[tuple[Case, Entry]]:
+        """Its valid runs."""
+        return [(c, e) for c, e in self.entries if e.value is not None]
+
+    @property
+    def above_bound(self) -> list[float]:
+        """How far above the optimum at most, where a certified bound is known."""
+        return [
+            a for c, e in self.valid if c.bound and c.bound.certified and (a := c.above_bound(e)) is not None
+        ]  # fmt: skip
+
+    @property
+    def above_best(self) -> list[float]:
+        """How far above the best schedule known."""
+        return [a for c, e in self.valid if (a := c.above_best(e)) is not None]
+
+    @property
+    def wins(self) -> int:
+        """Instances on which no run is better."""
+        return sum(not c.above_best(e) for c, e in self.valid)
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it is an online policy."""
+        return any(e.result.producer.kind == "policy" for _, e in self.entries)
+
+
+def methods(found: Sequence[Case]) -> list[Method]:
+    """The kinds of runs, those nearest to the best schedules first."""
+    by_label: dict[str, list[tuple[Case, Entry]]] = {}
+    for case in found:
+        for e in case.entries:
+            by_label.setdefault(e.label, []).append((case, e))
+    kinds = [Method(label, tuple(entries)) for label, entries in by_label.items()]
+    return sorted(kinds, key=lambda m: fmean(m.above_best) if m.above_best else float("inf"))
+
+
+def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
+    """A page that summarises many instances."""
+    kinds = methods(found)
+    bounded = sum(c.bound is not None and c.bound.certified for c in found)
+    failures = [(c, e) for c in found for e in c.failures]
+    runs = sum(len(c.entries) for c in found)
+    headline = _many_headline(found, kinds)
+    figures = [
+        ranges.ratios({m.label: [1 + a for a in m.above_bound] for m in kinds}, to_bound=True),
+        ranges.ratios({m.label: [1 + a for a in m.above_best] for m in kinds}, to_bound=False),
+        ranges.wins([(m.label, m.wins) for m in kinds], len(found)),
+    ]
+    return {
+        "title": f"{len(found)} instances: {headline}",
+        "kicker": f"{count(len(found), 'instance')} · {count(runs, 'run')}",
+        "headline": headline,
+        "findings": _many_findings(found, kinds, failures),
+        "key_figures": [
+            ("Instances", f"{len(found):,}"),
+            ("Runs", f"{runs:,}"),
+            ("With a certified bound", f"{bounded:,}"),
+            ("Solved: best meets bound", f"{sum(c.solved for c in found):,}"),
+            ("Infeasible", f"{sum(c.infeasible for c in found):,}"),
+            ("Runs without valid schedule", f"{len(failures):,}"),
+        ],
+        "methods": _methods_table(kinds, len(found)),
+        "figures": [f for f in figures if f is not None],
+        "failures": _failures_table(failures) if failures else None,
+        "instances": _instances_table(found, links),
+        "provenance": _many_provenance(found),
+    }
+
+
+def _many_headline(found: Sequence[Case], kinds: Sequence[Method]) -> str:
+    ranked = [m for m in kinds if m.is_policy and m.above_bound] or [m for m in kinds if m.above_bound]
+    if ranked:
+        best = min(ranked, key=lambda m: fmean(m.above_bound))
+        a = best.above_bound
+        return (
+            f"{best.label} is at most {percent(fmean(a), 'up')} above the optimum in the mean of"
+            f" {count(len(a), 'instance')}"
+            + (f"; {percent(fmean(best.above_best), 'down')} is proven" if max(best.above_best) else "")
+        )
+    ranked = [m for m in kinds if m.is_policy and m.above_best] or [m for m in kinds if m.above_best]
+    if ranked:
+        best = min(ranked, key=lambda m: fmean(m.above_best))
+        a = best.above_best
+        return (
+            f"{best.label} is {percent(fmean(a))} above the best schedule known in the mean of"
+            f" {count(len(a), 'instance')}; no certified bound says how far that is from the optimum"
+        )
+    return f"No run gave a valid schedule on any of {count(len(found), 'instance')}"
+
+
+def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Sequence[tuple[Case, Entry]]) -> list[str]:
+    out = []
+    solved, certified = sum(c.solved for c in found), [c for c in found if c.bound and c.bound.certified]
+    if solved:
+        out.append(f"On {solved} of {count(len(found), 'instance')} the best schedule meets its bound: it is optimal.")
+    gaps = [g for c in certified if c.best is not None and (g := c.gap(c.best)) is not None]
+    if gaps:
+        out.append(
+            f"The gap between best schedule and certified bound is {percent(fmean(gaps), 'up')} in the mean and"
+            f" {percent(max(gaps), 'up')} at most."
+        )
+    for m in sorted((m for m in kinds if m.above_bound), key=lambda m: fmean(m.above_bound)):
+        a, b = m.above_bound, m.above_best
+        proven = f"; {percent(fmean(b), 'down')} and {percent(max(b), 'down')} are proven" if max(b) else ""
+        out.append(
+            f"{m.label}: at most {percent(fmean(a), 'up')} above the optimum in the mean and {percent(max(a), 'up')} at"
+            f" worst{proven}."
+        )
+    infeasible = sum(c.infeasible for c in found)
+    if infeasible:
+        have = "has" if infeasible == 1 else "have"
+        out.append(f"{count(infeasible, 'instance')} of {len(found)} {have} no schedule at all.")
+    rest = [e for _, e in failures if e.state != "infeasible"]
+    if rest:
+        out.append(f"{count(len(rest), 'run')} gave no valid schedule; they are listed below.")
+    unchecked = sum(c.instance is None for c in found)
+    if unchecked:
+        out.append(f"For {count(unchecked, 'instance')} the instance is not beside the results: nothing was replayed.")
+    return out
+
+
+def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
+    rows = []
+    for m in kinds:
+        a, b = m.above_bound, m.above_best
+        spent = [t for _, e in m.valid if (t := e.result.seconds.total) is not None]
+        failed = len(m.entries) - len(m.valid)
+        cells = (
+            Cell(m.label, m.label),
+            Cell(f"{len(m.valid)} of {len(m.entries)}", sort_key(len(m.valid))),
+            Cell(f"≤ {percent(fmean(a), 'up')}" if a else "–", sort_key(fmean(a) if a else None)),
+            Cell(f"≤ {percent(median(a), 'up')}" if a else "–", sort_key(median(a) if a else None)),
+            Cell(f"≤ {percent(max(a), 'up')}" if a else "–", sort_key(max(a) if a else None)),
+            Cell(percent(fmean(b)) if b else "–", sort_key(fmean(b) if b else None)),
+            Cell(f"{m.wins}", sort_key(m.wins)),
+            Cell(seconds(fmean(spent)) if spent else "–", sort_key(fmean(spent) if spent else None)),
+            Cell(f"{failed} failed" if failed else "all valid", sort_key(failed)),
+        )
+        rows.append(Row(cells, "bad" if failed else ""))
+    columns = (
+        Column("Run", False), Column("Valid"), Column("Above optimum, mean"), Column("median"), Column("worst"),
+        Column("Above best, mean"), Column("Wins"), Column("Mean time"), Column("Failures", False),
+    )  # fmt: skip
+    caption = f"Each kind of run over {count(instances, 'instance')}; the optimum is bounded by certificates."
+    return Table(caption, columns, tuple(rows))
+
+
+def _failures_table(failures: Sequence[tuple[Case, Entry]]) -> Table:
+    rows = tuple(
+        Row((Cell(c.name, c.name), Cell(e.label, e.label), Cell(e.words, e.words)), "bad")
+        for c, e in failures[:MOST_FAILURES]
+    )
+    more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
+    columns = (Column("Instance", False), Column("Run", False), Column("What happened", False))
+    return Table(f"Runs without a valid schedule.{more}", columns, rows)
+
+
+def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
+    rows = []
+    for c in found:
+        gap = c.gap(c.best) if c.best is not None else None
+        bound = c.bound
+        by = "" if bound is None or bound.certified else " (solver’s)"
+        state = "infeasible" if c.infeasible else "no schedule" if c.best is None else "solved" if c.solved else "open"
+        value = c.best.value if c.best is not None else None
+        least = bound.value if bound is not None else None
+        cells = (
+            Cell(c.name, c.name, links.get(c.stamp.sha256, "")),
+            Cell(f"{c.stamp.requests:,}", sort_key(c.stamp.requests)),
+            Cell(quantity(c.objective, value), sort_key(value)),
+            Cell(quantity(c.objective, least) + by, sort_key(least)),
+            Cell("–" if gap is None else percent(gap, "up"), sort_key(gap)),
+            Cell("–" if c.best is None else c.best.label, c.best.label if c.best else ""),
+            Cell(state, state),
+        )
+        rows.append(Row(cells, "bad" if c.best is None else ""))
+    columns = (
+        Column("Instance", False), Column("Requests"), Column("Best value"), Column("Best bound"), Column("Gap"),
+        Column("Best run", False), Column("State", False),
+    )  # fmt: skip
+    return Table("The best schedule and the best bound on each instance.", columns, tuple(rows))
+
+
+def _many_provenance(found: Sequence[Case]) -> list[tuple[str, str]]:
+    producers = [e.result.producer for c in found for e in c.entries]
+    versions = sorted({f"modelkit {p.modelkit}" for p in producers if p.modelkit})
+    versions += sorted({f"{p.solver} {p.solver_version}" for p in producers if p.solver and p.solver_version})
+    seeds = sorted({p.seed for p in producers if p.seed is not None})
+    options = sorted({f"{key} = {option_words(v)}" for p in producers for key, v in p.options.items()})
+    facts = [
+        ("Versions", ", ".join(versions) or "not known"),
+        ("Seeds", ", ".join(map(str, seeds)) or "none"),
+        ("Options", ", ".join(options) or "none"),
+        ("Files", number(sum(1 for c in found for e in c.entries if e.file))),
+    ]
+    return facts + [("Command line", command) for command in commands(found)]
