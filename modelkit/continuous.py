@@ -20,12 +20,12 @@ from one change of what is in progress to the next in one sum, however many even
 from __future__ import annotations
 
 import heapq
-import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
+from modelkit.clocks import LinearTime, UnitTime
 from modelkit.errors import PolicyError, UsageError, shown
 from modelkit.instance import Instance, LinearClock
 from modelkit.policies import Policy, Predictions, Running, View, seen_requests
@@ -75,110 +75,6 @@ class Limits:
                     f"request {longest.id!r} has {longest.prompt_tokens} prompt tokens, but an iteration takes"
                     f" {self.max_batch_tokens}\n  raise --max-batch-tokens, or split prompts with --chunked-prefill"
                 )
-
-
-class UnitTime:
-    """Every round lasts 1, and so does every round without requests."""
-
-    law: LinearClock | None = None
-    exclusive = False
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.round = 0
-
-    def begin(self) -> float:
-        """Moment of a segment that begins now."""
-        return self.now
-
-    def settle(self, active: int, held: int) -> None:
-        """From now on so many requests are in progress and hold so many tokens."""
-
-    def run(self, rounds: int) -> None:
-        """Run rounds of decoding."""
-        self.now += rounds
-        self.round += rounds
-
-    def rounds_until(self, moment: float, most: int) -> int:
-        """Least number of rounds, from 1 to ``most``, after which ``moment`` has come."""
-        return max(1, min(most, int(moment) - self.now))
-
-    def wait(self, moment: float) -> None:
-        """Let time go by without requests."""
-        self.run(max(0, int(moment) - self.now))
-
-    def moment(self, arrival: float) -> float:
-        """An arrival on this clock."""
-        return arrival
-
-    def seen(self) -> float:
-        """Now, as a policy sees it."""
-        return self.now
-
-
-class LinearTime:
-    """Iterations last what the law says; now in milliseconds, added up as in ``modelkit.judge``."""
-
-    def __init__(self, law: LinearClock) -> None:
-        self.law = law
-        self.exclusive = not law.mixed
-        self.now = 0.0
-        self.round = 0
-        self._since = 0.0  # when what is in progress changed
-        self._rounds = 0  # rounds run since then
-        self._active = 0
-        self._held = 0
-
-    def begin(self) -> float:
-        at = self.now / 1000
-        while at * 1000 < self.now:
-            at = math.nextafter(at, math.inf)
-        self.now = at * 1000  # what a reader of the schedule makes of it
-        return at
-
-    def settle(self, active: int, held: int) -> None:
-        self._since, self._rounds, self._active, self._held = self.now, 0, active, held
-
-    def run(self, rounds: int) -> None:
-        self.now = self._after(rounds)
-        self._rounds += rounds
-        self.round += rounds
-
-    def iterate(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> None:
-        """One iteration with prompts in it."""
-        self.now += self.law.iteration_ms(prompt_tokens, decoding, kv_tokens)
-        self.round += 1
-
-    def prefill(self, prompt_tokens: int) -> None:
-        """An exclusive prefill."""
-        self.now += self.law.prefill_ms(prompt_tokens)
-
-    def _after(self, rounds: int) -> float:
-        """The time after so many more rounds."""
-        rounds += self._rounds
-        grown = self._active * rounds
-        return self._since + self.law.decode_ms(rounds, grown, rounds * (2 * self._held + self._active + grown) // 2)
-
-    def rounds_until(self, moment: float, most: int) -> int:
-        if self._after(most) < moment:
-            return most
-        low = 1
-        while low < most:
-            middle = (low + most) // 2
-            if self._after(middle) >= moment:
-                most = middle
-            else:
-                low = middle + 1
-        return most
-
-    def wait(self, moment: float) -> None:
-        self.now = max(self.now, moment)
-
-    def moment(self, arrival: float) -> float:
-        return arrival * 1000
-
-    def seen(self) -> float:
-        return self.now / 1000
 
 
 class ContinuousSimulation:

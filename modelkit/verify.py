@@ -11,6 +11,7 @@ from modelkit.errors import InputError
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.result import Result
+from modelkit.stability import load
 
 #: Metrics of a file may differ from the judge's by so much, relatively; sums of doubles are no closer.
 METRIC_TOLERANCE = 1e-9
@@ -46,6 +47,8 @@ def verify_result(result: Result, instance: Instance) -> Verification:
     unconfirmed: list[str] = []
     if result.instance.requests != len(instance.requests):
         faults.append(f"the file says {result.instance.requests} requests, the instance has {len(instance.requests)}")
+    if result.load is not None and not _same(result.load, load(instance)):
+        faults.append(f"the file says a load of {_shown(result.load)}, the instance {_shown(load(instance))}")
     if result.schedule is None:
         if result.status in ("optimal", "feasible"):
             faults.append(f"the status is {result.status!r}, but there is no schedule")

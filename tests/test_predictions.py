@@ -132,6 +132,8 @@ def test_overload_is_said() -> None:
     assert result.load == share
     assert result.message == load_words(share)
     assert f"{share:.0%} of the server" in result.message
+    assert not mk.verify_result(result.model_copy(update={"load": 0.5}), instance).holds
+    assert mk.verify_result(result, instance).holds
     assert load_words(0.99) is None
     assert load_words(None) is None
 
