@@ -24,8 +24,8 @@ class UnitTime:
         """Moment of a segment that begins now."""
         return self.now
 
-    def settle(self, active: int, held: int) -> None:
-        """From now on so many requests are in progress and hold so many tokens."""
+    def settle(self, active: int, held: int, prompt_tokens: int = 0) -> None:
+        """From now on so many requests decode, hold so many tokens, and each round reads so many of prompts."""
 
     def run(self, rounds: int) -> None:
         """Run rounds of decoding."""
@@ -61,6 +61,7 @@ class LinearTime:
         self._rounds = 0  # rounds run since then
         self._active = 0
         self._held = 0
+        self._prompt_tokens = 0
 
     def begin(self) -> float:
         at = self.now / 1000
@@ -69,8 +70,9 @@ class LinearTime:
         self.now = at * 1000  # what a reader of the schedule makes of it
         return at
 
-    def settle(self, active: int, held: int) -> None:
+    def settle(self, active: int, held: int, prompt_tokens: int = 0) -> None:
         self._since, self._rounds, self._active, self._held = self.now, 0, active, held
+        self._prompt_tokens = prompt_tokens
 
     def run(self, rounds: int) -> None:
         self.now = self._after(rounds)
@@ -79,7 +81,7 @@ class LinearTime:
 
     def iterate(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> None:
         """One iteration with prompts in it."""
-        self.now += self.law.iteration_ms(prompt_tokens, decoding, kv_tokens)
+        self.now += self.law.iterations_ms(1, prompt_tokens, decoding, kv_tokens)
         self.round += 1
 
     def prefill(self, prompt_tokens: int) -> None:
@@ -89,8 +91,11 @@ class LinearTime:
     def _after(self, rounds: int) -> float:
         """The time after so many more rounds."""
         rounds += self._rounds
-        grown = self._active * rounds
-        return self._since + self.law.decode_ms(rounds, grown, rounds * (2 * self._held + self._active + grown) // 2)
+        active = self._active
+        kv_tokens = rounds * (2 * self._held + active + active * rounds) // 2
+        if self.exclusive or not self._prompt_tokens:
+            return self._since + (self.law.decode_ms(rounds, active * rounds, kv_tokens) if active else 0.0)
+        return self._since + self.law.iterations_ms(rounds, self._prompt_tokens, active, kv_tokens)
 
     def rounds_until(self, moment: float, most: int) -> int:
         if self._after(most) < moment:

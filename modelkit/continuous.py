@@ -160,7 +160,23 @@ class ContinuousSimulation:
         return self.offset + len(self.running) * self.time.round
 
     def settle(self) -> None:
-        self.time.settle(len(self.running), self.held)
+        """What is in progress has changed: a new stretch of rounds that are alike begins."""
+        if self.time.exclusive or not self.unread:
+            self.time.settle(len(self.running), self.held)
+        else:
+            prompts = sum(self.seen[i].prompt for i in self.unread)
+            self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
+
+    def chunk_room(self) -> int:
+        """Prompt tokens that a chunk takes beside the decoding."""
+        return max(0, (self.limits.max_batch_tokens or 0) - len(self.running) + len(self.unread))
+
+    def alike(self) -> int:
+        """Rounds ahead in which no prompt is read to its end: the first of them fills every chunk."""
+        if not self.limits.chunked_prefill:
+            return 0
+        room = self.chunk_room()
+        return (next(iter(self.unread.values())) - 1) // room if room else 1 << 62
 
     def view(self) -> View:
         """What the policy may see."""
@@ -299,15 +315,32 @@ class ContinuousSimulation:
 
     def go_on(self) -> None:
         """Run rounds until something happens."""
-        reading = bool(self.unread)
-        rounds = 1 if reading else self.rounds_to_event()
+        alike = self.alike() if self.unread else 0
+        reading = bool(self.unread) and not alike
         if reading:
+            rounds = 1
             self.read_prompts()
         else:
+            rounds = min(self.rounds_to_event(), alike or 1 << 62)
+            if alike:
+                self.read_on(rounds)
             self.time.run(rounds)
         self.rounds[-1] += rounds
-        if self.take_completions() or reading:
+        if self.take_completions() or reading or alike == rounds:
             self.settle()
+
+    def read_on(self, rounds: int) -> None:
+        """Rounds in which the first prompt fills every chunk, and no prompt is read to its end."""
+        first = next(iter(self.unread))
+        self.unread[first] -= rounds * self.chunk_room()
+        for i in self.unread:
+            self.postpone(i, rounds)
+
+    def postpone(self, i: int, rounds: int) -> None:
+        """Its first token comes so many rounds later."""
+        self.running[i] = self.running[i]._replace(start=self.start(i) + rounds)
+        self.offset -= rounds
+        self.policy.postponed(self.seen[i], self.start(i))
 
     def read_prompts(self) -> None:
         """One round that processes prompts: all, or as many tokens as a chunk leaves beside the decoding."""
@@ -324,9 +357,7 @@ class ContinuousSimulation:
                 self.expect(i)
             else:
                 self.unread[i] = left - part
-                self.running[i] = self.running[i]._replace(start=self.start(i) + 1)
-                self.offset -= 1
-                self.policy.postponed(self.seen[i], self.start(i))
+                self.postpone(i, 1)
         if self.time.exclusive:
             self.settle()
             self.time.run(1)
@@ -335,11 +366,11 @@ class ContinuousSimulation:
 
     def rounds_to_event(self) -> int:
         """Rounds until the next moment at which anything can happen or be decided."""
-        while not self.runs_until(self.ends[0][1], self.ends[0][0]):
+        while self.ends and not self.runs_until(self.ends[0][1], self.ends[0][0]):
             heapq.heappop(self.ends)
         while self.predicted and not self.predicted_until(self.predicted[0][1], self.predicted[0][0]):
             heapq.heappop(self.predicted)
-        rounds = min(self.ends[0][0], self.predicted[0][0]) - self.now
+        rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.held) // len(self.running))
         if self.waiting and rounds > 1:

@@ -85,14 +85,14 @@ class LinearClock(_Data):
             + self.decode_per_kv_token_ms * token_rounds
         )
 
-    def iteration_ms(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> float:
-        """Duration of one iteration of continuous batching [ms]: a prefill part plus a decode part.
+    def iterations_ms(self, rounds: int, prompt_tokens: int, decoding: int, kv_tokens: int) -> float:
+        """Duration of ``rounds`` iterations of continuous batching [ms]: prefill parts plus decode parts.
 
-        ``prompt_tokens`` are processed in it, while ``decoding`` requests that hold ``kv_tokens`` in all
-        produce a token each; a part over nobody lasts no time.
+        Each processes ``prompt_tokens``, while ``decoding`` requests produce a token each; ``kv_tokens`` are what
+        these hold, summed over the rounds. A part over nobody lasts no time.
         """
-        prefill = self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
-        return prefill + self.decode_ms(1, decoding, kv_tokens) if decoding else prefill
+        prefill = rounds * self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
+        return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens) if decoding else prefill
 
 
 class Server(_Data):

@@ -310,10 +310,10 @@ class _Replay:
     def run_rounds(self, rounds: int) -> None:
         self.rounds += rounds
         while rounds and self.active:
-            span = 1  # a round that processes prompts gives first tokens and, mixed, lasts longer
-            if not self.fresh:
-                self.drop_evicted()
-                span = min(rounds, self.ending[0][0] - self.round)
+            self.drop_evicted()
+            span = rounds if self.active == len(self.fresh) else min(rounds, self.ending[0][0] - self.round)
+            if self.fresh:
+                span = min(span, self.rounds_of_reading(span))
             self.run_span(span)
             rounds -= span
         if rounds:
@@ -322,21 +322,30 @@ class _Replay:
 
     def run_span(self, span: int) -> None:
         """Run ``span`` rounds in which nobody starts after the first and nobody ends before the last."""
-        read, prompts = self.read_prompts() if self.fresh else ([], 0)
-        first = self.held + self.active
-        last = self.held + self.active * span
+        held, decoding = self.held, self.active - len(self.fresh)
+        read, prompts = self.read_prompts(span) if self.fresh else ([], 0)
+        growing = decoding + len(read)
+        first, last = held + growing, held + growing * span
+        new_tokens = sum(self.prompt[stay.request] for stay in self.fresh.values()) + len(read)
         if self.fresh and self.law is not None and self.law.mixed:
             self.check_level(prompts)
-            new_tokens = sum(self.prompt[stay.request] for stay in self.fresh.values()) + len(read)
-            duration = self.law.iteration_ms(prompts, self.active - len(self.fresh), first - new_tokens)
-        else:
-            duration = self.duration(span, first, last)
+
+        def lasting(rounds: int) -> float:
+            """The first ``rounds`` of the span."""
+            if self.law is None:
+                return rounds
+            if not (self.fresh and self.law.mixed):
+                return self.law.decode_ms(rounds, growing * rounds, rounds * (2 * first + growing * (rounds - 1)) // 2)
+            kv_tokens = rounds * (first - new_tokens) + decoding * (rounds * (rounds - 1) // 2)
+            return self.law.iterations_ms(rounds, prompts, decoding, kv_tokens)
+
+        duration = lasting(span)
         self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
-        self.over.see_span(first, last, self.active, span)
+        self.over.see_span(first, last, growing, span, lasting)
         self.crowd.see(self.active, span)
         self.token_time += duration * (first + last) / 2
         if self.law is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
-            self.token_time += self.law.decode_per_kv_token_ms * self.active**2 * span * (span**2 - 1) / 12
+            self.token_time += self.law.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
         self.slot_time += duration * self.active
         self.peak = max(self.peak, last)
         self.now += duration
@@ -352,31 +361,36 @@ class _Replay:
                 self.active -= 1
                 self.base -= self.prompt[stay.request] - stay.starts_at
 
-    def read_prompts(self) -> tuple[list[_Stay], int]:
-        """Process prompts in the round ahead: whose first token comes in it, and how many prompt tokens it takes.
+    def rounds_of_reading(self, most: int) -> int:
+        """Rounds, at most so many, in which prompts are processed alike: the first of them fills every chunk.
 
-        All of them, or as many tokens as a chunk leaves beside the decoding; for the rest a round is lost.
+        1 when some prompt is processed to its end in the round ahead.
         """
-        room = math.inf if self.chunk is None else self.chunk - (self.active - len(self.fresh))
+        if self.chunk is None:
+            return 1
+        room = self.chunk - (self.active - len(self.fresh))
+        unread = next(iter(self.fresh.values())).unread
+        return max(1, min(most, (unread - 1) // room if room > 0 else most))
+
+    def read_prompts(self, span: int) -> tuple[list[_Stay], int]:
+        """Process prompts in the rounds ahead: whose first token comes in them, and the prompt tokens of a round.
+
+        All of them, or as many tokens as a chunk leaves beside the decoding; for the rest these rounds are lost.
+        """
+        room = math.inf if self.chunk is None else max(0, self.chunk - (self.active - len(self.fresh)))
         read, tokens = [], 0
         for stay in self.fresh.values():
-            part = int(min(stay.unread, max(0, room - tokens)))
+            part = int(min(stay.unread, room - tokens))
             tokens += part
-            stay.unread -= part
+            stay.unread -= part * span
             if stay.unread:
-                stay.starts_at += 1
-                stay.ends_at += 1
-                self.base -= 1
+                stay.starts_at += span
+                stay.ends_at += span
+                self.base -= span
             else:
                 read.append(stay)
                 heapq.heappush(self.ending, (stay.ends_at, stay.position))
         return read, tokens
-
-    def duration(self, span: int, first: int, last: int) -> float:
-        """How long ``span`` rounds of decoding last that hold ``first`` to ``last`` tokens, growing evenly."""
-        if self.law is None:
-            return span
-        return self.law.decode_ms(span, self.active * span, span * (first + last) // 2)
 
     def prefill_ms(self, tokens: int) -> float:
         assert self.law is not None
@@ -477,7 +491,7 @@ class _Replay:
         return stay.end is None
 
     def drop_evicted(self) -> None:
-        while self.stays[self.ending[0][1]].end is not None:
+        while self.ending and self.stays[self.ending[0][1]].end is not None:
             heapq.heappop(self.ending)
 
     def find(self, name: str) -> int | None:
@@ -517,17 +531,16 @@ class _Excess:
         self.worst = max(self.worst, value)
         self.rounds += rounds
 
-    def see_span(self, first: int, last: int, step: int, rounds: int) -> None:
-        """The value grows by ``step`` a round from ``first`` to ``last`` over ``rounds`` rounds."""
+    def see_span(self, first: int, last: int, step: int, rounds: int, lasting: Callable[[int], float]) -> None:
+        """The value grows by ``step`` a round from ``first`` to ``last``; ``lasting``: duration of the first rounds."""
         if self.limit is None:
             return
-        above = min(rounds, max(0, -((self.limit - last) // step)))
+        above = min(rounds, max(0, -((self.limit - last) // max(1, step))))
         below = rounds - above
         if below:
             self.see(first, 0)
         if above:
-            later = self.replay.duration(below, first, first + step * (below - 1)) if below else 0.0
-            self.see(last, above, later)
+            self.see(last, above, lasting(below) if below else 0.0)
 
     def close(self) -> None:
         if self.since is not None and self.limit is not None:

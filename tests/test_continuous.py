@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
 from modelkit.judge import judge
 from modelkit.policies import chosen_policy, policies
-from modelkit.schedule import Schedule
+from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulator import policy_schedule, simulate
 
 #: Every policy of continuous batching, and some with options.
@@ -416,6 +417,33 @@ def test_chunked_prefill_by_hand() -> None:
     assert result.schedule.document()["tokens_per_iteration"] == 4
     assert result.producer.options == {"max_batch_tokens": 4, "chunked_prefill": True}
     assert mk.verify_result(result, instance).holds
+
+
+def test_long_prompts_in_small_chunks_take_no_time() -> None:
+    """A hundred million iterations that are alike are one event, for the simulator and for the judge."""
+    instance = case((0, 10**8, 3), (0, 5, 4), capacity=2 * 10**8)
+    began = time.perf_counter()
+    result = simulate(instance, "mc-benchmark", max_batch_tokens=1, chunked_prefill=True)
+    assert time.perf_counter() - began < 5
+    assert result.metrics["rounds"] == 10**8 + 2 + 5 + 3
+    # 11 ms for each token of a's prompt, then a decodes with so many tokens in the cache, then b alone
+    least = 11 * 10**8 + 2 * (22 + 0.5 * 10**8) + 11 * 5
+    assert least < result.metrics["makespan_ms"] < least + 100
+
+
+def test_evicted_while_its_prompt_is_read() -> None:
+    """Four of six prompt tokens are in the cache when a is evicted; read again, they are recomputed tokens."""
+    instance = case((0, 6, 1), capacity=7)
+    schedule = Schedule((Segment(0, (Admission("a"),), (), 1), Segment(1, (Admission("a"),), ("a",), 2)), 4)
+    verdict = judge(instance, schedule)
+    assert verdict.valid
+    assert verdict.metrics["recomputed_tokens"] == 4
+    assert [stay.completed for stay in verdict.stays] == [False, True]
+    assert verdict.metrics["total_latency_ms"] == 1000 + 14 + 12
+    short = judge(instance, Schedule((Segment(0, (Admission("a"),), (), 1),), 4))
+    assert [(v.rule, v.size) for v in short.violations] == [("unfinished", 1)]
+    tight = judge(instance.replace(server=instance.server.model_copy(update={"kv_capacity_tokens": 5})), schedule)
+    assert [(v.rule, v.size) for v in tight.violations] == [("kv_capacity", 2)]
 
 
 def test_limits_on_batches() -> None:
