@@ -245,7 +245,9 @@ class ContinuousSimulation:
         heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
 
     def overflows(self) -> bool:
-        return self.capacity is not None and self.held + len(self.running) > self.capacity
+        if self.capacity is None:
+            return False
+        return self.offset + len(self.running) * (self.time.round + 1) > self.capacity
 
     # --- decisions -----------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class ContinuousSimulation:
             self.policy.started(self.seen[i], self.now)
             admitted.append(Admission(self.ids[i], slot))
             self.asked = None
-        if self.overflows():
+        if admitted and self.overflows():
             raise PolicyError(f"in round {self.now + 1} the policy admits more tokens than the KV cache holds")
         return admitted
 

@@ -58,8 +58,7 @@ class Running(NamedTuple):
     start: float
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """The state of the server as a policy sees it.
 
     Parameters

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from modelkit.errors import UsageError
 from modelkit.policies import Policy, Room, Seen, View, register, share
 from modelkit.policies.intervals import OwnLengths
-from modelkit.policies.lookahead import Profile
+from modelkit.policies.lookahead import LookAhead, Profile
 
 
 class Fluid:
@@ -191,13 +191,17 @@ class NestedWait(OwnLengths):
         self._fluid.see(request.arrival, request.prompt, max(1, int(now) - self._started.pop(request.number)))
 
     def admit(self, view: View) -> Iterator[int]:
-        threshold = self._fluid.iterations(view) * self._seen if self._fluid.count else 1
-        self._held_back = bool(view.running) and len(self._waiting) < threshold
+        self._held_back = bool(view.running) and len(self._waiting) < self._threshold(view)
         if not self._held_back:
             yield from super().admit(view)
+
+    def _threshold(self, view: View) -> float:
+        """How many enter together."""
+        return self._fluid.iterations(view) * self._seen if self._fluid.count else 1
 
     def fits(self, request: Seen, view: View) -> bool:
         return not view.running or super().fits(request, view)
 
     def patience(self, view: View) -> int | None:
-        return None if self._held_back else super().patience(view)
+        # the end of a segment alone makes no room
+        return None if self._held_back else LookAhead.patience(self, view)
