@@ -141,7 +141,7 @@ def test_results_of_variants_are_verified(two: mk.Instance, tmp_path: Path, cli:
     assert "2 requests are in progress, the cap is 1" in cli("verify", str(path), code=5).out
 
 
-def test_attributes_of_traces_ask_for_no_variant(two: Instance) -> None:
+def test_attributes_of_traces_ask_for_no_variant(two: mk.Instance) -> None:
     """Tests that what importers keep in ``extra`` does not stand in the way of any formulation."""
     kept = two.replace(extra={"prefix_hashes": [[1], [1, 2]], "prefix_block_tokens": 512, "failed_lines": [3]})
     assert choose(kept)[0].name == choose(two)[0].name
