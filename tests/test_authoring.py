@@ -42,7 +42,7 @@ def test_new_works_as_written(extends: str | None, home: Path, cli: Cli) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extends", [None, "kv-hindsight-flow", "slot-full-mip", "makespan-bin-packing", "kv-makespan"])
+@pytest.mark.parametrize("extends", [None, "slot-full-mip"])
 def test_the_written_test_passes(extends: str | None, home: Path, cli: Cli) -> None:
     """Tests the test that `new` writes, run by pytest in the folder, for bases of all kinds."""
     cli("new", "formulation", "my-own", *(["--extends", extends] if extends else []))
