@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import os
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from fractions import Fraction
@@ -15,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.errors import MOST_FAULTS, Fault, InputError, did_you_mean, shown
 from modelkit.families import GSM8K_CLOCK, output_lengths, slot_instance
+from modelkit.files import read_lines, where_of
 from modelkit.instance import MAX_TOKENS, Instance, LinearClock, Request, Server
 from modelkit.registry import Maker, Registry
 
@@ -70,12 +68,12 @@ def azure(
 ) -> Instance:
     """Arrivals count from the first request taken, in rounds of ``round_ms``."""
     faults = [
-        Fault(f"--{name}", f"found {value}; allowed: {allowed}")
+        Fault(f"--{name}", f"found {shown(value)}; allowed: {allowed}")
         for name, value, allowed, good in (
-            ("round-ms", round_ms, "more than 0", 0 < round_ms < float("inf")),
-            ("kv-capacity", kv_capacity, "1 or more", kv_capacity is None or kv_capacity >= 1),
-            ("requests", requests, "1 or more", requests is None or requests >= 1),
-            ("skip", skip, "0 or more", skip >= 0),
+            ("round-ms", round_ms, "0.001 to 10^9", 1e-3 <= round_ms <= 1e9),
+            ("kv-capacity", kv_capacity, "1 to 10^12", kv_capacity is None or 1 <= kv_capacity <= 10**12),
+            ("requests", requests, "1 to 10^6", requests is None or 1 <= requests <= 10**6),
+            ("skip", skip, "0 to 10^9", 0 <= skip <= 10**9),
         )
         if not good
     ]
@@ -83,7 +81,7 @@ def azure(
         raise InputError("import azure", faults)
     ticks: list[int] = []
     lengths: list[tuple[int, int]] = []
-    where = "standard input" if os.fspath(path) == "-" else os.fspath(path)
+    where = where_of(path)
     stop = None if requests is None else skip + requests
     for line, row in islice(_csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens")), skip, stop):
         try:
@@ -101,6 +99,8 @@ def azure(
                     Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}")
                 )
         lengths.append((tokens[0], tokens[1]))
+        if len(faults) >= MOST_FAULTS:
+            break
     if faults:
         raise InputError(where, faults)
     if not ticks:
@@ -162,9 +162,9 @@ def lengths(
         "decode_base_ms": decode_base_ms,
     }
     faults = [
-        Fault(f"--{name.replace('_', '-')}", f"found {value}; allowed: {least} or more")
-        for name, value, least in (("slots", slots, 1), ("requests", requests, 1), ("seed", seed, 0))
-        if value is not None and value < least
+        Fault(f"--{name.replace('_', '-')}", f"found {shown(value)}; allowed: {least} to 10^{digits}")
+        for name, value, least, digits in (("slots", slots, 1, 6), ("requests", requests, 1, 6), ("seed", seed, 0, 18))
+        if value is not None and not least <= value <= 10**digits
     ]
     faults += [
         Fault(f"--{name.replace('_', '-')}", f"found {value}; allowed: 0 to 10^9")
@@ -173,7 +173,7 @@ def lengths(
     ]
     if faults:
         raise InputError("import lengths", faults)
-    where = "standard input" if os.fspath(path) == "-" else os.fspath(path)
+    where = where_of(path)
     columns = (prompt_column,) if output_column is None else (prompt_column, output_column)
     found: dict[str, list[int]] = {column: [] for column in columns}
     for line, row in islice(_csv_rows(path, columns), requests):
@@ -185,6 +185,8 @@ def lengths(
                     Fault(f"line {line}, {column}", f"found {shown(row[column])}; allowed: 1 to {MAX_TOKENS}")
                 )
             found[column].append(tokens)
+        if len(faults) >= MOST_FAULTS:
+            break
     if faults:
         raise InputError(where, faults)
     prompt = np.array(found[prompt_column], dtype=np.int64)
@@ -218,21 +220,14 @@ def _ticks(text: str | None) -> int:
 
 def _csv_rows(path: str | os.PathLike[str], columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str | None]]]:
     """Line number and row of a CSV file that has these columns; gzip is known by its first bytes."""
-    where = os.fspath(path)
+    where = where_of(path)
+    reader = csv.DictReader(read_lines(path))
     try:
-        raw = sys.stdin.buffer.read() if where == "-" else Path(path).read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""))
         names = reader.fieldnames or []
-    except UnicodeDecodeError as error:
-        raise InputError(where, [Fault("file", f"not UTF-8 text at byte {error.start}")]) from None
-    except (OSError, EOFError) as error:
-        raise UsageError(f"cannot read {where}: {getattr(error, 'strerror', None) or error}") from None
-    missing = [Fault("line 1", f"has no column {c!r}{did_you_mean(c, names)}") for c in columns if c not in names]
-    if missing:
-        raise InputError(where, missing)
-    try:
+        faults = [Fault("line 1", f"has no column {c!r}{did_you_mean(c, names)}") for c in columns if c not in names]
+        faults += [Fault("line 1", f"the column {c!r} stands twice") for c in columns if names.count(c) > 1]
+        if faults:
+            raise InputError(where, faults)
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
+from modelkit.cli.completing import complete
+from modelkit.cli.guiding import with_example
 from modelkit.cli.options import CONTEXT, debug_option, output_option, quiet_option
 from modelkit.cli.output import count, say
 
 if TYPE_CHECKING:
     from modelkit.registry import Maker, Option
+
+
+#: What stands behind a maker's name in its example, by its arguments.
+_SAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
+    (): ("--seed", "1", "-o", "a.json"),
+    ("trace",): ("TRACE", "-o", "a.json"),
+}
 
 
 class _Makers(click.Group):
@@ -34,7 +43,7 @@ class _Makers(click.Group):
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
             arguments = [options.pop(name) for name in self._arguments]
-            _write_instance(maker.make(*arguments, **options), output, quiet)
+            _write_instance(_made(maker, arguments, options), output, quiet)
 
         command = click.Command(
             maker.name,
@@ -46,7 +55,9 @@ class _Makers(click.Group):
             help=f"{maker.summary}.\n\n{maker.reference}.",
             short_help=maker.summary,
             context_settings=CONTEXT,
+            epilog=with_example(" ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[self._arguments]])),
         )
+        complete(command.params)
         decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
         for decorate in decorators:
             decorate(command)  # appends its option
@@ -90,6 +101,20 @@ import_ = _Makers(
     help="Turn a public trace into an instance.",
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
+
+
+def _made(maker: Maker, arguments: list[Any], options: dict[str, Any]) -> mk.Instance:
+    """The instance; options that give none are bad input, not a fault of ours."""
+    from pydantic import ValidationError
+
+    from modelkit.errors import InputError
+    from modelkit.io import faults_of
+
+    try:
+        instance: mk.Instance = maker.make(*arguments, **options)
+    except ValidationError as error:
+        raise InputError(f"these options of {maker.name} give no instance", faults_of(error, {})) from None
+    return instance
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:

@@ -11,6 +11,7 @@ import modelkit as mk
 from modelkit.cli.options import EXIT_CODES, debug_option, output_option, quiet_option, seed_option
 from modelkit.cli.output import file_stem, keep, progress, say, summary
 from modelkit.errors import UsageError
+from modelkit.interrupts import interrupts_held
 
 
 @click.command(epilog=EXIT_CODES)
@@ -121,7 +122,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 @debug_option
 def bound(
     instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None, quiet: bool
-) -> None:
+) -> int:
     """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
 
     A schedule close to the bound is found on the way.
@@ -131,10 +132,11 @@ def bound(
         limit = None if time_limit == float("inf") else time_limit
         found = mk.bound(loaded, time_limit=limit, gap=gap, seed=seed, listen=listen)
     path = output or f"{file_stem(instance, loaded.name)}.certificate.json"
-    written = mk.save_certificate(found.certificate, path)
+    with interrupts_held():
+        written = mk.save_certificate(found.certificate, path)
+        kept = None if schedule is None else mk.save_result(found.result, schedule)
     if not quiet:
         say(summary(found.result), written, path)
-    if schedule is not None:
-        kept = mk.save_result(found.result, schedule)
-        if not quiet:
+        if schedule is not None:
             say([], kept, schedule if path != "-" else "-")
+    return 130 if found.result.stop == "interrupted" else 0

@@ -8,6 +8,7 @@ import click
 
 import modelkit as mk
 from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.output import printable
 from modelkit.errors import ModelkitError, UsageError
 
 
@@ -35,10 +36,10 @@ def verify(file: str, instance: str | None, quiet: bool) -> int:
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
         ):  # fmt: skip
             for line in lines[:20]:
-                click.echo(f"{mark}: {line}")
+                click.echo(printable(f"{mark}: {line}", also=""))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(f"{file}: " + ("verified" if verification.holds else "refused"))
+        click.echo(printable(f"{file}: ", also="") + ("verified" if verification.holds else "refused"))
     return 0 if verification.holds else 5
 
 
@@ -48,7 +49,7 @@ def _instance_of(result: mk.Result | mk.Certificate, folder: Path) -> mk.Instanc
 
     for place in (folder, bundled("instances")):
         for path in sorted([*place.glob("*.json"), *place.glob("*.json.gz")]):
-            if path.name.endswith((".result.json", ".certificate.json")):
+            if path.name.endswith((".result.json", ".certificate.json")) or not path.is_file():
                 continue
             try:
                 candidate = mk.load(path)
