@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "versions.json")
     parser.add_argument("arguments", nargs="*", metavar="PYTEST ARGUMENT")
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # in the background of a shell it is ignored, for tests too
     found = json.loads(options.output.read_text())["environments"] if options.output.exists() else []
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(found(context.find_root().command, {}, "modelkit", _VARIABLE).source())
 
 
-class _Completed(click.ParamType):
+class _Completed(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
     """Any text, with completions."""
 
     name = "text"
