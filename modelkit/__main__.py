@@ -1,5 +1,21 @@
-"""``python -m modelkit``."""
+"""``python -m modelkit`` and the console script."""
 
-from modelkit.cli import main
+from __future__ import annotations
 
-main()
+import signal
+
+
+def main() -> None:
+    """Run the command line. Until it is loaded, Ctrl-C simply ends the process: there is nothing to keep."""
+    minded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if minded:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from modelkit.cli import main as run
+
+    if minded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
@@ -31,6 +31,8 @@ SCHEMA = "modelkit/certificate/1"
 
 #: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
 PRECISION = 30
+#: Rounds for which prices are recomputed; 32 bytes of memory each. Two weeks in rounds of 55 ms have as many.
+MOST_ROUNDS = 22_000_000
 
 _Whole = Annotated[int, Field(strict=True)]
 
@@ -59,6 +61,12 @@ class Bound(_Record):
 
     numerator: _Whole
     denominator: Annotated[int, Field(strict=True, ge=1)]
+
+    @model_validator(mode="after")
+    def _is_a_number_of_this_world(self) -> Bound:
+        if abs(self.numerator) > self.denominator * 10**30:
+            raise ValueError("a fraction between -10^30 and 10^30 is needed")
+        return self
 
 
 class Weights(_Record):
@@ -195,6 +203,8 @@ def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
     if not prices.rounds:
         return denominator * int(output.sum())
     latest = max(last, int(arrays.arrival.max())) + int(output.max()) + 1
+    if latest > MOST_ROUNDS:
+        raise InputError("certificate", [Fault("$", f"{latest:,} rounds; prices are recomputed for {MOST_ROUNDS:,}")])
     # no cost is above: what the dearest rounds of one request charge, and the latency
     longest, peak = int(output.max()), int(arrays.peak.max())
     dearest = min(sum(prices.numerators), longest * max(prices.numerators))

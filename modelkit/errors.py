@@ -14,11 +14,15 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 #: At most so many faults are printed; the rest are counted.
 SHOWN_FAULTS = 20
+#: A reader may stop looking when it has found so many.
+MOST_FAULTS = 1000
 
 
 class ModelkitError(Exception):
@@ -55,6 +59,14 @@ class PolicyError(ModelkitError):
     """A policy decided what the server cannot do."""
 
 
+class InterruptedWith(KeyboardInterrupt):
+    """Ctrl-C in a search, with the best it had: whoever can use that takes it, for all others it is Ctrl-C."""
+
+    def __init__(self, best: Any) -> None:
+        super().__init__()
+        self.best = best
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing wrong with an input: where it is, what was found, what is allowed.
@@ -77,7 +89,7 @@ class InputError(ModelkitError):
     where
         The file, or a word for what was read.
     faults
-        All faults, in the order of the file.
+        All faults, in the order of the file; at least the first `MOST_FAULTS`.
     """
 
     exit_code = 2
@@ -86,17 +98,31 @@ class InputError(ModelkitError):
         self.where = where
         self.faults = tuple(faults)
         noun = "fault" if len(self.faults) == 1 else "faults"
-        lines = [f"{where}: {len(self.faults)} {noun}"]
+        more = " or more" if len(self.faults) >= MOST_FAULTS else ""
+        lines = [f"{where}: {len(self.faults)} {noun}{more}"]
         lines += [f"  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"  ... and {len(self.faults) - SHOWN_FAULTS} more")
         super().__init__("\n".join(lines))
 
 
+class _Short(reprlib.Repr):
+    """``repr`` of the beginning of a value, so that a large one costs no more than a small one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = 30
+        self.maxstring = self.maxother = self.maxlong = 1000
+
+
+_SHORT = _Short()
+
+
 def shown(value: object, width: int = 60) -> str:
     """``repr`` of a found value, on one line and not longer than ``width`` characters."""
     try:
-        text = repr(value)
+        text = _SHORT.repr(value) if isinstance(value, str | list | tuple | dict) else repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; a bottomless list
         text = f"a {type(value).__name__}"
     return text if len(text) <= width else text[: width - 3] + "..."
@@ -104,7 +130,7 @@ def shown(value: object, width: int = 60) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6) if len(name) <= 100 else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

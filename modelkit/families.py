@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.errors import Fault, InputError
+from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.predictions import with_predictions
 from modelkit.registry import Maker, Registry
@@ -52,13 +52,18 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))
 
 
+#: Largest value of an option; of any other a billion.
+_MOST = {"requests": 1e6, "slots": 1e6, "kv_capacity": 1e12, "seed": float("inf")}
+
+
 def _require(options: Mapping[str, Any], **least: float) -> None:
-    """Refuse options below their least value, all at once."""
-    faults = [
-        Fault(f"--{name.replace('_', '-')}", f"found {options[name]}; allowed: {bound:g} or more")
-        for name, bound in least.items()
-        if options[name] is not None and not options[name] >= bound
-    ]
+    """Refuse options below their least value or beyond all reason, all at once."""
+    faults = []
+    for name, bound in least.items():
+        value, most = options[name], _MOST.get(name, 1e9)
+        if value is not None and not bound <= value <= most:
+            allowed = f"{bound:g} or more" if not value >= bound else f"at most {most:,.0f}"
+            faults.append(Fault(f"--{name.replace('_', '-')}", f"found {shown(value)}; allowed: {allowed}"))
     if faults:
         raise InputError("generate", faults)
 

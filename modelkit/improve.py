@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from modelkit.errors import SolverError
+from modelkit.errors import InterruptedWith, SolverError
 from modelkit.instance import Instance
 from modelkit.memory_profile import change, empty_profile, first_fit, link, place, unlink
 from modelkit.schedule import Schedule, schedule_from_starts
@@ -34,7 +34,7 @@ MANY = 2_000
 #: Request-rounds that an improvement without a time limit may touch; a second or two.
 EFFORT = 5e8
 #: Longest horizon of a memory profile [round].
-MOST_ROUNDS = 200_000_000
+MOST_ROUNDS = 20_000_000
 #: Steps between two looks at the clock.
 CHUNK = 1_000
 #: At most so many steps for each request, unless time is the limit.
@@ -162,7 +162,13 @@ def searched(
     target: float | None = None,
     listen: Callable[[int], None] | None = None,
 ) -> Ints:
-    """Local search from the schedule with these starts; parameters as in `improved_schedule`."""
+    """Local search from the schedule with these starts; parameters as in `improved_schedule`.
+
+    Raises
+    ------
+    InterruptedWith
+        Ctrl-C; it carries the best starts so far.
+    """
     arrays = instance.arrays
     capacity = instance.server.kv_capacity_tokens
     n = len(starts)
@@ -188,21 +194,24 @@ def searched(
     heat = HEAT * waiting * min(1.0, WARM / n)
     began = time.perf_counter()
     done = 0
-    while best.sum() > least_sum:
-        elapsed = time.perf_counter() - began
-        shares = [done / steps] if steps else []
-        if time_limit is not None:
-            shares.append(elapsed / time_limit if time_limit > 0 else 1.0)
-        share = max(shares, default=0.5)
-        if share >= 1:
-            break
-        _search(
-            current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
-            following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, OUT, rng,
-        )  # fmt: skip
-        done += CHUNK
-        if listen:
-            listen(latency(instance, best))
+    try:
+        while best.sum() > least_sum:
+            elapsed = time.perf_counter() - began
+            shares = [done / steps] if steps else []
+            if time_limit is not None:
+                shares.append(elapsed / time_limit if time_limit > 0 else 1.0)
+            share = max(shares, default=0.5)
+            if share >= 1:
+                break
+            _search(
+                current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
+                following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, OUT, rng,
+            )  # fmt: skip
+            done += CHUNK
+            if listen:
+                listen(latency(instance, best))
+    except KeyboardInterrupt:
+        raise InterruptedWith(best) from None
     return best
 
 

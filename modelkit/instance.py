@@ -7,8 +7,9 @@ Symbols in the field descriptions are those of the formulations' mathematics.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from modelkit.errors import Fault, InfeasibleError, InputError, shown
+from modelkit.errors import MOST_FAULTS, Fault, InfeasibleError, InputError, shown
 
 SCHEMA = "modelkit/instance/1"
 
@@ -324,39 +325,35 @@ def cross_faults(
 
     Takes raw values too, and passes over what is not of the right type (that is another fault).
     """
-    faults: list[Fault] = []
+    return list(itertools.islice(_cross_faults(ids, arrivals, predictions, clock), MOST_FAULTS))
+
+
+def _cross_faults(
+    ids: Sequence[object], arrivals: Sequence[object], predictions: Sequence[object], clock: object
+) -> Iterator[Fault]:
     first: dict[object, int] = {}
     for i, name in enumerate(ids):
         if isinstance(name, str) and first.setdefault(name, i) != i:
-            faults.append(
-                Fault(
-                    f"$.requests[{i}].id",
-                    f"{shown(name)} is the id of request {first[name]} too; ids must be unique",
-                )
+            yield Fault(
+                f"$.requests[{i}].id",
+                f"{shown(name)} is the id of request {first[name]} too; ids must be unique",
             )
     if isinstance(clock, UnitClock):
-        faults += [
-            Fault(f"$.requests[{i}].arrival", f"found {a!r}; under the unit clock arrivals are whole rounds")
-            for i, a in enumerate(arrivals)
-            if isinstance(a, float) and not a.is_integer()
-        ]
+        for i, a in enumerate(arrivals):
+            if isinstance(a, float) and not a.is_integer():
+                yield Fault(f"$.requests[{i}].arrival", f"found {a!r}; under the unit clock arrivals are whole rounds")
     for i, p in enumerate(predictions):
         if isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(end, int) for end in p) and p[0] > p[1]:
-            faults.append(
-                Fault(
-                    f"$.requests[{i}].predicted_output_tokens",
-                    f"found {shown(list(p))}; an interval is [lower, upper] with lower <= upper",
-                )
+            yield Fault(
+                f"$.requests[{i}].predicted_output_tokens",
+                f"found {shown(list(p))}; an interval is [lower, upper] with lower <= upper",
             )
     if (
         isinstance(clock, LinearClock)
         and clock.prefill_levels
         and (clock.prefill_base_ms or clock.prefill_per_token_ms)
     ):
-        faults.append(
-            Fault(
-                "$.server.clock.prefill_levels",
-                "stands beside prefill_base_ms or prefill_per_token_ms; state one prefill law",
-            )
+        yield Fault(
+            "$.server.clock.prefill_levels",
+            "stands beside prefill_base_ms or prefill_per_token_ms; state one prefill law",
         )
-    return faults

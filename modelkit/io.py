@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
+import io
 import json
+import math
 import os
+import secrets
 import sys
-import tempfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,12 +22,19 @@ from modelkit import certificate as certificate_module
 from modelkit import instance as instance_module
 from modelkit import result as result_module
 from modelkit.certificate import Certificate
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.errors import MOST_FAULTS, Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.files import read_text, where_of
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock, cross_faults, whole
 from modelkit.result import Result
 
+#: What costs memory when JSON is read: marks, how many of them are read, and what they stand for.
+_MOST = (("[{", 3_000_000, "lists and objects"), (":", 3_000_000, "keys"), (",", 12_000_000, "values"))
+
 #: Keys of a request, in the order of the file.
 REQUEST_KEYS = tuple(Request.model_fields)
+
+#: Lists and objects in each other; whatever reads or writes them later recurses.
+MOST_NESTING = 100
 
 
 # --- instances ---------------------------------------------------------------------------------
@@ -50,8 +60,8 @@ def load(source: str | os.PathLike[str] | dict[str, Any] | Instance) -> Instance
         return source
     if isinstance(source, dict):
         return parse_instance(source, "instance")
-    where = "standard input" if os.fspath(source) == "-" else os.fspath(source)
-    return parse_instance(read_json(source), where)
+    with _without_collecting():
+        return parse_instance(read_json(source), where_of(source))
 
 
 def parse_instance(document: object, where: str) -> Instance:
@@ -171,7 +181,7 @@ def load_result(source: str | os.PathLike[str]) -> Result:
         The file cannot be opened.
     """
     document = read_json(source)
-    return parse_result(document, os.fspath(source))
+    return parse_result(document, where_of(source))
 
 
 def parse_result(document: object, where: str) -> Result:
@@ -211,7 +221,7 @@ def load_certificate(source: str | os.PathLike[str]) -> Certificate:
     UsageError
         The file cannot be opened.
     """
-    return parse_certificate(read_json(source), os.fspath(source))
+    return parse_certificate(read_json(source), where_of(source))
 
 
 def parse_certificate(document: object, where: str) -> Certificate:
@@ -232,8 +242,8 @@ def load_claim(source: str | os.PathLike[str]) -> Result | Certificate:
     """Read a result or certificate file, whichever its schema says."""
     document = read_json(source)
     if isinstance(document, dict) and document.get("schema") == certificate_module.SCHEMA:
-        return parse_certificate(document, os.fspath(source))
-    return parse_result(document, os.fspath(source))
+        return parse_certificate(document, where_of(source))
+    return parse_result(document, where_of(source))
 
 
 # --- text and JSON -----------------------------------------------------------------------------
@@ -249,14 +259,8 @@ def read_json(source: str | os.PathLike[str]) -> object:
     UsageError
         The file cannot be opened.
     """
-    where = os.fspath(source)
-    try:
-        raw = sys.stdin.buffer.read() if where == "-" else Path(source).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {where}: {error.strerror or error}") from None
-    except ValueError as error:  # a null byte in the name
-        raise UsageError(f"cannot read {where!r}: {error}") from None
-    where = "standard input" if where == "-" else where
+    text = read_text(source)
+    where = where_of(source)
 
     def refuse(message: str) -> NoReturn:
         raise InputError(where, [Fault("$", message)])
@@ -264,27 +268,58 @@ def read_json(source: str | os.PathLike[str]) -> object:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
-            keys = [key for key, _ in items]
-            refuse(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+            twice = next(key for key, times in Counter(key for key, _ in items).items() if times > 1)
+            refuse(f"the key {shown(twice)} stands twice in one object")
         return found
 
     def constant(word: str) -> NoReturn:
         refuse(f"found {word}; JSON numbers are finite")
 
+    def number(word: str) -> float:
+        value = float(word)
+        if math.isinf(value):
+            refuse(f"found {shown(word)}; allowed: numbers up to 1.8e308")
+        return value
+
+    for marks, most, noun in _MOST:
+        if sum(map(text.count, marks)) > most:
+            refuse(f"holds more than {most:,} {noun}, the most that is read; columns need fewer than rows")
     try:
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs, parse_constant=constant)
-    except (OSError, EOFError, zlib.error) as error:
-        refuse(f"the gzip data are damaged or cut off ({error})")
-    except UnicodeDecodeError as error:
-        refuse(f"not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}")
+        document = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
     except json.JSONDecodeError as error:
         refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except RecursionError:
         refuse("nested too deeply")
     except ValueError:  # an integer of more digits than Python converts
         refuse("holds a number of thousands of digits")
+    if _is_deeper(document, MOST_NESTING):
+        refuse(f"nested too deeply; allowed: {MOST_NESTING} levels")
+    return document
+
+
+def _is_deeper(document: object, most: int) -> bool:
+    """Whether lists and objects stand in each other more than ``most`` deep; O(size), without recursion."""
+    level = [document]
+    for _ in range(most + 1):
+        inner = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        )
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Nothing that is read is garbage; looking for it takes half of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
@@ -306,12 +341,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
     UsageError
         The file cannot be written (no such folder, no permission, disk full).
     """
+    data = text.encode("utf-8", "backslashreplace")  # half a character: in JSON that is its escape
     if os.fspath(path) == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            _to_standard_output(data)
+        except OSError as error:
+            raise UsageError(f"cannot write standard output: {error.strerror or error}") from None
         return None
     target = Path(path)
-    data = text.encode("utf-8", "surrogatepass")
     if target.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
     temporary = None
@@ -319,19 +356,31 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
         if target.exists() and not target.is_file():  # a pipe or device is written to, not replaced
             target.write_bytes(data)
             return target
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
+        with temporary.open("xb") as file:
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
+        temporary = None
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise UsageError(f"cannot write {os.fspath(path)!r}: {error}") from None
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):
+                temporary.unlink(missing_ok=True)
     return target
+
+
+def _to_standard_output(data: bytes) -> None:
+    if sys.stdout is None:
+        raise OSError(0, "it is closed")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    else:  # what stands in for it in tests and notebooks takes text only
+        sys.stdout.write(data.decode())
+    sys.stdout.flush()
 
 
 def _checked_schema(document: object, schema: str, where: str) -> dict[str, Any]:
@@ -379,6 +428,8 @@ def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[s
         else:
             fault = Fault(_json_path(location), _message(detail, location, known or {}))
         faults.setdefault(fault.path, fault)
+        if len(faults) == MOST_FAULTS:
+            break
     return list(faults.values())
 
 

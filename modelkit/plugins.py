@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkit.errors import FormulationError, UsageError, unknown_name
+from modelkit.errors import FormulationError, InputError, UsageError, unknown_name
+from modelkit.files import read_bytes
 from modelkit.formulation import Formulation
 
 #: Environment variable with folders of formulation files, separated like PATH.
@@ -84,9 +85,9 @@ def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
 
 def _load_file(path: Path) -> Formulation:
     try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise FormulationError(f"cannot read formulation {path}: {error.strerror or error}") from None
+        source = read_bytes(path)
+    except (InputError, UsageError) as error:
+        raise FormulationError(str(error).replace("cannot read ", "cannot read formulation ", 1)) from None
     digest = hashlib.sha256(source + os.fsencode(path.resolve())).hexdigest()[:16]
     module_name = f"modelkit_formulation_{digest}"
     module: Any = sys.modules.get(module_name)
@@ -98,7 +99,7 @@ def _load_file(path: Path) -> Formulation:
         sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise FormulationError(f"formulation {path} cannot be loaded: {place(error, path)}") from error
     found = getattr(module, "FORMULATION", None)

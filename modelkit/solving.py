@@ -14,10 +14,11 @@ from typing import Any
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
 from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, slot_certificate, starts_kept
 from modelkit.certificate import Certificate, certify
-from modelkit.errors import InfeasibleError, UsageError, did_you_mean, unknown_name
+from modelkit.errors import InfeasibleError, InterruptedWith, UsageError, did_you_mean, unknown_name
 from modelkit.formulation import Formulation
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance
+from modelkit.interrupts import interrupts_held
 from modelkit.io import load
 from modelkit.judge import Verdict, judge
 from modelkit.news import News as News
@@ -187,6 +188,7 @@ class _Run:
     began: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
     start: _Candidate | None = None
+    searched: bool = False  # for a start, to the end
     started_from: str | None = None
     start_accepted: bool | None = None
     outcome: Outcome | None = None
@@ -203,6 +205,7 @@ class _Run:
             if self.formulation.problem == "kv-hindsight":
                 check_size(self.instance)
             self.start = self.find_start()
+            self.searched = True
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
                 return self.conclude(None, "finished", "")
@@ -212,6 +215,15 @@ class _Run:
             return self.conclude(None, "interrupted", "interrupted before the solver began")
         except TooLargeError as error:
             return self.without_solver(str(error))
+        except MemoryError:
+            return self.conclude(None, "failed", "there is not enough memory for the model")
+        with interrupts_held() as held:
+            result = self.extracted(model)
+        return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
+
+    def extracted(self, model: Any) -> Result:
+        """What the solver found, judged."""
+        assert self.outcome is not None
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
@@ -233,7 +245,7 @@ class _Run:
         assert known.result.schedule is not None
         self.certificate = known.certificate
         self.start = self.judged("local-search", known.result.schedule)
-        return self.conclude(None, "finished", f"{reason}; {_NO_SOLVER}")
+        return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
 
     def tell(self, phase: str, progress: Progress | None = None) -> None:
         elapsed = time.perf_counter() - self.began
@@ -264,7 +276,13 @@ class _Run:
         if self.warm_start != "best":
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
-            tried = [self.judged("local-search", hindsight(self.instance).schedule)]
+            try:
+                tried = [self.judged("local-search", hindsight(self.instance).schedule)]
+            except InterruptedWith as stop:
+                self.start = self.judged("local-search", stop.best.schedule)
+                if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
+                    self.certificate = certify(self.instance, stop.best.prices)
+                raise
         elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
             tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
         else:
@@ -319,7 +337,7 @@ class _Run:
             return slot_certificate(self.instance)
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
-        if self.certificate is None and self.instance.server.kv_capacity_tokens is not None:
+        if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
             return certify(self.instance, hindsight(self.instance).prices)
         return self.certificate
 

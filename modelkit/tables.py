@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import math
 import os
-import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.errors import Fault, InputError, did_you_mean, shown
+from modelkit.files import read_lines, where_of
 from modelkit.instance import MAX_TOKENS
 
 
@@ -65,9 +61,9 @@ class Row:
 class Table:
     """A CSV file that is read once, row by row."""
 
-    def __init__(self, where: str, text: str) -> None:
+    def __init__(self, where: str, lines: Iterable[str]) -> None:
         self.where = where
-        self._reader = csv.DictReader(io.StringIO(text, newline=""))
+        self._reader = csv.DictReader(lines)
         try:
             self.columns: Sequence[str] = [(name or "").strip() for name in self._reader.fieldnames or ()]
         except csv.Error as error:
@@ -75,12 +71,14 @@ class Table:
         self._reader.fieldnames = list(self.columns)
 
     def require(self, columns: Iterable[str]) -> None:
-        """Raise unless the table has these columns."""
+        """Raise unless the table has each of these columns once."""
+        columns = tuple(columns)
         missing = [
             Fault("line 1", f"has no column {c!r}{did_you_mean(c, self.columns)}")
             for c in columns
             if c not in self.columns
         ]
+        missing += [Fault("line 1", f"the column {c!r} stands twice") for c in columns if self.columns.count(c) > 1]
         if missing:
             found = ", ".join(self.columns[:12]) or "none"
             missing.append(Fault("line 1", f"its columns: {shown(found, 200)}"))
@@ -105,7 +103,7 @@ def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = ()) -> Table
     UsageError
         It cannot be opened.
     """
-    table = Table(where_of(path), _text(path))
+    table = Table(where_of(path), read_lines(path))
     table.require(columns)
     return table
 
@@ -121,7 +119,7 @@ def read_json_lines(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterat
         The file cannot be opened.
     """
     where, keys = where_of(path), tuple(keys)
-    for line, text in enumerate(io.StringIO(_text(path)), start=1):
+    for line, text in enumerate(read_lines(path), start=1):
         if not text.strip():
             continue
         try:
@@ -137,22 +135,3 @@ def read_json_lines(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterat
         if missing:
             raise InputError(where, missing)
         yield Row(line, found)
-
-
-def where_of(path: str | os.PathLike[str]) -> str:
-    """What to call a file in messages."""
-    return "standard input" if os.fspath(path) == "-" else os.fspath(path)
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    """Text of a file or of standard input; gzip is known by its first bytes."""
-    where = where_of(path)
-    try:
-        raw = sys.stdin.buffer.read() if os.fspath(path) == "-" else Path(path).read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(where, [Fault("file", f"not UTF-8 text at byte {error.start}")]) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UsageError(f"cannot read {where}: {getattr(error, 'strerror', None) or error}") from None

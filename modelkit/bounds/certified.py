@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelkit.bounds.prices import ascend
+from modelkit.bounds.prices import Ascent, ascend
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
-from modelkit.errors import UsageError
+from modelkit.errors import InterruptedWith, UsageError
 from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, InstanceStamp
+from modelkit.interrupts import interrupts_held
 from modelkit.io import load
 from modelkit.judge import judge
 from modelkit.news import News
@@ -60,7 +61,8 @@ def bound(
 ) -> CertifiedBound:
     """Lower bound on any schedule, recomputed exactly, and a schedule close to it.
 
-    On the total latency under the unit clock, and on the makespan of slots in stages.
+    On the total latency under the unit clock, and on the makespan of slots in stages. Ctrl-C ends the search: the
+    bound and the schedule are then the best so far, and the result's ``stop`` is ``interrupted``.
 
     Parameters
     ----------
@@ -114,22 +116,43 @@ def bound(
     starts = first_schedule(instance)
     value = float(latency(instance, starts))
     prices = np.zeros(0)
-    if (starts > instance.arrays.arrival).any():
-        deadline = None if time_limit is None else began + PRICES_SHARE * time_limit
-        ascent = ascend(instance, starts, deadline=deadline, listen=priced)
-        prices = ascent.prices
-    certificate = certify(instance, prices, seconds=time.perf_counter() - began)
-    least = float(certificate.value)
-    if len(prices):
-        orders = [listed(instance, mean) for mean in ascent.mean_starts]
-        starts = min([starts, *orders], key=lambda s: int(s.sum()))
-        left = None if time_limit is None else max(0.0, began + time_limit - time.perf_counter())
-        limits = {"time_limit": left, "effort": None} if left is not None else {}
-        starts = searched(
-            instance, starts, seed=seed, target=certificate.value / max(1e-9, 1 - gap), listen=shortened, **limits
-        )
+    certificate: Certificate | None = None
+    interrupted = False
+    try:
+        if (starts > instance.arrays.arrival).any():
+            deadline = None if time_limit is None else began + PRICES_SHARE * time_limit
+            ascent = ascend(instance, starts, deadline=deadline, listen=priced)
+            prices = ascent.prices
+        certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+        least = float(certificate.value)
+        if len(prices):
+            orders = [listed(instance, mean) for mean in ascent.mean_starts]
+            starts = min([starts, *orders], key=lambda s: int(s.sum()))
+            left = None if time_limit is None else max(0.0, began + time_limit - time.perf_counter())
+            limits = {"time_limit": left, "effort": None} if left is not None else {}
+            starts = searched(
+                instance, starts, seed=seed, target=certificate.value / max(1e-9, 1 - gap), listen=shortened, **limits
+            )
+    except KeyboardInterrupt as stop:
+        interrupted = True
+        found = stop.best if isinstance(stop, InterruptedWith) else None
+        if isinstance(found, Ascent):
+            prices = found.prices
+        elif found is not None:
+            starts = found
     options = {"time_limit": time_limit, "gap": gap}
-    return _judged(instance, certificate, schedule_of(instance, starts), "total_latency_rounds", options, seed, began)
+    with interrupts_held() as held:
+        if certificate is None:
+            certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+        known = _judged(
+            instance, certificate, schedule_of(instance, starts), "total_latency_rounds", options, seed, began
+        )
+    return _interrupted(known) if interrupted or held.pressed else known
+
+
+def _interrupted(known: CertifiedBound) -> CertifiedBound:
+    result = known.result.model_copy(update={"stop": "interrupted", "message": "interrupted; the best so far"})
+    return CertifiedBound(known.certificate, result)
 
 
 def slot_certificate(instance: Instance) -> Certificate:

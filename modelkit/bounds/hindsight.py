@@ -9,6 +9,7 @@ import numpy as np
 
 from modelkit.bounds.prices import ascend
 from modelkit.bounds.relaxation import Floats, Ints
+from modelkit.errors import InterruptedWith
 from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule
@@ -47,15 +48,27 @@ def hindsight(instance: Instance) -> Hindsight:
         Some request can never run.
     TooLargeError
         Arrivals and outputs reach too far.
+    InterruptedWith
+        Ctrl-C; it carries the best schedule so far.
     """
     starts = first_schedule(instance)
     prices = np.zeros(0)
     waiting = starts - instance.arrays.arrival
-    if len(starts) * int(waiting.sum()) <= FEW_STARTS:
-        starts = searched(instance, starts)
-    else:
-        ascent = ascend(instance, starts)
-        prices = ascent.prices
-        orders = [listed(instance, mean) for mean in ascent.mean_starts]
-        starts = searched(instance, min([starts, *orders], key=lambda s: int(s.sum())), target=ascent.bound)
-    return Hindsight(schedule_of(instance, starts), starts, latency(instance, starts), prices)
+    interrupted = False
+    try:
+        if len(starts) * int(waiting.sum()) <= FEW_STARTS:
+            starts = searched(instance, starts)
+        else:
+            ascent = ascend(instance, starts)
+            prices = ascent.prices
+            orders = [listed(instance, mean) for mean in ascent.mean_starts]
+            starts = min([starts, *orders], key=lambda s: int(s.sum()))
+            starts = searched(instance, starts, target=ascent.bound)
+    except KeyboardInterrupt as stop:
+        interrupted = True
+        if isinstance(stop, InterruptedWith) and isinstance(stop.best, np.ndarray):
+            starts = stop.best
+    found = Hindsight(schedule_of(instance, starts), starts, latency(instance, starts), prices)
+    if interrupted:
+        raise InterruptedWith(found)
+    return found

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkit.bounds.relaxation import Floats, Ints, Relaxation
+from modelkit.errors import InterruptedWith
 from modelkit.improve import volumes
 from modelkit.instance import Instance
 
@@ -110,6 +111,11 @@ def ascend(
         On the clock of ``time.perf_counter``; after it the ascent stops. None: a fixed amount of work.
     listen
         Called with the bound after each stage.
+
+    Raises
+    ------
+    InterruptedWith
+        Ctrl-C; it carries the best prices so far.
     """
     arrays = instance.arrays
     rounds = int((starts + arrays.output).max()) + int(arrays.output.max()) // 4 + 1
@@ -128,26 +134,33 @@ def ascend(
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
     slowest = 0.0
     small = len(starts) * rounds <= SMALL
-    for share, spacing, stride in STAGES:
-        if small:
-            spacing, stride = 1, 1
-        begun = time.perf_counter()
-        if waiting == 0 or (deadline is not None and begun + 0.5 * slowest > deadline):
-            break
-        temperature = share * waiting
-        for _ in range(REFRESHES):
-            windows = _windows(relaxation, prices, starts, hint, temperature, stride)
-            prices, mean = _stage(
-                relaxation, prices, windows, temperature, spacing * finest, iterations // REFRESHES, deadline
-            )
-            bound, hint = relaxation.bound(prices, np.rint(mean).astype(np.int64))
-            if bound > best:
-                best, best_prices = bound, prices
-        means.append(mean)
-        if listen:
-            listen(best)
-        slowest = max(slowest, time.perf_counter() - begun)
-    return Ascent(np.concatenate([[0.0], best_prices]), best, np.stack(means))
+    interrupted = False
+    try:
+        for share, spacing, stride in STAGES:
+            if small:
+                spacing, stride = 1, 1
+            begun = time.perf_counter()
+            if waiting == 0 or (deadline is not None and begun + 0.5 * slowest > deadline):
+                break
+            temperature = share * waiting
+            for _ in range(REFRESHES):
+                windows = _windows(relaxation, prices, starts, hint, temperature, stride)
+                prices, mean = _stage(
+                    relaxation, prices, windows, temperature, spacing * finest, iterations // REFRESHES, deadline
+                )
+                bound, hint = relaxation.bound(prices, np.rint(mean).astype(np.int64))
+                if bound > best:
+                    best, best_prices = bound, prices
+            means.append(mean)
+            if listen:
+                listen(best)
+            slowest = max(slowest, time.perf_counter() - begun)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = Ascent(np.concatenate([[0.0], best_prices]), best, np.stack(means))
+    if interrupted:
+        raise InterruptedWith(found)
+    return found
 
 
 @dataclass(frozen=True)

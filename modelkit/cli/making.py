@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import modelkit as mk
+from modelkit.cli.completing import complete
+from modelkit.cli.guiding import with_example
 from modelkit.cli.options import CONTEXT, PREDICTIONS_HELP, debug_option, output_option, quiet_option
 from modelkit.cli.output import count, say
 
 if TYPE_CHECKING:
     from modelkit.registry import Maker, Option
+
+
+#: What stands behind a maker's name in its example.
+_SAMPLES: dict[str, tuple[str, ...]] = {
+    "generate": ("--seed", "1", "-o", "a.json"),
+    "import": ("TRACE", "-o", "a.json"),
+}
 
 
 class _Makers(click.Group):
@@ -41,7 +51,7 @@ class _Makers(click.Group):
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
-            _write_instance(self._make(maker.name, **options), output, quiet)
+            _write_instance(_made(partial(self._make, maker.name), options), output, quiet)
 
         command = click.Command(
             maker.name,
@@ -50,7 +60,9 @@ class _Makers(click.Group):
             help=f"{maker.summary}.\n\n{maker.reference}.",
             short_help=maker.summary,
             context_settings=CONTEXT,
+            epilog=with_example(" ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]])),
         )
+        complete(command.params)
         decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
         for decorate in decorators:
             decorate(command)  # appends its option
@@ -109,6 +121,19 @@ import_ = _Makers(
     help="Turn a public trace into an instance.",
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
+
+
+def _made(make: Callable[..., mk.Instance], options: dict[str, Any]) -> mk.Instance:
+    """The instance; options that give none are bad input, not a fault of ours."""
+    from pydantic import ValidationError
+
+    from modelkit.errors import InputError
+    from modelkit.io import faults_of
+
+    try:
+        return make(**options)
+    except ValidationError as error:
+        raise InputError("these options give no instance", faults_of(error)) from None
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:

@@ -15,6 +15,7 @@ import click
 import modelkit as mk
 from modelkit.cli.options import command_line
 from modelkit.errors import UsageError
+from modelkit.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from modelkit.result import Result
@@ -127,16 +128,29 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
 
 
+def printable(text: str, also: str = "\n") -> str:
+    """Text with its control characters but ``also`` written out, so that a name in a file cannot move the cursor."""
+    return "".join(c if c.isprintable() or c in also else repr(c)[1:-1] for c in text)
+
+
 def say(lines: list[str], written: Path | None, path: str) -> None:
     """Print for people: on standard error when standard output carries the data."""
     for line in lines:
-        click.echo(line, err=path == "-")
+        click.echo(printable(line, also=""), err=path == "-")
     if written is not None:
-        click.echo(f"  wrote {written}", err=path == "-")
+        click.echo(printable(f"  wrote {written}", also=""), err=path == "-")
 
 
 def keep(result: Result, path: str) -> Path | None:
-    """Write a result; when that fails, elsewhere, so that nothing is lost."""
+    """Write a result; when that fails, elsewhere, so that nothing is lost. Ctrl-C waits until it is written."""
+    with interrupts_held() as held:
+        written = _kept(result, path)
+    if held.pressed:
+        raise KeyboardInterrupt
+    return written
+
+
+def _kept(result: Result, path: str) -> Path | None:
     try:
         return mk.save_result(result, path)
     except UsageError as error:

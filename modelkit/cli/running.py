@@ -21,6 +21,7 @@ from modelkit.cli.options import (
 )
 from modelkit.cli.output import file_stem, keep, progress, recorded, say, summary
 from modelkit.errors import UsageError
+from modelkit.interrupts import interrupts_held
 
 
 @click.command(epilog=EXIT_CODES)
@@ -197,7 +198,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 def bound(
     instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None,
     page: str | None, quiet: bool,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
 
     A schedule close to the bound is found on the way.
@@ -207,11 +208,13 @@ def bound(
         limit = None if time_limit == float("inf") else time_limit
         found = mk.bound(loaded, time_limit=limit, gap=gap, seed=seed, listen=listen)
     path = output or f"{file_stem(instance, loaded.name)}.certificate.json"
-    written = mk.save_certificate(found.certificate, path)
+    result = recorded(found.result)
+    with interrupts_held():
+        written = mk.save_certificate(found.certificate, path)
+        kept = None if schedule is None else mk.save_result(result, schedule)
     if not quiet:
-        say(summary(found.result), written, path)
-    if schedule is not None:
-        kept = mk.save_result(recorded(found.result), schedule)
-        if not quiet:
+        say(summary(result), written, path)
+        if schedule is not None:
             say([], kept, schedule if path != "-" else "-")
-    _report([recorded(found.result)], loaded, page, quiet, path)
+    _report([result], loaded, page, quiet, path)
+    return 130 if result.stop == "interrupted" else 0

@@ -10,6 +10,7 @@ import click
 
 import modelkit as mk
 from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.output import printable
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def verify(file: str, instance: str | None, formulation: str | None, quiet: bool
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
         ):  # fmt: skip
             for line in lines[:20]:
-                click.echo(f"{mark}: {line}")
+                click.echo(printable(f"{mark}: {line}", also=""))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(f"{file}: " + ("verified" if verification.holds else "refused"))
+        click.echo(printable(f"{file}: ", also="") + ("verified" if verification.holds else "refused"))
     return 0 if verification.holds else 5
 
 

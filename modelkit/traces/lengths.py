@@ -10,9 +10,10 @@ import numpy as np
 
 from modelkit.errors import Fault, InputError
 from modelkit.families import GSM8K_CLOCK, output_lengths, timed_instance
+from modelkit.files import where_of
 from modelkit.instance import Instance, LinearClock, Server
 from modelkit.servers import find_server
-from modelkit.tables import read_csv, where_of
+from modelkit.tables import read_csv
 from modelkit.traces import trace_format
 
 

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelkit.errors import Fault, InputError
+from modelkit.files import where_of
 from modelkit.instance import MAX_TIME, Instance, Request, Server
 from modelkit.servers import find_server
-from modelkit.tables import Row, read_csv, read_json_lines, where_of
+from modelkit.tables import Row, read_csv, read_json_lines
 from modelkit.traces import trace_format
 
 #: Times are counted in units of 100 ns, the finest that any of the formats writes.
