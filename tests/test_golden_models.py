@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import modelkit as mk
+from modelkit.conformance.tiny import tiny_instances
 from modelkit.families import generate
+from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.plugins import found_formulations
 
@@ -20,13 +22,22 @@ FOLDER = Path(__file__).parent / "golden"
 NAMES = [found.name for found in found_formulations()]
 
 
-def tiny(name: str) -> Instance:
-    """The two-request instance of the formulation's kind."""
-    two = mk.load(Path(__file__).parents[1] / "instances" / "two-requests.json")
-    slots = generate("slot-synthetic", seed=1, requests=2, slots=2)
+def formulation_of(name: str) -> Formulation:
+    """The bundled formulation."""
     formulation = next(found.formulation for found in found_formulations() if found.name == name)
     assert formulation is not None
-    return two if formulation.refusal(two) is None else slots
+    return formulation
+
+
+def tiny(formulation: Formulation) -> Instance:
+    """The two-request instance of the formulation's kind, with the first example of each parameter."""
+    two = mk.load(Path(__file__).parents[1] / "instances" / "two-requests.json")
+    slots = generate("slot-synthetic", seed=1, requests=2, slots=2)
+    return (
+        tiny_instances(formulation, 1, {})[0]
+        if formulation.parameters
+        else (two if formulation.refusal(two) is None else slots)
+    )
 
 
 def test_none_is_missing() -> None:
@@ -38,8 +49,8 @@ def test_none_is_missing() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_model_is_the_golden_one(name: str, tmp_path: Path) -> None:
     """Tests the model against the file."""
-    formulation = next(found.formulation for found in found_formulations() if found.name == name)
-    model = formulation.instantiate(tiny(name))
+    formulation = formulation_of(name)
+    model = formulation.instantiate(tiny(formulation))
     written = tmp_path / "model.lp"
     model.write(str(written), format="lp", io_options={"symbolic_solver_labels": True})
     golden = FOLDER / f"{name}.lp"
