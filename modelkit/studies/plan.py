@@ -269,7 +269,7 @@ def _faults(study: Study) -> Iterator[Fault]:
     from modelkit.backends import backends
     from modelkit.families import families
     from modelkit.plugins import found_formulations
-    from modelkit.policies import policies
+    from modelkit.policies import chosen_policy
 
     makers = families()
     for i, entry in enumerate(study.instances):
@@ -284,7 +284,7 @@ def _faults(study: Study) -> Iterator[Fault]:
     formulations = {found.name for found in found_formulations()}
     known: dict[str, tuple[str, Kind, list[Any], Iterable[str]]] = {
         "formulations": ("formulation", "formulation", list(study.formulations), formulations),
-        "policies": ("policy", "policy", list(study.policies), policies()),
+        "policies": ("policy", "policy", list(study.policies), ()),
         "bounds": ("bound", "bound", list(study.bounds), ()),
     }
     for section, (noun, kind, entries, names) in known.items():
@@ -294,7 +294,12 @@ def _faults(study: Study) -> Iterator[Fault]:
                 if group not in groups:
                     yield _unknown(f"{where}.groups", "group", group, groups)
             for j, name in enumerate(getattr(entry, "names", ())):
-                if noun == "formulation" and name.endswith(".py"):
+                if noun == "policy":
+                    try:
+                        chosen_policy(name)
+                    except UsageError as error:
+                        yield Fault(f"{where}.names[{j}]", " ".join(str(error).split()))
+                elif noun == "formulation" and name.endswith(".py"):
                     if not Path(name).is_file():
                         yield Fault(f"{where}.names[{j}]", f"no such file: {name}")
                 elif name not in set(names):
