@@ -96,7 +96,8 @@ def diagnose(
     own = [] if general or chosen.obstacles is None else chosen.obstacles(posed)
     known = tuple(general + own)
     try:
-        form, columns, rows = compile_named(chosen.instantiate(posed))
+        model = chosen.instantiate(posed)  # kept: its rows and columns know their names only while it lives
+        form, columns, rows = compile_named(model)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")

@@ -120,7 +120,7 @@ EFFECTS = {
     "import numpy; numpy.random.seed(1)": "it changes the random state of NumPy",
     "import sys; sys.path.append('.')": "it changes the search path",
     "import modelkit.judge; modelkit.judge.judge = None": "it changes modelkit itself",
-    "raise SystemExit(3)": "the file ends the interpreter",
+    "raise SystemExit(3)": "SystemExit: 3",
 }
 
 

@@ -145,4 +145,4 @@ def test_attributes_of_traces_ask_for_no_variant(two: mk.Instance) -> None:
     """Tests that what importers keep in ``extra`` does not stand in the way of any formulation."""
     kept = two.replace(extra={"prefix_hashes": [[1], [1, 2]], "prefix_block_tokens": 512, "failed_lines": [3]})
     assert choose(kept)[0].name == choose(two)[0].name
-    assert choose(kept.replace(extra={**kept.extra, "batch_cap": 1}))[0].name == "batch-cap"
+    assert choose(kept.replace(extra={**kept.extra, "batch_cap": 1}))[0].name == "kv-batch-cap"
