@@ -16,7 +16,7 @@ from modelkit.errors import UsageError
 @click.command(epilog=EXIT_CODES)
 @click.argument("instance")
 @click.option("--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]")
-@click.option("--solver", "-s", default="highs", show_default=True, metavar="NAME", help="Solver.")
+@click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
 @click.option(
     "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
     help="Limit of the solver; inf for none.",
