@@ -37,7 +37,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     _set_options(solver, job.limits, job.options)
     variables = [whole.get_int_var_from_proto_index(c) for c in range(len(form.cost))]
 
-    class Listener(cp_model.CpSolverSolutionCallback):
+    class Listener(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
         def on_solution_callback(self) -> None:
             x = np.array([self.value(v) for v in variables], dtype=np.float64)
             bound = self.best_objective_bound / factor + form.offset
@@ -76,14 +76,30 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     if outcome["found"] in ("solution", "nothing") and status != cp_model.MODEL_INVALID:
         bound = solver.best_objective_bound / factor + form.offset
         outcome["bound"] = bound if status != cp_model.UNKNOWN or report.incumbent is not None or bound else None
-    if form.start is not None:
-        outcome["start_accepted"] = None  # CP-SAT does not say what it thinks of a hint
+        if "x" in outcome and _is_far(form, outcome["x"]):
+            return {"found": "unbounded", "stop": "finished", "message": "the model is unbounded", "bound": None}
+    outcome["start_accepted"] = _keeps(form)  # CP-SAT does not say what it thinks of a hint
     return outcome
 
 
+def _is_far(form: StandardForm, x: np.ndarray[Any, Any]) -> bool:
+    """Whether a variable without bound of its own is at the one it was given."""
+    return bool(((np.abs(x) >= FAR) & np.isinf(np.where(x > 0, form.upper, form.lower))).any())
+
+
+def _keeps(form: StandardForm) -> bool | None:
+    """Whether the start keeps to all rows and bounds; None without a complete start."""
+    if form.start is None or np.isnan(form.start).any():
+        return None
+    row = np.repeat(np.arange(len(form.row_lower)), np.diff(form.indptr))
+    activity = np.bincount(row, form.values * form.start[form.indices], len(form.row_lower))
+    inside = (activity >= form.row_lower - 1e-6) & (activity <= form.row_upper + 1e-6)
+    return bool(inside.all() and (form.start >= form.lower).all() and (form.start <= form.upper).all())
+
+
 def _gap(solver: cp_model.CpSolver) -> float:
-    value = solver.objective_value
-    return abs(value - solver.best_objective_bound) / max(1e-9, abs(value))
+    value = float(solver.objective_value)
+    return abs(value - float(solver.best_objective_bound)) / max(1e-9, abs(value))
 
 
 def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
@@ -112,7 +128,7 @@ def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
         )
     factor = _factor(form.cost, "objective")
     model.minimize(cp_model.LinearExpr.weighted_sum(variables, np.rint(form.cost * factor).astype(int).tolist()))
-    if form.start is not None:
+    if form.start is not None and _keeps(form) is not False:
         for var, value in zip(variables, form.start.tolist(), strict=True):
             if not math.isnan(value):
                 model.add_hint(var, round(value))

@@ -104,6 +104,15 @@ class Reversed:
         """Rounds of a profile, and one."""
         return int(self.output.max()) + 1
 
+    @property
+    def most_multiplier(self) -> int:
+        """Multipliers up to which the cost of any path fits 64 bits.
+
+        A path places at most one request for each token of memory and round, and each costs at most a
+        multiplier and SCALE for each round.
+        """
+        return (1 << 58) // (self.capacity * max(1, self.rounds)) - SCALE * self.rounds
+
     def starts(self, layers: Ints) -> Ints:
         """Starts of requests placed at these layers."""
         return self.rounds - layers - self.output

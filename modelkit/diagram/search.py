@@ -36,8 +36,6 @@ from modelkit.instance import Instance
 
 #: Longest output that a profile holds [round], most starts that the linear program takes.
 MOST_OUTPUT, MOST_STARTS = 128, 60_000
-#: Highest cost that fits 64-bit integers with room to spare [round].
-MOST_LATENCY = 1 << 32
 #: Share of the time for the cliques.
 CLIQUES_SHARE = 0.25
 #: Widths of the beams for multipliers, tried in turn while there is time, and of the beam for schedules.
@@ -138,7 +136,7 @@ class Search:
         windows = start_windows(self.instance)
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
-        if many > MOST_STARTS or self.value > MOST_LATENCY:
+        if many > MOST_STARTS:
             self._done("cliques", "not tried: too many starts")
             return
         left = self.deadline - time.perf_counter()
@@ -149,7 +147,10 @@ class Search:
         if self.proven:
             return
         problem = Reversed.of(self.instance, known)
-        multipliers = known.multipliers
+        if problem.most_multiplier < SCALE * self.value:
+            self._done("multipliers", "not tried: sums of costs might not fit 64 bits")
+            return
+        multipliers = np.clip(known.multipliers, -problem.most_multiplier, problem.most_multiplier)
         for beam in BEAMS:
             try:
                 multipliers, guess = self._multipliers(problem, multipliers, beam)
@@ -256,12 +257,17 @@ class Search:
             times, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
             if iteration % 25 == 0:
                 self._improve(problem.starts(layers), times)
-            direction = 1.0 - times + 0.3 * before
-            if not direction.any():
+            if (times == 1).all():
                 break
+            direction = 1.0 - times + 0.3 * before
+            length = float(direction @ direction)
+            if length < 0.1:
+                direction = 1.0 - times
+                length = float(direction @ direction)
             before = direction
-            step = share * max(limit + SCALE - value, SCALE // 4) / float(direction @ direction)
-            multipliers = multipliers + np.rint(step * direction).astype(np.int64)
+            step = share * max(limit + SCALE - value, SCALE // 4) / length
+            moved = multipliers + np.rint(step * direction).astype(np.int64)
+            multipliers = np.clip(moved, -problem.most_multiplier, problem.most_multiplier)
         set_cost = diagram.set_cost(problem, best_multipliers)
         to_go = diagram.costs_to_go(set_cost)
         return best_multipliers, best, diagram.pruned(set_cost, to_go, limit - int(best_multipliers.sum()))
