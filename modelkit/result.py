@@ -132,6 +132,16 @@ class Seconds(_Record):
     total: float | None = None
 
 
+class Stage(_Record):
+    """One stage of a solve: how long it took [s], and value and bound after it."""
+
+    name: str
+    seconds: float
+    value: float | None = None
+    bound: float | None = None
+    note: str = ""
+
+
 class Result(_Record):
     """One run on one instance.
 
@@ -155,6 +165,7 @@ class Result(_Record):
     start: Start = Start()
     model: ModelSize | None = None
     seconds: Seconds = Seconds()
+    stages: list[Stage] = []
     log: str = ""
 
     def document(self) -> dict[str, Any]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
 from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, slot_certificate, starts_kept
 from modelkit.certificate import Certificate, certify
+from modelkit.diagram import Progress as SearchProgress
+from modelkit.diagram import Search
+from modelkit.diagram import refusal as search_refusal
 from modelkit.errors import InfeasibleError, InterruptedWith, UsageError, did_you_mean, unknown_name
 from modelkit.formulation import Formulation
+from modelkit.improve import schedule_of, starts_of
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance
 from modelkit.interrupts import interrupts_held
@@ -31,6 +35,7 @@ from modelkit.result import (
     Producer,
     Result,
     Seconds,
+    Stage,
     Start,
     StopReason,
     status_of,
@@ -43,12 +48,18 @@ from modelkit.version import VERSION
 #: Default limit of the solver [s].
 TIME_LIMIT = 60.0
 _NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
+#: The solver that is a search over schedules and not over a model, and from how many requests on it is tried first.
+SEARCH, MANY = "diagram", 9
+#: Stages around the search and the solver.
+OUTER_STAGES = ("warm start", "building the model", "solver")
+#: A solver that has less time left is not begun [s].
+TOO_LATE = 1.0
 
 
 def solve(
     instance: Instance,
     formulation: str | Formulation | None = None,
-    solver: str = "highs",
+    solver: str | None = None,
     *,
     time_limit: float | None = TIME_LIMIT,
     gap: float = 0.0,
@@ -66,7 +77,9 @@ def solve(
     formulation
         Name, ``.py`` file or object; None takes the first that suits the instance.
     solver
-        ``highs``, ``scip`` or any solver that Pyomo knows.
+        ``highs``, ``scip``, ``cp-sat`` or any solver that Pyomo knows, or ``diagram``, a search of our own for the
+        KV-cache problem with little memory. None: ``highs``, after ``diagram`` where that suits and no formulation
+        is asked for.
     time_limit
         Seconds for the solver, None for no limit.
     gap
@@ -104,10 +117,15 @@ def solve(
     """
     instance = load(instance)
     _check_policy(warm_start)
-    engine = backend(solver)
+    engine = backend("highs" if solver in (None, SEARCH) else str(solver))
     chosen, posed = choose(instance, formulation, parameters)
     limits = Limits(time_limit, gap, threads, seed)
     run = _Run(instance, posed, chosen, engine, limits, dict(options or {}), warm_start, listen or (lambda news: None))
+    if solver == SEARCH:
+        _check_search(instance, chosen, options)
+        run.searches, run.solver = True, SEARCH
+    elif solver is None and formulation is None and not options and _search_suits(instance, chosen):
+        run.searches = True
     try:
         instance.check_fits()
     except InfeasibleError as error:
@@ -157,6 +175,20 @@ def choose(
     raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
 
 
+def _search_suits(instance: Instance, formulation: Formulation) -> bool:
+    exact = (formulation.problem, formulation.claim) == ("kv-hindsight", "exact")
+    return exact and len(instance.requests) >= MANY and search_refusal(instance) is None
+
+
+def _check_search(instance: Instance, formulation: Formulation, options: dict[str, Any] | None) -> None:
+    if options:
+        raise UsageError(f"solver {SEARCH!r} has no options; found {', '.join(options)}")
+    if (formulation.problem, formulation.claim) != ("kv-hindsight", "exact"):
+        raise UsageError(f"solver {SEARCH!r} solves the problem of kv-hindsight, not formulation {formulation.name!r}")
+    if (why := search_refusal(instance)) is not None:
+        raise UsageError(f"solver {SEARCH!r} does not take this instance: it {why}")
+
+
 def _check_policy(name: str) -> None:
     if name not in ("best", "none", *policies()):
         raise unknown_name("warm start", name, ("best", "none", *policies()))
@@ -194,25 +226,39 @@ class _Run:
     outcome: Outcome | None = None
     certificate: Certificate | None = None
     starts: Starts | None = None
+    searches: bool = False
+    solver: str | None = None
+    search: Search | None = None
+    stages: list[Stage] = field(default_factory=list)
 
     @property
     def metric(self) -> str:
         """The metric that is minimised, with its unit."""
         return self.formulation.metric(self.instance)
 
+    @property
+    def solver_name(self) -> str:
+        """The solver that had the last word."""
+        return self.engine.name if self.outcome is not None or not self.searches else SEARCH
+
     def go(self) -> Result:
         try:
             if self.formulation.problem == "kv-hindsight":
                 check_size(self.instance)
+            before = time.perf_counter()
             self.start = self.find_start()
             self.searched = True
+            self.passed("warm start", before, self.start.source if self.start else "none")
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
                 return self.conclude(None, "finished", "")
+            if self.searches and self.search_ends_it():
+                return self.conclude(None, self.search_stop(), "")
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
-            return self.conclude(None, "interrupted", "interrupted before the solver began")
+            self.keep_search()
+            return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
         except TooLargeError as error:
             return self.without_solver(str(error))
         except MemoryError:
@@ -231,6 +277,60 @@ class _Run:
             if not found.verdict.valid or found.broken:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)
+
+    def passed(self, name: str, since: float, note: str) -> None:
+        """Keep a stage that is over."""
+        value = self.start.value if self.start else None
+        bound = float(self.search.bound) if self.search else None
+        if self.outcome is not None:
+            values = [v for p in self.outcome.progress if (v := p.incumbent) is not None]
+            value = min([v for v in (value, *values) if v is not None], default=None)
+            bound = max([b for b in (bound, self.outcome.bound) if b is not None], default=None)
+        seconds = time.perf_counter() - since
+        self.stages.append(Stage(name=name, seconds=seconds, value=value, bound=bound, note=note))
+
+    def search_ends_it(self) -> bool:
+        """Search with decision diagrams; whether that is all there is to do."""
+        if self.start is None:
+            # not asked for, and the limits of the search need one
+            starts = hindsight(self.instance).starts
+        else:
+            starts = starts_of(self.instance, self.start.schedule)
+        deadline = float("inf") if self.limits.time_limit is None else self.began + self.limits.time_limit
+        self.search = Search(self.instance, starts, deadline, self.limits.gap, listen=self.hear)
+        self.tell(f"solving with {SEARCH}")
+        before = time.perf_counter()
+        self.search.run()
+        self.seconds["solve"] = time.perf_counter() - before
+        self.keep_search()
+        done = self.search.proven or self.solver == SEARCH
+        return done or deadline - time.perf_counter() < TOO_LATE
+
+    def search_stop(self) -> StopReason:
+        assert self.search is not None
+        return "finished" if self.search.proven else "time_limit" if self.search.late else "failed"
+
+    def hear(self, progress: SearchProgress) -> None:
+        """Keep and pass on a stage of the search."""
+        elapsed = time.perf_counter() - self.began
+        self.stages.append(
+            Stage(
+                name=progress.name,
+                seconds=progress.seconds,
+                value=progress.value,
+                bound=progress.bound,
+                note=progress.note,
+            )
+        )
+        self.listen(News(progress.name, elapsed, float(progress.value), float(progress.bound)))
+
+    def keep_search(self) -> None:
+        """Take over the schedule of the search when it is the better one."""
+        if self.search is None:
+            return
+        found = self.judged(SEARCH, schedule_of(self.instance, self.search.starts))
+        if self.start is None or (found.value is not None and found.value < (self.start.value or 0)):
+            self.start = found
 
     def without_solver(self, reason: str) -> Result:
         """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
@@ -313,22 +413,29 @@ class _Run:
         if self.formulation.problem == "kv-hindsight":
             self.starts = starts_kept(self.instance)
         self.seconds["build"] = time.perf_counter() - before
+        note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
+        self.passed("building the model", before, note)
         return model
 
     def run_solver(self, model: Any) -> Outcome:
         self.tell(f"solving with {self.engine.name}")
         before = time.perf_counter()
         use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
+        limits = self.limits
+        if self.search is not None and limits.time_limit is not None:
+            limits = replace(limits, time_limit=max(0.0, limits.time_limit - (before - self.began)))
         outcome = self.engine.solve(
             model,
-            self.limits,
+            limits,
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted
-        self.seconds["solve"] = time.perf_counter() - before
+        self.seconds["solve"] = self.seconds.get("solve", 0.0) + time.perf_counter() - before
+        self.outcome = outcome
+        self.passed("solver", before, self.engine.name)
         return outcome
 
     def certified(self) -> Certificate | None:
@@ -350,6 +457,8 @@ class _Run:
         if self.start is not None and (found is None or (found.value or 0) > (self.start.value or 0)):
             best = self.start
         bound = self.outcome.bound if self.outcome and self.formulation.claim != "heuristic" else None
+        if self.search is not None and (bound is None or self.search.bound > bound):
+            bound = float(self.search.bound)
         certificate = self.certified()
         if certificate is not None and (bound is None or certificate.value >= bound):
             bound, self.certificate = float(certificate.value), certificate
@@ -380,7 +489,7 @@ class _Run:
                 bound = None
             else:
                 bound = value
-        if best is self.start and not message and (bound is None or bound != value):
+        if best is self.start and not message and self.outcome is not None and (bound is None or bound != value):
             message = f"the solver found nothing better than the schedule of {best.source} that it started from"
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
 
@@ -399,6 +508,18 @@ class _Run:
         )
         return self.result("no_schedule", "failed", found, None, message)
 
+    def progress(self) -> list[tuple[float, float | None, float | None]]:
+        """Seconds since the solving began, incumbent and bound: of the search, then of the solver."""
+        told: list[tuple[float, float | None, float | None]] = []
+        elapsed = 0.0
+        for stage in self.stages:
+            if stage.name not in OUTER_STAGES:
+                elapsed += stage.seconds
+                told.append((elapsed, stage.value, stage.bound))
+        if self.outcome:
+            told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
+        return told
+
     def result(
         self,
         status: Any,
@@ -409,13 +530,15 @@ class _Run:
     ) -> Result:
         outcome = self.outcome
         size = outcome.size if outcome else None
-        alone = outcome is None and best is not None  # the schedule is the search's, no solver ran
+        alone = (
+            outcome is None and best is not None and not self.searches
+        )  # the schedule is the search's, no solver ran
         return Result(
             instance=InstanceStamp.of(self.instance),
             producer=Producer(
                 kind="improvement" if alone else "formulation",
                 name=best.source if alone and best else self.formulation.name,
-                solver=None if alone else self.engine.name,
+                solver=None if alone else self.solver_name,
                 solver_version=outcome.version if outcome else None,
                 options={
                     "time_limit": self.limits.time_limit,
@@ -441,7 +564,7 @@ class _Run:
             violations=[v.document() for v in best.verdict.violations] if best else [],
             schedule=best.schedule if best else None,
             certificate=self.certificate if bound is not None else None,
-            progress=[(p.seconds, p.incumbent, p.bound) for p in outcome.progress] if outcome else [],
+            progress=self.progress(),
             start=Start(policy=self.started_from, accepted=self.start_accepted),
             model=(
                 ModelSize(
@@ -456,5 +579,6 @@ class _Run:
                 else None
             ),
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
+            stages=self.stages,
             log=outcome.log if outcome else "",
         )

@@ -11,20 +11,28 @@ import numpy as np
 import pyomo.environ as pyo
 import pytest
 
+import modelkit as mk
 from modelkit.backends import Limits, Progress, backend, backends, process
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_model
 from modelkit.errors import SolverError, UsageError
+from modelkit.families import generate
 
 OWN = tuple(name for name, engine in backends().items() if isinstance(engine, ProcessBackend))
-TESTED = ("highs", "scip")
+REGISTERED = ("highs", "scip", "cp-sat")
+TESTED = tuple(name for name in REGISTERED if backend(name).availability()[0])
+#: CP-SAT is an extra: without it its tests are not there.
+CP_SAT_FAULTS = [
+    ("cp-sat", {"num_worker": "1"}, "CP-SAT has no option 'num_worker'; did you mean 'num_workers'?"),
+    ("cp-sat", {"num_workers": "many"}, "takes a whole number"),
+][: 2 if "cp-sat" in TESTED else 0]
 #: Pyomo drives this one, and it is always there.
 GENERIC = "appsi_highs"
 
 
 def test_every_backend_of_our_own_is_tested() -> None:
     """Tests that the list of tested backends is the registry."""
-    assert OWN == TESTED
+    assert OWN == REGISTERED
 
 
 def knapsack(n: int = 6, seed: int = 0) -> Any:
@@ -44,8 +52,8 @@ def hard(n: int = 90, rows: int = 30) -> Any:
     weights = rng.integers(0, 100, (rows, n))
     model = pyo.ConcreteModel()
     model.x = pyo.Var(range(n), domain=pyo.Binary)
-    model.over = pyo.Var(range(rows), domain=pyo.NonNegativeReals)
-    model.under = pyo.Var(range(rows), domain=pyo.NonNegativeReals)
+    model.over = pyo.Var(range(rows), domain=pyo.NonNegativeIntegers)
+    model.under = pyo.Var(range(rows), domain=pyo.NonNegativeIntegers)
     model.miss = pyo.Objective(expr=sum(model.over[r] + model.under[r] for r in range(rows)))
     model.split = pyo.Constraint(
         range(rows),
@@ -142,6 +150,7 @@ def test_start(name: str) -> None:
         ("highs", {"presolve": "perhaps"}, "HiGHS refuses presolve='perhaps'"),
         ("scip", {"limits/gab": "1"}, "SCIP has no option 'limits/gab'; did you mean 'limits/gap'?"),
         ("scip", {"limits/nodes": "many"}, "takes a whole number"),
+        *CP_SAT_FAULTS,
     ],
 )
 def test_options_are_checked(name: str, option: dict[str, str], words: str) -> None:
@@ -203,6 +212,23 @@ def when_incumbent(engine: ProcessBackend, number: int) -> Callable[[Progress], 
             os.kill(engine._worker.process.pid, number)
 
     return listen
+
+
+@pytest.mark.skipif("cp-sat" not in TESTED, reason="the extra is not installed")
+def test_cp_sat_takes_whole_numbers_only() -> None:
+    """Tests that fractions are refused in words, and that memory as a flow is found to be whole."""
+    model = knapsack()
+    model.y = pyo.Var(bounds=(0, 1))
+    model.half = pyo.Constraint(expr=2 * model.y + model.x[0] == 1)
+    with pytest.raises(SolverError, match="whole numbers only"):
+        backend("cp-sat").solve(model, Limits(), {})
+    instance = generate("kv-synthetic", requests=5, kv_capacity=14)
+    values = {
+        (name, solver): mk.solve(instance, name, solver=solver).objective
+        for name in ("kv-hindsight", "kv-hindsight-flow")
+        for solver in ("highs", "cp-sat")
+    }
+    assert len({(o.value, o.bound) for o in values.values()}) == 1, values
 
 
 def test_missing_solvers() -> None:

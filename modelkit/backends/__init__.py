@@ -12,6 +12,7 @@ __all__ = ["Backend", "Limits", "Outcome", "Progress", "backend", "backends"]
 _OWN: dict[str, Backend] = {
     "highs": ProcessBackend("highs", "highspy"),
     "scip": ProcessBackend("scip", "pyscipopt"),
+    "cp-sat": ProcessBackend("cp-sat", "ortools"),
 }
 
 #: Solvers that Pyomo drives and that people ask for.

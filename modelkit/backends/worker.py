@@ -53,6 +53,11 @@ class Report:
         self._began = time.monotonic()
         self._last: tuple[float | None, float | None] = (None, None)
 
+    @property
+    def incumbent(self) -> float | None:
+        """Value of the incumbent told last."""
+        return self._last[0]
+
     def send(self, message: tuple[Any, ...]) -> None:
         """Send one message."""
         pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
@@ -95,7 +100,7 @@ def main() -> None:
         job = jobs.get()
         report = Report(channel)
         try:
-            solver = importlib.import_module(f"modelkit.backends.{job.solver}")
+            solver = importlib.import_module(f"modelkit.backends.{job.solver.replace('-', '_')}")
             made = solver.conflict(job) if job.task == "conflict" else solver.solve(job, report, stop)
             outcome = {**made, "version": solver.version()}
             report.send(("outcome", outcome))

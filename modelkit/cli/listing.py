@@ -65,7 +65,7 @@ def _server_rows() -> list[tuple[str, str]]:
 def _solver_rows() -> list[tuple[str, str]]:
     from modelkit.backends import backends
 
-    rows = []
+    rows = [("diagram", "available: modelkit's own search, for the KV-cache problem with little memory")]
     for name, engine in backends().items():
         available, words = engine.availability()
         rows.append((name, f"available: {words}" if available else f"not available: {words}"))

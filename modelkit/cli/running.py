@@ -28,7 +28,7 @@ from modelkit.interrupts import interrupts_held
 @click.argument("instance")
 @formulation_option
 @param_option
-@click.option("--solver", "-s", default="highs", show_default=True, metavar="NAME", help="Solver.")
+@click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
 @click.option(
     "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
     help="Limit of the solver; inf for none.",

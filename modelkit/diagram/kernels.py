@@ -1,0 +1,389 @@
+"""Compiled kernels of the decision diagram: making a layer from the one before, shortest paths, pruning.
+
+All values are exact: costs are 64-bit integers in units of 1 / ``SCALE`` rounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+#: No value: no schedule, no path.
+NEVER = 1 << 60
+
+_ONE = np.uint64(1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_FNV = np.uint64(1099511628211)
+
+
+@njit(cache=True)
+def _place(
+    held: Any, begin: int, started: Any, maybe: Any, coarse: int, value: int, bound: int, table: Any, chain: Any,
+    state: Any, count: int,
+) -> Any:  # fmt: skip
+    """Index of the state with this profile, mask and coarse node in the next layer; -1 when there is no room."""
+    profile, all_started, some_started, coarse_node, values, bounds = state
+    width = profile.shape[1]
+    x = (started * _MIX) ^ (np.uint64(coarse) * _FNV)
+    for t in range(width - 1):
+        x = (x ^ np.uint64(held[begin + t])) * _FNV
+    x ^= x >> np.uint64(29)
+    slot = np.int64(x & np.uint64(len(table) - 1))
+    e = table[slot]
+    while e >= 0:
+        same = all_started[e] == started and some_started[e] == maybe and coarse_node[e] == coarse
+        if same:
+            for t in range(width - 1):
+                if profile[e, t] != held[begin + t]:
+                    same = False
+                    break
+        if same:
+            values[e] = min(values[e], value)
+            bounds[e] = min(bounds[e], bound)
+            return np.int64(e)
+        e = chain[e]
+    if count >= len(values):
+        return -1
+    for t in range(width - 1):
+        profile[count, t] = held[begin + t]
+    profile[count, width - 1] = 0
+    all_started[count], some_started[count], coarse_node[count] = started, maybe, coarse
+    values[count], bounds[count] = value, bound
+    chain[count] = table[slot]
+    table[slot] = count
+    return count
+
+
+@njit(cache=True)
+def _set_number(mask: Any, sets: Any, set_table: Any, known: int) -> Any:
+    """Number of a set of requests, which is added when it is new; -1 when there is no room."""
+    x = mask * _MIX
+    x ^= x >> np.uint64(31)
+    slot = np.int64(x & np.uint64(len(set_table) - 1))
+    while set_table[slot] >= 0:
+        if sets[set_table[slot]] == mask:
+            return np.int64(set_table[slot])
+        slot = (slot + 1) % len(set_table)
+    if known >= len(sets):
+        return -1
+    sets[known] = mask
+    set_table[slot] = known
+    return known
+
+
+@njit(cache=True)
+def expand(
+    k: int, capacity: int, load: Any, output: Any, pure: Any, price: int, reduced: Any, limit: int, state: Any,
+    count: int, following: Any, table: Any, chain: Any, sets: Any, set_table: Any, known: int, first: Any,
+    arc_to: Any, arc_set: Any, arcs: int, unit: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """The layer of round k + 1 from that of round k, by all sets of requests that may start at k.
+
+    The value of a state is the bound ``L + reduced costs + price of the memory not used`` of the best way to
+    it; what exceeds ``limit`` is left out.
+
+    Returns
+    -------
+    Numbers of new states (-1: no room), arcs (-1: no room) and sets.
+    """
+    n = len(output)
+    profile, _, _, _, costs, values = state
+    width = profile.shape[1]
+    held = np.zeros((n + 1, width), np.int64)
+    bound = np.zeros(n + 1, np.int64)
+    cost = np.zeros(n + 1, np.int64)
+    member = np.zeros(n + 1, np.int64)
+    fresh = 0
+    for node in range(count):
+        first[node] = arcs
+        for t in range(width):
+            held[0, t] = profile[node, t]
+        bound[0] = values[node]
+        cost[0] = costs[node]
+        depth = 0
+        mask = np.uint64(0)
+        i = 0
+        while True:
+            value = bound[depth] + price * (capacity - held[depth, 0])
+            if value <= limit:
+                new = _place(
+                    held[depth], 1, np.uint64(0), np.uint64(0), 0, cost[depth], value, table, chain, following, fresh
+                )
+                number = _set_number(mask, sets, set_table, known)
+                if new < 0 or number < 0:
+                    return -1, arcs, known
+                if arcs >= len(arc_to):
+                    return fresh, -1, known
+                fresh = max(fresh, new + 1)
+                known = max(known, number + 1)
+                arc_to[arcs], arc_set[arcs] = new, number
+                arcs += 1
+            # the next set: the members are in ascending order
+            grown = False
+            while True:
+                while i < n:
+                    if reduced[i, k] < NEVER and bound[depth] + reduced[i, k] <= limit:
+                        fits = True
+                        for j in range(output[i]):
+                            if held[depth, j] + load[i, j] > capacity:
+                                fits = False
+                                break
+                        if fits:
+                            break
+                    i += 1
+                if i < n:
+                    held[depth + 1] = held[depth]
+                    for j in range(output[i]):
+                        held[depth + 1, j] += load[i, j]
+                    bound[depth + 1] = bound[depth] + reduced[i, k]
+                    cost[depth + 1] = cost[depth] + pure[i] + k * unit
+                    depth += 1
+                    member[depth] = i
+                    mask |= _ONE << np.uint64(i)
+                    i += 1
+                    grown = True
+                    break
+                if depth == 0:
+                    break
+                mask &= ~(_ONE << np.uint64(member[depth]))
+                i = member[depth] + 1
+                depth -= 1
+            if not grown:
+                break
+    first[count] = arcs
+    return fresh, arcs, known
+
+
+@njit(cache=True)
+def refine(
+    k: int, capacity: int, load: Any, output: Any, twin: Any, set_cost: Any, sets: Any, old_first: Any,
+    old_arc_to: Any, old_arc_set: Any, to_go: Any, limit: int, state: Any, count: int, following: Any, table: Any,
+    chain: Any, first: Any, arc_to: Any, arc_set: Any, arcs: int, price: int, reduced: Any, tail: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """The layer of round k + 1 from that of round k, by the arcs that an older diagram has left.
+
+    A state stands for one node of the older diagram. Its value is the cost of the best way to it; what exceeds
+    ``limit`` together with the older diagram's cost to go is left out, and so is what does not fit, or starts a
+    request twice, or a request before its twin with a smaller number.
+
+    Returns
+    -------
+    Numbers of new states (-1: no room) and arcs (-1: no room).
+    """
+    profile, all_started, some_started, coarse_node, values, bounds = state
+    width = profile.shape[1]
+    held = np.zeros(width, np.int64)
+    fresh = 0
+    for node in range(count):
+        first[node] = arcs
+        old = coarse_node[node]
+        for a in range(old_first[old], old_first[old + 1]):
+            target = old_arc_to[a]
+            number = old_arc_set[a]
+            value = values[node] + set_cost[number, 0] + k * set_cost[number, 1]
+            if to_go[target] >= NEVER or value + to_go[target] > limit:
+                continue
+            mask = sets[number]
+            if mask & all_started[node]:
+                continue
+            for t in range(width):
+                held[t] = profile[node, t]
+            fits = True
+            bound = bounds[node]
+            rest = mask
+            i = 0
+            while rest and fits:
+                if rest & _ONE:
+                    bound += reduced[i, k]
+                    if twin[i] >= 0 and not ((some_started[node] | mask) >> np.uint64(twin[i])) & _ONE:
+                        fits = False
+                    for j in range(output[i]):
+                        held[j] += load[i, j]
+                        if held[j] > capacity:
+                            fits = False
+                            break
+                rest >>= _ONE
+                i += 1
+            if not fits:
+                continue
+            bound += price * (capacity - held[0])
+            to_come = bound
+            rest = some_started[node] | mask
+            i = 0
+            while to_come <= limit and i < len(output):
+                if not rest & _ONE:
+                    to_come += tail[i, k + 1]
+                rest >>= _ONE
+                i += 1
+            if to_come > limit:
+                continue
+            new = _place(
+                held, 1, all_started[node] | mask, some_started[node] | mask, target, value, bound, table, chain,
+                following, fresh,
+            )  # fmt: skip
+            if new < 0:
+                return -1, arcs
+            if arcs >= len(arc_to):
+                return fresh, -1
+            fresh = max(fresh, new + 1)
+            arc_to[arcs], arc_set[arcs] = new, number
+            arcs += 1
+    first[count] = arcs
+    return fresh, arcs
+
+
+@njit(cache=True)
+def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any) -> None:
+    """Cost of the cheapest path from each node to a terminal."""
+    for k in range(len(layers) - 2, -1, -1):
+        for v in range(layers[k], layers[k + 1]):
+            low = 0 if terminal[v] else NEVER
+            for a in range(first[v], first[v + 1]):
+                rest = to_go[arc_to[a]]
+                if rest < NEVER:
+                    q = arc_set[a]
+                    low = min(low, rest + set_cost[q, 0] + k * set_cost[q, 1])
+            to_go[v] = low
+
+
+@njit(cache=True)
+def cheapest_path(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, sets: Any, to_go: Any,
+    times: Any, starts: Any,
+) -> None:  # fmt: skip
+    """How often the cheapest path starts each request, and when last."""
+    times[:] = 0
+    v = 0
+    k = 0
+    while not (terminal[v] and to_go[v] == 0):
+        for a in range(first[v], first[v + 1]):
+            rest = to_go[arc_to[a]]
+            q = arc_set[a]
+            if rest < NEVER and rest + set_cost[q, 0] + k * set_cost[q, 1] == to_go[v]:
+                mask = sets[q]
+                i = 0
+                while mask:
+                    if mask & _ONE:
+                        times[i] += 1
+                        starts[i] = k
+                    mask >>= _ONE
+                    i += 1
+                v = arc_to[a]
+                break
+        k += 1
+
+
+@njit(cache=True)
+def prune(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any, limit: int,
+    new_first: Any, new_arc_to: Any, new_arc_set: Any, new_terminal: Any, new_layers: Any, number: Any, come: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Copy what lies on paths that cost at most ``limit``; returns the numbers of nodes and arcs left."""
+    number[:] = -1
+    come[:] = NEVER
+    come[0] = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            if come[v] >= NEVER or to_go[v] >= NEVER or come[v] + to_go[v] > limit:
+                continue
+            number[v] = 0
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                value = come[v] + set_cost[q, 0] + k * set_cost[q, 1]
+                if to_go[w] < NEVER and value + to_go[w] <= limit:
+                    come[w] = min(come[w], value)
+    nodes = 0
+    for k in range(len(layers) - 1):
+        new_layers[k] = nodes
+        for v in range(layers[k], layers[k + 1]):
+            if number[v] >= 0:
+                number[v] = nodes
+                new_terminal[nodes] = terminal[v]
+                nodes += 1
+    new_layers[len(layers) - 1] = nodes
+    arcs = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            if number[v] < 0:
+                continue
+            new_first[number[v]] = arcs
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                if to_go[w] < NEVER and come[v] + set_cost[q, 0] + k * set_cost[q, 1] + to_go[w] <= limit:
+                    new_arc_to[arcs], new_arc_set[arcs] = number[w], q
+                    arcs += 1
+    new_first[nodes] = arcs
+    return nodes, arcs
+
+
+@njit(cache=True)
+def dominate(profile: Any, order: Any, most: int, into: Any) -> None:
+    """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
+
+    ``order`` sorts the states by cost; each is compared with at most ``most`` of those that stay.
+    """
+    width = profile.shape[1]
+    kept = np.empty(len(order), np.int64)
+    last = np.empty(len(order), np.int64)
+    volume = np.empty(len(order), np.int64)
+    many = 0
+    for e in order:
+        into[e] = e
+        end = width
+        while end > 0 and profile[e, end - 1] == 0:
+            end -= 1
+        total = 0
+        for t in range(end):
+            total += profile[e, t]
+        for c in range(min(many, most)):
+            if last[c] > end or volume[c] > total:
+                continue
+            d = kept[c]
+            less = True
+            for t in range(last[c]):
+                if profile[d, t] > profile[e, t]:
+                    less = False
+                    break
+            if less:
+                into[e] = d
+                # who was of use is asked sooner
+                h = c // 2
+                kept[c], kept[h] = kept[h], kept[c]
+                last[c], last[h] = last[h], last[c]
+                volume[c], volume[h] = volume[h], volume[c]
+                break
+        if into[e] == e:
+            kept[many], last[many], volume[many] = e, end, total
+            many += 1
+
+
+@njit(cache=True)
+def undominated(profile: Any, started: Any, order: Any, most: int, keep: Any) -> None:
+    """Whether no other state that has started the same holds no more in any round and costs no more.
+
+    ``order`` sorts the states by who has started, then by value; each is compared with at most ``most`` others.
+    """
+    width = profile.shape[1]
+    kept = np.empty(len(order), np.int64)
+    many = 0
+    group = np.uint64(0)
+    for e in order:
+        if many and started[e] != group:
+            many = 0
+        group = started[e]
+        keep[e] = True
+        for c in range(min(many, most)):
+            d = kept[c]
+            less = True
+            for t in range(width):
+                if profile[d, t] > profile[e, t]:
+                    less = False
+                    break
+            if less:
+                keep[e] = False
+                break
+        if keep[e]:
+            kept[many] = e
+            many += 1

@@ -1,0 +1,148 @@
+"""The search with decision diagrams, against brute force and the solvers; conflict cliques against known optima."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from test_formulations import brute_force
+
+import modelkit as mk
+from modelkit.bounds import hindsight, start_windows
+from modelkit.diagram import Search, refusal
+from modelkit.diagram.cliques import SCALE, CliqueProgram, conflict
+from modelkit.diagram.graph import Reversed, first_diagram
+from modelkit.errors import UsageError
+from modelkit.families import generate
+from modelkit.improve import first_schedule, latency, schedule_of
+from modelkit.instance import Instance, Request, Server
+from modelkit.judge import judge
+
+
+def searched(instance: Instance, starts: np.ndarray | None = None, seconds: float = 60.0) -> Search:
+    """A search run to its end, from a bad schedule unless another is given."""
+    search = Search(instance, first_schedule(instance) if starts is None else starts, time.perf_counter() + seconds)
+    search.run()
+    return search
+
+
+def test_equals_brute_force(draw: Callable[..., Instance]) -> None:
+    """Tests 120 random instances of up to 4 requests with arrivals: proven, and the value of brute force."""
+    for seed in range(120):
+        instance = draw(seed, 1 + seed % 4, most_memory=8 + seed % 5, spread=seed % 4)
+        search = searched(instance)
+        assert search.proven, seed
+        assert search.value == search.bound == brute_force(instance)[0], seed
+        assert judge(instance, schedule_of(instance, search.starts)).valid
+
+
+def test_identical_requests(draw: Callable[..., Instance]) -> None:
+    """Tests that breaking the symmetry of requests that are alike keeps the optimum."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        kinds = [(int(rng.integers(1, 3)), int(rng.integers(1, 6)), int(rng.integers(0, 3))) for _ in range(2)]
+        requests = tuple(
+            Request(id=f"q{i}", prompt_tokens=s, output_tokens=o, arrival=a)
+            for i, (s, o, a) in enumerate(kinds[int(rng.integers(2))] for _ in range(4))
+        )
+        instance = Instance(name="alike", server=Server(kv_capacity_tokens=8), requests=requests)
+        search = searched(instance)
+        assert search.value == search.bound == brute_force(instance)[0], seed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_highs(seed: int) -> None:
+    """Tests 6 requests of both arrival models."""
+    instance = generate(
+        "kv-synthetic", seed=seed, requests=6, arrivals="poisson" if seed % 2 else "all-at-once", kv_capacity=16
+    )
+    result = mk.solve(instance, "kv-hindsight-flow", solver="highs", time_limit=60)
+    search = searched(instance)
+    assert result.status == "optimal"
+    assert search.value == search.bound == result.objective.value
+
+
+def test_conflicts_are_conflicts(draw: Callable[..., Instance]) -> None:
+    """Tests all pairs of starts of two requests: they conflict iff together they exceed the memory in some round."""
+    for seed in range(40):
+        instance = draw(seed, 2)
+        s, o = instance.arrays.prompt, instance.arrays.output
+        capacity = instance.server.kv_capacity_tokens
+        for k in range(12):
+            for j in range(12):
+                held = np.zeros(60, dtype=int)
+                held[k + 1 : k + o[0] + 1] += s[0] + np.arange(1, o[0] + 1)
+                held[j + 1 : j + o[1] + 1] += s[1] + np.arange(1, o[1] + 1)
+                assert conflict(0, k, 1, j, s, o, capacity) == bool((held > capacity).any()), (seed, k, j)
+
+
+def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None:
+    """Tests that every optimal schedule keeps to every clique that was separated, and that cliques are that."""
+    many = 0
+    for seed in range(60):
+        instance = draw(7000 + seed, 4, most_memory=10, spread=2)
+        value, winners = brute_force(instance)
+        program = CliqueProgram(instance, start_windows(instance, use_prices=False))
+        bound = program.solved(np.inf, np.inf)
+        assert bound.bound <= value * SCALE
+        for clique in program.cliques:
+            many += 1
+            members = {(instance.requests[program.request[c]].id, int(program.start[c])) for c in clique}
+            for starts in winners:
+                assert sum((i, k) in members for i, k in starts.items()) <= 1
+            for a in clique:
+                for b in clique:
+                    assert conflict(
+                        program.request[a], program.start[a], program.request[b], program.start[b], program.prompt,
+                        program.output, program.capacity,
+                    )  # fmt: skip
+    assert many > 50
+
+
+def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance]) -> None:
+    """Tests that at any multipliers the cheapest path costs at most the optimum, and every optimum is a path."""
+    rng = np.random.default_rng(3)
+    for seed in range(60):
+        instance = draw(8000 + seed, 3 + seed % 2, most_memory=9, spread=2)
+        value, _ = brute_force(instance)
+        known = CliqueProgram(instance, start_windows(instance)).solved(np.inf, np.inf)
+        problem = Reversed.of(instance, known)
+        multipliers = known.multipliers + rng.integers(-2 * SCALE, 2 * SCALE, len(known.multipliers))
+        diagram = first_diagram(problem, multipliers, value * SCALE, np.inf)
+        to_go = diagram.costs_to_go(diagram.set_cost(problem, multipliers))
+        assert int(multipliers.sum()) + int(to_go[0]) <= value * SCALE, seed
+
+
+def test_a_stop_keeps_what_is_known() -> None:
+    """Tests that a deadline that is over leaves the schedule given and a valid bound."""
+    instance = generate("kv-synthetic", seed=2, requests=16)
+    starts = hindsight(instance).starts
+    search = searched(instance, starts, seconds=0.0)
+    assert search.value == latency(instance, starts)
+    assert instance.arrays.output.sum() <= search.bound < search.value
+
+
+def test_solve_takes_it_by_itself() -> None:
+    """Tests the default: the value is the judge's, the stages say what they did, nothing is left to a solver."""
+    instance = generate("kv-synthetic", seed=1, requests=9, kv_capacity=16)
+    result = mk.solve(instance)
+    assert (result.status, result.stop, result.producer.solver) == ("optimal", "finished", "diagram")
+    assert result.objective.value == result.objective.bound
+    names = [stage.name for stage in result.stages]
+    assert names[:3] == ["warm start", "start windows", "cliques"]
+    bounds = [stage.bound for stage in result.stages if stage.bound is not None]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == result.objective.bound
+
+
+def test_what_it_does_not_take() -> None:
+    """Tests the reasons, and the message when it is asked for by name."""
+    chat = generate("chat", requests=12, rate=0.0, kv_capacity=2000)
+    assert "outputs of at most" in str(refusal(chat))
+    with pytest.raises(UsageError, match="does not take this instance"):
+        mk.solve(chat, solver="diagram")
+    with pytest.raises(UsageError, match="has no options"):
+        mk.solve(generate("kv-synthetic", requests=9), solver="diagram", options={"x": 1})
+    assert refusal(generate("kv-synthetic", requests=64)) is not None
