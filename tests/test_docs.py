@@ -12,11 +12,21 @@ from typing import Any
 import pytest
 
 import modelkit as mk
+from modelkit import backends, families, policies, traces
 from modelkit.cli import cli as commands
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(p.relative_to(DOCS / "pages").as_posix() for p in (DOCS / "pages").rglob("*.md"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example registers is forgotten afterwards."""
+    policies.policies()
+    for module, name in ((policies, "_REGISTRY"), (families._REGISTRY, "_makers"), (traces._REGISTRY, "_makers")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    monkeypatch.setattr(backends, "_OWN", dict(backends._OWN))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -42,8 +52,6 @@ def run_commands(text: str, code: int, cli: Callable[..., Any]) -> None:
         command, *shown = block.splitlines()
         program, name, *rest = shlex.split(command)
         assert program == "modelkit"
-        if name == "report" and name not in commands.commands:
-            continue
         printed = iter(cli(name, *rest, code=code).out.splitlines())
         for line in shown:
             assert any(line.split() == words.split() for words in printed), f"{command} does not print {line!r}"
