@@ -23,7 +23,8 @@ BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example registers is forgotten afterwards."""
-    policies.policies()
+    for load in (policies.policies, families.families, traces.trace_formats):
+        load()
     for module, name in ((policies, "_REGISTRY"), (families._REGISTRY, "_makers"), (traces._REGISTRY, "_makers")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     monkeypatch.setattr(backends, "_OWN", dict(backends._OWN))
