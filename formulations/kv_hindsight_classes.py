@@ -41,8 +41,8 @@ kv_capacity_holds[t]
 
 Claim
 -----
-Exact: exchanging the starts of two requests of a class changes neither the memory nor the total latency, so only how many
-start when matters. The sum of kv-hindsight's variables over a class is a solution here with the same
+Exact: exchanging the starts of two requests of a class changes neither the memory nor the total latency, so only how
+many start when matters. The sum of kv-hindsight's variables over a class is a solution here with the same
 value, and a solution here is one there for any assignment of its starts to the requests. The LP bound is the same.
 
 Reference

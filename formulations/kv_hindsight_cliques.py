@@ -14,10 +14,10 @@ conflicting_starts[q]
 
 Claim
 -----
-Exact. Two starts (i, k) and (j, l) conflict when both are active in the round of the first of their two ends and together
-hold more than M there. Held memory grows while a request runs, so no schedule has both; of pairwise conflicting
-starts it has at most one. Two starts of one request conflict because it starts once. The peak cliques of one round with
-q = 1 are among them. The LP bound is that of the cliques: on kv-synthetic instances with 12 to 20 requests the gap
+Exact. Two starts (i, k) and (j, l) conflict when both are active in the round of the first of their two ends and
+together hold more than M there. Held memory grows while a request runs, so no schedule has both; of pairwise conflicting
+starts it has at most one. Two starts of one request conflict because it starts once. The peak cliques of one round
+with q = 1 are among them. The LP bound is that of the cliques: on kv-synthetic instances with 12 to 20 requests the gap
 falls from about 30 % to 5 to 10 %.
 
 Reference
