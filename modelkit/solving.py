@@ -124,7 +124,12 @@ def solve(
     if solver == SEARCH:
         _check_search(instance, chosen, options)
         run.searches, run.solver = True, SEARCH
-    elif solver is None and formulation is None and not options and _search_suits(instance, chosen):
+    elif (
+        (solver, formulation) == (None, None)
+        and warm_start != "none"
+        and not options
+        and _search_suits(instance, chosen)
+    ):
         run.searches = True
     try:
         instance.check_fits()

@@ -226,7 +226,7 @@ def test_progress_on_a_terminal(home: Path) -> None:
     run("generate", "kv-synthetic", "--requests", "9", "--kv-capacity", "30", "-o", "a.json")
     master, slave = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "modelkit", "solve", "a.json", "--time-limit", "8", "-o", "r.json"],
+        [sys.executable, "-m", "modelkit", "solve", "a.json", "-s", "highs", "--time-limit", "8", "-o", "r.json"],
         stdout=subprocess.DEVNULL,
         stderr=slave,
         env={**os.environ, "TERM": "xterm"},

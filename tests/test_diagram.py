@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -19,6 +21,7 @@ from modelkit.families import generate
 from modelkit.improve import first_schedule, latency, schedule_of
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
+from modelkit.news import News
 
 
 def searched(instance: Instance, starts: np.ndarray | None = None, seconds: float = 60.0) -> Search:
@@ -135,6 +138,22 @@ def test_solve_takes_it_by_itself() -> None:
     bounds = [stage.bound for stage in result.stages if stage.bound is not None]
     assert bounds == sorted(bounds)
     assert bounds[-1] == result.objective.bound
+
+
+def test_interrupt_keeps_schedule_and_bound() -> None:
+    """Tests that Ctrl-C during the search gives the best schedule and the bound of the last stage."""
+    instance = generate("kv-synthetic", seed=2, requests=16)
+    heard: list[float] = []
+
+    def press(news: News) -> None:
+        if news.phase == "cliques" and news.bound is not None:
+            heard.append(news.bound)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = mk.solve(instance, listen=press, time_limit=60)
+    assert (result.status, result.stop, result.producer.solver) == ("feasible", "interrupted", "diagram")
+    assert result.objective.bound == heard[0] > instance.arrays.output.sum()
+    assert [stage.name for stage in result.stages][-1] == "cliques"
 
 
 def test_what_it_does_not_take() -> None:

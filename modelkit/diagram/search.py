@@ -29,7 +29,7 @@ import numpy as np
 
 from modelkit.bounds import start_windows
 from modelkit.diagram import kernels
-from modelkit.diagram.cliques import SCALE, CliqueProgram, Ints
+from modelkit.diagram.cliques import SCALE, CliqueProgram, Floats, Ints
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
 from modelkit.improve import latency, listed, searched
 from modelkit.instance import Instance
@@ -233,7 +233,7 @@ class Search:
         """
         best, best_multipliers, value = -kernels.NEVER, multipliers, None
         share, stale = 1.0, 0
-        before = np.zeros(len(multipliers))
+        before: Floats = np.zeros(len(multipliers))
         for iteration in range(ITERATIONS):
             set_cost = diagram.set_cost(problem, multipliers)
             to_go = diagram.costs_to_go(set_cost)
@@ -259,10 +259,10 @@ class Search:
                 self._improve(problem.starts(layers), times)
             if (times == 1).all():
                 break
-            direction = np.asarray(1.0 - times + 0.3 * before, dtype=np.float64)
+            direction = 1.0 - times.astype(np.float64) + 0.3 * before
             length = float(direction @ direction)
             if length < 0.1:
-                direction = np.asarray(1.0 - times, dtype=np.float64)
+                direction = 1.0 - times.astype(np.float64)
                 length = float(direction @ direction)
             before = direction
             step = share * max(limit + SCALE - value, SCALE // 4) / length

@@ -1,0 +1,82 @@
+"""The library of hard KV instances: makes it, and improves its table of best known values and bounds.
+
+    python benchmarks/hard.py [--seconds 60] [--solver diagram|highs|scip|cp-sat] [--only NAME ...]
+
+Each instance without a proof is solved again from the best schedule known; what is better is written to
+``instances/hard/table.json`` at once, with the schedule. A bound is only ever raised and a value only ever lowered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import modelkit as mk
+from modelkit.families import generate
+from modelkit.improve import latency, starts_of
+from modelkit.io import save_instance
+
+FOLDER = Path(__file__).parents[1] / "instances" / "hard"
+TABLE = FOLDER / "table.json"
+#: Arrival model, requests and seed.
+LIBRARY = (
+    ("all-at-once", 12, 2), ("all-at-once", 16, 0), ("all-at-once", 16, 1), ("all-at-once", 16, 2),
+    ("all-at-once", 20, 0), ("all-at-once", 20, 1), ("all-at-once", 20, 2), ("all-at-once", 30, 0),
+    ("all-at-once", 50, 0), ("poisson", 12, 0), ("poisson", 20, 0), ("poisson", 30, 0), ("poisson", 50, 0),
+)  # fmt: skip
+
+
+def made() -> dict[str, mk.Instance]:
+    """The instances by name; written when they are not there."""
+    FOLDER.mkdir(exist_ok=True)
+    found = {}
+    for arrivals, n, seed in LIBRARY:
+        instance = generate("kv-synthetic", seed=seed, requests=n, arrivals=arrivals)
+        path = FOLDER / f"{instance.name}.json"
+        if not path.exists():
+            save_instance(instance, str(path))
+        found[instance.name] = mk.load(str(path))
+    return found
+
+
+def improved(row: dict[str, Any], result: mk.Result, instance: mk.Instance, by: str) -> dict[str, Any]:
+    """The row with what is better."""
+    row = dict(row)
+    value, bound = result.objective.value, result.objective.bound
+    if value is not None and (row.get("value") is None or value < row["value"]):
+        assert result.schedule is not None
+        starts = starts_of(instance, result.schedule)
+        assert latency(instance, starts) == value
+        row.update(value=int(value), value_by=by, starts=starts.tolist())
+    if bound is not None and (row.get("bound") is None or bound > row["bound"]):
+        row.update(bound=int(bound), bound_by=by)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--solver", default="diagram")
+    parser.add_argument("--only", nargs="+")
+    arguments = parser.parse_args()
+    table: dict[str, Any] = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    for name, instance in made().items():
+        row = table.get(name, {"objective": "total_latency_rounds", "value": None, "bound": None})
+        if (arguments.only and name not in arguments.only) or (
+            row["value"] is not None and row["value"] == row["bound"]
+        ):
+            continue
+        formulation = "kv-hindsight-flow"
+        result = mk.solve(instance, formulation, solver=arguments.solver, time_limit=arguments.seconds)
+        by = f"{arguments.solver}, {arguments.seconds:g} s, modelkit {mk.__version__}"
+        table[name] = {**improved(row, result, instance, by), "sha256": result.instance.sha256}
+        scratch = TABLE.with_suffix(".part")
+        scratch.write_text(json.dumps(table, indent=1) + "\n")
+        scratch.replace(TABLE)
+        print(f"{name:<38} {table[name]['value']:>6} {table[name]['bound']:>6}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The library of hard instances: its table is true."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import modelkit as mk
+from modelkit.bounds import hindsight
+from modelkit.diagram import Search
+from modelkit.improve import schedule_of
+from modelkit.instance import InstanceStamp
+from modelkit.judge import judge
+from modelkit.plugins import bundled
+
+FOLDER = bundled("instances") / "hard"
+TABLE = json.loads((FOLDER / "table.json").read_text())
+
+
+def test_every_instance_has_a_row() -> None:
+    """Tests that files and rows are the same."""
+    assert {path.stem for path in FOLDER.glob("kv-*.json")} == set(TABLE)
+    assert {row["value"] == row["bound"] for row in TABLE.values()} == {True, False}
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_values_and_bounds(name: str) -> None:
+    """Tests that the judge finds the value, that the bound is not above it, and that a fresh bound is not either."""
+    row = TABLE[name]
+    instance = mk.load(str(FOLDER / f"{name}.json"))
+    assert InstanceStamp.of(instance).sha256 == row["sha256"]
+    verdict = judge(instance, schedule_of(instance, np.array(row["starts"])))
+    assert verdict.valid
+    assert verdict.metrics["total_latency_rounds"] == row["value"]
+    assert sum(r.output_tokens for r in instance.requests) <= row["bound"] <= row["value"]
+    assert row["value"] <= hindsight(instance).latency
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kv-synthetic-all-at-once-n16-m47-s0", "kv-synthetic-all-at-once-n16-m39-s1"])
+def test_proofs_are_repeated(name: str) -> None:
+    """Tests that the search proves the value again, from its own schedule."""
+    instance = mk.load(str(FOLDER / f"{name}.json"))
+    search = Search(instance, hindsight(instance).starts)
+    search.run()
+    assert search.value == search.bound == TABLE[name]["value"] == TABLE[name]["bound"]
