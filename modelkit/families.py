@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.io import checked
 from modelkit.registry import Maker, Registry
 
 Ints = npt.NDArray[np.int64]
@@ -37,8 +38,8 @@ def generate(name: str, **options: Any) -> Instance:
     InputError
         An option is out of its range.
     """
-    instance: Instance = _REGISTRY[name].make(**options)
-    return instance
+    maker = _REGISTRY[name]
+    return checked(f"generate {name}", lambda: maker.make(**options))
 
 
 #: Largest value of an option; of any other a billion.

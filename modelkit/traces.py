@@ -16,6 +16,7 @@ from modelkit.errors import MOST_FAULTS, Fault, InputError, did_you_mean, shown
 from modelkit.families import GSM8K_CLOCK, output_lengths, slot_instance
 from modelkit.files import read_lines, where_of
 from modelkit.instance import MAX_TOKENS, Instance, LinearClock, Request, Server
+from modelkit.io import checked
 from modelkit.registry import Maker, Registry
 
 _REGISTRY = Registry("trace format")
@@ -37,8 +38,8 @@ def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> 
     InputError
         With all faults of the file, each with its line.
     """
-    instance: Instance = _REGISTRY[name].make(path, **options)
-    return instance
+    maker = _REGISTRY[name]
+    return checked(f"{where_of(path)} as {name}", lambda: maker.make(path, **options))
 
 
 def oversized(instance: Instance) -> list[Request]:

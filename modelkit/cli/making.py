@@ -43,7 +43,10 @@ class _Makers(click.Group):
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
             arguments = [options.pop(name) for name in self._arguments]
-            _write_instance(_made(maker, arguments, options), output, quiet)
+            from modelkit.io import checked
+
+            instance = checked(f"{self.name} {maker.name}", lambda: maker.make(*arguments, **options))
+            _write_instance(instance, output, quiet)
 
         command = click.Command(
             maker.name,
@@ -101,20 +104,6 @@ import_ = _Makers(
     help="Turn a public trace into an instance.",
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
-
-
-def _made(maker: Maker, arguments: list[Any], options: dict[str, Any]) -> mk.Instance:
-    """The instance; options that give none are bad input, not a fault of ours."""
-    from pydantic import ValidationError
-
-    from modelkit.errors import InputError
-    from modelkit.io import faults_of
-
-    try:
-        instance: mk.Instance = maker.make(*arguments, **options)
-    except ValidationError as error:
-        raise InputError(f"these options of {maker.name} give no instance", faults_of(error, {})) from None
-    return instance
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:
