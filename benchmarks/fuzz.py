@@ -145,7 +145,8 @@ def worker() -> None:
                 if c > most
             ]
             outcome = f"too much {late[0]}" if late else outcome
-        channel.write(json.dumps([outcome, words, *cost]) + "\n")
+        full = cost[2] > MEMORY // 8  # Python gives some of it back only at its end
+        channel.write(json.dumps([full, outcome, words, *cost]) + "\n")
         channel.flush()
 
 
@@ -198,7 +199,9 @@ class Answering:
         ready, _, _ = select.select([self.process.stdout], [], [], WALL + 60)  # the first job waits for the imports
         line = self.process.stdout.readline() if ready else ""
         if line:
-            found: list[Any] = json.loads(line)
+            full, *found = json.loads(line)
+            if full:
+                self.end()
             return found
         self.end()
         return ["hang" if not ready else "death of the process", "", 0.0, WALL, 0]
@@ -278,8 +281,17 @@ def jobs_of(folder: Path, mutations: int, seed: int) -> Iterator[tuple[str, dict
     for what, path in inputs.nasty_files(folder):
         for reader in inputs.ENDINGS:
             yield "nasty", {"reader": reader, "path": str(path), "what": what}
-        for arguments in (["solve"], ["simulate", "-p", "mc-sf"], ["verify"], ["study", "status"], ["import", "azure"]):
-            yield "nasty", {"reader": "command", "arguments": [*arguments, str(path)]}
+        if "rows within" in what:
+            continue  # a good instance: what solving it costs is another question
+        for arguments in (["solve"], ["simulate", "-p", "mc-sf"], ["study", "status"], ["import", "azure"]):
+            yield (
+                "nasty",
+                {"reader": "command", "arguments": [*arguments, str(path)], "what": f"{arguments[0]}: {what}"},
+            )
+        yield (
+            "nasty",
+            {"reader": "command", "arguments": ["verify", "-i", "a.json", str(path)], "what": f"verify: {what}"},
+        )
     rng = random.Random(seed)
     names = [*inputs.ENDINGS, "command"]
     for i in range(mutations):

@@ -347,7 +347,7 @@ def read_json(source: str | os.PathLike[str]) -> object:
 def _is_deeper(document: object, most: int) -> bool:
     """Whether lists and objects stand in each other more than ``most`` deep; O(size), without recursion."""
     level = [document]
-    for _ in range(most + 1):
+    for _ in range(most):
         inner = (
             value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
         )
