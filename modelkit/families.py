@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.io import checked
 from modelkit.predictions import with_predictions
 from modelkit.registry import Maker, Registry
 from modelkit.servers import find_server
@@ -46,7 +47,8 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     InputError
         An option is out of its range.
     """
-    instance: Instance = _REGISTRY[name].make(**options)
+    maker = _REGISTRY[name]
+    instance = checked(f"generate {name}", lambda: maker.make(**options))
     if predictions is None:
         return instance
     return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))

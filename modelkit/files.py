@@ -126,7 +126,7 @@ def _content(source: str | os.PathLike[str], most: int) -> Iterator[bytes]:
         for piece in _inflated(_pieces(source)):
             total += len(piece)
             if total > most:
-                raise InputError(where, [Fault("$", f"holds more than {most // 2**20} MiB, the most that is read")])
+                raise InputError(where, [Fault("$", f"holds more than {most // 1024:,} KiB, the most that is read")])
             if piece:
                 yield piece
     except (EOFError, zlib.error) as error:

@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,8 +27,16 @@ from modelkit.files import read_text, where_of
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock, cross_faults, whole
 from modelkit.result import Result
 
+#: Requests of an instance.
+MOST_REQUESTS = 1_000_000
+
 #: What costs memory when JSON is read: marks, how many of them are read, and what they stand for.
-_MOST = (("[{", 3_000_000, "lists and objects"), (":", 3_000_000, "keys"), (",", 12_000_000, "values"))
+_MOST = (
+    ("{", 600_000, "objects"),
+    ("[", 2_000_000, "lists"),
+    (":", 3_000_000, "keys"),
+    (",", 10_000_000, "values"),
+)
 
 #: Keys of a request, in the order of the file.
 REQUEST_KEYS = tuple(Request.model_fields)
@@ -68,6 +76,8 @@ def parse_instance(document: object, where: str) -> Instance:
     """Instance from parsed JSON; ``where`` names its origin in messages."""
     document = _checked_schema(document, instance_module.SCHEMA, where)
     faults: list[Fault] = []
+    if (found := _longest(document.get("requests"))) > MOST_REQUESTS:
+        raise InputError(where, [Fault("$.requests", f"found {found:,} requests; allowed: at most {MOST_REQUESTS:,}")])
     columns = isinstance(document.get("requests"), dict)
     if columns:
         document["requests"] = _rows(document["requests"], faults)
@@ -79,7 +89,7 @@ def parse_instance(document: object, where: str) -> Instance:
     try:
         instance = Instance.model_validate(document)
     except ValidationError as error:
-        faults += faults_of(error, _KNOWN_KEYS)
+        faults += faults_of(_first_errors(document, error), _KNOWN_KEYS)
         faults += _raw_cross_faults(document)
     except InputError as error:
         faults += error.faults
@@ -88,6 +98,42 @@ def parse_instance(document: object, where: str) -> Instance:
             faults = [Fault(_column_path(fault.path), fault.message) for fault in faults]
         raise InputError(where, faults)
     return instance
+
+
+def _first_errors(document: dict[str, Any], error: ValidationError) -> ValidationError:
+    """The errors, or where those are very many only those of the first requests: each costs a kilobyte."""
+    requests = document.get("requests")
+    size = MOST_FAULTS
+    while error.error_count() > 10 * MOST_FAULTS and isinstance(requests, list) and size < len(requests):
+        try:
+            Instance.model_validate({**document, "requests": requests[:size]})
+        except ValidationError as fewer:
+            if fewer.error_count() >= MOST_FAULTS:
+                return fewer
+        except InputError:  # cross faults alone
+            pass
+        size *= 4
+    return error
+
+
+def checked(what: str, make: Callable[[], Instance]) -> Instance:
+    """What ``make`` makes; options or data that give no instance are bad input.
+
+    Raises
+    ------
+    InputError
+        With the faults of what was made.
+    """
+    try:
+        return make()
+    except ValidationError as error:
+        raise InputError(f"{what} gives no instance", faults_of(error, {})) from None
+
+
+def _longest(requests: object) -> int:
+    """Requests in rows, or in the longest column."""
+    columns = requests.values() if isinstance(requests, dict) else [requests]
+    return max((len(column) for column in columns if isinstance(column, list)), default=0)
 
 
 def _rows(columns: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]:
@@ -281,11 +327,12 @@ def read_json(source: str | os.PathLike[str]) -> object:
             refuse(f"found {shown(word)}; allowed: numbers up to 1.8e308")
         return value
 
-    for marks, most, noun in _MOST:
-        if sum(map(text.count, marks)) > most:
-            refuse(f"holds more than {most:,} {noun}, the most that is read; columns need fewer than rows")
+    for mark, most, noun in _MOST:
+        if text.count(mark) > most:
+            refuse(f"holds more than {most:,} {noun}, the most that is read; requests in columns need the fewest")
     try:
-        document = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+        with _without_collecting():
+            document = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
     except json.JSONDecodeError as error:
         refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except RecursionError:
@@ -300,7 +347,7 @@ def read_json(source: str | os.PathLike[str]) -> object:
 def _is_deeper(document: object, most: int) -> bool:
     """Whether lists and objects stand in each other more than ``most`` deep; O(size), without recursion."""
     level = [document]
-    for _ in range(most + 1):
+    for _ in range(most):
         inner = (
             value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
         )

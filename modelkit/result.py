@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer
 
 from modelkit.certificate import Certificate
 from modelkit.instance import InstanceStamp as InstanceStamp
@@ -43,7 +43,7 @@ class _SegmentRecord(_Record):
 
 
 class _ScheduleRecord(_Record):
-    segments: tuple[_SegmentRecord, ...]
+    segments: Annotated[tuple[_SegmentRecord, ...], FailFast()]  # written by a program: one fault says enough
     tokens_per_iteration: Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)] | None = None
 
 

@@ -267,7 +267,10 @@ class _Run:
         except TooLargeError as error:
             return self.without_solver(str(error))
         except MemoryError:
-            return self.conclude(None, "failed", "there is not enough memory for the model")
+            known = self.conclude(None, "failed", "there is not enough memory for the model")
+            if known.schedule is None:
+                raise
+            return known
         with interrupts_held() as held:
             result = self.extracted(model)
         return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result

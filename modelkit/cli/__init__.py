@@ -61,7 +61,8 @@ def main() -> None:
 def _drop_output() -> None:
     """Standard output takes nothing more; Python would try once again at its end."""
     if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # something without a number stands in for it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception, *, debug: bool) -> int:

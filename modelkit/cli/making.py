@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ class _Makers(click.Group):
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
-            _write_instance(_made(partial(self._make, maker.name), options), output, quiet)
+            _write_instance(self._make(maker.name, **options), output, quiet)
 
         command = click.Command(
             maker.name,
@@ -121,19 +120,6 @@ import_ = _Makers(
     help="Turn a public trace into an instance.",
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
-
-
-def _made(make: Callable[..., mk.Instance], options: dict[str, Any]) -> mk.Instance:
-    """The instance; options that give none are bad input, not a fault of ours."""
-    from pydantic import ValidationError
-
-    from modelkit.errors import InputError
-    from modelkit.io import faults_of
-
-    try:
-        return make(**options)
-    except ValidationError as error:
-        raise InputError("these options give no instance", faults_of(error)) from None
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:

@@ -24,7 +24,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
+from modelkit.files import read_text
 from modelkit.io import faults_of, read_json
 from modelkit.registry import Maker
 from modelkit.runs import Kind, parameters_of
@@ -41,6 +44,12 @@ from modelkit.studies.claims import Claim
 
 #: Most runs of a study.
 MOST_RUNS = 1_000_000
+#: Largest study file [byte].
+MOST_BYTES = 2**18
+#: Parts of a dotted key; reading one takes time quadratic in them.
+MOST_PARTS = 500
+_BETWEEN_MARKS = re.compile(r"[^=,{}\[\]\n]+")
+_CODE = "code is run only from there, and by name from the folders of MODELKIT_FORMULATIONS"
 _SHIPPED = Path(__file__).with_name("shipped")
 
 
@@ -212,15 +221,13 @@ def load_study(source: str | os.PathLike[str]) -> Study:
         No such file or shipped study.
     """
     path = Path(source)
-    if not path.exists() and path.suffix != ".toml" and path.name == os.fspath(source):
+    if not os.path.exists(path) and path.suffix != ".toml" and path.name == os.fspath(source):
         if path.name not in shipped_studies():
             raise unknown_name("study", path.name, shipped_studies())
         path = shipped_studies()[path.name]
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        words = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read {path}: {words}") from None
+    text = read_text(path, MOST_BYTES)
+    if any(part.count(".") > MOST_PARTS for part in _BETWEEN_MARKS.findall(text)):
+        raise InputError(str(path), [Fault("$", f"nested too deeply: a key of more than {MOST_PARTS} parts")])
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
@@ -231,7 +238,7 @@ def load_study(source: str | os.PathLike[str]) -> Study:
     except ValidationError as error:
         raise InputError(str(path), faults_of(error, _known_keys())) from None
     study = _resolved(study, path.parent)
-    if faults := list(_faults(study)):
+    if faults := list(_faults(study, path.parent)):
         raise InputError(str(path), faults)
     return study
 
@@ -264,7 +271,7 @@ def _resolved(study: Study, folder: Path) -> Study:
     return study.model_copy(update={"instances": instances, "formulations": formulations})
 
 
-def _faults(study: Study) -> Iterator[Fault]:
+def _faults(study: Study, folder: Path) -> Iterator[Fault]:
     """What is wrong with a study that has the right form: names and parameters that do not exist."""
     from modelkit.backends import backends
     from modelkit.families import families
@@ -278,7 +285,7 @@ def _faults(study: Study) -> Iterator[Fault]:
             yield _unknown(f"{where}.family", "family", entry.family, makers)
         elif entry.family is not None:
             yield from _wrong_options(f"{where}.parameters", makers[entry.family], entry.parameters)
-        elif not Path(entry.file or "").is_file():
+        elif not os.path.isfile(entry.file or ""):
             yield Fault(f"{where}.file", f"no such file: {entry.file}")
     groups = {entry.label for entry in study.instances}
     formulations = {found.name for found in found_formulations()}
@@ -300,8 +307,10 @@ def _faults(study: Study) -> Iterator[Fault]:
                     except UsageError as error:
                         yield Fault(f"{where}.names[{j}]", " ".join(str(error).split()))
                 elif noun == "formulation" and name.endswith(".py"):
-                    if not Path(name).is_file():
+                    if not os.path.isfile(name):
                         yield Fault(f"{where}.names[{j}]", f"no such file: {name}")
+                    elif not Path(name).resolve().is_relative_to(folder.resolve()):
+                        yield Fault(f"{where}.names[{j}]", f"{name} lies outside the folder of the study; {_CODE}")
                 elif name not in set(names):
                     yield _unknown(f"{where}.names[{j}]", noun, name, names)
             for j, solver in enumerate(getattr(entry, "solvers", ())):
@@ -347,19 +356,30 @@ def cells(study: Study) -> list[Cell]:
     UsageError
         There are too many.
     """
+    drawn = sum(_combinations(entry) for entry in study.instances)
+    each = sum(
+        _combinations(entry) * len(getattr(entry, "names", "1")) * len(getattr(entry, "solvers", "1"))
+        for entry in (*study.formulations, *study.policies, *study.bounds)
+    )
+    if drawn * max(1, each) > MOST_RUNS:
+        raise UsageError(f"the study asks for up to {drawn * each:,} runs; at most {MOST_RUNS:,}")
     specs = [spec for entry in study.instances for spec in _specs(entry)]
     found: dict[str, Cell] = {}
     for cell in _grid(study, specs):
         found.setdefault(cell.key, cell)
-        if len(found) > MOST_RUNS:
-            raise UsageError(f"the study asks for more than {MOST_RUNS:,} runs")
     return list(found.values())
+
+
+def _combinations(entry: Instances | _Runs) -> int:
+    """Seeds times values of the parameters."""
+    axes = (len(value) for value in entry.parameters.values() if isinstance(value, list))
+    return len(entry.seeds) * math.prod(axes)
 
 
 def _specs(entry: Instances) -> Iterator[InstanceSpec]:
     if entry.file is not None:
         read_json(entry.file)
-        content = hashlib.sha256(Path(entry.file).read_bytes()).hexdigest()
+        content = _file_hash(entry.file)
         yield InstanceSpec(entry.label, None, entry.file, 0, {}, content)
         return
     for parameters in _axes(entry.parameters):
@@ -395,7 +415,10 @@ def _given(limits: Limits) -> dict[str, Any]:
 
 
 def _file_hash(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:  # gone since it was looked at
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _axes(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

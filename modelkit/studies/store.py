@@ -144,6 +144,13 @@ class Store:
         if self._lock is not None:
             self._lock.close()
 
+    def _ask(self, statement: str, *values: Any) -> list[Any]:
+        """Rows of a statement; a damaged index or a full disk is said in words."""
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise UsageError(f"cannot use {self.folder / 'study.sqlite'}: {error}") from None
+
     def path(self, key: str) -> Path:
         """The file of a run's result."""
         return self.folder / "runs" / key[:2] / f"{key}.result.json.gz"
@@ -152,11 +159,11 @@ class Store:
 
     def keys(self) -> set[str]:
         """Keys of the finished runs."""
-        return {key for (key,) in self._database.execute("SELECT key FROM runs")}
+        return {key for (key,) in self._ask("SELECT key FROM runs")}
 
     def entries(self, keys: Iterable[str] | None = None) -> list[Entry]:
         """The index, by key; of these ``keys`` only."""
-        rows = [Entry(*row) for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY key")]
+        rows = [Entry(*row) for row in self._ask(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY key")]
         if keys is None:
             return rows
         wanted = set(keys)
@@ -167,7 +174,7 @@ class Store:
         entry = Entry.of(cell, result)
         marks = ", ".join("?" * len(_COLUMNS))
         values = [getattr(entry, column) for column in _COLUMNS]
-        self._database.execute(f"INSERT OR REPLACE INTO runs VALUES ({marks})", values)
+        self._ask(f"INSERT OR REPLACE INTO runs VALUES ({marks})", *values)
 
     def recover(self, cells: Sequence[Cell]) -> int:
         """Enter the runs whose files are there but which are not in the index; returns how many."""
@@ -191,7 +198,7 @@ class Store:
     def remove(self, keys: Iterable[str]) -> None:
         """Forget runs and delete their files."""
         for key in keys:
-            self._database.execute("DELETE FROM runs WHERE key = ?", [key])
+            self._ask("DELETE FROM runs WHERE key = ?", key)
             self.path(key).unlink(missing_ok=True)
 
     # --- instances ---
@@ -203,24 +210,24 @@ class Store:
     def instance(self, spec: InstanceSpec) -> tuple[Path, InstanceStamp]:
         """File and stamp of an instance; it is drawn and written when it is not there."""
         path = self.file_of(spec)
-        row = self._database.execute("SELECT stamp FROM instances WHERE key = ?", [spec.key]).fetchone()
+        row = next(iter(self._ask("SELECT stamp FROM instances WHERE key = ?", spec.key)), None)
         if row and path.exists():
             return path, InstanceStamp.model_validate_json(row[0])
         instance = drawn(spec)
         if spec.file is None:
             save_instance(instance, path)
         stamp = InstanceStamp.of(instance)
-        self._database.execute("INSERT OR REPLACE INTO instances VALUES (?, ?)", [spec.key, stamp.model_dump_json()])
+        self._ask("INSERT OR REPLACE INTO instances VALUES (?, ?)", spec.key, stamp.model_dump_json())
         return path, stamp
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What is written within is written at once."""
-        self._database.execute("BEGIN")
+        self._ask("BEGIN")
         try:
             yield
         finally:
-            self._database.execute("COMMIT")
+            self._ask("COMMIT")
 
 
 def drawn(spec: InstanceSpec) -> Instance:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
+from modelkit.files import where_of
 from modelkit.instance import Instance, Request
+from modelkit.io import checked
 from modelkit.registry import Maker, Registry
 
 _REGISTRY = Registry("trace format")
@@ -33,8 +35,8 @@ def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> 
         With all faults of the file, each with its line.
     """
     trace_formats()
-    instance: Instance = _REGISTRY[name].make(path, **options)
-    return instance
+    maker = _REGISTRY[name]
+    return checked(f"{where_of(path)} as {name}", lambda: maker.make(path, **options))
 
 
 def oversized(instance: Instance) -> list[Request]:

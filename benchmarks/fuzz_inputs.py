@@ -1,0 +1,442 @@
+"""Hostile inputs for ``benchmarks/fuzz.py``: nasty files, mutations of good ones, and what Hypothesis draws."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: How the files of each reader end.
+ENDINGS = {
+    "instance": ".json", "result": ".json", "certificate": ".json", "claim": ".json", "study": ".toml", "azure": ".csv",
+    "lengths": ".csv", "formulation": ".py",
+}  # fmt: skip
+
+INSTANCE: dict[str, Any] = {
+    "schema": "modelkit/instance/1",
+    "name": "small",
+    "server": {"kv_capacity_tokens": 20, "clock": {"kind": "unit"}},
+    "requests": [
+        {"id": "a", "prompt_tokens": 3, "output_tokens": 4},
+        {"id": "b", "arrival": 2, "prompt_tokens": 1, "output_tokens": 2, "predicted_output_tokens": [1, 3]},
+    ],
+    "extra": {"weights": [1, 2.5]},
+}
+_SLOTS: dict[str, Any] = {
+    "schema": "modelkit/instance/1",
+    "server": {"slots": 2, "clock": {"kind": "linear", "decode_base_ms": 74.4, "prefill_levels": [[100, 40.0]]}},
+    "requests": {"id": ["a", "b", "c"], "prompt_tokens": [3, 4, 5], "output_tokens": [1, 2, 3], "arrival": [0, 0.5, 1]},
+}
+_STUDY = """name = "sizes"
+description = "a study"
+limits = { time_limit = 20, kill_after = 120, memory_mb = 4000 }
+[[instances]]
+group = "chats"
+family = "chat"
+seeds = "0..3"
+parameters = { requests = [10, 20], rate = 50.0 }
+[[policies]]
+names = ["mc-sf", "svf"]
+groups = ["chats"]
+[[formulations]]
+names = ["kv-hindsight"]
+solvers = ["highs"]
+limits = { time_limit = 2.5 }
+[[bounds]]
+[[claims]]
+says = "a claim"
+paper = 1.005
+of = "mc-sf"
+against = "best"
+"""
+_AZURE = (
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n"
+)
+_LENGTHS = "prompt_tokens,output_tokens\n10,20\n30,5\n"
+_WORDS = [
+    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, 5e-324, 10**18, -(10**18), 10**400, 2**63, 2**64, "", "a",
+    "\x00", "\ud800",
+    "é" * 50, "x" * 5000, "../../etc/passwd", "/dev/zero", "\x1b[2J", "{{7*7}}", "<script>", [], {}, [[]], {"": None},
+    [1] * 300, "NaN", "9" * 5000, "1e400", "modelkit/instance/1", "unit", "linear", 1e15, 99999999, 100000001,
+]  # fmt: skip
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good inputs of a reader."""
+    if name not in _SEEDS:
+        _SEEDS[name] = _made(name)
+    return _SEEDS[name]
+
+
+_SEEDS: dict[str, list[bytes]] = {}
+
+
+def _made(name: str) -> list[bytes]:
+    import modelkit as mk
+
+    def dumped(document: Any) -> bytes:
+        return json.dumps(document).encode()
+
+    if name == "study":
+        return [_STUDY.encode()]
+    if name == "azure":
+        return [_AZURE.encode()]
+    if name == "lengths":
+        return [_LENGTHS.encode()]
+    if name == "formulation":
+        return [(ROOT / "formulations" / "kv_hindsight_lp.py").read_bytes()]
+    if name == "instance":
+        return [dumped(INSTANCE), dumped(_SLOTS)]
+    small = mk.load(INSTANCE)
+    bound = mk.bound(small, time_limit=1)
+    if name == "certificate":
+        return [dumped(bound.certificate.document())]
+    results = [mk.simulate(small, "mc-sf"), bound.result, mk.simulate(mk.load(_SLOTS), "sorted")]
+    documents = [result.document() for result in results]
+    return [dumped(d) for d in documents] + ([seeds("certificate")[0]] if name == "claim" else [])
+
+
+# --- mutations -----------------------------------------------------------------------------------------
+
+
+def mutated(name: str, rng: random.Random) -> bytes:
+    """A good input with a few faults: in its tree where it is JSON, in its bytes, in how it is written."""
+    data = rng.choice(seeds(name))
+    if ENDINGS[name] == ".json" and rng.random() < 0.8:
+        document = json.loads(data)
+        for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+            document = _tree(document, rng)
+        data = _written(document, rng)
+    elif ENDINGS[name] in (".toml", ".csv") and rng.random() < 0.7:
+        data = _lines(data, rng)
+    if rng.random() < 0.35:
+        data = _bytes(data, rng)
+    if rng.random() < 0.1:
+        data = rng.choice(
+            (b"\xef\xbb\xbf" + data, data.replace(b"\n", b"\r\n"), _recoded(data, rng), data + b"\x00" * 9)
+        )
+    if rng.random() < 0.08:
+        data = gzip.compress(data)
+        data = _bytes(data, rng) if rng.random() < 0.5 else data
+    return data
+
+
+def _recoded(data: bytes, rng: random.Random) -> bytes:
+    return data.decode("utf-8", "replace").encode(rng.choice(("utf-16", "utf-32-be", "latin-1", "utf-7")), "replace")
+
+
+def _tree(document: Any, rng: random.Random) -> Any:
+    """One change somewhere in the tree."""
+    places: list[tuple[Any, Any]] = []
+    level = [document]
+    while level:
+        value = level.pop()
+        if isinstance(value, dict):
+            places += [(value, key) for key in value]
+            level += value.values()
+        elif isinstance(value, list):
+            places += [(value, i) for i in range(min(len(value), 50))]
+            level += value[:50]
+    if not places or rng.random() < 0.02:
+        return rng.choice(_WORDS)
+    holder, key = rng.choice(places)
+    kind = rng.randrange(8)
+    if kind <= 3:
+        holder[key] = rng.choice(_WORDS)
+    elif kind == 4:
+        del holder[key]
+    elif kind == 5 and isinstance(holder, dict):
+        holder[rng.choice(("x" * 60, "", key + "s", key.upper(), "\x1b", "a\nb", "schema", "\ud800"))] = holder.pop(key)
+    elif kind == 6:
+        for _ in range(rng.choice((1, 3, 90, 2000))):
+            holder[key] = rng.choice(([holder[key]], {"a": holder[key]}))
+    elif isinstance(holder, list):
+        holder += [holder[key]] * rng.choice((1, 2, 500))
+    elif isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        with contextlib.suppress(OverflowError):
+            holder[key] = holder[key] * rng.choice((-1, 0.1, 1e9, 10**30)) + rng.choice((0, 1, 0.5))
+    return document
+
+
+def _written(document: Any, rng: random.Random) -> bytes:
+    try:
+        text = json.dumps(document, ensure_ascii=rng.random() < 0.7, indent=rng.choice((None, None, 1)))
+    except (RecursionError, ValueError):
+        return b"[" * 5000 + b"]" * rng.choice((0, 5000))
+    if rng.random() < 0.05:  # a key twice
+        text = text.replace('"name"', '"name": "twice", "name"', 1)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _lines(data: bytes, rng: random.Random) -> bytes:
+    lines = data.decode().splitlines(keepends=True)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        i = rng.randrange(len(lines))
+        word = str(rng.choice(_WORDS)) if rng.random() < 0.5 else json.dumps(rng.choice(_WORDS))
+        kind = rng.randrange(6)
+        if kind == 0:
+            lines[i] = lines[i] * rng.choice((2, 300))
+        elif kind == 1 and len(lines) > 1:
+            del lines[i]
+        elif kind == 2:
+            head, mark, _ = lines[i].partition(rng.choice(("=", ",")))
+            lines[i] = f"{head}{mark}{word}\n"
+        elif kind == 3:
+            lines[i] = lines[i].replace(rng.choice(("0", "1", '"', ",", "[", "]", "a")), word, 1)
+        elif kind == 4:
+            lines.insert(i, f"{rng.choice(('', 'x = ', 'a.' * 500 + 'a = ', '[', '[[', ',' * 99))}{word}\n")
+        else:
+            rng.shuffle(lines)
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def _bytes(data: bytes, rng: random.Random) -> bytes:
+    raw = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        i = rng.randrange(len(raw) + 1)
+        kind = rng.randrange(6)
+        if kind == 0 and i < len(raw):
+            raw[i] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            raw[i:i] = bytes(rng.randrange(256) for _ in range(rng.choice((1, 4, 40))))
+        elif kind == 2:
+            del raw[i : i + rng.choice((1, 10, 1000))]
+        elif kind == 3:
+            raw[i:i] = rng.choice(
+                (b"[", b"{", b'"', b"\x00", b"\\u", b"9" * 50, b"[" * 3000, b"\xed\xa0\x80", b"1e999", b"NaN")
+            )
+        elif kind == 4:
+            raw = raw[:i]
+        else:
+            j = rng.randrange(len(raw) + 1)
+            raw[i:i] = raw[j : j + 30]
+    return bytes(raw)
+
+
+# --- command lines -------------------------------------------------------------------------------------
+
+_COMMANDS: dict[str, list[str]] = {
+    "solve": ["a.json", "--time-limit", "0.2", "-f", "kv-hindsight", "-s", "highs", "--gap", "--threads", "--seed",
+              "--warm-start", "mc-sf", "--option", "mip_rel_gap=1", "-q", "-o", "r.json", "none", "cplex", "a.json.gz"],
+    "simulate": ["a.json", "-p", "mc-sf", "svf", "sorted", "--seed", "--slots-at", "0=1", "-q", "-o",
+                 "out", "slots.json"],
+    "bound": ["a.json", "--time-limit", "0.2", "--gap", "0.1", "--schedule", "s.json", "--seed", "-q", "-o",
+              "slots.json"],
+    "verify": ["good.result.json", "--instance", "a.json", "-q", "slots.json"],
+    "generate": ["chat", "kv-synthetic", "gsm8k", "service-hour", "--requests", "5", "--rate", "--seed",
+                 "--kv-capacity", "-o", "g.json", "--arrivals", "poisson", "--slots", "--round-ms"],
+    "import": ["azure", "lengths", "t.csv", "--requests", "1", "--skip", "--round-ms", "--kv-capacity", "--slots", "-o",
+               "i.json", "--prompt-column", "ContextTokens", "--output-column", "GeneratedTokens", "--drop-oversized",
+               "--seed"],
+    "list": ["formulations", "policies", "solvers", "families", "formats"],
+    "versions": ["--debug"],
+    "study": ["run", "status", "export", "report", "list", "study.toml", "--dry-run", "--folder", "f", "--jobs", "1",
+              "gap-growth"],
+    "completion": ["bash", "zsh", "fish"],
+}  # fmt: skip
+
+
+def command_line(rng: random.Random) -> list[str]:
+    """A command with arguments that may or may not make sense."""
+    name = rng.choice(list(_COMMANDS))
+    known = _COMMANDS[name]
+    words = [name, known[0]] if rng.random() < 0.8 else [name]
+    for _ in range(rng.choice((0, 1, 2, 3, 5))):
+        pick = rng.random()
+        if pick < 0.7:
+            words.append(rng.choice(known))
+        elif pick < 0.9:
+            words.append(str(rng.choice(_WORDS)).replace("\x00", ""))
+        else:
+            words.append(
+                rng.choice(("--help", "--nonsense", "-", "--", "-5", "1e999", "inf", "nan", "99999999999999999999"))
+            )
+    words = [w.encode("utf-8", "surrogateescape" if "\ud800" not in w else "replace").decode() for w in words]
+    if words[:2] == ["study", "run"] and "--dry-run" not in words:
+        words.append("--dry-run")
+    if name == "generate" and "--requests" not in words:
+        words += ["--requests", "5"]
+    if name in ("solve", "bound"):
+        words += ["--time-limit", "0.2"]
+    return [w for w in words if w != "-"] if name in ("solve", "simulate", "bound", "verify", "import") else words
+
+
+def furnish() -> None:
+    """The files that the command lines speak of, in the current folder."""
+    Path("a.json").write_text(json.dumps(INSTANCE))
+    Path("a.json.gz").write_bytes(gzip.compress(json.dumps(INSTANCE).encode()))
+    Path("slots.json").write_text(json.dumps(_SLOTS))
+    Path("t.csv").write_text(_AZURE)
+    Path("study.toml").write_text(_STUDY)
+    Path("good.result.json").write_bytes(seeds("result")[0])
+
+
+# --- nasty files ---------------------------------------------------------------------------------------
+
+
+def nasty_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files that no reader should fall over, with a word for each."""
+    place = folder / "nasty"
+    place.mkdir()
+    small = json.dumps(INSTANCE).encode()
+
+    def wrote(name: str, data: bytes) -> tuple[str, Path]:
+        path = place / f"{name.replace(' ', '-')}.json"
+        path.write_bytes(data)
+        return name, path
+
+    yield "gzip bomb of 10 GB", _bomb(place / "bomb.json.gz", b"\x00", 10_000)
+    yield "gzip of JSON 10^9 deep", _bomb(place / "deep.json.gz", b"[", 1000)
+    yield "gzip of 10^9 line ends", _bomb(place / "lines.csv.gz", b"\n", 1000)
+    yield "gzip of a row of 10^8 commas", _bomb(place / "commas.csv.gz", b",", 100)
+    yield wrote("gzip of many members", gzip.compress(b"") * 200_000)
+    yield wrote("gzip cut off", gzip.compress(small * 100)[:60])
+    yield wrote("gzip in gzip", gzip.compress(gzip.compress(small)))
+    yield wrote("zlib without header", zlib.compress(small))
+    yield wrote("JSON 10^8 long", b"[" + b"[]," * 33_000_000 + b"0]")
+    yield wrote("numbers within the size", b"[" + b"123456," * 9_000_000 + b"0]")
+    yield wrote("objects within the size", b"[" + b'{"a":1},' * 590_000 + b"0]")
+    yield wrote("lists within the size", b"[" + b"[]," * 1_900_000 + b"0]")
+    yield wrote(
+        "segments within the size",
+        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"at":0},' * 590_000),
+    )
+    yield wrote(
+        "wrong segments within the size",
+        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"a":0},' * 590_000),
+    )
+    yield wrote(
+        "violations within the size",
+        seeds("result")[0].replace(b'"violations": [', b'"violations": [{}' + b",{}" * 590_000),
+    )
+    yield wrote("requests in rows within the size", b'{"schema":"modelkit/instance/1","server":{},"requests":[' +
+                b",".join(b'{"id":"r%d","prompt_tokens":1,"output_tokens":1}' % i for i in range(590_000)) +
+                b"]}")  # fmt: skip
+    yield wrote("keys within the size", b"{" + b",".join(b'"%08d":1' % i for i in range(2_900_000)) + b"}")
+    yield wrote(
+        "keys twice among a million", b"{" + b",".join(b'"%08d":1' % i for i in range(10**6)) + b',"00000000":1}'
+    )
+    yield wrote("faults in 300000 requests", _many(b"0", 300_000))
+    yield wrote("a million requests with one fault", _many(b"1", 1_000_000).replace(b"[1,", b"[0,", 1))
+    yield wrote("unknown keys by the thousand", b"{" + b'"schema":"modelkit/instance/1",' +
+                b",".join(b'"kei%d":0' % i for i in range(200_000)) + b"}")  # fmt: skip
+    yield wrote("a key of 10^7 letters", b'{"' + b"k" * 10**7 + b'":1}')
+    yield wrote("an integer of 10^7 digits", b'{"schema":' + b"9" * 10**7 + b"}")
+    yield wrote("deep in the middle", b'{"schema":"modelkit/instance/1","extra":' + b'{"a":' * 900 + b"1" + b"}" * 901)
+    yield wrote("toml dotted", b"a" + b".a" * 100_000 + b" = 1")
+    yield wrote("toml tables", b"".join(b"[a%d]\n" % i for i in range(100_000)))
+    yield wrote("toml nested", b"a = " + b"[" * 100_000)
+    yield wrote("null bytes", b"\x00" * 1000)
+    yield wrote("byte order mark only", b"\xef\xbb\xbf")
+    yield wrote(
+        "good with byte order mark and CRLF",
+        b"\xef\xbb\xbf" + json.dumps(INSTANCE, indent=1).encode().replace(b"\n", b"\r\n"),
+    )
+    yield wrote("utf-16", small.decode().encode("utf-16"))
+    yield wrote("overlong utf-8", small.replace(b"small", b"\xc0\xaf"))
+    yield wrote("lone surrogate", small.replace(b"small", b"\\ud800"))
+    yield wrote("empty", b"")
+    sparse = place / "sparse.json"
+    with sparse.open("wb") as file:
+        file.truncate(20 * 2**30)
+    yield "a sparse file of 20 GiB", sparse
+    yield "a folder", place
+    pipe = place / "pipe.json"
+    os.mkfifo(pipe)
+    yield "a pipe without writer", pipe
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(place / "s.sock"))
+    yield "a socket", place / "s.sock"
+    for name, target in (
+        ("loop", "loop.json"),
+        ("dangling", "nowhere"),
+        ("to a device", "/dev/zero"),
+        ("to good", "good.json"),
+    ):
+        (place / f"{name.replace(' ', '-')}.json").symlink_to(target)
+        yield f"a link: {name}", place / f"{name.replace(' ', '-')}.json"
+    (place / "good.json").write_bytes(small)
+    closed = place / "closed.json"
+    closed.write_bytes(small)
+    closed.chmod(0)
+    yield "unreadable, but for root", closed
+    for device in ("zero", "null", "urandom", "full"):
+        yield f"/dev/{device}", Path("/dev") / device
+    yield "/proc/self/mem", Path("/proc/self/mem")
+    yield "a name too long", place / ("n" * 300)
+    yield "a name with a line end", place / "a\nb.json"
+    coming = place / "coming-and-going.json"
+
+    def blink() -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and place.exists():
+            with contextlib.suppress(OSError):
+                coming.write_bytes(small * 50)
+                coming.unlink()
+
+    threading.Thread(target=blink, daemon=True).start()
+    for i in range(10):
+        yield f"coming and going, {i}", coming
+
+
+def _bomb(path: Path, letter: bytes, mebibytes: int) -> Path:
+    part = min(mebibytes, 100)
+    path.write_bytes(gzip.compress(letter * 2**20 * part) * (mebibytes // part))
+    return path
+
+
+def _many(prompt: bytes, n: int) -> bytes:
+    columns = {b"prompt_tokens": prompt, b"output_tokens": b"5"}
+    text = b",".join(b'"' + key + b'":[' + (value + b",") * (n - 1) + value + b"]" for key, value in columns.items())
+    return b'{"schema":"modelkit/instance/1","server":{"kv_capacity_tokens":20},"requests":{' + text + b"}}"
+
+
+# --- Hypothesis ----------------------------------------------------------------------------------------
+
+
+def drawn(name: str) -> Any:
+    """A strategy of inputs: documents with the keys of the format and any values, or text near a good one."""
+    from hypothesis import strategies as st
+
+    keys = sorted({key for data in _SEEDS.get(name) or seeds(name) for key in _keys(data)}) or ["name", "instances"]
+    scalars = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+        st.sampled_from([w for w in _WORDS if not isinstance(w, list | dict)]), st.sampled_from(keys),
+    )  # fmt: skip
+    values = st.recursive(
+        scalars,
+        lambda inner: (
+            st.lists(inner, max_size=5)
+            | st.dictionaries(st.sampled_from(keys) | st.text(max_size=5), inner, max_size=6)
+        ),
+        max_leaves=15,
+    )
+    if ENDINGS[name] == ".toml":
+        return st.lists(st.tuples(st.sampled_from(keys), values), max_size=8).map(
+            lambda rows: "\n".join(f"{key} = {json.dumps(value)}" for key, value in rows).encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+
+    def merged(changes: dict[str, Any]) -> bytes:
+        return json.dumps({**json.loads(seeds(name)[0]), **changes}).encode("utf-8", "surrogatepass")
+
+    return st.dictionaries(st.sampled_from(keys), values, max_size=6).map(merged)
+
+
+def _keys(data: bytes) -> set[str]:
+    with contextlib.suppress(ValueError):
+        document = json.loads(data)
+        return set(document) if isinstance(document, dict) else set()
+    return {line.split(b"=")[0].strip().decode() for line in data.splitlines() if b"=" in line}
