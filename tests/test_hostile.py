@@ -205,7 +205,7 @@ def test_dates_out_of_reach_are_bad_input(tmp_path: Path) -> None:
     """Tests a trace over six thousand years, which the fuzzer found."""
     path = tmp_path / "t.csv"
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n8476-11-16 18:17:03.9,4808,10\n2023-11-16 18:17:04,1,1\n")
-    with pytest.raises(InputError, match=r"azure gives no instance: 1 fault\n.*arrival"):
+    with pytest.raises(InputError, match=r"1 fault\n.*arrives"):
         import_trace("azure", path)
 
 

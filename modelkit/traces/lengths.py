@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkit.errors import Fault, InputError
+from modelkit.errors import MOST_FAULTS, Fault, InputError
 from modelkit.families import GSM8K_CLOCK, output_lengths, timed_instance
 from modelkit.files import where_of
 from modelkit.instance import Instance, LinearClock, Server
@@ -92,6 +92,8 @@ def lengths(
     for row in islice(read_csv(path, columns).rows(), requests):
         for column in columns:
             found[column].append(row.tokens(column, faults))
+        if len(faults) >= MOST_FAULTS:
+            break
     if faults:
         raise InputError(where, faults)
     prompt = np.array(found[prompt_column], dtype=np.int64)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modelkit.errors import Fault, InputError
+from modelkit.errors import MOST_FAULTS, Fault, InputError
 from modelkit.files import where_of
 from modelkit.instance import MAX_TIME, Instance, Request, Server
 from modelkit.servers import find_server
@@ -127,6 +127,8 @@ def _instance(
     failed: list[int] = []  # lines
     for row in rows:
         entry = read(row, faults)
+        if len(faults) >= MOST_FAULTS:
+            break
         if entry.failed:
             failed.append(row.line)
         else:
