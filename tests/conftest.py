@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from modelkit.result import Result
 
 #: Text that would do harm where it is not escaped.
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' {{7*7}} {% raw %}\u202e\x00\x1b"
+
+
+# a shell that runs the tests in the background may ignore Ctrl-C for all of them
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

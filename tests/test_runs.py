@@ -92,7 +92,7 @@ def test_a_run_that_fails_takes_no_other_with_it(two: Instance, saved: Path) -> 
         (crashed, "failed", "the process of this run was killed by signal 11"),
         (raised, "failed", "on purpose"),
         (late, "time_limit", "ended after 1 s"),
-        (greedy, "failed", "not enough memory"),
+        (greedy, "failed", "memory"),
         (changed, "failed", "holds another instance"),
         (unknown, "failed", "unknown formulation 'no-such'"),
     ):
