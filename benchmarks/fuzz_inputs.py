@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import json
 import os
@@ -132,6 +133,10 @@ def mutated(name: str, rng: random.Random) -> bytes:
     return data
 
 
+def _word(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(_WORDS))
+
+
 def _recoded(data: bytes, rng: random.Random) -> bytes:
     return data.decode("utf-8", "replace").encode(rng.choice(("utf-16", "utf-32-be", "latin-1", "utf-7")), "replace")
 
@@ -149,11 +154,11 @@ def _tree(document: Any, rng: random.Random) -> Any:
             places += [(value, i) for i in range(min(len(value), 50))]
             level += value[:50]
     if not places or rng.random() < 0.02:
-        return rng.choice(_WORDS)
+        return _word(rng)
     holder, key = rng.choice(places)
     kind = rng.randrange(8)
     if kind <= 3:
-        holder[key] = rng.choice(_WORDS)
+        holder[key] = _word(rng)
     elif kind == 4:
         del holder[key]
     elif kind == 5 and isinstance(holder, dict):
@@ -183,7 +188,7 @@ def _lines(data: bytes, rng: random.Random) -> bytes:
     lines = data.decode().splitlines(keepends=True)
     for _ in range(rng.choice((1, 1, 2, 4))):
         i = rng.randrange(len(lines))
-        word = str(rng.choice(_WORDS)) if rng.random() < 0.5 else json.dumps(rng.choice(_WORDS))
+        word = str(_word(rng)) if rng.random() < 0.5 else json.dumps(_word(rng))
         kind = rng.randrange(6)
         if kind == 0:
             lines[i] = lines[i] * rng.choice((2, 300))
@@ -257,7 +262,7 @@ def command_line(rng: random.Random) -> list[str]:
         if pick < 0.7:
             words.append(rng.choice(known))
         elif pick < 0.9:
-            words.append(str(rng.choice(_WORDS)).replace("\x00", ""))
+            words.append(str(_word(rng)).replace("\x00", ""))
         else:
             words.append(
                 rng.choice(("--help", "--nonsense", "-", "--", "-5", "1e999", "inf", "nan", "99999999999999999999"))

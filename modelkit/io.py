@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import sys
 from collections import Counter
@@ -449,6 +450,7 @@ _KNOWN_KEYS = {
     ("server", "clock"): tuple(LinearClock.model_fields),
     ("requests",): REQUEST_KEYS,
 }
+_PLAIN_KEY = re.compile(r"[\w-]{1,100}")
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
 
 
@@ -500,4 +502,10 @@ def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Se
 
 
 def _json_path(location: list[Any]) -> str:
-    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "$" + "".join(_step(part) for part in location)
+
+
+def _step(part: Any) -> str:
+    if isinstance(part, int) or not _PLAIN_KEY.fullmatch(part):
+        return f"[{shown(part)}]"
+    return f".{part}"

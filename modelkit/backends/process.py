@@ -90,7 +90,10 @@ class ProcessBackend:
     ) -> tuple[Outcome, Any]:
         available, reason = self.availability()
         if not available:
-            raise SolverError(f"solver {self.name!r} is not available: {reason}")
+            raise SolverError(
+                f"solver {self.name!r} is not available: {reason}; pip install {self.package}, or take another"
+                " (modelkit list solvers)"
+            )
         with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
             log_path = os.path.join(folder, "solver.log")
             Path(log_path).touch()

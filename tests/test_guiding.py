@@ -1,0 +1,117 @@
+"""The first five minutes: the map, the help of each command, completion in the shell; 80 columns, no colour."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from modelkit.cli import cli
+from modelkit.cli.guiding import EXAMPLES, commands_of, map_of, mapped
+from modelkit.cli.making import all_families, all_formats
+from modelkit.cli.output import printable
+
+COMMANDS = dict(commands_of(cli))
+MADE = [("generate", name) for name in all_families()] + [("import", name) for name in all_formats()]
+
+
+def completed(words: str, folder: Path, **environment: str) -> list[str]:
+    """What bash would be offered for the last word."""
+    made = subprocess.run(
+        [sys.executable, "-m", "modelkit"], cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "_MODELKIT_COMPLETE": "bash_complete", "COMP_WORDS": words,
+             "COMP_CWORD": str(len(words.split(" ")) - 1), **environment},
+    )  # fmt: skip
+    return [line.partition(",")[2] for line in made.stdout.splitlines() if not line.startswith("file")]
+
+
+def test_the_map() -> None:
+    """Tests that every command stands on the map, that it fits a small screen, and that it says how to begin."""
+    assert set(cli.commands) <= mapped()
+    made = CliRunner().invoke(cli, [], obj={})
+    assert made.exit_code == 0
+    assert made.output.strip() == map_of(cli)
+    lines = made.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 50
+    assert "modelkit generate" in made.output
+
+
+def test_every_command_has_an_example() -> None:
+    """Tests that no command is without an example, and no example without its command."""
+    assert set(EXAMPLES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [*(name.split() for name in COMMANDS), *map(list, MADE)], ids=" ".join)
+def test_help(words: list[str]) -> None:
+    """Tests the help of each command: an example that begins with the command, 80 columns, no colour."""
+    made = CliRunner().invoke(cli, [*words, "--help"], obj={}, terminal_width=80)
+    assert made.exit_code == 0
+    assert max(map(len, made.output.splitlines())) <= 80
+    assert "\x1b" not in made.output
+    assert re.search(rf"Example:\n.*modelkit {' '.join(words)}", made.output)
+
+
+@pytest.mark.parametrize("words", EXAMPLES)
+def test_examples_parse(words: str) -> None:
+    """Tests that each example's options exist."""
+    arguments = re.sub(r'^eval "\$\((.*)\)"$', r"\1", EXAMPLES[words]).split()[1:]
+    command: click.Command = cli
+    context = click.Context(cli, info_name="modelkit")
+    while isinstance(command, click.Group) and arguments:
+        found = command.get_command(context, arguments.pop(0))
+        assert found is not None
+        command = found
+    if not isinstance(command, click.Group):
+        command.make_context("example", arguments, resilient_parsing=False)
+
+
+def test_completion(tmp_path: Path) -> None:
+    """Tests commands, names from each registry and files of the right kind; and that no formulation is run for it."""
+    for name in ("a.json", "b.json.gz", "c.txt", "s.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "mine.py").write_text("raise SystemExit('run')")
+    assert completed("modelkit so", tmp_path) == ["solve"]
+    assert completed("modelkit generate ch", tmp_path) == ["chat"]
+    assert completed("modelkit simulate a.json --policy mc", tmp_path) == ["mc-benchmark", "mc-sf"]
+    assert completed("modelkit solve --solver sc", tmp_path) == ["scip"]
+    assert completed("modelkit solve --warm-start no", tmp_path) == ["none"]
+    assert completed("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
+    assert completed("modelkit study run s", tmp_path)[-1] == "s.toml"
+    assert "mine" in completed("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    """Tests that there is a script for each shell."""
+    made = CliRunner().invoke(cli, ["completion", shell], obj={})
+    assert made.exit_code == 0
+    assert "_MODELKIT_COMPLETE" in made.output
+
+
+def test_names_cannot_move_the_cursor() -> None:
+    """Tests that control characters are written out."""
+    assert printable("a\x1b[2J\nb\r") == "a\\x1b[2J\nb\\r"
+    assert printable("a\nb ü", also="") == "a\\nb ü"
+    assert printable("\ud800") == "\\ud800"
+
+
+def test_hostile_names_on_the_screen(tmp_path: Path) -> None:
+    """Tests an instance whose name would clear the screen and claim a line of its own."""
+    text = '{"schema": "modelkit/instance/1", "name": "x\\u001b[2J\\n  status  optimal", "server": {},'
+    (tmp_path / "a.json").write_text(text + ' "requests": [{"prompt_tokens": 1, "output_tokens": 1}]}')
+    (tmp_path / "b.json").write_text('{"schema": "modelkit/instance/1", "a\\u001bb\\nc": 1}')
+    command = [sys.executable, "-m", "modelkit", "simulate", "-p", "mc-sf"]
+    made = subprocess.run([*command, "a.json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "\x1b" not in made.stdout
+    assert made.stdout.splitlines()[0] == r"mc-sf on x\x1b[2J\n  status  optimal (1 request)"
+    made = subprocess.run([*command, "b.json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert made.returncode == 2
+    assert "\x1b" not in made.stderr
+    assert r"$['a\x1bb\nc']: unknown key" in made.stderr
