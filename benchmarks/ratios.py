@@ -3,8 +3,8 @@
     python benchmarks/ratios.py [--trials 200] [--seconds 60] [--table]
 
 Instances of kv-synthetic as in the paper (n ~ U{40..60}; or Poisson arrivals over T ~ U{40..60}), by seed. It
-resumes: a trial in the results file is not run again. The paper reports MC-SF / optimum = 1.005 on average (worst
-1.074, 114 of 200 equal) for model 1 and 1.047 (worst 1.227) for model 2.
+resumes: a trial in the results file is not run again. The paper reports MC-SF / optimum
+= 1.005 on average (worst 1.074, 114 of 200 equal) for model 1 and 1.047 (worst 1.227) for model 2.
 """
 
 from __future__ import annotations
