@@ -49,7 +49,7 @@ EXAMPLES = {
     "bound": "modelkit bound instances/service-hour.json.gz --schedule best.json",
     "verify": "modelkit verify chat-40.mc-sf.result.json",
     "generate": "modelkit generate chat --requests 40 --seed 1 -o chats.json",
-    "import": "modelkit import azure AzureLLMInferenceTrace_conv.csv --requests 100 -o a.json",
+    "import": "modelkit import azure conv.csv.gz --requests 100 -o a.json",
     "list": "modelkit list policies",
     "versions": "modelkit versions",
     "completion": 'eval "$(modelkit completion bash)"',
