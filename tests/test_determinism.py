@@ -34,7 +34,7 @@ def tell(name, result):
         document["certificate"].pop("seconds")
     print(name, json.dumps(document), flush=True)
 
-kv = generate("kv-synthetic", requests=6, kv_capacity=20, seed=2)
+kv = generate("kv-synthetic", requests=4, kv_capacity=15, seed=2)
 slots = generate("gsm8k", requests=30, slots=6, seed=2)
 chats = generate("chat", requests=60, kv_capacity=1000, seed=2)
 print("instance", chats.sha256, slots.sha256, kv.sha256)

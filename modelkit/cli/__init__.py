@@ -18,7 +18,7 @@ import click
 import modelkit as mk
 from modelkit.cli import completing, guiding, listing, making, running, studying, verifying
 from modelkit.cli.options import CONTEXT, EXIT_CODES
-from modelkit.cli.output import printable
+from modelkit.cli.output import fitted, printable
 from modelkit.errors import ModelkitError
 
 
@@ -58,7 +58,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     if isinstance(error, ModelkitError):
-        click.echo(printable(f"error: {error}"), err=True)
+        click.echo(fitted(printable(f"error: {error}")), err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         click.echo(

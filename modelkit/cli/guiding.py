@@ -53,7 +53,7 @@ EXAMPLES = {
     "list": "modelkit list policies",
     "versions": "modelkit versions",
     "completion": 'eval "$(modelkit completion bash)"',
-    "study": "modelkit study run gap-growth --jobs 2",
+    "study": "modelkit study run kv-ratio-small --jobs 2",
     "study list": "modelkit study list",
     "study run": "modelkit study run mine.toml --jobs 4",
     "study status": "modelkit study status mine.toml",
