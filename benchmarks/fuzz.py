@@ -169,7 +169,8 @@ def coverage_guided(name: str, runs: int, folder: str) -> None:
     for i, seed in enumerate(inputs.seeds(name)):
         (corpus / str(i)).write_bytes(seed)
     atheris.Setup(
-        [sys.argv[0], f"-runs={runs}", "-timeout=60", "-rss_limit_mb=1500", "-max_len=4096", "-seed=1",
+        [sys.argv[0], f"-runs={runs}", "-timeout=60", "-report_slow_units=60", "-rss_limit_mb=1500",
+         "-max_len=4096", "-seed=1",
          f"-artifact_prefix={folder}/failed-", str(corpus)],
         one,
     )  # fmt: skip

@@ -247,7 +247,7 @@ _COMMANDS: dict[str, list[str]] = {
     "list": ["formulations", "policies", "solvers", "families", "formats"],
     "versions": ["--debug"],
     "study": ["run", "status", "export", "report", "list", "study.toml", "--dry-run", "--folder", "f", "--jobs", "1",
-              "gap-growth"],
+              "kv-ratio-small"],
     "completion": ["bash", "zsh", "fish"],
 }  # fmt: skip
 

@@ -288,8 +288,12 @@ def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> 
 def load_claim(source: str | os.PathLike[str]) -> Result | Certificate:
     """Read a result or certificate file, whichever its schema says."""
     document = read_json(source)
-    if isinstance(document, dict) and document.get("schema") == certificate_module.SCHEMA:
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema == certificate_module.SCHEMA:
         return parse_certificate(document, where_of(source))
+    if schema == instance_module.SCHEMA:
+        allowed = f"{result_module.SCHEMA!r} or {certificate_module.SCHEMA!r}"
+        raise InputError(where_of(source), [Fault("$.schema", f"found {schema!r}; allowed: {allowed}")])
     return parse_result(document, where_of(source))
 
 

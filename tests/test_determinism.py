@@ -34,16 +34,16 @@ def tell(name, result):
         document["certificate"].pop("seconds")
     print(name, json.dumps(document), flush=True)
 
-kv = generate("kv-synthetic", requests=9, kv_capacity=30, seed=2)
+kv = generate("kv-synthetic", requests=4, kv_capacity=15, seed=2)
 slots = generate("gsm8k", requests=30, slots=6, seed=2)
-chats = generate("chat", requests=120, kv_capacity=1500, seed=2)
+chats = generate("chat", requests=60, kv_capacity=1000, seed=2)
 print("instance", chats.sha256, slots.sha256, kv.sha256)
 for solver in ("highs", "scip"):
     for threads in (1, 2):
         for formulation in ("kv-hindsight", "kv-hindsight-flow"):
             name = f"{formulation}-{solver}-{threads}"
             tell(name, mk.solve(kv, formulation, solver, threads=threads, seed=5, time_limit=None))
-tell("slots", mk.solve(slots, time_limit=None))
+tell("slots", mk.solve(generate("gsm8k", requests=5, slots=2, seed=2), time_limit=60))
 tell("bound", mk.bound(chats, time_limit=None, seed=3).result)
 tell("bound of slots", mk.bound(slots, time_limit=None, seed=3).result)
 for policy in ("mc-sf", "svf", "alpha-protection", "mc-benchmark"):

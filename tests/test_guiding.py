@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from modelkit.cli import cli
 from modelkit.cli.guiding import EXAMPLES, commands_of, map_of, mapped
 from modelkit.cli.making import all_families, all_formats
-from modelkit.cli.output import printable
+from modelkit.cli.output import fitted, printable
 
 COMMANDS = dict(commands_of(cli))
 MADE = [("generate", name) for name in all_families()] + [("import", name) for name in all_formats()]
@@ -115,3 +115,15 @@ def test_hostile_names_on_the_screen(tmp_path: Path) -> None:
     assert made.returncode == 2
     assert "\x1b" not in made.stderr
     assert r"$['a\x1bb\nc']: unknown key" in made.stderr
+
+
+def test_errors_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that long lines of an error are broken between words on a terminal of 60 columns, and only there."""
+    text = "error: unknown policy\n  known: " + ", ".join(f"policy-{i}" for i in range(20))
+    assert fitted(text) == text
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = fitted(text).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[1].startswith("  known: policy-0")
+    assert all(line.startswith("    policy-") for line in lines[2:])

@@ -105,7 +105,10 @@ class PyomoBackend:
         except Exception as error:  # Pyomo lets each solver raise what it likes here
             raise SolverError(f"solver {self.name!r} is not available: {_first_line(error)}") from error
         if not available:
-            raise SolverError(f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine")
+            raise SolverError(
+                f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine"
+                " (modelkit list solvers shows what there is)"
+            )
         return solver
 
     def _arguments(self, solver: Any, limits: Limits, use_start: bool, log_path: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from modelkit.cli import (
     verifying,
 )  # fmt: skip
 from modelkit.cli.options import CONTEXT, EXIT_CODES
-from modelkit.cli.output import printable
+from modelkit.cli.output import fitted, printable
 from modelkit.errors import ModelkitError
 
 
@@ -69,7 +69,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     if isinstance(error, ModelkitError):
-        click.echo(printable(f"error: {error}"), err=True)
+        click.echo(fitted(printable(f"error: {error}")), err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -131,6 +132,21 @@ def number(value: float) -> str:
 def printable(text: str, also: str = "\n") -> str:
     """Text with its control characters but ``also`` written out, so that a name in a file cannot move the cursor."""
     return "".join(c if c.isprintable() or c in also else repr(c)[1:-1] for c in text)
+
+
+def fitted(text: str) -> str:
+    """Text broken between words where a terminal on standard error would break it anywhere."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        ) or [""]  # fmt: skip
+    return "\n".join(lines)
 
 
 def say(lines: list[str], written: Path | None, path: str) -> None:

@@ -223,7 +223,8 @@ def load_study(source: str | os.PathLike[str]) -> Study:
     path = Path(source)
     if not os.path.exists(path) and path.suffix != ".toml" and path.name == os.fspath(source):
         if path.name not in shipped_studies():
-            raise unknown_name("study", path.name, shipped_studies())
+            known = unknown_name("study", path.name, shipped_studies())
+            raise UsageError(f"{known}\n  a study of your own is a file whose name ends in .toml")
         path = shipped_studies()[path.name]
     text = read_text(path, MOST_BYTES)
     if any(part.count(".") > MOST_PARTS for part in _BETWEEN_MARKS.findall(text)):
