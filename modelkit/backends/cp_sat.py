@@ -44,7 +44,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
             report.solution(x, self.objective_value / factor + form.offset, bound)
 
     listener = Listener()
-    solver.best_bound_callback = lambda bound: report.progress(report.incumbent, bound / factor + form.offset)
+    solver.best_bound_callback = lambda bound: report.bound(bound / factor + form.offset)
     with open(job.log_path, "w", encoding="utf-8") as log:
         solver.log_callback = lambda text: print(text, file=log)
         solver.parameters.log_search_progress = True
@@ -75,7 +75,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome["stop"] = "interrupted" if stop.is_set() else "finished" if within else "time_limit"
     if outcome["found"] in ("solution", "nothing") and status != cp_model.MODEL_INVALID:
         bound = solver.best_objective_bound / factor + form.offset
-        outcome["bound"] = bound if status != cp_model.UNKNOWN or report.incumbent is not None or bound else None
+        outcome["bound"] = bound if status != cp_model.UNKNOWN or bound else None
         if "x" in outcome and _is_far(form, outcome["x"]):
             return {"found": "unbounded", "stop": "finished", "message": "the model is unbounded", "bound": None}
     outcome["start_accepted"] = _keeps(form)  # CP-SAT does not say what it thinks of a hint

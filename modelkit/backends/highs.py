@@ -38,7 +38,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         if kind == _CALLBACK.kCallbackMipImprovingSolution:
             report.solution(np.array(out.mip_solution), out.objective_function_value, finite(out.mip_dual_bound))
         elif kind == _CALLBACK.kCallbackMipLogging:
-            report.progress(finite(out.mip_primal_bound), finite(out.mip_dual_bound))
+            report.bound(finite(out.mip_dual_bound))
         else:
             into.user_interrupt = stop.is_set()
 

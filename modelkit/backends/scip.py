@@ -38,7 +38,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
             best = model.getBestSol()
             report.solution(values(best), model.getSolObjVal(best), bound)
         else:
-            report.progress(finite(model.getPrimalbound()), bound)
+            report.bound(bound)
 
     model.attachEventHandlerCallback(on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED])
     accepted = _pass_start(model, variables, job.form.start) if job.form.start is not None else None

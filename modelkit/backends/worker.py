@@ -53,21 +53,16 @@ class Report:
         self._began = time.monotonic()
         self._last: tuple[float | None, float | None] = (None, None)
 
-    @property
-    def incumbent(self) -> float | None:
-        """Value of the incumbent told last."""
-        return self._last[0]
-
     def send(self, message: tuple[Any, ...]) -> None:
         """Send one message."""
         pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
         self._channel.flush()
 
-    def progress(self, incumbent: float | None, bound: float | None) -> None:
-        """Tell the incumbent's value and the bound, if either is new."""
-        if (incumbent, bound) != self._last:
-            self._last = incumbent, bound
-            self.send(("progress", time.monotonic() - self._began, incumbent, bound))
+    def bound(self, bound: float | None) -> None:
+        """Tell a new bound, beside the incumbent told last: no value is told before its solution."""
+        if bound != self._last[1]:
+            self._last = self._last[0], bound
+            self.send(("progress", time.monotonic() - self._began, *self._last))
 
     def solution(self, x: np.ndarray[Any, Any], objective: float, bound: float | None) -> None:
         """Tell a new incumbent."""
