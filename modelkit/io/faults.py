@@ -1,0 +1,68 @@
+"""Pydantic's errors in our words, each with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from modelkit.errors import MOST_FAULTS, Fault, did_you_mean, shown
+
+_PLAIN_KEY = re.compile(r"[\w-]{1,100}")
+_PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
+
+
+def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> list[Fault]:
+    """Pydantic's errors as faults; ``known`` are the keys that stand at a path, for near misses."""
+    faults: dict[str, Fault] = {}
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:  # pydantic counts the entries without fault
+            continue
+        location = [
+            part
+            for before, part in zip((None, *detail["loc"]), detail["loc"], strict=False)
+            if not (before == "clock" and part in ("unit", "linear"))
+        ]
+        if "predicted_output_tokens" in location:  # a union: one fault, not one for each branch
+            location = location[: location.index("predicted_output_tokens") + 1]
+            within = isinstance(detail["loc"][-1], int) and len(detail["loc"]) > 4
+            found = f"found {shown(detail['input'])}"
+            message = f"{_PREDICTION}; in the interval {found}" if within else f"{found}; {_PREDICTION}"
+            fault = Fault(_json_path(location), message)
+        else:
+            fault = Fault(_json_path(location), _message(detail, location, known or {}))
+        faults.setdefault(fault.path, fault)
+        if len(faults) == MOST_FAULTS:
+            break
+    return list(faults.values())
+
+
+def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Sequence[str]]) -> str:
+    kind = detail["type"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "too_short":
+        return "is empty; allowed: one entry or more"
+    if kind == "extra_forbidden":
+        known = keys.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
+        return f"unknown key{did_you_mean(str(location[-1]), known)}"
+    text = detail["msg"]
+    for before, after in (
+        ("Input should be ", "allowed: "),
+        ("Input tag ", "allowed: tag "),
+        ("Tuple should have ", "allowed: "),
+    ):
+        text = text.replace(before, after)
+    return f"found {shown(detail['input'])}; {text}"
+
+
+def _json_path(location: list[Any]) -> str:
+    return "$" + "".join(_step(part) for part in location)
+
+
+def _step(part: Any) -> str:
+    if isinstance(part, int) or not _PLAIN_KEY.fullmatch(part):
+        return f"[{shown(part)}]"
+    return f".{part}"
