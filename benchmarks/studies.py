@@ -23,8 +23,7 @@ from typing import Any
 
 from modelkit.runs import planned
 from modelkit.simulator import simulate
-from modelkit.studies import load_study, run_study, status
-from modelkit.studies.plan import cells
+from modelkit.studies import cells, load_study, run_study, status
 from modelkit.studies.store import drawn
 
 TEXT = """

@@ -16,7 +16,8 @@ from modelkit.errors import UsageError
 from modelkit.io import parse_result, save_result
 from modelkit.result import Result
 from modelkit.runs import TIME_LIMIT, Run, failure
-from modelkit.studies.plan import Cell, Study, cells
+from modelkit.studies.grid import Cell, cells
+from modelkit.studies.plan import Study
 from modelkit.studies.store import Entry, Store
 from modelkit.workers import Finished, cores, run_all
 

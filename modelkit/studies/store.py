@@ -30,7 +30,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load_result, save_instance
 from modelkit.result import Result
 from modelkit.studies.claims import Measured
-from modelkit.studies.plan import Cell, InstanceSpec
+from modelkit.studies.grid import Cell, InstanceSpec
 
 
 @dataclass(frozen=True)
