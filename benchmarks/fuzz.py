@@ -49,8 +49,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def readers() -> dict[str, Callable[[str], object]]:
     """What reads, by name; each takes a path."""
+    import numpy as np
+
     import modelkit as mk
+    from modelkit.calibrate import calibrate
+    from modelkit.files import read_text
     from modelkit.plugins import load_formulation
+    from modelkit.predictions import with_predictions
+    from modelkit.servers import find_server
     from modelkit.studies import cells, load_study
     from modelkit.traces import import_trace
 
@@ -69,6 +75,10 @@ def readers() -> dict[str, Callable[[str], object]]:
         "azure": lambda path: import_trace("azure", path),
         "lengths": lambda path: import_trace("lengths", path, output_column="output_tokens"),
         "formulation": load_formulation,
+        "report": lambda path: mk.report([path], os.devnull, instances=[judged]),
+        "server": find_server,
+        "calibration": calibrate,
+        "predictions": lambda path: with_predictions(judged, read_text(path), np.random.default_rng(0)),
     }
 
 
@@ -151,25 +161,36 @@ def worker() -> None:
 
 
 def coverage_guided(name: str, runs: int, folder: str) -> None:
-    """Atheris on one reader: a process of its own, which ends at the first failure."""
+    """Atheris on one reader: a process of its own, which ends at the first failure.
+
+    Good inputs are read first, so that whatever is imported on the way is instrumented and the first input that is
+    timed does not wait for it.
+    """
     import atheris
+
+    path = os.path.join(folder, f"input{inputs.ENDINGS[name]}")
 
     with atheris.instrument_imports(include=["modelkit"]):
         reader = readers()[name]
-    path = os.path.join(folder, f"input{inputs.ENDINGS[name]}")
+        for seed in inputs.seeds(name):
+            Path(path).write_bytes(seed)
+            read(reader, path)
 
     def one(data: bytes) -> None:
         Path(path).write_bytes(data)
+        began = time.process_time()
         outcome, words = read(reader, path)
         if outcome not in ("read", "refused"):
             raise RuntimeError(f"{outcome}: {words}")
+        if (spent := time.process_time() - began) > PROCESSOR:
+            raise RuntimeError(f"too much time: {spent:.1f} s of the processor")
 
     corpus = Path(folder) / "corpus"
     corpus.mkdir()
     for i, seed in enumerate(inputs.seeds(name)):
         (corpus / str(i)).write_bytes(seed)
     atheris.Setup(
-        [sys.argv[0], f"-runs={runs}", "-timeout=60", "-report_slow_units=60", "-rss_limit_mb=1500",
+        [sys.argv[0], f"-runs={runs}", f"-timeout={WALL:g}", "-report_slow_units=86400", "-rss_limit_mb=1500",
          "-max_len=4096", "-seed=1",
          f"-artifact_prefix={folder}/failed-", str(corpus)],
         one,
@@ -284,7 +305,10 @@ def jobs_of(folder: Path, mutations: int, seed: int) -> Iterator[tuple[str, dict
             yield "nasty", {"reader": reader, "path": str(path), "what": what}
         if "rows within" in what:
             continue  # a good instance: what solving it costs is another question
-        for arguments in (["solve"], ["simulate", "-p", "mc-sf"], ["study", "status"], ["import", "azure"]):
+        for arguments in (
+            ["solve"], ["simulate", "-p", "mc-sf"], ["study", "status"], ["import", "azure"], ["calibrate"],
+            ["report", "-o", "r.html"], ["generate", "chat", "--requests", "5", "--server"],
+        ):  # fmt: skip
             yield (
                 "nasty",
                 {"reader": "command", "arguments": [*arguments, str(path)], "what": f"{arguments[0]}: {what}"},
@@ -323,13 +347,15 @@ def with_hypothesis(count: int, folder: Path, tally: Tally, seed: int) -> None:
     import hypothesis
 
     answering = Answering(folder)
-    for name in ("instance", "result", "certificate", "claim", "study"):
+    names = ("instance", "result", "certificate", "claim", "study", "report", "server")
+    for name in names:
         path = folder / f"hypothesis{inputs.ENDINGS[name]}"
 
         check = checking(name, path, answering, tally)
 
         settings = hypothesis.settings(
-            max_examples=count // 5, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck),
+            max_examples=count // len(names), database=None, deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
             phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
         )  # fmt: skip
         with contextlib.suppress(AssertionError):
@@ -344,7 +370,7 @@ def with_atheris(runs: int, tally: Tally, keep: Path) -> str:
     except ImportError as error:
         return f"not run: {error}"
     said = {}
-    for name in ("instance", "result", "certificate", "claim", "study", "azure", "lengths"):
+    for name in (name for name in inputs.ENDINGS if name != "formulation"):
         with tempfile.TemporaryDirectory() as folder:
             made = subprocess.run(
                 [sys.executable, __file__, "--coverage-guided", name, str(runs), folder],
@@ -357,7 +383,8 @@ def with_atheris(runs: int, tally: Tally, keep: Path) -> str:
             tally.counts[f"atheris {name}"]["read or refused"] += int(done[-1]) if done else 0
             for failed in Path(folder).glob("failed-*"):
                 reason = [line for line in made.stderr.splitlines() if "Error" in line or "ERROR" in line][:1]
-                tally.add("atheris", {"reader": name, "path": str(failed)}, ["failure", "".join(reason), 0, 0, 0])
+                words = reason[0] if reason else f"{failed.name}: {made.stderr[-300:]}"
+                tally.add("atheris", {"reader": name, "path": str(failed)}, ["failure", words, 0, 0, 0])
     return ", ".join(f"{name}: {words}" for name, words in said.items())
 
 

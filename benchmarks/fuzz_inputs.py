@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: How the files of each reader end.
 ENDINGS = {
     "instance": ".json", "result": ".json", "certificate": ".json", "claim": ".json", "study": ".toml", "azure": ".csv",
-    "lengths": ".csv", "formulation": ".py",
+    "lengths": ".csv", "formulation": ".py", "report": ".result.json", "server": ".json", "calibration": ".csv",
+    "predictions": ".txt",
 }  # fmt: skip
 
 INSTANCE: dict[str, Any] = {
@@ -65,6 +66,18 @@ _AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n"
 )
 _LENGTHS = "prompt_tokens,output_tokens\n10,20\n30,5\n"
+_CALIBRATION = (
+    "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
+    "prefill,1,64,0,29.5\nprefill,1,1024,0,269.5\ndecode,1,0,32,40.53\ndecode,8,0,512,48.1\ndecode,64,0,4000,328\n"
+)
+_CLOCK = {
+    "kind": "linear",
+    "mixed": True,
+    "prefill_base_ms": 13.7,
+    "prefill_per_token_ms": 0.36,
+    "decode_base_ms": 53.4,
+}
+_MODELS = ("exact", "noise:0.2", "interval:0.3", "class:100", "class:64,128,256")
 _WORDS = [
     None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, 5e-324, 10**18, -(10**18), 10**400, 2**63, 2**64, "", "a",
     "\x00", "\ud800",
@@ -95,6 +108,16 @@ def _made(name: str) -> list[bytes]:
         return [_AZURE.encode()]
     if name == "lengths":
         return [_LENGTHS.encode()]
+    if name == "calibration":
+        return [_CALIBRATION.encode()]
+    if name == "server":
+        return [
+            dumped(_CLOCK),
+            dumped({"kv_capacity_tokens": 20, "slots": 3, "clock": _CLOCK}),
+            dumped(_SLOTS["server"]),
+        ]
+    if name == "predictions":
+        return [model.encode() for model in _MODELS]
     if name == "formulation":
         return [(ROOT / "formulations" / "kv_hindsight_lp.py").read_bytes()]
     if name == "instance":
@@ -105,7 +128,7 @@ def _made(name: str) -> list[bytes]:
         return [dumped(bound.certificate.document())]
     results = [mk.simulate(small, "mc-sf"), bound.result, mk.simulate(mk.load(_SLOTS), "sorted")]
     documents = [result.document() for result in results]
-    return [dumped(d) for d in documents] + ([seeds("certificate")[0]] if name == "claim" else [])
+    return [dumped(d) for d in documents] + ([seeds("certificate")[0]] if name in ("claim", "report") else [])
 
 
 # --- mutations -----------------------------------------------------------------------------------------
@@ -114,12 +137,12 @@ def _made(name: str) -> list[bytes]:
 def mutated(name: str, rng: random.Random) -> bytes:
     """A good input with a few faults: in its tree where it is JSON, in its bytes, in how it is written."""
     data = rng.choice(seeds(name))
-    if ENDINGS[name] == ".json" and rng.random() < 0.8:
+    if ENDINGS[name].endswith(".json") and rng.random() < 0.8:
         document = json.loads(data)
         for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
             document = _tree(document, rng)
         data = _written(document, rng)
-    elif ENDINGS[name] in (".toml", ".csv") and rng.random() < 0.7:
+    elif ENDINGS[name] in (".toml", ".csv", ".txt") and rng.random() < 0.7:
         data = _lines(data, rng)
     if rng.random() < 0.35:
         data = _bytes(data, rng)
@@ -235,15 +258,20 @@ _COMMANDS: dict[str, list[str]] = {
     "solve": ["a.json", "--time-limit", "0.2", "-f", "kv-hindsight", "-s", "highs", "--gap", "--threads", "--seed",
               "--warm-start", "mc-sf", "--option", "mip_rel_gap=1", "-q", "-o", "r.json", "none", "cplex", "a.json.gz"],
     "simulate": ["a.json", "-p", "mc-sf", "svf", "sorted", "--seed", "--slots-at", "0=1", "-q", "-o",
-                 "out", "slots.json"],
+                 "out", "slots.json", "--predictions", *_MODELS],
     "bound": ["a.json", "--time-limit", "0.2", "--gap", "0.1", "--schedule", "s.json", "--seed", "-q", "-o",
               "slots.json"],
     "verify": ["good.result.json", "--instance", "a.json", "-q", "slots.json"],
     "generate": ["chat", "kv-synthetic", "gsm8k", "service-hour", "--requests", "5", "--rate", "--seed",
-                 "--kv-capacity", "-o", "g.json", "--arrivals", "poisson", "--slots", "--round-ms"],
+                 "--kv-capacity", "-o", "g.json", "--arrivals", "poisson", "--slots", "--round-ms", "--server",
+                 "clock.json", "llama2-70b-8xh100", "--predictions", *_MODELS],
     "import": ["azure", "lengths", "t.csv", "--requests", "1", "--skip", "--round-ms", "--kv-capacity", "--slots", "-o",
                "i.json", "--prompt-column", "ContextTokens", "--output-column", "GeneratedTokens", "--drop-oversized",
-               "--seed"],
+               "--seed", "--server", "clock.json"],
+    "report": ["good.result.json", "a.certificate.json", ".", "-i", "a.json", "slots.json", "--title", "-o", "r.html",
+               "-q", "a.json"],
+    "calibrate": ["timings.csv", "-o", "mine.json", "--where", "phase=decode", "--max-batch", "8", "-q", "t.csv"],
+    "show": ["mc-sf", "chat", "nonsense"],
     "list": ["formulations", "policies", "solvers", "families", "formats"],
     "versions": ["--debug"],
     "study": ["run", "status", "export", "report", "list", "study.toml", "--dry-run", "--folder", "f", "--jobs", "1",
@@ -284,6 +312,9 @@ def furnish() -> None:
     Path("slots.json").write_text(json.dumps(_SLOTS))
     Path("t.csv").write_text(_AZURE)
     Path("study.toml").write_text(_STUDY)
+    Path("clock.json").write_text(json.dumps(_CLOCK))
+    Path("timings.csv").write_text(_CALIBRATION)
+    Path("a.certificate.json").write_bytes(seeds("certificate")[0])
     Path("good.result.json").write_bytes(seeds("result")[0])
 
 
@@ -311,22 +342,22 @@ def nasty_files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield wrote("zlib without header", zlib.compress(small))
     yield wrote("JSON 10^8 long", b"[" + b"[]," * 33_000_000 + b"0]")
     yield wrote("numbers within the size", b"[" + b"123456," * 9_000_000 + b"0]")
-    yield wrote("objects within the size", b"[" + b'{"a":1},' * 590_000 + b"0]")
+    yield wrote("objects within the size", b"[" + b'{"a":1},' * 290_000 + b"0]")
     yield wrote("lists within the size", b"[" + b"[]," * 1_900_000 + b"0]")
     yield wrote(
         "segments within the size",
-        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"at":0},' * 590_000),
+        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"at":0},' * 290_000),
     )
     yield wrote(
         "wrong segments within the size",
-        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"a":0},' * 590_000),
+        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"a":0},' * 290_000),
     )
     yield wrote(
         "violations within the size",
-        seeds("result")[0].replace(b'"violations": [', b'"violations": [{}' + b",{}" * 590_000),
+        seeds("result")[0].replace(b'"violations": [', b'"violations": [{}' + b",{}" * 290_000),
     )
     yield wrote("requests in rows within the size", b'{"schema":"modelkit/instance/1","server":{},"requests":[' +
-                b",".join(b'{"id":"r%d","prompt_tokens":1,"output_tokens":1}' % i for i in range(590_000)) +
+                b",".join(b'{"id":"r%d","prompt_tokens":1,"output_tokens":1}' % i for i in range(290_000)) +
                 b"]}")  # fmt: skip
     yield wrote("keys within the size", b"{" + b",".join(b'"%08d":1' % i for i in range(2_900_000)) + b"}")
     yield wrote(
@@ -336,6 +367,9 @@ def nasty_files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield wrote("a million requests with one fault", _many(b"1", 1_000_000).replace(b"[1,", b"[0,", 1))
     yield wrote("unknown keys by the thousand", b"{" + b'"schema":"modelkit/instance/1",' +
                 b",".join(b'"kei%d":0' % i for i in range(200_000)) + b"}")  # fmt: skip
+    many = b",".join(b'"%08d":1' % i for i in range(2_800_000))
+    yield wrote("unknown keys of a server", b'{"schema":"modelkit/instance/1","requests":[],"server":{' + many + b"}}")
+    yield wrote("unknown keys of a result", b'{"schema":"modelkit/result/1","objective":{' + many + b"}}")
     yield wrote("a key of 10^7 letters", b'{"' + b"k" * 10**7 + b'":1}')
     yield wrote("an integer of 10^7 digits", b'{"schema":' + b"9" * 10**7 + b"}")
     yield wrote("deep in the middle", b'{"schema":"modelkit/instance/1","extra":' + b'{"a":' * 900 + b"1" + b"}" * 901)

@@ -104,7 +104,11 @@ def planned(instance: Instance, path: str | os.PathLike[str], kind: Kind, name: 
 
 def parameters_of(kind: Kind) -> set[str]:
     """Names of the further parameters that a run of this kind takes."""
-    return {"formulation": _solve_arguments, "policy": _simulate_arguments, "bound": _bound_arguments}[kind]()
+    return {
+        "formulation": lambda: {*solve_arguments(), "parameters"},
+        "policy": _simulate_arguments,
+        "bound": _bound_arguments,
+    }[kind]()
 
 
 def perform(run: Run) -> Result:
@@ -180,10 +184,11 @@ def _arguments(function: Callable[..., Any], *taken: str) -> set[str]:
     return set(inspect.signature(function).parameters) - {"instance", "listen", "seed", *taken}
 
 
-def _solve_arguments() -> set[str]:
+def solve_arguments() -> set[str]:
+    """Further arguments of ``solve``, beside the formulation's own parameters."""
     from modelkit.solving import solve
 
-    return _arguments(solve, "formulation", "solver", "time_limit", "gap", "threads")
+    return _arguments(solve, "formulation", "solver", "time_limit", "gap", "threads", "parameters")
 
 
 def _simulate_arguments() -> set[str]:

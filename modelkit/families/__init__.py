@@ -10,14 +10,22 @@ from typing import Any
 import numpy as np
 
 from modelkit.families import kv, slots  # noqa: F401  their families register themselves
-from modelkit.families.drawing import REGISTRY, timed_instance
+from modelkit.families.drawing import REGISTRY, family, timed_instance
 from modelkit.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
 from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.predictions import with_predictions
 from modelkit.registry import Maker
 
-__all__ = ["GSM8K_CLOCK", "families", "generate", "output_lengths", "slot_instance", "timed_instance"]
+__all__ = [
+    "GSM8K_CLOCK",
+    "families",
+    "family",
+    "generate",
+    "output_lengths",
+    "slot_instance",
+    "timed_instance",
+]
 
 
 def families() -> dict[str, Maker]:

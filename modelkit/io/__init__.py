@@ -11,7 +11,7 @@ from modelkit.io.claims import (
     save_certificate,
     save_result,
 )
-from modelkit.io.faults import faults_of
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
 from modelkit.io.reading import MOST_NESTING, read_json
 from modelkit.io.writing import write_text
@@ -32,5 +32,6 @@ __all__ = [
     "save_certificate",
     "save_instance",
     "save_result",
+    "trimmed",
     "write_text",
 ]

@@ -16,7 +16,7 @@ from modelkit.certificate import Certificate
 from modelkit.errors import Fault, InputError
 from modelkit.files import where_of
 from modelkit.instance import whole
-from modelkit.io.faults import faults_of
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.reading import checked_schema, read_json
 from modelkit.io.writing import write_text
 from modelkit.result import Result
@@ -42,7 +42,7 @@ def parse_result(document: object, where: str) -> Result:
     if isinstance(document.get("objective"), dict):
         document["objective"] = {k: v for k, v in document["objective"].items() if k != "gap"}
     try:
-        return Result.model_validate(document)
+        return Result.model_validate(trimmed(document, Result))
     except ValidationError as error:
         raise InputError(where, faults_of(error)) from None
 
@@ -77,7 +77,7 @@ def parse_certificate(document: object, where: str) -> Certificate:
     """Certificate from parsed JSON; what it proves is another question (``modelkit.verify``)."""
     document = checked_schema(document, certificate_module.SCHEMA, where)
     try:
-        return Certificate.model_validate(document)
+        return Certificate.model_validate(trimmed(document, Certificate))
     except ValidationError as error:
         raise InputError(where, faults_of(error)) from None
 

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from modelkit.errors import MOST_FAULTS, Fault, did_you_mean, shown
 
 _PLAIN_KEY = re.compile(r"[\w-]{1,100}")
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
+
+
+def trimmed(document: Any, model: Any) -> Any:
+    """The document with only the first of the keys that ``model`` does not know, in it and in its parts.
+
+    Each costs pydantic a kilobyte, and more than ``MOST_FAULTS`` of them are not shown anyway.
+    """
+    models = [m for m in _parts(model) if isinstance(m, type) and issubclass(m, BaseModel)]
+    if isinstance(document, list) and models and any(isinstance(entry, dict) for entry in document):
+        return [trimmed(entry, model) if isinstance(entry, dict) and len(entry) > 9 else entry for entry in document]
+    if not isinstance(document, dict) or not models:
+        return document
+    fields = {field.alias or key: field.annotation for m in models for key, field in m.model_fields.items()}
+    kept = set(itertools.islice((key for key in document if key not in fields), MOST_FAULTS))
+    return {
+        key: trimmed(value, fields[key]) if key in fields else value
+        for key, value in document.items()
+        if key in fields or key in kept
+    }
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of, but for those of free mappings."""
+    yield annotation
+    if get_origin(annotation) is not dict:
+        for part in get_args(annotation):
+            yield from _parts(part)
 
 
 def faults_of(error: ValidationError, known: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> list[Fault]:

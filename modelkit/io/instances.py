@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from modelkit.errors import MOST_FAULTS, Fault, InputError, did_you_mean, shown
 from modelkit.files import where_of
 from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
-from modelkit.io.faults import faults_of
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.reading import checked_schema, read_json, without_collecting
 from modelkit.io.writing import write_text
 
@@ -70,7 +70,7 @@ def parse_instance(document: object, where: str) -> Instance:
             for i, row in enumerate(document["requests"], start=1)
         ]
     try:
-        instance = Instance.model_validate(document)
+        instance = Instance.model_validate(trimmed(document, Instance))
     except ValidationError as error:
         faults += faults_of(_first_errors(document, error), _KNOWN_KEYS)
         faults += _raw_cross_faults(document)

@@ -16,7 +16,7 @@ from modelkit.files import read_text, where_of
 
 #: What costs memory when JSON is read: marks, how many of them are read, and what they stand for.
 _MOST = (
-    ("{", 600_000, "objects"),
+    ("{", 300_000, "objects"),
     ("[", 2_000_000, "lists"),
     (":", 3_000_000, "keys"),
     (",", 10_000_000, "values"),

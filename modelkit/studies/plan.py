@@ -16,6 +16,13 @@
     names = ["mc-sf", "svf"]
     groups = ["chats"]               # default: all
 
+Parameters of an entry are options of its family, arguments of ``solve`` (``warm_start``, ``options``), ``simulate``
+(``predictions``, ``max_batch``) or ``bound``, and of formulations their own, as ``--param`` takes them::
+
+    [[formulations]]
+    names = ["kv-batch-cap"]
+    parameters = { batch_cap = [1, 2], warm_start = "none" }
+
 A list among the parameters is an axis of the grid. ``[[claims]]`` are in ``modelkit.studies.claims``.
 """
 
@@ -30,11 +37,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
+from modelkit.errors import Fault, InputError, ModelkitError, UsageError, did_you_mean, shown, unknown_name
 from modelkit.files import read_text
 from modelkit.io import faults_of
 from modelkit.registry import Maker
-from modelkit.runs import Kind, parameters_of
+from modelkit.runs import Kind, parameters_of, solve_arguments
 from modelkit.studies.claims import Claim
 
 #: Most runs of a study.
@@ -245,21 +252,55 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
                 elif noun == "formulation" and name.endswith(".py"):
                     if not os.path.isfile(name):
                         yield Fault(f"{where}.names[{j}]", f"no such file: {name}")
-                    elif not Path(name).resolve().is_relative_to(folder.resolve()):
+                    elif not _may_run(name, folder):
                         yield Fault(f"{where}.names[{j}]", f"{name} lies outside the folder of the study; {_CODE}")
                 elif name not in set(names):
                     yield _unknown(f"{where}.names[{j}]", noun, name, names)
             for j, solver in enumerate(getattr(entry, "solvers", ())):
                 if solver not in backends():
                     yield _unknown(f"{where}.solvers[{j}]", "solver", solver, backends())
-            for key in entry.parameters:
-                if key not in (allowed := parameters_of(kind)):
-                    yield _unknown(f"{where}.parameters.{key}", "parameter", key, allowed)
+            if kind == "formulation":
+                yield from _wrong_parameters(f"{where}.parameters", entry, formulations, folder)
+            else:
+                for key in entry.parameters:
+                    if key not in (allowed := parameters_of(kind)):
+                        yield _unknown(f"{where}.parameters.{key}", "parameter", key, allowed)
     if not (study.formulations or study.policies or study.bounds):
         yield Fault("$", "nothing to run: no formulations, policies or bounds")
     for i, claim in enumerate(study.claims):
         if claim.group is not None and claim.group not in groups:
             yield _unknown(f"$.claims[{i}].group", "group", claim.group, groups)
+
+
+def _wrong_parameters(where: str, entry: Formulations, known: Iterable[str], folder: Path) -> Iterator[Fault]:
+    """Parameters of formulations: of each that is named, with values that it allows."""
+    from modelkit.plugins import load_formulation
+
+    own = {key: values for key, values in entry.parameters.items() if key not in solve_arguments()}
+    for name in entry.names if own else ():
+        if name not in set(known) and not (name.endswith(".py") and _may_run(name, folder)):
+            continue  # a fault already
+        try:
+            taken = {parameter.name: parameter for parameter in load_formulation(name).parameters}
+        except ModelkitError as error:
+            yield Fault(where, f"formulation {name!r} cannot be loaded: {' '.join(str(error).split())}")
+            continue
+        for key, values in own.items():
+            if key not in taken:
+                near = did_you_mean(key, {*taken, *solve_arguments()})
+                names = ", ".join(sorted({*taken, *solve_arguments()}))
+                yield Fault(
+                    f"{where}.{key}", f"formulation {name!r} has no parameter {shown(key)}{near}; known: {names}"
+                )
+                continue
+            for value in values if isinstance(values, list) else [values]:
+                each = value.values() if taken[key].per_request and isinstance(value, dict) else [value]
+                if why := next((why for number in each if (why := taken[key].fault(number))), None):
+                    yield Fault(f"{where}.{key}", why)
+
+
+def _may_run(file: str, folder: Path) -> bool:
+    return os.path.isfile(file) and Path(file).resolve().is_relative_to(folder.resolve())
 
 
 def _unknown(path: str, noun: str, name: str, known: Iterable[str]) -> Fault:
