@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean
+from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean, not_enough_memory
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, recorded
@@ -130,8 +130,7 @@ def _performed(run: Run) -> Result:
     except KeyboardInterrupt:
         return failure(run, "interrupted", stop="interrupted", seconds=time.perf_counter() - began)
     except MemoryError:
-        limit = "" if run.memory_mb is None else f" than its {run.memory_mb} MiB"
-        return failure(run, f"the run needed more memory{limit}", seconds=time.perf_counter() - began)
+        return failure(run, not_enough_memory(), seconds=time.perf_counter() - began)
     except Exception as error:  # a fault of ours or of a plugin must not take the other runs with it
         words = f"unexpected fault: {type(error).__name__}: {error}"
         return failure(run, words, seconds=time.perf_counter() - began)

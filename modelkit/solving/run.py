@@ -11,7 +11,7 @@ from modelkit.bounds import TooLargeError, bound, check_size, hindsight, starts_
 from modelkit.certificate import certify
 from modelkit.diagram import Progress as SearchProgress
 from modelkit.diagram import Search
-from modelkit.errors import InterruptedWith
+from modelkit.errors import InterruptedWith, not_enough_memory
 from modelkit.improve import schedule_of, starts_of
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.interrupts import interrupts_held
@@ -51,7 +51,7 @@ class Run(Account):
         except TooLargeError as error:
             return self.without_solver(str(error))
         except MemoryError:
-            known = self.conclude(None, "failed", "there is not enough memory for the model")
+            known = self.conclude(None, "failed", not_enough_memory())
             if known.schedule is None:
                 raise
             return known
