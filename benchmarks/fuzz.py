@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import datetime
 import hashlib
 import io
 import json
 import os
-import platform
 import queue
 import random
 import re
@@ -38,6 +36,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import fuzz_inputs as inputs
+from record import stamp
 
 #: What an input may cost: processor and wall-clock seconds, bytes of memory.
 PROCESSOR, WALL, MEMORY = 5.0, 60.0, 2**30
@@ -397,7 +396,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results / "fuzz.json")
     parser.add_argument("--keep", type=Path, default=results / "fuzz-failures")
     options = parser.parse_args()
-    began = time.perf_counter()
+    began, began_on = time.perf_counter(), stamp()
     tally = Tally(options.keep)
     folder = Path(tempfile.mkdtemp(prefix="modelkit-fuzz-"))
     try:
@@ -408,8 +407,7 @@ def main() -> None:
     guided = with_atheris(options.atheris, tally, options.keep)
     inputs_done = sum(sum(counter.values()) for counter in tally.counts.values())
     report = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **began_on,
         "limits": {"processor_s": PROCESSOR, "wall_s": WALL, "memory_mib": MEMORY // 2**20},
         "seed": options.seed,
         "inputs": inputs_done,

@@ -34,9 +34,11 @@ from modelkit.io import (
     save_instance,
     write_text,
 )
+from modelkit.lookup import Instances
 from modelkit.plugins import load_formulation
 from modelkit.predictions import with_predictions
 from modelkit.reporting import report
+from modelkit.result import InstanceStamp
 from modelkit.servers import find_server
 from modelkit.studies import cells, load_study
 from modelkit.traces import import_trace
@@ -416,3 +418,16 @@ def test_unknown_keys_by_the_hundred_thousand_cost_little(tmp_path: Path) -> Non
         tracemalloc.stop()
         assert 1 <= len(caught.value.faults) <= MOST_FAULTS
         assert peak < 100e6
+
+
+def test_not_all_files_beside_a_result_are_read(tmp_path: Path) -> None:
+    """Tests that the instance is found among pipes, links to nowhere and files too large to look through."""
+    instance = load(SMALL)
+    save_instance(instance, tmp_path / "m.json")
+    pipe(tmp_path / "a.json")
+    (tmp_path / "b.json").symlink_to("nowhere")
+    (tmp_path / "c.json").write_bytes(b"[" + b"0," * 2**24 + b"0]")
+    began = time.process_time()
+    assert Instances([tmp_path]).find(InstanceStamp.of(instance)) is not None
+    assert Instances([tmp_path]).find(InstanceStamp.of(instance.replace(name="another"))) is None
+    assert time.process_time() - began < 1
