@@ -19,8 +19,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Benchmarks
 
-Each is one command, `python benchmarks/...` from the root of the project, and writes what it measured to a file in `benchmarks/results/`.
-`python benchmarks/table.py` makes this page from those files; a test holds them to each other.
+Each is one command, `python benchmarks/...` from the root of the project, and writes what it measured to a file in
+`benchmarks/results/`. `python benchmarks/table.py` makes this page from those files; a test holds them to each other.
 
 | command | measures | to compare with | measured | on |
 |---|---|---|---|---|
