@@ -58,8 +58,6 @@ def compare(
     Runs are parallel processes; one that fails is shown as such and hinders no other. The folder holds the
     instances, a result for each run, and the report; with several instances also a page for each of them.
     A parameter goes to every formulation that has it.
-
-    Example: modelkit compare instances/chat-40.json -p mc-sf -p svf --time-limit 20
     """
     from modelkit.comparing import Comparison
     from modelkit.parameters import parsed_parameters

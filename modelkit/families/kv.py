@@ -38,7 +38,7 @@ def _fitted(prompt: Ints, output: Ints, capacity: int) -> tuple[Ints, Ints]:
     seed="seed of the draw",
     arrivals="model 1: all at once; model 2: Poisson, rate ~ U[0.5, 1.5] over T ~ U{40..60}|all-at-once|poisson",
     requests="number of requests; default: U{40..60}, or what arrives within T",
-    kv_capacity="M [token]; default: U{30..50}",
+    kv_capacity="KV capacity M [token]; default: U{30..50}",
 )
 def kv_synthetic(
     *, seed: int = 0, arrivals: str = "all-at-once", requests: int | None = None, kv_capacity: int | None = None
@@ -76,7 +76,7 @@ def kv_synthetic(
     seed="seed of the draw",
     requests="number of requests",
     rate="mean arrivals per round, or with a server per second (Poisson); 0: all at once",
-    kv_capacity="M [token]; default: the server's, or 16492",
+    kv_capacity="KV capacity M [token]; default: the server's, or 16492",
     server="preset or JSON file of a server; default: the unit clock",
 )
 def chat(
@@ -129,7 +129,7 @@ def chat(
     requests="number of requests",
     rate="mean arrivals per second",
     round_ms="without a server, length of a round [ms]",
-    kv_capacity="M [token]; default: the server's, or 100000",
+    kv_capacity="KV capacity M [token]; default: the server's, or 100000",
     server="preset or JSON file of a server; default: the unit clock",
 )
 def service_hour(

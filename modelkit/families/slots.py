@@ -48,7 +48,7 @@ def slot_instance(
     " 68.43 and 25.04, output 344.83 and 187.99 tokens; prefill 40.4 ms + 0.118 ms a token, decode round 74.4 ms",
     seed="seed of the draw",
     requests="number of requests",
-    slots="J",
+    slots="slots of the server, J",
     output_law="law of the outputs|gamma|lognormal",
     prediction_error="predictions are off by a factor from U[1 - e, 1 + e]",
 )
@@ -88,7 +88,7 @@ def gsm8k(
     reference="for tests against brute force",
     seed="seed of the draw",
     requests="number of requests",
-    slots="J",
+    slots="slots of the server, J",
     levels="prefill in three levels instead of a linear law",
 )
 def slot_synthetic(*, seed: int = 0, requests: int = 4, slots: int = 2, levels: bool = False) -> Instance:
