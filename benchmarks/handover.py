@@ -82,7 +82,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
     import highspy
     import pyomo.environ  # noqa: F401
 
-    from modelkit.backends.highs import _model
+    from modelkit.backends.highs import lp_model
     from modelkit.backends.standard_form import compile_model
     from modelkit.instance import Instance, Request, Server
     from modelkit.plugins import load_formulation
@@ -104,7 +104,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
         model = replace(formulation, data=lambda i: formulation.data(i, every_start)).instantiate(instance)
         form, _ = compile_model(model)
         solver = _silent(highspy.Highs())
-        solver.passModel(_model(form))
+        solver.passModel(lp_model(form))
         return solver
 
     return hand_over

@@ -14,7 +14,10 @@ def main() -> None:
 
     if minded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written; what is left is tidying up
 
 
 if __name__ == "__main__":

@@ -81,7 +81,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setenv("COLUMNS", "80")
         with pytest.raises(SystemExit) as ended:
             main()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # it ignores Ctrl-C once all is written
         said = Said(*capsys.readouterr(), int(ended.value.code or 0))
         assert said.code == code, said
         return said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ import pyomo.environ as pyo
 import pytest
 
 import modelkit as mk
-from modelkit.backends import Limits, Progress, backend, backends, process
+from modelkit.backends import Limits, Progress, backend, backends, process, worker
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_model
 from modelkit.errors import SolverError, UsageError
@@ -192,6 +194,18 @@ def test_a_dead_solver_loses_nothing(name: str) -> None:
     assert (outcome.stop, outcome.found) == ("failed", "solution")
     assert outcome.message == "the solver process was killed by signal 9"
     assert engine.solve(knapsack(), Limits(), {}).found == "solution"
+
+
+def test_nothing_is_told_after_the_end() -> None:
+    """Tests that what a solver says while its memory is freed does not pass for news of the next job."""
+    channel = io.BytesIO()
+    report = worker.Report(channel)
+    report.solution(np.ones(1), 7.0, 3.0)
+    report.end("outcome", {})
+    told = channel.getvalue()
+    report.bound(5.0)
+    assert channel.getvalue() == told
+    assert told.endswith(pickle.dumps(("outcome", {}), protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def test_a_stuck_solver_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,28 +46,37 @@ class Job:
 
 
 class Report:
-    """Tells the parent about progress. Bounds that got no better are not worth telling."""
+    """Tells the parent about the progress and the end of one job; after the end, nothing.
+
+    A solver may call back once more when its memory is freed, during the next job.
+    """
 
     def __init__(self, channel: BinaryIO) -> None:
         self._channel = channel
         self._began = time.monotonic()
         self._last: tuple[float | None, float | None] = (None, None)
+        self._ended = False
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send one message."""
-        pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
-        self._channel.flush()
+    def _send(self, message: tuple[Any, ...]) -> None:
+        if not self._ended:
+            pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
+            self._channel.flush()
 
     def bound(self, bound: float | None) -> None:
         """Tell a new bound, beside the incumbent told last: no value is told before its solution."""
         if bound != self._last[1]:
             self._last = self._last[0], bound
-            self.send(("progress", time.monotonic() - self._began, *self._last))
+            self._send(("progress", time.monotonic() - self._began, *self._last))
 
     def solution(self, x: np.ndarray[Any, Any], objective: float, bound: float | None) -> None:
         """Tell a new incumbent."""
         self._last = objective, bound
-        self.send(("solution", time.monotonic() - self._began, objective, bound, x))
+        self._send(("solution", time.monotonic() - self._began, objective, bound, x))
+
+    def end(self, *message: Any) -> None:
+        """Tell how the job ended."""
+        self._send(message)
+        self._ended = True
 
 
 def main() -> None:
@@ -98,11 +107,11 @@ def main() -> None:
             solver = importlib.import_module(f"modelkit.backends.{job.solver.replace('-', '_')}")
             made = solver.conflict(job) if job.task == "conflict" else solver.solve(job, report, stop)
             outcome = {**made, "version": solver.version()}
-            report.send(("outcome", outcome))
+            report.end("outcome", outcome)
         except ModelkitError as error:
-            report.send(("error", error))
+            report.end("error", error)
         except Exception as error:
-            report.send(("error", SolverError(f"{job.solver} failed: {type(error).__name__}: {error}")))
+            report.end("error", SolverError(f"{job.solver} failed: {type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

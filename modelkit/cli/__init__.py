@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import traceback
 from typing import Any
@@ -53,8 +52,6 @@ def main() -> None:
         code = 1
     except Exception as error:
         code = _report(error, debug=bool(settings.get("debug")))
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written; what is left is tidying up
     sys.exit(code if isinstance(code, int) else 0)
 
 
