@@ -18,7 +18,7 @@ from modelkit.files import read_text, where_of
 _MOST = (
     ("{", 300_000, "objects"),
     ("[", 2_000_000, "lists"),
-    (":", 3_000_000, "keys"),
+    (":", 2_000_000, "keys"),
     (",", 10_000_000, "values"),
 )
 
