@@ -15,6 +15,7 @@ from pathlib import Path
 
 import highspy
 import numpy as np
+from record import stamp
 
 from modelkit.bounds.prices import ascend, fluid_prices
 from modelkit.bounds.relaxation import Relaxation
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--output", default="benchmarks/results/ascents.json")
     chosen = parser.parse_args()
+    began_on = stamp()
     smooth(generate("kv-synthetic"), first_schedule(generate("kv-synthetic")), 5, lambda bound: None)  # compiles
     rows = []
     for size in (200, 1000, 3000):
@@ -133,7 +135,7 @@ def main() -> None:
             }
             rows.append(row)
             print(row, flush=True)
-    Path(chosen.output).write_text(json.dumps(rows, indent=1) + "\n")
+    Path(chosen.output).write_text(json.dumps({**began_on, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
+
+from record import stamp
 
 import modelkit as mk
 from modelkit.bounds import bound, prices
@@ -91,7 +92,7 @@ def main() -> None:
     chosen = parser.parse_args()
     output = Path(chosen.output)
     kept = json.loads(output.read_text()) if output.exists() else {"runs": [], "growth": []}
-    kept["machine"] = {"processors": os.cpu_count(), "python": platform.python_version()}
+    kept |= stamp()
 
     def keep(row: dict[str, Any]) -> None:
         kept["runs"] = [r for r in kept["runs"] if r["name"] != row["name"]] + [row]

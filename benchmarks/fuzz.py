@@ -14,16 +14,12 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import datetime
 import hashlib
-import io
 import json
 import os
-import platform
 import queue
 import random
 import re
-import resource
 import select
 import shutil
 import subprocess
@@ -37,147 +33,13 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import fuzz_files
 import fuzz_inputs as inputs
+from fuzz_reading import MEMORY, PROCESSOR, WALL
+from record import stamp
 
-#: What an input may cost: processor and wall-clock seconds, bytes of memory.
-PROCESSOR, WALL, MEMORY = 5.0, 60.0, 2**30
 ROOT = Path(__file__).resolve().parents[1]
-
-
-# --- the reader's side -------------------------------------------------------------------------------
-
-
-def readers() -> dict[str, Callable[[str], object]]:
-    """What reads, by name; each takes a path."""
-    import modelkit as mk
-    from modelkit.plugins import load_formulation
-    from modelkit.studies import cells, load_study
-    from modelkit.traces import import_trace
-
-    judged = mk.load(inputs.INSTANCE)
-
-    def claim(path: str) -> None:
-        found = mk.load_claim(path)
-        (mk.verify_certificate if isinstance(found, mk.Certificate) else mk.verify_result)(found, judged)  # type: ignore[operator]
-
-    return {
-        "instance": mk.load,
-        "result": mk.load_result,
-        "certificate": mk.load_certificate,
-        "claim": claim,
-        "study": lambda path: cells(load_study(path)),
-        "azure": lambda path: import_trace("azure", path),
-        "lengths": lambda path: import_trace("lengths", path, output_column="output_tokens"),
-        "formulation": load_formulation,
-    }
-
-
-def read(reader: Callable[[str], object], path: str) -> tuple[str, str]:
-    """Outcome of reading a file: ``read``, ``refused``, or a failure in words."""
-    from modelkit.errors import InputError, ModelkitError
-
-    try:
-        reader(path)
-    except ModelkitError as error:
-        words = str(error)
-        if error.exit_code != 2:
-            return f"exit code {error.exit_code}", words[:500]
-        if isinstance(error, InputError) and not (error.faults and all(f.path and f.message for f in error.faults)):
-            return "no place", words[:500]
-        if len(words) > 20_000 or "\n\n" in words or not words.strip():
-            return "no message for people", words[:500]
-        return "refused", words[:500]
-    except BaseException as error:
-        return type(error).__name__, str(error)[:500]
-    return "read", ""
-
-
-def command(arguments: list[str]) -> tuple[str, str]:
-    """Outcome of a command line."""
-    from modelkit.cli import main
-
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    before = sys.argv
-    sys.argv = ["modelkit", *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-        code: object = 0
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException as error:
-        return type(error).__name__, str(error)[:500]
-    finally:
-        sys.argv = before
-    said = err.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
-    if code not in (0, 2, 3, 4, 5) or "Traceback" in said:
-        return f"exit code {code}", said[:500]
-    if code == 2 and not said.strip():
-        return "no message for people", ""
-    return ("read" if code == 0 else "refused"), said[:500]
-
-
-def worker() -> None:
-    """Answer jobs on standard input, one JSON line each, with what they led to and what they cost."""
-    known = readers()
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    status = Path("/proc/self/status")
-    here = int(re.search(r"VmData:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
-    resource.setrlimit(resource.RLIMIT_DATA, (here + MEMORY, here + MEMORY))
-    os.chdir(tempfile.mkdtemp(dir=os.environ["FUZZ_FOLDER"]))
-    inputs.furnish()
-    for line in sys.stdin:
-        job = json.loads(line)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        base = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
-        began, wall = time.process_time(), time.monotonic()
-        if job["reader"] == "command":
-            outcome, words = command(job["arguments"])
-        else:
-            outcome, words = read(known[job["reader"]], job["path"])
-        peak = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
-        cost = (time.process_time() - began, time.monotonic() - wall, max(0, peak - base))
-        if outcome in ("read", "refused"):
-            late = [
-                n
-                for n, c, most in zip(("time", "wall", "memory"), cost, (PROCESSOR, WALL, MEMORY), strict=True)
-                if c > most
-            ]
-            outcome = f"too much {late[0]}" if late else outcome
-        full = cost[2] > MEMORY // 8  # Python gives some of it back only at its end
-        channel.write(json.dumps([full, outcome, words, *cost]) + "\n")
-        channel.flush()
-
-
-def coverage_guided(name: str, runs: int, folder: str) -> None:
-    """Atheris on one reader: a process of its own, which ends at the first failure."""
-    import atheris
-
-    with atheris.instrument_imports(include=["modelkit"]):
-        reader = readers()[name]
-    path = os.path.join(folder, f"input{inputs.ENDINGS[name]}")
-
-    def one(data: bytes) -> None:
-        Path(path).write_bytes(data)
-        outcome, words = read(reader, path)
-        if outcome not in ("read", "refused"):
-            raise RuntimeError(f"{outcome}: {words}")
-
-    corpus = Path(folder) / "corpus"
-    corpus.mkdir()
-    for i, seed in enumerate(inputs.seeds(name)):
-        (corpus / str(i)).write_bytes(seed)
-    atheris.Setup(
-        [sys.argv[0], f"-runs={runs}", "-timeout=60", "-report_slow_units=60", "-rss_limit_mb=1500",
-         "-max_len=4096", "-seed=1",
-         f"-artifact_prefix={folder}/failed-", str(corpus)],
-        one,
-    )  # fmt: skip
-    atheris.Fuzz()
-
-
-# --- the other side ----------------------------------------------------------------------------------
+READING = str(Path(__file__).with_name("fuzz_reading.py"))
 
 
 class Answering:
@@ -190,7 +52,7 @@ class Answering:
     def answer(self, job: dict[str, Any]) -> list[Any]:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, READING, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, text=True, env=self.environment,
             )  # fmt: skip
         assert self.process.stdin is not None
@@ -279,12 +141,15 @@ def run(jobs: Iterator[tuple[str, dict[str, Any]]], count: int, folder: Path, ta
 
 def jobs_of(folder: Path, mutations: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """The nasty files for every reader, then mutations of good inputs, then command lines."""
-    for what, path in inputs.nasty_files(folder):
+    for what, path in fuzz_files.nasty_files(folder):
         for reader in inputs.ENDINGS:
             yield "nasty", {"reader": reader, "path": str(path), "what": what}
         if "rows within" in what:
             continue  # a good instance: what solving it costs is another question
-        for arguments in (["solve"], ["simulate", "-p", "mc-sf"], ["study", "status"], ["import", "azure"]):
+        for arguments in (
+            ["solve"], ["simulate", "-p", "mc-sf"], ["study", "status"], ["import", "azure"], ["calibrate"],
+            ["report", "-o", "r.html"], ["generate", "chat", "--requests", "5", "--server"],
+        ):  # fmt: skip
             yield (
                 "nasty",
                 {"reader": "command", "arguments": [*arguments, str(path)], "what": f"{arguments[0]}: {what}"},
@@ -323,13 +188,15 @@ def with_hypothesis(count: int, folder: Path, tally: Tally, seed: int) -> None:
     import hypothesis
 
     answering = Answering(folder)
-    for name in ("instance", "result", "certificate", "claim", "study"):
+    names = ("instance", "result", "certificate", "claim", "study", "report", "server")
+    for name in names:
         path = folder / f"hypothesis{inputs.ENDINGS[name]}"
 
         check = checking(name, path, answering, tally)
 
         settings = hypothesis.settings(
-            max_examples=count // 5, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck),
+            max_examples=count // len(names), database=None, deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
             phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
         )  # fmt: skip
         with contextlib.suppress(AssertionError):
@@ -344,10 +211,14 @@ def with_atheris(runs: int, tally: Tally, keep: Path) -> str:
     except ImportError as error:
         return f"not run: {error}"
     said = {}
-    for name in ("instance", "result", "certificate", "claim", "study", "azure", "lengths"):
+    for name in (name for name in inputs.ENDINGS if name != "formulation"):
         with tempfile.TemporaryDirectory() as folder:
+            corpus = Path(folder) / "corpus"
+            corpus.mkdir()
+            for i, seed in enumerate(inputs.seeds(name)):
+                (corpus / str(i)).write_bytes(seed)
             made = subprocess.run(
-                [sys.executable, __file__, "--coverage-guided", name, str(runs), folder],
+                [sys.executable, READING, "--coverage-guided", name, str(runs), folder],
                 capture_output=True, text=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT)}, errors="replace", check=False,
             )  # fmt: skip
@@ -355,9 +226,12 @@ def with_atheris(runs: int, tally: Tally, keep: Path) -> str:
             covered = re.findall(r"cov: (\d+)", made.stderr)
             said[name] = f"{covered[0]} to {covered[-1]} points" if covered else made.stderr[-300:]
             tally.counts[f"atheris {name}"]["read or refused"] += int(done[-1]) if done else 0
+            if made.returncode and not list(Path(folder).glob("failed-*")):  # it did not even begin
+                (Path(folder) / "failed-to-run").touch()
             for failed in Path(folder).glob("failed-*"):
                 reason = [line for line in made.stderr.splitlines() if "Error" in line or "ERROR" in line][:1]
-                tally.add("atheris", {"reader": name, "path": str(failed)}, ["failure", "".join(reason), 0, 0, 0])
+                words = reason[0] if reason else f"{failed.name}: {made.stderr[-300:]}"
+                tally.add("atheris", {"reader": name, "path": str(failed)}, ["failure", words, 0, 0, 0])
     return ", ".join(f"{name}: {words}" for name, words in said.items())
 
 
@@ -370,7 +244,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results / "fuzz.json")
     parser.add_argument("--keep", type=Path, default=results / "fuzz-failures")
     options = parser.parse_args()
-    began = time.perf_counter()
+    began, began_on = time.perf_counter(), stamp()
     tally = Tally(options.keep)
     folder = Path(tempfile.mkdtemp(prefix="modelkit-fuzz-"))
     try:
@@ -381,8 +255,7 @@ def main() -> None:
     guided = with_atheris(options.atheris, tally, options.keep)
     inputs_done = sum(sum(counter.values()) for counter in tally.counts.values())
     report = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **began_on,
         "limits": {"processor_s": PROCESSOR, "wall_s": WALL, "memory_mib": MEMORY // 2**20},
         "seed": options.seed,
         "inputs": inputs_done,
@@ -405,9 +278,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        worker()
-    elif sys.argv[1:2] == ["--coverage-guided"]:
-        coverage_guided(sys.argv[2], int(sys.argv[3]), sys.argv[4])
-    else:
-        main()
+    main()

@@ -1,4 +1,4 @@
-"""Hostile inputs for ``benchmarks/fuzz.py``: nasty files, mutations of good ones, and what Hypothesis draws."""
+"""Hostile inputs for ``benchmarks/fuzz.py``: mutations of good ones, command lines, and what Hypothesis draws."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import contextlib
 import copy
 import gzip
 import json
-import os
 import random
-import socket
-import threading
-import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: How the files of each reader end.
 ENDINGS = {
     "instance": ".json", "result": ".json", "certificate": ".json", "claim": ".json", "study": ".toml", "azure": ".csv",
-    "lengths": ".csv", "formulation": ".py",
+    "lengths": ".csv", "formulation": ".py", "report": ".result.json", "server": ".json", "calibration": ".csv",
+    "predictions": ".txt",
 }  # fmt: skip
 
 INSTANCE: dict[str, Any] = {
@@ -65,6 +60,18 @@ _AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n"
 )
 _LENGTHS = "prompt_tokens,output_tokens\n10,20\n30,5\n"
+_CALIBRATION = (
+    "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
+    "prefill,1,64,0,29.5\nprefill,1,1024,0,269.5\ndecode,1,0,32,40.53\ndecode,8,0,512,48.1\ndecode,64,0,4000,328\n"
+)
+_CLOCK = {
+    "kind": "linear",
+    "mixed": True,
+    "prefill_base_ms": 13.7,
+    "prefill_per_token_ms": 0.36,
+    "decode_base_ms": 53.4,
+}
+_MODELS = ("exact", "noise:0.2", "interval:0.3", "class:100", "class:64,128,256")
 _WORDS = [
     None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, 5e-324, 10**18, -(10**18), 10**400, 2**63, 2**64, "", "a",
     "\x00", "\ud800",
@@ -95,6 +102,16 @@ def _made(name: str) -> list[bytes]:
         return [_AZURE.encode()]
     if name == "lengths":
         return [_LENGTHS.encode()]
+    if name == "calibration":
+        return [_CALIBRATION.encode()]
+    if name == "server":
+        return [
+            dumped(_CLOCK),
+            dumped({"kv_capacity_tokens": 20, "slots": 3, "clock": _CLOCK}),
+            dumped(_SLOTS["server"]),
+        ]
+    if name == "predictions":
+        return [model.encode() for model in _MODELS]
     if name == "formulation":
         return [(ROOT / "formulations" / "kv_hindsight_lp.py").read_bytes()]
     if name == "instance":
@@ -105,7 +122,7 @@ def _made(name: str) -> list[bytes]:
         return [dumped(bound.certificate.document())]
     results = [mk.simulate(small, "mc-sf"), bound.result, mk.simulate(mk.load(_SLOTS), "sorted")]
     documents = [result.document() for result in results]
-    return [dumped(d) for d in documents] + ([seeds("certificate")[0]] if name == "claim" else [])
+    return [dumped(d) for d in documents] + ([seeds("certificate")[0]] if name in ("claim", "report") else [])
 
 
 # --- mutations -----------------------------------------------------------------------------------------
@@ -114,12 +131,12 @@ def _made(name: str) -> list[bytes]:
 def mutated(name: str, rng: random.Random) -> bytes:
     """A good input with a few faults: in its tree where it is JSON, in its bytes, in how it is written."""
     data = rng.choice(seeds(name))
-    if ENDINGS[name] == ".json" and rng.random() < 0.8:
+    if ENDINGS[name].endswith(".json") and rng.random() < 0.8:
         document = json.loads(data)
         for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
             document = _tree(document, rng)
         data = _written(document, rng)
-    elif ENDINGS[name] in (".toml", ".csv") and rng.random() < 0.7:
+    elif ENDINGS[name] in (".toml", ".csv", ".txt") and rng.random() < 0.7:
         data = _lines(data, rng)
     if rng.random() < 0.35:
         data = _bytes(data, rng)
@@ -235,15 +252,20 @@ _COMMANDS: dict[str, list[str]] = {
     "solve": ["a.json", "--time-limit", "0.2", "-f", "kv-hindsight", "-s", "highs", "--gap", "--threads", "--seed",
               "--warm-start", "mc-sf", "--option", "mip_rel_gap=1", "-q", "-o", "r.json", "none", "cplex", "a.json.gz"],
     "simulate": ["a.json", "-p", "mc-sf", "svf", "sorted", "--seed", "--slots-at", "0=1", "-q", "-o",
-                 "out", "slots.json"],
+                 "out", "slots.json", "--predictions", *_MODELS],
     "bound": ["a.json", "--time-limit", "0.2", "--gap", "0.1", "--schedule", "s.json", "--seed", "-q", "-o",
               "slots.json"],
     "verify": ["good.result.json", "--instance", "a.json", "-q", "slots.json"],
     "generate": ["chat", "kv-synthetic", "gsm8k", "service-hour", "--requests", "5", "--rate", "--seed",
-                 "--kv-capacity", "-o", "g.json", "--arrivals", "poisson", "--slots", "--round-ms"],
+                 "--kv-capacity", "-o", "g.json", "--arrivals", "poisson", "--slots", "--round-ms", "--server",
+                 "clock.json", "llama2-70b-8xh100", "--predictions", *_MODELS],
     "import": ["azure", "lengths", "t.csv", "--requests", "1", "--skip", "--round-ms", "--kv-capacity", "--slots", "-o",
                "i.json", "--prompt-column", "ContextTokens", "--output-column", "GeneratedTokens", "--drop-oversized",
-               "--seed"],
+               "--seed", "--server", "clock.json"],
+    "report": ["good.result.json", "a.certificate.json", ".", "-i", "a.json", "slots.json", "--title", "-o", "r.html",
+               "-q", "a.json"],
+    "calibrate": ["timings.csv", "-o", "mine.json", "--where", "phase=decode", "--max-batch", "8", "-q", "t.csv"],
+    "show": ["mc-sf", "chat", "nonsense"],
     "list": ["formulations", "policies", "solvers", "families", "formats"],
     "versions": ["--debug"],
     "study": ["run", "status", "export", "report", "list", "study.toml", "--dry-run", "--folder", "f", "--jobs", "1",
@@ -284,127 +306,10 @@ def furnish() -> None:
     Path("slots.json").write_text(json.dumps(_SLOTS))
     Path("t.csv").write_text(_AZURE)
     Path("study.toml").write_text(_STUDY)
+    Path("clock.json").write_text(json.dumps(_CLOCK))
+    Path("timings.csv").write_text(_CALIBRATION)
+    Path("a.certificate.json").write_bytes(seeds("certificate")[0])
     Path("good.result.json").write_bytes(seeds("result")[0])
-
-
-# --- nasty files ---------------------------------------------------------------------------------------
-
-
-def nasty_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files that no reader should fall over, with a word for each."""
-    place = folder / "nasty"
-    place.mkdir()
-    small = json.dumps(INSTANCE).encode()
-
-    def wrote(name: str, data: bytes) -> tuple[str, Path]:
-        path = place / f"{name.replace(' ', '-')}.json"
-        path.write_bytes(data)
-        return name, path
-
-    yield "gzip bomb of 10 GB", _bomb(place / "bomb.json.gz", b"\x00", 10_000)
-    yield "gzip of JSON 10^9 deep", _bomb(place / "deep.json.gz", b"[", 1000)
-    yield "gzip of 10^9 line ends", _bomb(place / "lines.csv.gz", b"\n", 1000)
-    yield "gzip of a row of 10^8 commas", _bomb(place / "commas.csv.gz", b",", 100)
-    yield wrote("gzip of many members", gzip.compress(b"") * 200_000)
-    yield wrote("gzip cut off", gzip.compress(small * 100)[:60])
-    yield wrote("gzip in gzip", gzip.compress(gzip.compress(small)))
-    yield wrote("zlib without header", zlib.compress(small))
-    yield wrote("JSON 10^8 long", b"[" + b"[]," * 33_000_000 + b"0]")
-    yield wrote("numbers within the size", b"[" + b"123456," * 9_000_000 + b"0]")
-    yield wrote("objects within the size", b"[" + b'{"a":1},' * 590_000 + b"0]")
-    yield wrote("lists within the size", b"[" + b"[]," * 1_900_000 + b"0]")
-    yield wrote(
-        "segments within the size",
-        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"at":0},' * 590_000),
-    )
-    yield wrote(
-        "wrong segments within the size",
-        seeds("result")[0].replace(b'"segments": [', b'"segments": [' + b'{"a":0},' * 590_000),
-    )
-    yield wrote(
-        "violations within the size",
-        seeds("result")[0].replace(b'"violations": [', b'"violations": [{}' + b",{}" * 590_000),
-    )
-    yield wrote("requests in rows within the size", b'{"schema":"modelkit/instance/1","server":{},"requests":[' +
-                b",".join(b'{"id":"r%d","prompt_tokens":1,"output_tokens":1}' % i for i in range(590_000)) +
-                b"]}")  # fmt: skip
-    yield wrote("keys within the size", b"{" + b",".join(b'"%08d":1' % i for i in range(2_900_000)) + b"}")
-    yield wrote(
-        "keys twice among a million", b"{" + b",".join(b'"%08d":1' % i for i in range(10**6)) + b',"00000000":1}'
-    )
-    yield wrote("faults in 300000 requests", _many(b"0", 300_000))
-    yield wrote("a million requests with one fault", _many(b"1", 1_000_000).replace(b"[1,", b"[0,", 1))
-    yield wrote("unknown keys by the thousand", b"{" + b'"schema":"modelkit/instance/1",' +
-                b",".join(b'"kei%d":0' % i for i in range(200_000)) + b"}")  # fmt: skip
-    yield wrote("a key of 10^7 letters", b'{"' + b"k" * 10**7 + b'":1}')
-    yield wrote("an integer of 10^7 digits", b'{"schema":' + b"9" * 10**7 + b"}")
-    yield wrote("deep in the middle", b'{"schema":"modelkit/instance/1","extra":' + b'{"a":' * 900 + b"1" + b"}" * 901)
-    yield wrote("toml dotted", b"a" + b".a" * 100_000 + b" = 1")
-    yield wrote("toml tables", b"".join(b"[a%d]\n" % i for i in range(100_000)))
-    yield wrote("toml nested", b"a = " + b"[" * 100_000)
-    yield wrote("null bytes", b"\x00" * 1000)
-    yield wrote("byte order mark only", b"\xef\xbb\xbf")
-    yield wrote(
-        "good with byte order mark and CRLF",
-        b"\xef\xbb\xbf" + json.dumps(INSTANCE, indent=1).encode().replace(b"\n", b"\r\n"),
-    )
-    yield wrote("utf-16", small.decode().encode("utf-16"))
-    yield wrote("overlong utf-8", small.replace(b"small", b"\xc0\xaf"))
-    yield wrote("lone surrogate", small.replace(b"small", b"\\ud800"))
-    yield wrote("empty", b"")
-    sparse = place / "sparse.json"
-    with sparse.open("wb") as file:
-        file.truncate(20 * 2**30)
-    yield "a sparse file of 20 GiB", sparse
-    yield "a folder", place
-    pipe = place / "pipe.json"
-    os.mkfifo(pipe)
-    yield "a pipe without writer", pipe
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(place / "s.sock"))
-    yield "a socket", place / "s.sock"
-    for name, target in (
-        ("loop", "loop.json"),
-        ("dangling", "nowhere"),
-        ("to a device", "/dev/zero"),
-        ("to good", "good.json"),
-    ):
-        (place / f"{name.replace(' ', '-')}.json").symlink_to(target)
-        yield f"a link: {name}", place / f"{name.replace(' ', '-')}.json"
-    (place / "good.json").write_bytes(small)
-    closed = place / "closed.json"
-    closed.write_bytes(small)
-    closed.chmod(0)
-    yield "unreadable, but for root", closed
-    for device in ("zero", "null", "urandom", "full"):
-        yield f"/dev/{device}", Path("/dev") / device
-    yield "/proc/self/mem", Path("/proc/self/mem")
-    yield "a name too long", place / ("n" * 300)
-    yield "a name with a line end", place / "a\nb.json"
-    coming = place / "coming-and-going.json"
-
-    def blink() -> None:
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and place.exists():
-            with contextlib.suppress(OSError):
-                coming.write_bytes(small * 50)
-                coming.unlink()
-
-    threading.Thread(target=blink, daemon=True).start()
-    for i in range(10):
-        yield f"coming and going, {i}", coming
-
-
-def _bomb(path: Path, letter: bytes, mebibytes: int) -> Path:
-    part = min(mebibytes, 100)
-    path.write_bytes(gzip.compress(letter * 2**20 * part) * (mebibytes // part))
-    return path
-
-
-def _many(prompt: bytes, n: int) -> bytes:
-    columns = {b"prompt_tokens": prompt, b"output_tokens": b"5"}
-    text = b",".join(b'"' + key + b'":[' + (value + b",") * (n - 1) + value + b"]" for key, value in columns.items())
-    return b'{"schema":"modelkit/instance/1","server":{"kv_capacity_tokens":20},"requests":{' + text + b"}}"
 
 
 # --- Hypothesis ----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import stamp
 
 RESULT = Path(__file__).parent / "results" / "handover.json"
 
@@ -395,7 +396,6 @@ def run_all(repeats: int) -> dict[str, Any]:
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
         },
-        "machine": {"processors": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
     }
 
 
@@ -420,7 +420,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(run_one(options.one)))
         return
-    result = run_all(options.repeats)
+    result = stamp() | run_all(options.repeats)
     print(table(result))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from record import stamp
 
 import modelkit as mk
 from modelkit.bounds import hindsight
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    began_on = stamp()
     document: dict[str, Any] = {"rows": []}
     if arguments.results.exists():
         document = json.loads(arguments.results.read_text())
@@ -91,9 +92,7 @@ def main() -> None:
                         continue
                     row = run(n, seed, method, arguments.seconds)
                     document["rows"].append(row)
-                    document["machine"] = (
-                        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-                    )
+                    document |= began_on
                     print({key: row[key] for key in row if key != "stages"}, flush=True)
                     scratch = arguments.results.with_suffix(".part")
                     scratch.write_text(json.dumps(document, indent=1) + "\n")

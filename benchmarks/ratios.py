@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from record import stamp
+
 import modelkit as mk
 from modelkit.families import generate
 
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    began_on = stamp()
     document: dict[str, Any] = {"rows": []}
     if arguments.results.exists():
         document = json.loads(arguments.results.read_text())
@@ -70,6 +73,7 @@ def main() -> None:
             if (arrivals, seed) not in done:
                 row = trial(arrivals, seed, arguments.seconds)
                 document["rows"].append(row)
+                document |= began_on
                 print(row, flush=True)
                 scratch = arguments.results.with_suffix(".part")
                 scratch.write_text(json.dumps(document, indent=1) + "\n")

@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+from record import stamp
 
 import modelkit as mk
 from modelkit.families import generate
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     policy_schedule(generate("chat", requests=50, rate=10, server=SERVER), "mc-sf")  # compiles what is compiled
-    found: dict[str, object] = {"server": SERVER, "kv_capacity_tokens": 16_492, "seeds": options.seeds}
+    found: dict[str, object] = {**stamp(), "server": SERVER, "kv_capacity_tokens": 16_492, "seeds": options.seeds}
     if options.trace.is_file():
         found["azure"] = azure(options.trace)
     else:

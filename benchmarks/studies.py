@@ -21,10 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from record import stamp
+
 from modelkit.runs import planned
 from modelkit.simulator import simulate
-from modelkit.studies import load_study, run_study, status
-from modelkit.studies.plan import cells
+from modelkit.studies import cells, load_study, run_study, status
 from modelkit.studies.store import drawn
 
 TEXT = """
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/studies.json")
     chosen = parser.parse_args()
     output = Path(chosen.output)
-    found: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 1)}
+    found: dict[str, Any] = {**stamp()}
     for name, count, measure in (("overhead", chosen.runs, overhead), ("kills", chosen.kills, kills)):
         if count:
             with tempfile.TemporaryDirectory() as folder:

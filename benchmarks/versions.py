@@ -34,7 +34,17 @@ def tested(python: str, resolution: str, without: list[str], arguments: list[str
     with tempfile.TemporaryDirectory(prefix="modelkit-versions-") as folder:
         interpreter = os.path.join(folder, "venv", "bin", "python")
         wanted = Path(folder) / "requirements.txt"
-        install = ["uv", "pip", "install", "-q", "--python", interpreter, "--only-binary", ":all:"]
+        install = [
+            "uv",
+            "pip",
+            "install",
+            "-q",
+            "--compile-bytecode",
+            "--python",
+            interpreter,
+            "--only-binary",
+            ":all:",
+        ]
         for command in (
             ["uv", "venv", "-q", "--no-python-downloads", "--python", python, os.path.join(folder, "venv")],
             ["uv", "pip", "compile", "-q", "--python", interpreter, "--only-binary", ":all:", "--extra", "test",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelkit.cases import Case, Claim, cases
-from modelkit.errors import UsageError
+from modelkit.errors import UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.lookup import Instances
@@ -66,6 +66,7 @@ def compare(
     solvers: Sequence[str] = ("highs",),
     policies: Sequence[str] | None = None,
     bound: bool = True,
+    parameters: Mapping[str, Any] | None = None,
     time_limit: float | None = TIME_LIMIT,
     gap: float = 0.0,
     threads: int | None = None,
@@ -91,6 +92,8 @@ def compare(
         None: all that fit each instance.
     bound
         Whether to compute the certified bound where there is one.
+    parameters
+        Of the formulations, by name; each takes those that it has.
     time_limit, gap, threads
         Of each solver and bound. Threads None: the processors shared among the jobs.
     seeds
@@ -107,10 +110,10 @@ def compare(
     UsageError
         An unknown name, nothing to run, or a folder that cannot be written.
     InputError
-        An instance file is wrong.
+        An instance file is wrong, or a parameter's value.
     """
     plan = _plan(
-        _loaded(instances), Path(folder), formulations, solvers, policies, bound,
+        _loaded(instances), Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
         {"time_limit": time_limit, "gap": gap, "command": command,
          "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
     )  # fmt: skip
@@ -174,11 +177,14 @@ def _plan(
     solvers: Sequence[str],
     policies: Sequence[str] | None,
     bound: bool,
+    parameters: dict[str, Any],
     settings: dict[str, Any],
     seeds: Sequence[int],
 ) -> Plan:
     _check_names(formulations, solvers, policies)
-    matrices = [_matrix(instance, formulations, solvers, policies, bound) for _, instance in loaded]
+    if formulations is not None:
+        _check_parameters(parameters, formulations)
+    matrices = [_matrix(instance, formulations, solvers, policies, bound, parameters) for _, instance in loaded]
     if not any(cells for cells, _ in matrices):
         reasons = "\n  ".join(reason for _, reasons in matrices for reason in reasons)
         raise UsageError(f"there is nothing to run\n  {reasons}")
@@ -194,7 +200,11 @@ def _plan(
         left_out += [f"{stem}: {reason}" for reason in refusals]
         for kind, name, solver in cells:
             for seed in dict.fromkeys(seeds):
-                run = planned(instance, file, kind, name, solver=solver, seed=seed, **settings)
+                given = _taken(parameters, name) if kind == "formulation" else {}
+                run = planned(
+                    instance, file, kind, name, solver=solver, seed=seed,
+                    parameters={"parameters": given} if given else {}, **settings,
+                )  # fmt: skip
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
                 parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]
                 tasks.append((run, folder / (".".join(part for part in parts if part) + ".result.json")))
@@ -215,12 +225,33 @@ def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], pol
         get_policy(name)
 
 
+def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -> None:
+    """Each is a parameter of one of the formulations at least."""
+    known = {name for formulation in formulations for name in _parameters(formulation)}
+    for name in parameters:
+        if name not in known:
+            words = did_you_mean(name, known) or f"; they take {', '.join(sorted(known)) or 'none'}"
+            raise UsageError(f"none of the formulations compared has a parameter {name!r}{words}")
+
+
+def _parameters(formulation: str) -> set[str]:
+    from modelkit.plugins import load_formulation
+
+    return {parameter.name for parameter in load_formulation(formulation).parameters}
+
+
+def _taken(parameters: dict[str, Any], formulation: str) -> dict[str, Any]:
+    """Those of the parameters that the formulation has."""
+    return {name: value for name, value in parameters.items() if name in _parameters(formulation)}
+
+
 def _matrix(
     instance: Instance,
     formulations: Sequence[str] | None,
     solvers: Sequence[str],
     policies: Sequence[str] | None,
     bound: bool,
+    parameters: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
     from modelkit.plugins import load_formulation
@@ -232,11 +263,16 @@ def _matrix(
     wanted = list(formulations or ())
     if formulations is None:
         try:
-            wanted = [choose(instance)[0].name]
-        except UsageError:
-            reasons.append("no formulation takes it")
+            wanted = [choose(instance, None, parameters)[0].name]
+        except UsageError as error:
+            reasons.append(str(error) if parameters else "no formulation takes it")
     for name in dict.fromkeys(wanted):
-        why = load_formulation(name).refusal(instance)
+        formulation = load_formulation(name)
+        try:
+            why = formulation.refusal(formulation.posed(instance, _taken(parameters, name)))
+        except UsageError as error:  # it needs a parameter that is given nowhere
+            reasons.append(str(error).replace("\n ", ";"))
+            continue
         if why is None:
             cells += [("formulation", name, solver) for solver in dict.fromkeys(solvers)]
         else:

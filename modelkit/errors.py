@@ -143,3 +143,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Error for a name that is not in a registry, with the nearest match and the whole list."""
     names = sorted(known)
     return UsageError(f"unknown {kind} {name!r}{did_you_mean(name, names)}\n  known: {', '.join(names) or 'none'}")
+
+
+def not_enough_memory() -> str:
+    """What to say of a MemoryError: the limit of this process, where it has one, and what to do."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return "not enough memory; take a smaller instance or a machine with more"
+    return f"not enough memory: the limit is {limit // 2**20:,} MiB; raise it, or take a smaller instance"

@@ -251,5 +251,5 @@ def chosen(variable: Any) -> bool:
     if value is None:
         return False
     if abs(value - round(value)) > 1e-4:
-        raise FormulationError(f"binary {variable.name} has the value {value}")
+        raise FormulationError(f"binary {variable.name} has the value {value}; allowed: 0 or 1, to 1e-4")
     return bool(round(value) == 1)

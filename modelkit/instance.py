@@ -26,6 +26,8 @@ SCHEMA = "modelkit/instance/1"
 MAX_TOKENS = 100_000_000
 #: Latest arrival, in rounds or seconds.
 MAX_TIME = 1_000_000_000
+#: Longest name of an instance [character].
+MAX_NAME = 500
 
 Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
@@ -164,7 +166,7 @@ class Instance(_Data):
         under the unit clock, or a clock states both prefill laws.
     """
 
-    name: str = Field(default="", max_length=500)
+    name: str = Field(default="", max_length=MAX_NAME)
     description: str = ""
     source: str = Field(default="", description="Where the data came from; for generated ones the family.")
     server: Server

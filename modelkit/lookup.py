@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from modelkit.plugins import bundled
 
 #: Endings of files that hold no instance.
 _OTHERS = (".result.json", ".certificate.json")
+#: What is read of a folder in all, the smallest files first [byte]; compressed ones count for more.
+_MOST_BYTES, _COMPRESSED = 2**24, 10
 
 
 class Instances:
@@ -45,6 +48,14 @@ class Instances:
     @staticmethod
     def _candidates(folders: list[Path]) -> Iterator[Path]:
         for folder in folders:
+            sizes: dict[Path, int] = {}
             for path in sorted([*folder.glob("*.json"), *folder.glob("*.json.gz")]):
-                if not path.name.endswith(_OTHERS):
-                    yield path
+                with contextlib.suppress(OSError):  # a link to nowhere
+                    if path.is_file() and not path.name.endswith(_OTHERS):
+                        sizes[path] = path.stat().st_size * (_COMPRESSED if path.suffix == ".gz" else 1)
+            left = _MOST_BYTES
+            for path, size in sorted(sizes.items(), key=lambda item: item[1]):
+                left -= size
+                if left < 0:
+                    break
+                yield path

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelkit.errors import UsageError, did_you_mean, shown
-from modelkit.instance import MAX_TOKENS, Instance
+from modelkit.instance import MAX_NAME, MAX_TOKENS, Instance
 
 Ints = npt.NDArray[np.int64]
 
@@ -74,7 +74,7 @@ def with_predictions(instance: Instance, model: str, rng: np.random.Generator) -
     lower, upper = (end.tolist() for end in predicted_lengths(instance.arrays.output, model, rng))
     exact = model == "exact"
     return instance.replace(
-        name=instance.name + ("" if exact else f"-{model.replace(':', '').replace(',', '-')}"),
+        name=(instance.name + ("" if exact else f"-{model.replace(':', '').replace(',', '-')}"))[:MAX_NAME],
         description=instance.description + ("" if exact else f", predictions {model}"),
         requests=tuple(
             request.model_copy(update={"predicted_output_tokens": None if exact else a if a == b else (a, b)})

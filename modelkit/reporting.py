@@ -103,7 +103,7 @@ def _claimed(results: Iterable[Reportable]) -> tuple[list[Claim], list[Path], li
             claims.append(Claim(item.result))
         elif isinstance(item, Result | Certificate):
             claims.append(Claim(item))
-        elif Path(item).is_dir():
+        elif os.path.isdir(item):
             folders.append(Path(item))
             for file in sorted({file for pattern in _PATTERNS for file in Path(item).glob(pattern)}):
                 try:
@@ -114,7 +114,8 @@ def _claimed(results: Iterable[Reportable]) -> tuple[list[Claim], list[Path], li
             claims.append(Claim(load_claim(item), os.path.basename(os.fspath(item))))
             folders.append(Path(item).parent)
     if not claims:
-        raise UsageError("\n  ".join(["there is nothing to report: no result and no certificate is given", *unread]))
+        where = f"in {', '.join(map(str, folders))}" if folders else "is given"
+        raise UsageError("\n  ".join([f"there is nothing to report: no result and no certificate {where}", *unread]))
     return claims, folders, unread
 
 

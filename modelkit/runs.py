@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean
+from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean, not_enough_memory
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, recorded
@@ -104,7 +104,11 @@ def planned(instance: Instance, path: str | os.PathLike[str], kind: Kind, name: 
 
 def parameters_of(kind: Kind) -> set[str]:
     """Names of the further parameters that a run of this kind takes."""
-    return {"formulation": _solve_arguments, "policy": _simulate_arguments, "bound": _bound_arguments}[kind]()
+    return {
+        "formulation": lambda: {*solve_arguments(), "parameters"},
+        "policy": _simulate_arguments,
+        "bound": _bound_arguments,
+    }[kind]()
 
 
 def perform(run: Run) -> Result:
@@ -126,8 +130,7 @@ def _performed(run: Run) -> Result:
     except KeyboardInterrupt:
         return failure(run, "interrupted", stop="interrupted", seconds=time.perf_counter() - began)
     except MemoryError:
-        limit = "" if run.memory_mb is None else f" than its {run.memory_mb} MiB"
-        return failure(run, f"the run needed more memory{limit}", seconds=time.perf_counter() - began)
+        return failure(run, not_enough_memory(), seconds=time.perf_counter() - began)
     except Exception as error:  # a fault of ours or of a plugin must not take the other runs with it
         words = f"unexpected fault: {type(error).__name__}: {error}"
         return failure(run, words, seconds=time.perf_counter() - began)
@@ -180,10 +183,11 @@ def _arguments(function: Callable[..., Any], *taken: str) -> set[str]:
     return set(inspect.signature(function).parameters) - {"instance", "listen", "seed", *taken}
 
 
-def _solve_arguments() -> set[str]:
+def solve_arguments() -> set[str]:
+    """Further arguments of ``solve``, beside the formulation's own parameters."""
     from modelkit.solving import solve
 
-    return _arguments(solve, "formulation", "solver", "time_limit", "gap", "threads")
+    return _arguments(solve, "formulation", "solver", "time_limit", "gap", "threads", "parameters")
 
 
 def _simulate_arguments() -> set[str]:

@@ -11,15 +11,15 @@ would hold 18,000 tokens.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from modelkit.errors import Fault, InputError, did_you_mean, unknown_name
+from modelkit.errors import Fault, InputError, unknown_name
 from modelkit.instance import LinearClock, Server
-from modelkit.io import faults_of, read_json
+from modelkit.io import faults_of, read_json, trimmed
 
 _VIDUR = "operator profiles of microsoft/vidur (MIT), 80 layers composed"
 _SPLITWISE = "measured end to end, Mutinifni/splitwise-sim data/perf_model.csv (MIT); Patel et al., ISCA 2024"
@@ -134,18 +134,15 @@ def find_server(text: str) -> Server:
     presets = servers()
     if text in presets:
         return presets[text].server
-    if not text.endswith((".json", ".json.gz")) and not Path(text).is_file():
+    if not text.endswith((".json", ".json.gz")) and not os.path.isfile(text):
         raise unknown_name("server", text, presets)
     document = read_json(text)
     if isinstance(document, dict) and "kind" in document:
         document = {"clock": document}
     if not isinstance(document, dict):
         raise InputError(text, [Fault("$", "allowed: a JSON object, a clock or a server")])
-    unknown = [key for key in document if key not in Server.model_fields]
-    if unknown:
-        near = did_you_mean(unknown[0], Server.model_fields)
-        raise InputError(text, [Fault(f"$.{unknown[0]}", f"unknown key{near}")])
+    known = {(): tuple(Server.model_fields), ("clock",): tuple(LinearClock.model_fields)}
     try:
-        return Server.model_validate(document)
+        return Server.model_validate(trimmed(document, Server))
     except ValidationError as error:
-        raise InputError(text, faults_of(error)) from None
+        raise InputError(text, faults_of(error, known)) from None

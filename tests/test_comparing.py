@@ -191,3 +191,33 @@ def test_json_of_results_is_read_by_older_rules(two: Instance, tmp_path: Path) -
         del document["producer"][key]
     (tmp_path / "old.result.json").write_text(json.dumps(document))
     assert mk.load_result(tmp_path / "old.result.json").producer.modelkit is None
+
+
+def test_parameters_go_to_the_formulations_that_have_them(home: Path, run: Run, two: Instance) -> None:
+    """Tests that a variant runs with its parameter, and one without it as ever."""
+    mk.save_instance(two.replace(server=Server(kv_capacity_tokens=100)), "two.json")
+    asked = ["compare", "two.json", "-f", "kv-batch-cap", "-f", "kv-hindsight-flow", "-p", "none", "--no-bound"]
+    code, _, err = run(*asked, "--param", "batch_cap=1")
+    assert code == 0, err
+    capped = mk.load_result("compare/two.kv-batch-cap.highs.result.json")
+    free = mk.load_result("compare/two.kv-hindsight-flow.highs.result.json")
+    assert (capped.producer.parameters, free.producer.parameters) == ({"batch_cap": 1}, {})
+    direct = mk.solve("two.json", "kv-batch-cap", "highs", parameters={"batch_cap": 1})
+    assert capped.objective.value == direct.objective.value
+    assert direct.objective.value > free.objective.value  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-f", "kv-batch-cap", "-P", "batch_cup=1"], "a parameter 'batch_cup'; did you mean 'batch_cap'?"),
+        (["-f", "kv-hindsight", "-P", "batch_cap=1"], "a parameter 'batch_cap'; they take none"),
+        (["-f", "kv-batch-cap", "-P", "batch_cap=0"], "found 0; allowed: a whole number"),
+        (["-f", "kv-batch-cap", "-P", "batch_cap"], "--param takes NAME=VALUE"),
+        (["-f", "kv-batch-cap"], "needs the parameter 'batch_cap'"),
+    ],
+)
+def test_wrong_parameters(home: Path, run: Run, arguments: list[str], words: str) -> None:
+    code, _, err = run("compare", "two.json", "-p", "none", "--no-bound", *arguments)
+    assert code == 2
+    assert words in " ".join(err.split())

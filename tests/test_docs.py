@@ -25,7 +25,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example registers is forgotten afterwards."""
     for load in (policies.policies, families.families, traces.trace_formats):
         load()
-    for module, name in ((policies, "_REGISTRY"), (families._REGISTRY, "_makers"), (traces._REGISTRY, "_makers")):
+    for module, name in ((policies, "_REGISTRY"), (families.REGISTRY, "_makers"), (traces._REGISTRY, "_makers")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     monkeypatch.setattr(backends, "_OWN", dict(backends._OWN))
 

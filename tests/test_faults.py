@@ -221,7 +221,7 @@ def test_no_memory_for_the_model(two: Instance, tmp_path: Path) -> None:
     )
     result = mk.solve(two, str(path))
     assert (result.stop, result.objective.value) == ("failed", 8)
-    assert result.message == "there is not enough memory for the model"
+    assert result.message == "not enough memory; take a smaller instance or a machine with more"
     assert mk.verify_result(result, two).holds
 
 

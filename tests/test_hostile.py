@@ -11,13 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modelkit import files
+from modelkit.calibrate import calibrate
 from modelkit.errors import MOST_FAULTS, FormulationError, InputError, ModelkitError, UsageError, shown
 from modelkit.io import (
     MOST_NESTING,
@@ -31,7 +34,12 @@ from modelkit.io import (
     save_instance,
     write_text,
 )
+from modelkit.lookup import Instances
 from modelkit.plugins import load_formulation
+from modelkit.predictions import with_predictions
+from modelkit.reporting import report
+from modelkit.result import InstanceStamp
+from modelkit.servers import find_server
 from modelkit.studies import cells, load_study
 from modelkit.traces import import_trace
 
@@ -48,6 +56,9 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "study": lambda path: cells(load_study(path)),
     "azure": lambda path: import_trace("azure", path),
     "lengths": lambda path: import_trace("lengths", path),
+    "report": lambda path: report([path], os.devnull),
+    "server": lambda path: find_server(str(path)),
+    "calibration": calibrate,
 }
 
 
@@ -150,7 +161,7 @@ def test_gzip_as_others_write_it(tmp_path: Path) -> None:
         ('{"a": 1e400}', "found '1e400'"),
         ('{"a": ' + "9" * 10_000 + "}", "thousands of digits"),
         ('{"a":' * (MOST_NESTING + 1) + "1" + "}" * (MOST_NESTING + 1), "nested too deeply; allowed: 100 levels"),
-        ("[" + "{}," * 600_001 + "0]", "more than 600,000 objects"),
+        ("[" + "{}," * 300_001 + "0]", "more than 300,000 objects"),
         ("{" + ",".join(f'"k{i}":0' for i in range(100_000)) + ',"k7":1}', "'k7' stands twice"),
     ],
 )
@@ -342,3 +353,81 @@ def test_names_for_writing(tmp_path: Path) -> None:
     link.symlink_to("kept")
     write_text(link, "new")
     assert (kept.read_text(), link.read_text(), link.is_symlink()) == ("old", "new", False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "",
+        ":",
+        "noise",
+        "noise:",
+        "noise:1e999",
+        "noise:nan",
+        "noise:-0.1",
+        "noise:0.2,0.3",
+        "interval:\x00",
+        "class:0",
+        "class:2,1",
+        "class:0.5",
+        "class:" + "9" * 5000,
+        "exact:1",
+        "class:٣,",
+        "clas:3",
+        "n" * 10_000,
+    ],
+)
+def test_prediction_models_are_refused(model: str) -> None:
+    with pytest.raises(UsageError, match="prediction model") as caught:
+        with_predictions(load(SMALL), model, np.random.default_rng(0))
+    assert len(str(caught.value)) < 500
+
+
+def test_long_prediction_models_and_names() -> None:
+    """Tests that an instance whose name says its predictions is an instance, however long that gets."""
+    model = "class:" + ",".join(map(str, range(1, 2000)))
+    named = load(SMALL | {"name": "n" * 499})
+    assert with_predictions(named, model, np.random.default_rng(0)).requests[0].predicted_output_tokens == 4
+
+
+def test_all_faults_of_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "server.json"
+    path.write_text('{"slotz": 2, "kv_capacity_tokens": -1, "clock": {"kind": "linear", "mixt": true}}')
+    with pytest.raises(InputError) as caught:
+        find_server(str(path))
+    assert {fault.path for fault in caught.value.faults} == {"$.slotz", "$.kv_capacity_tokens", "$.clock.mixt"}
+    assert "did you mean 'slots'" in str(caught.value)
+    assert "did you mean 'mixed'" in str(caught.value)
+
+
+def test_unknown_keys_by_the_hundred_thousand_cost_little(tmp_path: Path) -> None:
+    """Tests that only the first faults are made, wherever the keys stand; each costs pydantic a kilobyte."""
+    many = {f"k{i}": 0 for i in range(200_000)}
+    path = tmp_path / "many.json"
+    for reader, document in (
+        (load, SMALL | {"server": many}),
+        (load, SMALL | many),
+        (load_result, {"schema": "modelkit/result/1", "objective": many}),
+        (lambda path: find_server(str(path)), many),
+    ):
+        path.write_text(json.dumps(document))
+        tracemalloc.start()
+        with pytest.raises(InputError) as caught:
+            reader(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert 1 <= len(caught.value.faults) <= MOST_FAULTS
+        assert peak < 100e6
+
+
+def test_not_all_files_beside_a_result_are_read(tmp_path: Path) -> None:
+    """Tests that the instance is found among pipes, links to nowhere and files too large to look through."""
+    instance = load(SMALL)
+    save_instance(instance, tmp_path / "m.json")
+    pipe(tmp_path / "a.json")
+    (tmp_path / "b.json").symlink_to("nowhere")
+    (tmp_path / "c.json").write_bytes(b"[" + b"0," * 2**24 + b"0]")
+    began = time.process_time()
+    assert Instances([tmp_path]).find(InstanceStamp.of(instance)) is not None
+    assert Instances([tmp_path]).find(InstanceStamp.of(instance.replace(name="another"))) is None
+    assert time.process_time() - began < 1

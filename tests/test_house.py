@@ -115,3 +115,15 @@ def test_shipped_optima_are_proven(name: str, optimum: dict[str, float]) -> None
     """Tests that the optimum beside each shipped instance is proven again."""
     result = mk.solve(mk.load(bundled("instances") / f"{name}.json"), time_limit=300)
     assert (result.status, result.objective.value) == ("optimal", optimum["value"])
+
+
+def test_the_table_of_benchmarks_says_what_was_measured() -> None:
+    """Tests that ``benchmarks/README.md`` is made from the results files, and that every benchmark has a row."""
+    folder = ROOT / "benchmarks"
+    made = subprocess.run(
+        [sys.executable, str(folder / "table.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    text = (folder / "README.md").read_text()
+    measuring = {path.name for path in folder.glob("*.py") if not path.name.startswith("fuzz_")}
+    assert sorted(name for name in measuring - {"record.py", "table.py"} if f"`{name}" not in text) == []

@@ -92,7 +92,7 @@ def test_a_run_that_fails_takes_no_other_with_it(two: Instance, saved: Path) -> 
         (crashed, "failed", "the process of this run was killed by signal 11"),
         (raised, "failed", "on purpose"),
         (late, "time_limit", "ended after 1 s"),
-        (greedy, "failed", "memory"),
+        (greedy, "failed", "not enough memory: the limit is 32,768 MiB; raise it, or take a smaller instance"),
         (changed, "failed", "holds another instance"),
         (unknown, "failed", "unknown formulation 'no-such'"),
     ):

@@ -149,6 +149,32 @@ def test_shipped_studies_are_right(name: str) -> None:
 # --- running -----------------------------------------------------------------------------------
 
 
+def test_parameters_of_formulations(tmp_path: Path, two: mk.Instance) -> None:
+    """Tests that a formulation's own parameters are axes, and reach it beside the arguments of ``solve``."""
+    mk.save_instance(two, tmp_path / "two.json")
+    head = 'name = "caps"\n[[instances]]\nfile = "two.json"\n[[formulations]]\nnames = ["kv-batch-cap"]\n'
+    study = load_study(written(tmp_path, head + 'parameters = { batch_cap = [1, 2], warm_start = "none" }\n'))
+    assert [cell.label for cell in cells(study)] == [
+        f"kv-batch-cap on highs batch_cap={cap} warm_start=none" for cap in (1, 2)
+    ]
+    done = run_study(study, tmp_path / "out", jobs=1).done
+    with Store(tmp_path / "out") as store:
+        results = [mk.load_result(store.path(entry.key)) for entry in done]
+    assert sorted(r.producer.parameters["batch_cap"] for r in results) == [1, 2]
+    for result in results:
+        direct = mk.solve(two, "kv-batch-cap", "highs", parameters=result.producer.parameters)
+        assert result.objective.value == direct.objective.value
+        assert result.start.policy is None
+    wrong = "parameters = { batch_cup = 1, batch_cap = [1, 0] }\n"
+    with pytest.raises(InputError) as error:
+        load_study(written(tmp_path, head + wrong))
+    assert [(fault.path, fault.message.split(";")[0]) for fault in error.value.faults] == [
+        ("$.formulations[0].parameters.batch_cup", "formulation 'kv-batch-cap' has no parameter 'batch_cup'"),
+        ("$.formulations[0].parameters.batch_cap", "found 0"),
+    ]
+    assert "did you mean 'batch_cap'?" in error.value.faults[0].message
+
+
 def test_run_resume_and_change(tmp_path: Path) -> None:
     """Tests that nothing runs twice, that a larger study runs only what is new, and that the rest is called stale."""
     told: list[str] = []

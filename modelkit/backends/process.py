@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,7 +170,8 @@ class _Worker:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self.errors.seek(0)
         printed = self.errors.read().decode(errors="replace").strip().splitlines()
-        return f"the solver process {how}" + (f": {printed[-1]}" if printed else "")
+        told = printed and code != -signal.SIGKILL  # of that it knew nothing: its last line is of its log
+        return f"the solver process {how}" + (f": {printed[-1]}" if told else "")
 
 
 class _Watch:

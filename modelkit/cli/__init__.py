@@ -29,7 +29,7 @@ from modelkit.cli import (
 )  # fmt: skip
 from modelkit.cli.options import CONTEXT, EXIT_CODES
 from modelkit.cli.output import fitted, printable
-from modelkit.errors import ModelkitError
+from modelkit.errors import ModelkitError, not_enough_memory
 
 
 def main() -> None:
@@ -69,9 +69,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         click.echo(fitted(printable(f"error: {error}")), err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
-        click.echo(
-            "error: there is not enough memory for this; a smaller instance or a larger machine is needed", err=True
-        )
+        click.echo(f"error: {not_enough_memory()}", err=True)
         return 4
     if isinstance(error, OSError):
         _drop_output()

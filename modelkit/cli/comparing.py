@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, command_line, debug_option, quiet_option
+from modelkit.cli.options import EXIT_CODES, command_line, debug_option, param_option, quiet_option
 from modelkit.cli.output import count, number
 from modelkit.errors import UsageError
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     "--policy", "-p", "policies", multiple=True, metavar="NAME|none",
     help="Policy; repeatable.  [default: all that fit each instance]",
 )  # fmt: skip
+@param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
 @click.option(
     "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
@@ -49,16 +50,17 @@ if TYPE_CHECKING:
 @debug_option
 def compare(
     instances: tuple[str, ...], formulations: tuple[str, ...], solvers: tuple[str, ...], policies: tuple[str, ...],
-    bound: bool, seeds: tuple[int, ...], jobs: int | None, output: str, page: str | None, quiet: bool, **settings: Any,
+    params: tuple[str, ...], bound: bool, seeds: tuple[int, ...], jobs: int | None, output: str, page: str | None,
+    quiet: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Run formulations on solvers, policies and the bound on the same instances, and report.
 
     Runs are parallel processes; one that fails is shown as such and hinders no other. The folder holds the
     instances, a result for each run, and the report; with several instances also a page for each of them.
-
-    Example: modelkit compare instances/chat-40.json -p mc-sf -p svf --time-limit 20
+    A parameter goes to every formulation that has it.
     """
     from modelkit.comparing import Comparison
+    from modelkit.parameters import parsed_parameters
     from modelkit.reporting import report_comparison
 
     if settings["time_limit"] == float("inf"):
@@ -66,8 +68,8 @@ def compare(
     with _live(quiet) as (started, finished):
         comparison: Comparison = mk.compare(
             instances, output, formulations=_names(formulations), solvers=solvers or ("highs",),
-            policies=_names(policies), bound=bound, seeds=seeds or (0,), jobs=jobs, command=command_line(),
-            started=started, finished=finished, **settings,
+            policies=_names(policies), bound=bound, parameters=parsed_parameters(params), seeds=seeds or (0,),
+            jobs=jobs, command=command_line(), started=started, finished=finished, **settings,
         )  # fmt: skip
     for words in comparison.left_out:
         click.echo(f"left out: {words}", err=True)

@@ -196,5 +196,6 @@ class _Watch:
 
 #: Modules of modelkit that a file might want to change.
 _KNOWN = frozenset(
-    {"modelkit.judge", "modelkit.formulation", "modelkit.instance", "modelkit.schedule", "modelkit.bounds"}
+    f"modelkit.{name}"
+    for name in ("judge", "judge.replay", "judge.metrics", "formulation", "instance", "schedule", "bounds")
 )

@@ -1,8 +1,9 @@
 """Studies: grids of runs from a TOML file, resumable, on this machine or a cluster."""
 
 from modelkit.studies.claims import Claim, Measured, Verdict, verdicts
+from modelkit.studies.grid import Cell, cells
 from modelkit.studies.page import report_study
-from modelkit.studies.plan import Cell, Study, cells, load_study, shipped_studies
+from modelkit.studies.plan import Study, load_study, shipped_studies
 from modelkit.studies.running import Status, Step, estimate, folder_of, run_study, status
 from modelkit.studies.store import Entry, Store, export, measured
 

@@ -9,7 +9,8 @@ from modelkit.io import load
 from modelkit.pages.tables import Cell, Column, Row, Table
 from modelkit.reporting import report
 from modelkit.studies.claims import Verdict, verdicts
-from modelkit.studies.plan import Study, cells
+from modelkit.studies.grid import cells
+from modelkit.studies.plan import Study
 from modelkit.studies.running import folder_of, status
 from modelkit.studies.store import Store, measured
 from modelkit.words import number

@@ -1,4 +1,4 @@
-"""The study file: what is run on what, read from TOML; and the runs it asks for.
+"""The study file: what is run on what, read from TOML.
 
 ::
 
@@ -16,30 +16,32 @@
     names = ["mc-sf", "svf"]
     groups = ["chats"]               # default: all
 
+Parameters of an entry are options of its family, arguments of ``solve`` (``warm_start``, ``options``), ``simulate``
+(``predictions``, ``max_batch``) or ``bound``, and of formulations their own, as ``--param`` takes them::
+
+    [[formulations]]
+    names = ["kv-batch-cap"]
+    parameters = { batch_cap = [1, 2], warm_start = "none" }
+
 A list among the parameters is an axis of the grid. ``[[claims]]`` are in ``modelkit.studies.claims``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
+from modelkit.errors import Fault, InputError, ModelkitError, UsageError, did_you_mean, shown, unknown_name
 from modelkit.files import read_text
-from modelkit.io import faults_of, read_json
+from modelkit.io import faults_of
 from modelkit.registry import Maker
-from modelkit.runs import Kind, parameters_of
+from modelkit.runs import Kind, parameters_of, solve_arguments
 from modelkit.studies.claims import Claim
 
 #: Most runs of a study.
@@ -106,27 +108,29 @@ class Instances(_Entry):
         return self.group or self.family or Path(self.file or "").name.removesuffix(".gz").removesuffix(".json")
 
 
-class _Runs(_Entry):
+class Runs(_Entry):
+    """What is run, on which groups."""
+
     groups: list[str] | None = None
     seeds: Seeds = [0]
     parameters: dict[str, Any] = {}
     limits: Limits = Limits()
 
 
-class Formulations(_Runs):
+class Formulations(Runs):
     """Formulations by name or file, each on each solver."""
 
     names: Names
     solvers: Names = ["highs"]
 
 
-class Policies(_Runs):
+class Policies(Runs):
     """Policies by name."""
 
     names: Names
 
 
-class Bounds(_Runs):
+class Bounds(Runs):
     """Certified bounds."""
 
 
@@ -141,68 +145,6 @@ class Study(_Entry):
     policies: list[Policies] = []
     bounds: list[Bounds] = []
     claims: list[Claim] = []
-
-
-@dataclass(frozen=True)
-class InstanceSpec:
-    """An instance that a study needs: drawn from a family, or read from a file."""
-
-    group: str
-    family: str | None
-    file: str | None
-    seed: int
-    parameters: Mapping[str, Any]
-    content: str | None = None  # hash of the file
-
-    @property
-    def key(self) -> str:
-        """Hash of what decides the instance."""
-        return _digest([self.family, self.content, self.seed, self.parameters])
-
-    @property
-    def words(self) -> str:
-        """For people."""
-        if self.family is None:
-            return self.file or ""
-        return ", ".join([self.family, *(f"{k} {v}" for k, v in self.parameters.items()), f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid, before its instance is there."""
-
-    instance: InstanceSpec
-    kind: Kind
-    name: str
-    solver: str | None
-    seed: int
-    parameters: Mapping[str, Any]
-    limits: Mapping[str, Any]
-    content: str | None = None  # hash of a formulation file
-
-    @property
-    def key(self) -> str:
-        """Hash of what decides the result; ``kill_after`` and ``memory_mb`` only decide whether there is one."""
-        limits = {k: v for k, v in self.limits.items() if k not in ("kill_after", "memory_mb")}
-        name = self.content or self.name
-        parts = [self.instance.group, self.instance.key, self.kind, name, self.solver, self.seed, self.parameters]
-        return _digest([*parts, limits])
-
-    @property
-    def label(self) -> str:
-        """What runs, for people."""
-        parts = [Path(self.name).stem if self.content else self.name]
-        parts += [f"on {self.solver}"] if self.solver else []
-        parts += [f"{key}={value}" for key, value in self.parameters.items()]
-        return " ".join(parts) + (f", seed {self.seed}" if self.seed else "")
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-# --- reading -----------------------------------------------------------------------------------
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -310,21 +252,55 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
                 elif noun == "formulation" and name.endswith(".py"):
                     if not os.path.isfile(name):
                         yield Fault(f"{where}.names[{j}]", f"no such file: {name}")
-                    elif not Path(name).resolve().is_relative_to(folder.resolve()):
+                    elif not _may_run(name, folder):
                         yield Fault(f"{where}.names[{j}]", f"{name} lies outside the folder of the study; {_CODE}")
                 elif name not in set(names):
                     yield _unknown(f"{where}.names[{j}]", noun, name, names)
             for j, solver in enumerate(getattr(entry, "solvers", ())):
                 if solver not in backends():
                     yield _unknown(f"{where}.solvers[{j}]", "solver", solver, backends())
-            for key in entry.parameters:
-                if key not in (allowed := parameters_of(kind)):
-                    yield _unknown(f"{where}.parameters.{key}", "parameter", key, allowed)
+            if kind == "formulation":
+                yield from _wrong_parameters(f"{where}.parameters", entry, formulations, folder)
+            else:
+                for key in entry.parameters:
+                    if key not in (allowed := parameters_of(kind)):
+                        yield _unknown(f"{where}.parameters.{key}", "parameter", key, allowed)
     if not (study.formulations or study.policies or study.bounds):
         yield Fault("$", "nothing to run: no formulations, policies or bounds")
     for i, claim in enumerate(study.claims):
         if claim.group is not None and claim.group not in groups:
             yield _unknown(f"$.claims[{i}].group", "group", claim.group, groups)
+
+
+def _wrong_parameters(where: str, entry: Formulations, known: Iterable[str], folder: Path) -> Iterator[Fault]:
+    """Parameters of formulations: of each that is named, with values that it allows."""
+    from modelkit.plugins import load_formulation
+
+    own = {key: values for key, values in entry.parameters.items() if key not in solve_arguments()}
+    for name in entry.names if own else ():
+        if name not in set(known) and not (name.endswith(".py") and _may_run(name, folder)):
+            continue  # a fault already
+        try:
+            taken = {parameter.name: parameter for parameter in load_formulation(name).parameters}
+        except ModelkitError as error:
+            yield Fault(where, f"formulation {name!r} cannot be loaded: {' '.join(str(error).split())}")
+            continue
+        for key, values in own.items():
+            if key not in taken:
+                near = did_you_mean(key, {*taken, *solve_arguments()})
+                names = ", ".join(sorted({*taken, *solve_arguments()}))
+                yield Fault(
+                    f"{where}.{key}", f"formulation {name!r} has no parameter {shown(key)}{near}; known: {names}"
+                )
+                continue
+            for value in values if isinstance(values, list) else [values]:
+                each = value.values() if taken[key].per_request and isinstance(value, dict) else [value]
+                if why := next((why for number in each if (why := taken[key].fault(number))), None):
+                    yield Fault(f"{where}.{key}", why)
+
+
+def _may_run(file: str, folder: Path) -> bool:
+    return os.path.isfile(file) and Path(file).resolve().is_relative_to(folder.resolve())
 
 
 def _unknown(path: str, noun: str, name: str, known: Iterable[str]) -> Fault:
@@ -344,86 +320,3 @@ def _wrong_options(where: str, maker: Maker, parameters: Mapping[str, Any]) -> I
                 yield Fault(f"{where}.{key}", f"found {shown(value)}; allowed: {option.kind.__name__}")
             elif option.choices and value not in option.choices:
                 yield Fault(f"{where}.{key}", f"found {shown(value)}; allowed: {', '.join(option.choices)}")
-
-
-# --- the grid ----------------------------------------------------------------------------------
-
-
-def cells(study: Study) -> list[Cell]:
-    """Every run of the study, in the order of the file; O(runs).
-
-    Raises
-    ------
-    UsageError
-        There are too many.
-    """
-    drawn = sum(_combinations(entry) for entry in study.instances)
-    each = sum(
-        _combinations(entry) * len(getattr(entry, "names", "1")) * len(getattr(entry, "solvers", "1"))
-        for entry in (*study.formulations, *study.policies, *study.bounds)
-    )
-    if drawn * max(1, each) > MOST_RUNS:
-        raise UsageError(f"the study asks for up to {drawn * each:,} runs; at most {MOST_RUNS:,}")
-    specs = [spec for entry in study.instances for spec in _specs(entry)]
-    found: dict[str, Cell] = {}
-    for cell in _grid(study, specs):
-        found.setdefault(cell.key, cell)
-    return list(found.values())
-
-
-def _combinations(entry: Instances | _Runs) -> int:
-    """Seeds times values of the parameters."""
-    axes = (len(value) for value in entry.parameters.values() if isinstance(value, list))
-    return len(entry.seeds) * math.prod(axes)
-
-
-def _specs(entry: Instances) -> Iterator[InstanceSpec]:
-    if entry.file is not None:
-        read_json(entry.file)
-        content = _file_hash(entry.file)
-        yield InstanceSpec(entry.label, None, entry.file, 0, {}, content)
-        return
-    for parameters in _axes(entry.parameters):
-        for seed in entry.seeds:
-            yield InstanceSpec(entry.label, entry.family, None, seed, parameters)
-
-
-def _grid(study: Study, specs: list[InstanceSpec]) -> Iterator[Cell]:
-    sections: tuple[tuple[Kind, list[Any]], ...] = (
-        ("bound", list(study.bounds)), ("policy", list(study.policies)), ("formulation", list(study.formulations)),
-    )  # fmt: skip
-    for spec in specs:
-        for kind, entries in sections:
-            for entry in entries:
-                if entry.groups is not None and spec.group not in entry.groups:
-                    continue
-                limits = {**_given(study.limits), **_given(entry.limits)}
-                if kind == "policy":
-                    limits = {key: limits[key] for key in ("kill_after", "memory_mb") if key in limits}
-                if kind == "bound":
-                    limits.pop("threads", None)
-                names = getattr(entry, "names", ["bound"])
-                solvers = getattr(entry, "solvers", [None])
-                axes = itertools.product(names, solvers, _axes(entry.parameters), entry.seeds)
-                for name, solver, parameters, seed in axes:
-                    file = kind == "formulation" and name.endswith(".py")
-                    content = _file_hash(name) if file else None
-                    yield Cell(spec, kind, name, solver, seed, parameters, limits, content)
-
-
-def _given(limits: Limits) -> dict[str, Any]:
-    return limits.model_dump(exclude_none=True)
-
-
-def _file_hash(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:  # gone since it was looked at
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _axes(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of parameters that are lists."""
-    values = [value if isinstance(value, list) else [value] for value in parameters.values()]
-    for combination in itertools.product(*values):
-        yield dict(zip(parameters, combination, strict=True))

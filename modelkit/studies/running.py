@@ -15,8 +15,9 @@ from typing import Any
 from modelkit.errors import UsageError
 from modelkit.io import parse_result, save_result
 from modelkit.result import Result
-from modelkit.runs import TIME_LIMIT, Run, failure
-from modelkit.studies.plan import Cell, Study, cells
+from modelkit.runs import TIME_LIMIT, Run, failure, solve_arguments
+from modelkit.studies.grid import Cell, cells
+from modelkit.studies.plan import Study
 from modelkit.studies.store import Entry, Store
 from modelkit.workers import Finished, cores, run_all
 
@@ -149,9 +150,13 @@ def run_study(
 
 def _run(cell: Cell, store: Store) -> Run:
     path, stamp = store.instance(cell.instance)
+    parameters = dict(cell.parameters)
+    if cell.kind == "formulation" and (own := parameters.keys() - solve_arguments()):
+        given = {name: parameters.pop(name) for name in sorted(own)}
+        parameters["parameters"] = given
     return Run(
         instance=str(path), stamp=stamp, kind=cell.kind, name=cell.name, solver=cell.solver,
-        parameters=dict(cell.parameters), seed=cell.seed, **cell.limits,
+        parameters=parameters, seed=cell.seed, **cell.limits,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load_result, save_instance
 from modelkit.result import Result
 from modelkit.studies.claims import Measured
-from modelkit.studies.plan import Cell, InstanceSpec
+from modelkit.studies.grid import Cell, InstanceSpec
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ class Store:
             self._database.execute("SELECT key FROM runs LIMIT 1")
         except BlockingIOError:
             self._lock.close()
-            raise UsageError(f"another process runs the study in {self.folder}") from None
+            raise UsageError(
+                f"another process runs the study in {self.folder}; wait for it, or take another --folder"
+            ) from None
         except OSError as error:
             raise UsageError(f"cannot use {self.folder}: {error.strerror or error}") from None
         except sqlite3.Error as error:

@@ -26,7 +26,7 @@ from modelkit.traces import trace_format
     output_column="column of the output lengths [token]; default: drawn from the law",
     output_law="law of the outputs when there is no column|gamma|lognormal",
     seed="seed of the draw",
-    slots="J, without a server",
+    slots="slots of the server, J, when --server names none",
     server="preset or JSON file of a server, in place of slots and times",
     kv_capacity="with a server, M [token]; default: the server's",
     rate="with a server, requests per second (Poisson); default: all at once",

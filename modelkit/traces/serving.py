@@ -58,7 +58,7 @@ def serving_format(
             server="preset or JSON file of a server; default: the unit clock",
             round_ms=f"without a server, length of a round [ms]; an arrival is known from the next round boundary on;"
             f" default: {ROUND_MS:g}",
-            kv_capacity="M [token]; default: the server's, or no limit",
+            kv_capacity="KV capacity M [token]; default: the server's, or no limit",
             requests="take at most so many rows; default: all",
             skip="leave out so many rows at the beginning",
             rate="rescale arrivals to so many requests per second on average; if there are none, draw them (Poisson)",

@@ -1,10 +1,5 @@
-"""The judge: one replay of a schedule against its instance.
+"""The replay of a schedule.
 
-It returns every violated rule with its size and every metric. It is the only place where a
-metric is computed, it takes any schedule from anywhere, and it knows no solver.
-
-Replay
-------
 Round r of request i (r = 1 .. o_i, counted from its admission) holds s_i + r tokens. Between two
 events (an admission, an eviction, a completion) the number N of active requests is constant and
 the held tokens grow by N a round, so the replay jumps from event to event:
@@ -32,154 +27,14 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from modelkit.instance import Instance, LinearClock, whole
-from modelkit.schedule import Schedule, Segment
-
-#: Every rule of the judge: what a violation says and in what its size is counted.
-RULES: dict[str, tuple[str, str]] = {
-    "unknown_request": ("a segment names a request that the instance does not have", "requests"),
-    "missing": ("a request is never admitted", "tokens"),
-    "admitted_twice": ("a request is admitted while it is in progress or after it is done", "admissions"),
-    "before_arrival": ("a request is admitted before it arrives", "time"),
-    "unfinished": ("the schedule ends before a request has produced all its tokens", "tokens"),
-    "not_running": ("a request is evicted that is not in progress", "evictions"),
-    "unknown_slot": ("a request is admitted into a slot that the server does not have", "slots"),
-    "slot_overlap": ("a request is admitted into a slot that still holds another", "tokens"),
-    "too_many_in_progress": ("more requests are in progress than the server has slots", "requests"),
-    "kv_capacity": ("the requests in progress hold more tokens than the KV cache", "tokens"),
-    "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
-    "time_order": ("a segment begins before the one ahead of it has ended", "time"),
-    "chunked_prefill": ("prompts are split although the clock does not mix prefill and decoding", "schedules"),
-    "whole_rounds": ("under the unit clock a segment begins within a round", "time"),
-}
-
-#: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``.
-METRICS: dict[str, str] = {
-    "total_latency_{t}": "sum over requests of completion - arrival",
-    "mean_latency_{t}": "mean of completion - arrival",
-    "p50_latency_{t}": "latency that half of the requests do not exceed",
-    "p95_latency_{t}": "latency that 95 % of the requests do not exceed",
-    "p99_latency_{t}": "latency that 99 % of the requests do not exceed",
-    "mean_first_token_{t}": "mean time from arrival to the end of the round of the first token",
-    "p99_first_token_{t}": "time to first token that 99 % of the requests do not exceed",
-    "mean_per_output_token_{t}": "mean of (completion - first token) / (o - 1) over requests with o > 1",
-    "makespan_{t}": "completion of the last request, from time 0",
-    "throughput_tokens_per_{s}": "output tokens / makespan",
-    "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
-    "slot_decode_utilisation": "time in which slots decode / (J * makespan); prefills are not in it",
-    "kv_utilisation": "held tokens integrated over time / (M * makespan)",
-    "peak_kv_tokens": "most tokens held in any round",
-    "rounds": "decode rounds run",
-    "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
-    "evictions": "requests that lost their tokens",
-    "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
-}
+from modelkit.instance import Instance, LinearClock
+from modelkit.judge.metrics import Totals, metrics
+from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
+from modelkit.schedule import Segment
 
 #: Under the linear clock, times closer than this are the same moment [ms].
 TIME_TOLERANCE_MS = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken rule: which (see ``RULES``), by how much, when, and by which request."""
-
-    rule: str
-    size: float
-    at: float | None
-    request: str | None
-    message: str
-
-    def document(self) -> dict[str, Any]:
-        """The violation as JSON-ready data."""
-        return {
-            "rule": self.rule,
-            "size": whole(self.size),
-            "unit": RULES[self.rule][1],
-            "at": None if self.at is None else whole(self.at),
-            "request": self.request,
-            "message": self.message,
-        }
-
-
-class Stretch(NamedTuple):
-    """Rounds between two events: ``active`` requests, tokens held in the first and last round."""
-
-    begin: float
-    end: float
-    rounds: int
-    active: int
-    first_tokens: int
-    last_tokens: int
-
-
-class Stay(NamedTuple):
-    """One admission of a request: from its admission to its completion or eviction.
-
-    ``first_token`` and ``completed`` are None when they never came.
-    """
-
-    request: int
-    slot: int | None
-    begin: float
-    first_token: float | None
-    end: float | None
-    completed: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge says of a schedule.
-
-    Parameters
-    ----------
-    violations
-        Empty exactly when the schedule is valid.
-    metrics
-        See ``METRICS``; None where unknown, as all latencies are unless every request completes.
-    stretches, stays
-        The replay itself, for charts. Times in rounds or ms.
-    """
-
-    violations: tuple[Violation, ...]
-    metrics: dict[str, float | None]
-    stretches: tuple[Stretch, ...]
-    stays: tuple[Stay, ...]
-
-    @property
-    def valid(self) -> bool:
-        """Whether no rule is broken."""
-        return not self.violations
-
-
-def judge(instance: Instance, schedule: Schedule) -> Verdict:
-    """Replay ``schedule`` against ``instance``.
-
-    Never raises for what a schedule says; an absurd schedule has many violations.
-    """
-    replay = _Replay(instance, schedule.tokens_per_iteration)
-    for segment in schedule.segments:
-        replay.run_segment(segment)
-    replay.close()
-    return replay.verdict()
-
-
-def latencies(instance: Instance, verdict: Verdict) -> list[float]:
-    """Completion - arrival of every request that completes, increasing [round or ms]."""
-    per_time = 1.0 if instance.is_unit else 1000.0
-    return sorted(
-        stay.end - instance.requests[stay.request].arrival * per_time
-        for stay in verdict.stays
-        if stay.completed and stay.end is not None
-    )
-
-
-def percentile(values: list[float], q: float) -> float:
-    """The smallest value that ``q`` percent of the values do not exceed."""
-    return float(np.percentile(values, q, method="inverted_cdf"))
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +57,9 @@ class _Stay:
     completed: bool = False
 
 
-class _Replay:
+class Replay:
+    """A schedule replayed, segment by segment; see the module."""
+
     def __init__(self, instance: Instance, tokens_per_iteration: int | None) -> None:
         self.instance = instance
         clock = instance.server.clock
@@ -228,10 +85,7 @@ class _Replay:
         self.over = _Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
         self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
-        self.token_time = 0.0
-        self.slot_time = 0.0  # of rounds, summed over the active
-        self.peak = self.rounds = self.evictions = self.recomputed = 0
-        self.idle_rounds: float = 0
+        self.totals = Totals()
         if self.chunk != tokens_per_iteration:
             self.violate("chunked_prefill", 1, None, "the schedule splits prompts, which this clock does not allow")
 
@@ -256,7 +110,7 @@ class _Replay:
             at = math.ceil(at)
         if at > self.now:
             if self.law is None:
-                self.idle_rounds += at - self.now
+                self.totals.idle_rounds += at - self.now
             self.pass_time(at - self.now)
             self.now = at
 
@@ -264,7 +118,7 @@ class _Replay:
         """Let time go by in which nobody decodes; who is in progress keeps its tokens."""
         self.over.see(self.held, 0)
         self.crowd.see(self.active, 0)
-        self.token_time += self.held * duration
+        self.totals.token_time += self.held * duration
         self.now += duration
 
     def evict(self, name: str) -> None:
@@ -275,11 +129,11 @@ class _Replay:
         if stay is None or not self.in_progress(stay):
             self.violate("not_running", 1, name, f"request {name!r} is evicted but not in progress")
             return
-        self.evictions += 1
+        self.totals.evictions += 1
         if stay.starts_at < self.round or (self.law is not None and not self.law.mixed):
-            self.recomputed += self.prompt[i] + self.round - stay.starts_at
+            self.totals.recomputed += self.prompt[i] + self.round - stay.starts_at
         else:
-            self.recomputed += self.prompt[i] - stay.unread
+            self.totals.recomputed += self.prompt[i] - stay.unread
         stay.end = self.now
         self.active -= 1
         self.base -= self.prompt[i] - stay.starts_at
@@ -323,7 +177,7 @@ class _Replay:
     # --- rounds --------------------------------------------------------------------------------
 
     def run_rounds(self, rounds: int) -> None:
-        self.rounds += rounds
+        self.totals.rounds += rounds
         while rounds and self.active:
             self.drop_evicted()
             span = rounds if self.active == len(self.fresh) else min(rounds, self.ending[0][0] - self.round)
@@ -332,7 +186,7 @@ class _Replay:
             self.run_span(span)
             rounds -= span
         if rounds:
-            self.idle_rounds += rounds
+            self.totals.idle_rounds += rounds
             self.pass_time(rounds if self.law is None else 0 if self.law.mixed else self.law.decode_ms(rounds, 0, 0))
 
     def run_span(self, span: int) -> None:
@@ -358,11 +212,11 @@ class _Replay:
         self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
         self.over.see_span(first, last, growing, span, lasting)
         self.crowd.see(self.active, span)
-        self.token_time += duration * (first + last) / 2
+        self.totals.token_time += duration * (first + last) / 2
         if self.law is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
-            self.token_time += self.law.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
-        self.slot_time += duration * self.active
-        self.peak = max(self.peak, last)
+            self.totals.token_time += self.law.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
+        self.totals.slot_time += duration * self.active
+        self.totals.peak = max(self.totals.peak, last)
         self.now += duration
         self.round += span
         for stay in read:
@@ -437,60 +291,14 @@ class _Replay:
                 self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens")
 
     def verdict(self) -> Verdict:
+        """What the replay came to, once it is closed."""
+        stays = tuple(Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays)
         return Verdict(
             violations=tuple(self.violations),
-            metrics=self.metrics(),
+            metrics=metrics(self.instance, stays, self.totals),
             stretches=tuple(self.stretches),
-            stays=tuple(Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays),
+            stays=stays,
         )
-
-    def metrics(self) -> dict[str, float | None]:
-        unit, second, per_second = ("ms", "second", 1000.0) if self.law else ("rounds", "round", 1.0)
-        latency: list[float] = []
-        first_token: list[float] = []
-        per_token: list[float] = []
-        makespan = 0.0
-        for i, stay in self.current.items():
-            if stay.completed and stay.end is not None and stay.first_token is not None:
-                latency.append(stay.end - self.arrival[i])
-                first_token.append(stay.first_token - self.arrival[i])
-                makespan = max(makespan, stay.end)
-                if self.output[i] > 1:
-                    per_token.append((stay.end - stay.first_token) / (self.output[i] - 1))
-        complete = len(latency) == len(self.instance.requests)
-        server = self.instance.server
-        slot_time = sum(s.end - s.begin for s in self.stays if s.end is not None)
-
-        def known(value: Callable[[], float]) -> float | None:
-            return whole(float(value())) if complete else None
-
-        def share(amount: float, limit: int | None) -> float | None:
-            return amount / (limit * makespan) if complete and limit and makespan else None
-
-        return {
-            f"total_latency_{unit}": known(lambda: math.fsum(latency)),
-            f"mean_latency_{unit}": known(lambda: math.fsum(latency) / len(latency)),
-            f"p50_latency_{unit}": known(lambda: percentile(latency, 50)),
-            f"p95_latency_{unit}": known(lambda: percentile(latency, 95)),
-            f"p99_latency_{unit}": known(lambda: percentile(latency, 99)),
-            f"mean_first_token_{unit}": known(lambda: math.fsum(first_token) / len(first_token)),
-            f"p99_first_token_{unit}": known(lambda: percentile(first_token, 99)),
-            f"mean_per_output_token_{unit}": (
-                known(lambda: math.fsum(per_token) / len(per_token)) if per_token else None
-            ),
-            f"makespan_{unit}": known(lambda: makespan),
-            f"throughput_tokens_per_{second}": (
-                known(lambda: sum(self.output) * per_second / makespan) if makespan else None
-            ),
-            "slot_utilisation": share(slot_time, server.slots),
-            "slot_decode_utilisation": share(self.slot_time, server.slots),
-            "kv_utilisation": share(self.token_time, server.kv_capacity_tokens),
-            "peak_kv_tokens": self.peak,
-            "rounds": self.rounds,
-            "idle_rounds": whole(float(self.idle_rounds)),
-            "evictions": self.evictions,
-            "recomputed_tokens": self.recomputed,
-        }
 
     # --- small things --------------------------------------------------------------------------
 
@@ -523,7 +331,7 @@ class _Replay:
 class _Excess:
     """Watches a quantity against its limit; one violation for each unbroken time above it."""
 
-    def __init__(self, replay: _Replay, rule: str, limit: int | None, limit_words: str) -> None:
+    def __init__(self, replay: Replay, rule: str, limit: int | None, limit_words: str) -> None:
         self.replay = replay
         self.rule = rule
         self.limit = limit

@@ -1,0 +1,179 @@
+"""The table of ``benchmarks/README.md``, from the results files: what each benchmark measures, and its figure.
+
+    python benchmarks/table.py [--check]
+
+Run it after a measurement; ``--check`` only says whether the page is what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+HEAD = """# Benchmarks
+
+Each is one command, `python benchmarks/...` from the root of the project, and writes what it measured to a file in
+`benchmarks/results/`. `python benchmarks/table.py` makes this page from those files; a test holds them to each other.
+
+| command | measures | to compare with | measured | on |
+|---|---|---|---|---|
+"""
+FOOT = """
+Times of a machine that is shared with other work are long; where a benchmark compares peers, they ran in turn under
+the same load. `hard.py` has no row: its results are the table of open instances, `instances/hard/table.json`.
+"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark, and how its figures are read from its results."""
+
+    command: str
+    measures: str
+    compare: str
+    figures: Callable[[Any], str]
+
+    @property
+    def results(self) -> Path:
+        """The file that it writes."""
+        return HERE / "results" / f"{Path(self.command.split()[0]).stem}.json"
+
+    def row(self) -> str:
+        """The row of the table."""
+        if not self.results.is_file():
+            return f"| `{self.command}` | {self.measures} | {self.compare} | not measured yet | |\n"
+        found = json.loads(self.results.read_text())
+        on = f"{found['date']}, {found['machine']}"
+        return f"| `{self.command}` | {self.measures} | {self.compare} | {self.figures(found)} | {on} |\n"
+
+
+def _bounds(found: Any) -> str:
+    rows = {row["name"]: row for row in found["runs"]}
+    chats = [row["gap"] for name, row in rows.items() if name.startswith("chat")]
+    trace = rows["azure-all"]
+    return (
+        f"a trace of {trace['requests']:,}: {trace['gap']:.2%} in {trace['seconds']:.0f} s; chats of 1,000 to 10,000:"
+        f" {min(chats):.1%} to {max(chats):.1%}; every certificate verified:"
+        f" {'yes' if all(row['verified'] for row in rows.values()) else 'NO'}"
+    )
+
+
+def _gsm8k(found: Any) -> str:
+    table, paper = found["tables"]["exact predictions"], found["paper"]
+    words = [
+        f"{name} {table[name]['seconds']:.1f} s at {table[name]['utilisation']:.1%}"
+        for name in ("sorted", "lagrangian", "hybrid")
+    ]
+    said = f"paper: {paper['baseline']['seconds']:.1f} s, hybrid {paper['hybrid']['seconds']:.1f} s"
+    return f"{', '.join(words)}, bound {table['bound']:.1f} s ({said}), {table['seeds']} seeds"
+
+
+def _handover(found: Any) -> str:
+    figures = found["figures"]
+    names = ("kv-hindsight-flow", "kv-hindsight", "numpy", "linopy", "pyoptinterface", "pulp")
+    return ", ".join(f"{name} {figures[name]['first_s']:.2f} s" for name in names)
+
+
+def _proofs(found: Any) -> str:
+    counts: dict[tuple[int, float, str], list[bool]] = {}
+    for row in found["rows"]:
+        counts.setdefault((row["n"], row["limit"], row["method"]), []).append(row["proven"])
+    words: dict[tuple[int, float], list[str]] = {}
+    for (n, limit, method), proven in sorted(counts.items()):
+        words.setdefault((n, limit), []).append(f"{method} {sum(proven)} of {len(proven)}")
+    return "; ".join(f"n = {n}, {limit:.0f} s: {', '.join(said)}" for (n, limit), said in words.items())
+
+
+def _ratios(found: Any) -> str:
+    words = []
+    for arrivals in ("all-at-once", "poisson"):
+        rows = [row for row in found["rows"] if row["arrivals"] == arrivals]
+        best, bound = (mean(row["mc_sf"] / row[key] for row in rows) for key in ("best", "bound"))
+        words.append(f"{arrivals}: {best:.3f} of the best schedule, {bound:.2f} of the bound ({len(rows)} trials)")
+    return "; ".join(words)
+
+
+def _serving(found: Any) -> str:
+    spent = [row["process_cpu_s"] for row in found["azure"]]
+    requests = found["azure"][0]["requests"]
+    ratios = found["slopes on llama2-70b-2xa100"]["ratios"]
+    slopes = "; ".join(f"at {rate}/s {ratios[rate]['ratio to mc-sf']:.1f}" for rate in ("50", "10"))
+    return (
+        f"{requests:,} requests: {min(spent):.1f} to {max(spent):.1f} s of the processor a policy; slope of the best"
+        f" baseline to mc-sf's: {slopes}"
+    )
+
+
+def _ascents(found: Any) -> str:
+    rows = [row for row in found["rows"] if row["instance"].startswith("chat-n3000")]
+    return "chats of 3,000 after 2 s: " + ", ".join(f"{row['method']} {row['after_2_s']:,.0f}" for row in rows)
+
+
+def _studies(found: Any) -> str:
+    cost, kills = found["overhead"], found["kills"]
+    same = "nothing lost, nothing twice" if kills["equal"] else "RUNS LOST"
+    return f"{cost['overhead_ms']} ms a run beside its work; {kills['kills']} kills: {same}"
+
+
+def _fuzz(found: Any) -> str:
+    worst = found["worst"]
+    return (
+        f"{found['inputs']:,} inputs, {found['failed']} failed; worst {worst['processor_s'][0]} s of the processor,"
+        f" {worst['memory_mib'][0]} MiB"
+    )
+
+
+def _versions(found: Any) -> str:
+    return "; ".join(
+        f"Python {row['versions']['python']}, {row['resolution']}"
+        f"{''.join(f' without {name}' for name in row['without'])}: {row['summary'].partition(' in ')[0].strip('= ')}"
+        for row in found["environments"]
+    )
+
+
+BENCHMARKS = (
+    Benchmark("proofs.py", "proofs of optimality of small KV instances, against raw solvers at equal time",
+              "raw solvers in the same run", _proofs),
+    Benchmark("ratios.py", "MC-SF against the best schedule and the bound, the trials of arXiv 2502.07115",
+              "paper: 1.005 and 1.047 of the optimum on average", _ratios),
+    Benchmark("bounds.py --trace CSV", "gap of schedule and certified bound at trace scale",
+              "–", _bounds),
+    Benchmark("ascents.py", "three ascents on the same prices (higher is better)", "each other", _ascents),
+    Benchmark("gsm8k.py", "makespan and utilisation of 1,319 questions on 200 slots, arXiv 2502.15763",
+              "paper: hybrid closes 52.4 % of the gap to the bound", _gsm8k),
+    Benchmark("serving.py", "continuous batching of a whole trace; latency slopes of arXiv 2502.07115",
+              "paper's ratios: 3 and 8", _serving),
+    Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
+              _handover),
+    Benchmark("studies.py", "what a study costs beside its runs; kills at random moments", "nothing lost", _studies),
+    Benchmark("fuzz.py", "hostile inputs to every reader and the command line",
+              "10,000 inputs, none fails; under 5 s and 1 GiB each", _fuzz),
+    Benchmark("versions.py", "the tests on the oldest and newest versions allowed", "all pass", _versions),
+)  # fmt: skip
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(benchmark.row() for benchmark in BENCHMARKS) + FOOT
+
+
+def main() -> None:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    target = HERE / "README.md"
+    if not parser.parse_args().check:
+        target.write_text(page())
+    elif not target.is_file() or target.read_text() != page():
+        sys.exit(f"{target} is not what the results say; run python benchmarks/table.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Named families of instances, each one function of a seed and a few options.
+
+The same options and seed give the same instance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelkit.families import kv, slots  # noqa: F401  their families register themselves
+from modelkit.families.drawing import REGISTRY, family, timed_instance
+from modelkit.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
+from modelkit.instance import Instance
+from modelkit.io import checked
+from modelkit.predictions import with_predictions
+from modelkit.registry import Maker
+
+__all__ = [
+    "GSM8K_CLOCK",
+    "families",
+    "family",
+    "generate",
+    "output_lengths",
+    "slot_instance",
+    "timed_instance",
+]
+
+
+def families() -> dict[str, Maker]:
+    """All families by name."""
+    return REGISTRY.makers()
+
+
+def generate(name: str, *, predictions: str | None = None, **options: Any) -> Instance:
+    """An instance of a family.
+
+    Parameters
+    ----------
+    predictions
+        Model of what policies see of output lengths (`modelkit.predictions`), such as ``noise:0.2``; drawn from
+        the seed of the family. None: what the family says, mostly the truth.
+
+    Raises
+    ------
+    UsageError
+        No such family or prediction model.
+    InputError
+        An option is out of its range.
+    """
+    maker = REGISTRY[name]
+    instance = checked(f"generate {name}", lambda: maker.make(**options))
+    if predictions is None:
+        return instance
+    return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))

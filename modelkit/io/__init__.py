@@ -1,0 +1,37 @@
+"""JSON in and out: instances, results and certificates, with every fault of a file reported at once."""
+
+from __future__ import annotations
+
+from modelkit.io.claims import (
+    load_certificate,
+    load_claim,
+    load_result,
+    parse_certificate,
+    parse_result,
+    save_certificate,
+    save_result,
+)
+from modelkit.io.faults import faults_of, trimmed
+from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
+from modelkit.io.reading import MOST_NESTING, read_json
+from modelkit.io.writing import write_text
+
+__all__ = [
+    "MOST_NESTING",
+    "checked",
+    "faults_of",
+    "instance_schema",
+    "load",
+    "load_certificate",
+    "load_claim",
+    "load_result",
+    "parse_certificate",
+    "parse_instance",
+    "parse_result",
+    "read_json",
+    "save_certificate",
+    "save_instance",
+    "save_result",
+    "trimmed",
+    "write_text",
+]

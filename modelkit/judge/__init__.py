@@ -1,0 +1,38 @@
+"""The judge: one replay of a schedule against its instance.
+
+It returns every violated rule with its size and every metric. It is the only place where a
+metric is computed, it takes any schedule from anywhere, and it knows no solver.
+"""
+
+from __future__ import annotations
+
+from modelkit.instance import Instance
+from modelkit.judge.metrics import METRICS, latencies, percentile
+from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
+from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
+from modelkit.schedule import Schedule
+
+__all__ = [
+    "METRICS",
+    "RULES",
+    "TIME_TOLERANCE_MS",
+    "Stay",
+    "Stretch",
+    "Verdict",
+    "Violation",
+    "judge",
+    "latencies",
+    "percentile",
+]
+
+
+def judge(instance: Instance, schedule: Schedule) -> Verdict:
+    """Replay ``schedule`` against ``instance``.
+
+    Never raises for what a schedule says; an absurd schedule has many violations.
+    """
+    replay = Replay(instance, schedule.tokens_per_iteration)
+    for segment in schedule.segments:
+        replay.run_segment(segment)
+    replay.close()
+    return replay.verdict()

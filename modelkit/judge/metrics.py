@@ -1,0 +1,110 @@
+"""The metrics of a replayed schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkit.instance import Instance, whole
+from modelkit.judge.verdict import Stay, Verdict
+
+#: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``.
+METRICS: dict[str, str] = {
+    "total_latency_{t}": "sum over requests of completion - arrival",
+    "mean_latency_{t}": "mean of completion - arrival",
+    "p50_latency_{t}": "latency that half of the requests do not exceed",
+    "p95_latency_{t}": "latency that 95 % of the requests do not exceed",
+    "p99_latency_{t}": "latency that 99 % of the requests do not exceed",
+    "mean_first_token_{t}": "mean time from arrival to the end of the round of the first token",
+    "p99_first_token_{t}": "time to first token that 99 % of the requests do not exceed",
+    "mean_per_output_token_{t}": "mean of (completion - first token) / (o - 1) over requests with o > 1",
+    "makespan_{t}": "completion of the last request, from time 0",
+    "throughput_tokens_per_{s}": "output tokens / makespan",
+    "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
+    "slot_decode_utilisation": "time in which slots decode / (J * makespan); prefills are not in it",
+    "kv_utilisation": "held tokens integrated over time / (M * makespan)",
+    "peak_kv_tokens": "most tokens held in any round",
+    "rounds": "decode rounds run",
+    "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
+    "evictions": "requests that lost their tokens",
+    "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
+}
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a replay adds up on its way; times in rounds or ms."""
+
+    token_time: float = 0.0  # held tokens integrated over time
+    slot_time: float = 0.0  # of rounds, summed over the active
+    peak: int = 0
+    rounds: int = 0
+    idle_rounds: float = 0
+    evictions: int = 0
+    recomputed: int = 0
+
+
+def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict[str, float | None]:
+    """Every metric of ``METRICS``; None where unknown, as all latencies are unless every request completes."""
+    unit, second, per_second = ("rounds", "round", 1.0) if instance.is_unit else ("ms", "second", 1000.0)
+    arrival = [a * per_second for a in instance.arrays.arrival.tolist()]
+    output = instance.arrays.output.tolist()
+    latency: list[float] = []
+    first_token: list[float] = []
+    per_token: list[float] = []
+    makespan = 0.0
+    for stay in stays:
+        if stay.completed and stay.end is not None and stay.first_token is not None:
+            latency.append(stay.end - arrival[stay.request])
+            first_token.append(stay.first_token - arrival[stay.request])
+            makespan = max(makespan, stay.end)
+            if output[stay.request] > 1:
+                per_token.append((stay.end - stay.first_token) / (output[stay.request] - 1))
+    complete = len(latency) == len(instance.requests)
+    server = instance.server
+    slot_time = sum(s.end - s.begin for s in stays if s.end is not None)
+
+    def known(value: Callable[[], float]) -> float | None:
+        return whole(float(value())) if complete else None
+
+    def share(amount: float, limit: int | None) -> float | None:
+        return amount / (limit * makespan) if complete and limit and makespan else None
+
+    return {
+        f"total_latency_{unit}": known(lambda: math.fsum(latency)),
+        f"mean_latency_{unit}": known(lambda: math.fsum(latency) / len(latency)),
+        f"p50_latency_{unit}": known(lambda: percentile(latency, 50)),
+        f"p95_latency_{unit}": known(lambda: percentile(latency, 95)),
+        f"p99_latency_{unit}": known(lambda: percentile(latency, 99)),
+        f"mean_first_token_{unit}": known(lambda: math.fsum(first_token) / len(first_token)),
+        f"p99_first_token_{unit}": known(lambda: percentile(first_token, 99)),
+        f"mean_per_output_token_{unit}": known(lambda: math.fsum(per_token) / len(per_token)) if per_token else None,
+        f"makespan_{unit}": known(lambda: makespan),
+        f"throughput_tokens_per_{second}": known(lambda: sum(output) * per_second / makespan) if makespan else None,
+        "slot_utilisation": share(slot_time, server.slots),
+        "slot_decode_utilisation": share(totals.slot_time, server.slots),
+        "kv_utilisation": share(totals.token_time, server.kv_capacity_tokens),
+        "peak_kv_tokens": totals.peak,
+        "rounds": totals.rounds,
+        "idle_rounds": whole(float(totals.idle_rounds)),
+        "evictions": totals.evictions,
+        "recomputed_tokens": totals.recomputed,
+    }
+
+
+def latencies(instance: Instance, verdict: Verdict) -> list[float]:
+    """Completion - arrival of every request that completes, increasing [round or ms]."""
+    per_time = 1.0 if instance.is_unit else 1000.0
+    return sorted(
+        stay.end - instance.requests[stay.request].arrival * per_time
+        for stay in verdict.stays
+        if stay.completed and stay.end is not None
+    )
+
+
+def percentile(values: list[float], q: float) -> float:
+    """The smallest value that ``q`` percent of the values do not exceed."""
+    return float(np.percentile(values, q, method="inverted_cdf"))

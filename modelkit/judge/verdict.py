@@ -1,0 +1,98 @@
+"""What the judge says of a schedule: rules broken, metrics, and the replay itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from modelkit.instance import whole
+
+#: Every rule of the judge: what a violation says and in what its size is counted.
+RULES: dict[str, tuple[str, str]] = {
+    "unknown_request": ("a segment names a request that the instance does not have", "requests"),
+    "missing": ("a request is never admitted", "tokens"),
+    "admitted_twice": ("a request is admitted while it is in progress or after it is done", "admissions"),
+    "before_arrival": ("a request is admitted before it arrives", "time"),
+    "unfinished": ("the schedule ends before a request has produced all its tokens", "tokens"),
+    "not_running": ("a request is evicted that is not in progress", "evictions"),
+    "unknown_slot": ("a request is admitted into a slot that the server does not have", "slots"),
+    "slot_overlap": ("a request is admitted into a slot that still holds another", "tokens"),
+    "too_many_in_progress": ("more requests are in progress than the server has slots", "requests"),
+    "kv_capacity": ("the requests in progress hold more tokens than the KV cache", "tokens"),
+    "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
+    "time_order": ("a segment begins before the one ahead of it has ended", "time"),
+    "chunked_prefill": ("prompts are split although the clock does not mix prefill and decoding", "schedules"),
+    "whole_rounds": ("under the unit clock a segment begins within a round", "time"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: which (see ``RULES``), by how much, when, and by which request."""
+
+    rule: str
+    size: float
+    at: float | None
+    request: str | None
+    message: str
+
+    def document(self) -> dict[str, Any]:
+        """The violation as JSON-ready data."""
+        return {
+            "rule": self.rule,
+            "size": whole(self.size),
+            "unit": RULES[self.rule][1],
+            "at": None if self.at is None else whole(self.at),
+            "request": self.request,
+            "message": self.message,
+        }
+
+
+class Stretch(NamedTuple):
+    """Rounds between two events: ``active`` requests, tokens held in the first and last round."""
+
+    begin: float
+    end: float
+    rounds: int
+    active: int
+    first_tokens: int
+    last_tokens: int
+
+
+class Stay(NamedTuple):
+    """One admission of a request: from its admission to its completion or eviction.
+
+    ``first_token`` and ``completed`` are None when they never came.
+    """
+
+    request: int
+    slot: int | None
+    begin: float
+    first_token: float | None
+    end: float | None
+    completed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of a schedule.
+
+    Parameters
+    ----------
+    violations
+        Empty exactly when the schedule is valid.
+    metrics
+        See ``METRICS``; None where unknown, as all latencies are unless every request completes.
+    stretches, stays
+        The replay itself, for charts. Times in rounds or ms.
+    """
+
+    violations: tuple[Violation, ...]
+    metrics: dict[str, float | None]
+    stretches: tuple[Stretch, ...]
+    stays: tuple[Stay, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether no rule is broken."""
+        return not self.violations

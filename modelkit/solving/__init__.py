@@ -1,0 +1,113 @@
+"""Solve: a formulation is built, started from a policy's schedule, solved, extracted and judged.
+
+Whatever happens on the way, the best schedule and bound so far are in the result, and its message says
+what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modelkit.backends import Limits, backend
+from modelkit.errors import InfeasibleError, unknown_name
+from modelkit.formulation import Formulation
+from modelkit.instance import Instance
+from modelkit.io import load
+from modelkit.news import News
+from modelkit.policies import policies
+from modelkit.result import Result
+from modelkit.solving.account import SEARCH
+from modelkit.solving.choice import check_search, choose, search_suits
+from modelkit.solving.run import Run
+
+__all__ = ["TIME_LIMIT", "News", "choose", "solve"]
+
+#: Default limit of the solver [s].
+TIME_LIMIT = 60.0
+
+
+def solve(
+    instance: Instance,
+    formulation: str | Formulation | None = None,
+    solver: str | None = None,
+    *,
+    time_limit: float | None = TIME_LIMIT,
+    gap: float = 0.0,
+    threads: int | None = None,
+    seed: int = 0,
+    warm_start: str = "best",
+    options: dict[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    listen: Callable[[News], None] | None = None,
+) -> Result:
+    """Solve an instance with a formulation and judge the schedule.
+
+    Parameters
+    ----------
+    formulation
+        Name, ``.py`` file or object; None takes the first that suits the instance.
+    solver
+        ``highs``, ``scip``, ``cp-sat`` or any solver that Pyomo knows, or ``diagram``, a search of our own for the
+        KV-cache problem with little memory. None: ``highs``, after ``diagram`` where that suits and no formulation
+        is asked for.
+    time_limit
+        Seconds for the solver, None for no limit.
+    gap
+        Relative gap (value - bound) / value at which the solver may stop.
+    threads
+        For the solver; None leaves it to the solver.
+    seed
+        Of the solver's randomness.
+    warm_start
+        Policy whose hindsight schedule the solver starts from, ``none``, or ``best``: a local search from
+        the best of them.
+    options
+        The solver's own options by its own names.
+    parameters
+        Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
+    listen
+        Called with news of the phases, incumbents and bounds.
+
+    Returns
+    -------
+    Result
+        ``optimal`` only when the judge's value equals the bound. Infeasible instances, limits,
+        interruption and failures are results too.
+
+    Raises
+    ------
+    UsageError
+        Unknown formulation, parameter, solver, policy or option, or an instance outside the formulation.
+    InputError
+        A parameter's value is not allowed.
+    FormulationError
+        The formulation is broken.
+    SolverError
+        The solver is missing or refuses the model.
+    """
+    instance = load(instance)
+    if warm_start not in (starts := ("best", "none", *policies())):
+        raise unknown_name("warm start", warm_start, starts)
+    engine = backend("highs" if solver in (None, SEARCH) else str(solver))
+    chosen, posed = choose(instance, formulation, parameters)
+    if solver == SEARCH:
+        check_search(instance, chosen, options)
+    nothing_asked = (solver, formulation, options or None) == (None, None, None) and warm_start != "none"
+    run = Run(
+        instance,
+        posed,
+        chosen,
+        engine,
+        Limits(time_limit, gap, threads, seed),
+        dict(options or {}),
+        warm_start,
+        listen or (lambda news: None),
+        searches=solver == SEARCH or (nothing_asked and search_suits(instance, chosen)),
+        solver=solver,
+    )
+    try:
+        instance.check_fits()
+    except InfeasibleError as error:
+        return run.result("infeasible", "finished", message=str(error))
+    return run.go()

@@ -1,0 +1,253 @@
+"""What a solve was asked and has found so far, and the result that follows from it at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelkit.backends import Backend, Limits, Outcome, Progress
+from modelkit.bounds import Starts, hindsight, slot_certificate
+from modelkit.certificate import Certificate, certify
+from modelkit.diagram import Search
+from modelkit.formulation import Formulation
+from modelkit.instance import Instance
+from modelkit.judge import Verdict, judge
+from modelkit.news import News
+from modelkit.result import (
+    InstanceStamp,
+    ModelSize,
+    Objective,
+    Producer,
+    Result,
+    Seconds,
+    Stage,
+    Start,
+    StopReason,
+    status_of,
+)
+from modelkit.schedule import Schedule
+from modelkit.version import VERSION
+
+#: The solver that is a search over schedules and not over a model.
+SEARCH = "diagram"
+#: Stages around the search and the solver.
+OUTER_STAGES = ("warm start", "building the model", "solver")
+
+
+@dataclass
+class Candidate:
+    """A judged schedule and where it came from; ``value`` is None unless it is valid and breaks nothing."""
+
+    source: str
+    schedule: Schedule
+    verdict: Verdict
+    value: float | None
+    broken: list[str]
+
+
+@dataclass
+class Account:
+    """What one solve was asked, what it has found so far, and the result that follows."""
+
+    instance: Instance
+    posed: Instance  # as the formulation sees it, with its parameters
+    formulation: Formulation
+    engine: Backend
+    limits: Limits
+    options: dict[str, Any]
+    warm_start: str
+    listen: Callable[[News], None]
+    began: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    start: Candidate | None = None
+    searched: bool = False  # for a start, to the end
+    started_from: str | None = None
+    start_accepted: bool | None = None
+    outcome: Outcome | None = None
+    certificate: Certificate | None = None
+    starts: Starts | None = None
+    searches: bool = False
+    solver: str | None = None
+    search: Search | None = None
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def solver_name(self) -> str:
+        """The solver that had the last word."""
+        return self.engine.name if self.outcome is not None or not self.searches else SEARCH
+
+    def tell(self, phase: str, progress: Progress | None = None) -> None:
+        """Tell the news of a phase, with the best that is known."""
+        elapsed = time.perf_counter() - self.began
+        known = self.start.value if self.start else None
+        if progress is None:
+            self.listen(News(phase, elapsed, known))
+            return
+        values = [v for v in (progress.incumbent, known) if v is not None]
+        self.listen(News(phase, elapsed, min(values, default=None), progress.bound))
+
+    def judged(self, source: str, schedule: Schedule) -> Candidate:
+        """A schedule with the judge's verdict and the formulation's."""
+        before = time.perf_counter()
+        verdict = judge(self.instance, schedule)
+        self.seconds["judge"] = self.seconds.get("judge", 0.0) + time.perf_counter() - before
+        return Candidate(
+            source,
+            schedule,
+            verdict,
+            self.formulation.valued(self.posed, verdict),
+            self.formulation.breaks(self.posed, verdict),
+        )
+
+    def passed(self, name: str, since: float, note: str) -> None:
+        """Keep a stage that is over."""
+        value = self.start.value if self.start else None
+        bound = float(self.search.bound) if self.search else None
+        if self.outcome is not None:
+            values = [v for p in self.outcome.progress if (v := p.incumbent) is not None]
+            value = min([v for v in (value, *values) if v is not None], default=None)
+            bound = max([b for b in (bound, self.outcome.bound) if b is not None], default=None)
+        seconds = time.perf_counter() - since
+        self.stages.append(Stage(name=name, seconds=seconds, value=value, bound=bound, note=note))
+
+    def certified(self) -> Certificate | None:
+        """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
+        if self.formulation.problem == "slots":
+            return slot_certificate(self.instance)
+        if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
+            return None
+        if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
+            return certify(self.instance, hindsight(self.instance).prices)
+        return self.certificate
+
+    def conclude(self, found: Candidate | None, stop: StopReason, message: str) -> Result:
+        """The better of what the solver found and what it started from, with the bound."""
+        unknown = self.formulation.problem is None and self.formulation.admissible is None
+        if unknown and not self.start_accepted:
+            self.start = None  # whether it keeps to the formulation's own constraints is not known
+        best = found
+        if self.start is not None and (found is None or (found.value or 0) > (self.start.value or 0)):
+            best = self.start
+        bound = self.outcome.bound if self.outcome and self.formulation.claim != "heuristic" else None
+        if self.search is not None and (bound is None or self.search.bound > bound):
+            bound = float(self.search.bound)
+        certificate = self.certified()
+        if certificate is not None and (bound is None or certificate.value >= bound):
+            bound, self.certificate = float(certificate.value), certificate
+        if self.outcome is not None and self.outcome.found == "infeasible":
+            if best is None:
+                exact = self.formulation.claim == "exact"
+                return self.result("infeasible" if exact else "no_schedule", stop, message=message)
+            stop = "failed"
+            message = (
+                f"{self.engine.name} calls the model infeasible, but the schedule of {best.source} is valid:"
+                " the formulation cuts off valid schedules"
+            )
+        if best is None:
+            said = message or "the solver stopped before it found a schedule"
+            return self.result("no_schedule", stop, bound=bound, message=said)
+        value = best.value
+        if value is not None and bound is not None and bound > value:
+            if bound - value > 1e-6 * max(1.0, abs(value)):
+                stop = "failed"
+                message = (
+                    f"the bound {bound:g} of {self.engine.name} is above the value {value:g} of a valid"
+                    " schedule: the formulation or the solver is wrong"
+                )
+                bound = None
+            else:
+                bound = value
+        if best is self.start and not message and self.outcome is not None and (bound is None or bound != value):
+            message = f"the solver found nothing better than the schedule of {best.source} that it started from"
+        return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
+
+    def refused(self, found: Candidate) -> Result:
+        """The judge refuses what the formulation extracted: shown as it is, claimed to be nothing."""
+        if found.broken:
+            message = (
+                f"the schedule that formulation {self.formulation.name!r} extracted breaks the formulation's own"
+                f" rules ({found.broken[0]})"
+            )
+            return self.result("no_schedule", "failed", None, None, message)
+        first = found.verdict.violations[0].message
+        message = (
+            f"the judge refuses the schedule that formulation {self.formulation.name!r} extracted"
+            f" ({len(found.verdict.violations)} violations; {first})"
+        )
+        return self.result("no_schedule", "failed", found, None, message)
+
+    def progress(self) -> list[tuple[float, float | None, float | None]]:
+        """Seconds since the solving began, incumbent and bound: of the search, then of the solver."""
+        told: list[tuple[float, float | None, float | None]] = []
+        elapsed = 0.0
+        for stage in self.stages:
+            if stage.name not in OUTER_STAGES:
+                elapsed += stage.seconds
+                told.append((elapsed, stage.value, stage.bound))
+        if self.outcome:
+            told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
+        return told
+
+    def result(
+        self,
+        status: Any,
+        stop: StopReason,
+        best: Candidate | None = None,
+        bound: float | None = None,
+        message: str = "",
+    ) -> Result:
+        """The result as it is written."""
+        outcome = self.outcome
+        size = outcome.size if outcome else None
+        alone = outcome is None and best is not None and not self.searches  # a local search's schedule, no solver ran
+        return Result(
+            instance=InstanceStamp.of(self.instance),
+            producer=Producer(
+                kind="improvement" if alone else "formulation",
+                name=best.source if alone and best else self.formulation.name,
+                solver=None if alone else self.solver_name,
+                solver_version=outcome.version if outcome else None,
+                options={
+                    "time_limit": self.limits.time_limit,
+                    "gap": self.limits.gap,
+                    "threads": self.limits.threads,
+                    **self.options,
+                },
+                seed=self.limits.seed,
+                problem=self.formulation.problem,
+                modelkit=VERSION,
+                parameters={p.name: self.posed.extra[p.name] for p in self.formulation.parameters},
+            ),
+            status=status,
+            stop=stop,
+            message=message,
+            objective=Objective(
+                name=self.formulation.metric(self.instance),
+                value=best.value if best else None,
+                bound=bound,
+                bound_by=None if bound is None else "certificate" if self.certificate else "solver",
+            ),
+            metrics=best.verdict.metrics if best else {},
+            violations=[v.document() for v in best.verdict.violations] if best else [],
+            schedule=best.schedule if best else None,
+            certificate=self.certificate if bound is not None else None,
+            progress=self.progress(),
+            start=Start(policy=self.started_from, accepted=self.start_accepted),
+            model=(
+                ModelSize(
+                    variables=size.variables,
+                    integers=size.integers,
+                    constraints=size.constraints,
+                    nonzeros=size.nonzeros,
+                    starts_kept=self.starts.kept if self.starts else None,
+                    starts_in_all=self.starts.in_all if self.starts else None,
+                )
+                if size
+                else None
+            ),
+            seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
+            stages=self.stages,
+            log=outcome.log if outcome else "",
+        )

@@ -1,0 +1,199 @@
+"""The steps of a solve: warm start, search, model, solver, judgement."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelkit.backends import Outcome
+from modelkit.bounds import TooLargeError, bound, check_size, hindsight, starts_kept
+from modelkit.certificate import certify
+from modelkit.diagram import Progress as SearchProgress
+from modelkit.diagram import Search
+from modelkit.errors import InterruptedWith, not_enough_memory
+from modelkit.improve import schedule_of, starts_of
+from modelkit.improve_slots import improved_slot_schedule
+from modelkit.interrupts import interrupts_held
+from modelkit.news import News
+from modelkit.result import Result, Stage, StopReason, status_of
+from modelkit.simulator import clairvoyant_schedule, fitting_policies
+from modelkit.solving.account import SEARCH, Account, Candidate
+from modelkit.stages import stages_refusal
+
+_NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
+#: A solver that has less time left is not begun [s].
+TOO_LATE = 1.0
+
+
+@dataclass
+class Run(Account):
+    """The steps of one solve, from the warm start to the result."""
+
+    def go(self) -> Result:
+        try:
+            if self.formulation.problem == "kv-hindsight":
+                check_size(self.instance)
+            before = time.perf_counter()
+            self.start = self.find_start()
+            self.searched = True
+            self.passed("warm start", before, self.start.source if self.start else "none")
+            self.started_from = self.start.source if self.start else None
+            if self.start_is_optimal():
+                return self.conclude(None, "finished", "")
+            if self.searches and self.search_ends_it():
+                return self.conclude(None, self.search_stop(), "")
+            model = self.build()
+            self.outcome = self.run_solver(model)
+        except KeyboardInterrupt:
+            self.keep_search()
+            return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
+        except TooLargeError as error:
+            return self.without_solver(str(error))
+        except MemoryError:
+            known = self.conclude(None, "failed", not_enough_memory())
+            if known.schedule is None:
+                raise
+            return known
+        with interrupts_held() as held:
+            result = self.extracted(model)
+        return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
+
+    def find_start(self) -> Candidate | None:
+        """The best valid schedule of the policies asked for, told the true lengths."""
+        if self.warm_start == "none":
+            return None
+        self.tell("warm start")
+        if self.warm_start != "best":
+            tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
+        elif self.instance.is_unit and self.instance.server.slots is None:
+            try:
+                tried = [self.judged("local-search", hindsight(self.instance).schedule)]
+            except InterruptedWith as stop:
+                self.start = self.judged("local-search", stop.best.schedule)
+                if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
+                    self.certificate = certify(self.instance, stop.best.prices)
+                raise
+        elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
+            tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
+        else:
+            names = fitting_policies(self.instance)
+            tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in names]
+        return min(
+            (c for c in tried if c.value is not None and not c.verdict.metrics["evictions"]),
+            key=lambda c: c.value or 0.0,
+            default=None,
+        )
+
+    def start_is_optimal(self) -> bool:
+        """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
+        if self.start is None or self.formulation.problem != "slots":
+            return False
+        bound = self.certified()
+        return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
+
+    def search_ends_it(self) -> bool:
+        """Search with decision diagrams; whether that is all there is to do."""
+        if self.start is None:
+            # not asked for, and the limits of the search need one
+            starts = hindsight(self.instance).starts
+        else:
+            starts = starts_of(self.instance, self.start.schedule)
+        deadline = float("inf") if self.limits.time_limit is None else self.began + self.limits.time_limit
+        self.search = Search(self.instance, starts, deadline, self.limits.gap, listen=self.hear)
+        self.tell(f"solving with {SEARCH}")
+        before = time.perf_counter()
+        self.search.run()
+        self.seconds["solve"] = time.perf_counter() - before
+        self.keep_search()
+        done = self.search.proven or self.solver == SEARCH
+        return done or deadline - time.perf_counter() < TOO_LATE
+
+    def search_stop(self) -> StopReason:
+        assert self.search is not None
+        return "finished" if self.search.proven else "time_limit" if self.search.late else "failed"
+
+    def hear(self, progress: SearchProgress) -> None:
+        """Keep and pass on a stage of the search."""
+        elapsed = time.perf_counter() - self.began
+        self.stages.append(
+            Stage(
+                name=progress.name,
+                seconds=progress.seconds,
+                value=progress.value,
+                bound=progress.bound,
+                note=progress.note,
+            )
+        )
+        self.listen(News(progress.name, elapsed, float(progress.value), float(progress.bound)))
+
+    def keep_search(self) -> None:
+        """Take over the schedule of the search when it is the better one."""
+        if self.search is None:
+            return
+        found = self.judged(SEARCH, schedule_of(self.instance, self.search.starts))
+        if self.start is None or (found.value is not None and found.value < (self.start.value or 0)):
+            self.start = found
+
+    def build(self) -> Any:
+        self.tell("building the model")
+        before = time.perf_counter()
+        model = self.formulation.instantiate(self.posed)
+        if self.start is not None and self.formulation.start is not None:
+            try:
+                self.formulation.start(model, self.posed, self.start.schedule)
+            except KeyError:  # it uses a start that no optimal schedule uses
+                self.start_accepted = False
+        if self.formulation.problem == "kv-hindsight":
+            self.starts = starts_kept(self.instance)
+        self.seconds["build"] = time.perf_counter() - before
+        note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
+        self.passed("building the model", before, note)
+        return model
+
+    def run_solver(self, model: Any) -> Outcome:
+        self.tell(f"solving with {self.engine.name}")
+        before = time.perf_counter()
+        use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
+        limits = self.limits
+        if self.search is not None and limits.time_limit is not None:
+            limits = replace(limits, time_limit=max(0.0, limits.time_limit - (before - self.began)))
+        outcome = self.engine.solve(
+            model,
+            limits,
+            self.options,
+            use_start=use_start,
+            listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
+        )
+        if use_start:
+            self.start_accepted = outcome.start_accepted
+        self.seconds["solve"] = self.seconds.get("solve", 0.0) + time.perf_counter() - before
+        self.outcome = outcome
+        self.passed("solver", before, self.engine.name)
+        return outcome
+
+    def extracted(self, model: Any) -> Result:
+        """What the solver found, judged."""
+        assert self.outcome is not None
+        found = None
+        message = self.outcome.message
+        if self.outcome.found == "solution" and self.formulation.extract is not None:
+            found = self.judged(self.engine.name, self.formulation.extract(model, self.posed))
+            if not found.verdict.valid or found.broken:
+                return self.refused(found)
+        return self.conclude(found, self.outcome.stop, message)
+
+    def without_solver(self, reason: str) -> Result:
+        """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
+        if self.formulation.problem == "slots" and self.start is not None:
+            return self.conclude(None, "finished", f"{reason}; {_NO_SOLVER}")
+        if self.formulation.problem != "kv-hindsight":
+            return self.conclude(None, "failed", reason)
+        left = self.limits.time_limit
+        if left is not None:
+            left = max(0.0, left - (time.perf_counter() - self.began))
+        known = bound(self.instance, time_limit=left, gap=self.limits.gap, seed=self.limits.seed, listen=self.listen)
+        assert known.result.schedule is not None
+        self.certificate = known.certificate
+        self.start = self.judged("local-search", known.result.schedule)
+        return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
