@@ -30,11 +30,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import start_windows
-from modelkit.diagram.cliques import CliqueProgram
+from modelkit.bounds import hindsight, start_windows
+from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 
@@ -56,14 +57,20 @@ def conflicting_starts(m: Any, q: int) -> Any:
 
 
 def data(instance: Instance) -> dict[str, Any]:
-    """The cliques of the last linear relaxation."""
-    members: list[list[tuple[str, int]]] = []
-    if instance.server.kv_capacity_tokens is not None:
-        program = CliqueProgram(instance, start_windows(instance))
-        program.solved(time.perf_counter() + SEPARATION, float("inf"))
-        ids = [r.id for r in instance.requests]
-        members = [[(ids[program.request[c]], int(program.start[c])) for c in clique] for clique in program.cliques]
-    return {"CLIQUES": list(range(len(members))), "MEMBERS": dict(enumerate(members))}
+    """The cliques of the last linear relaxation, and the starts that its prices leave."""
+    if instance.server.kv_capacity_tokens is None:
+        return {"CLIQUES": [], "MEMBERS": {}}
+    program = CliqueProgram(instance, start_windows(instance))
+    bound = program.solved(time.perf_counter() + SEPARATION, float("inf"))
+    kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
+    ids = [r.id for r in instance.requests]
+    starts_of = {i: np.flatnonzero(row).tolist() for i, row in zip(ids, kept, strict=True)}
+    members = [
+        [(ids[i], k) for i, k in zip(program.request[c].tolist(), program.start[c].tolist(), strict=True) if kept[i, k]]
+        for c in program.cliques
+    ]
+    members = [clique for clique in members if len(clique) > 1]
+    return {"STARTS_OF": starts_of, "CLIQUES": list(range(len(members))), "MEMBERS": dict(enumerate(members))}
 
 
 FORMULATION = Formulation(
