@@ -69,7 +69,9 @@ def table(rows: list[dict[str, Any]]) -> None:
         key = row["n"], row["seed"]
         best[key] = min(best[key], row["value"])
         cells[row["n"], row["limit"], METHODS.index(row["method"])].append(row)
-    print(f"{'n':>3} {'limit':>6} {'method':<12} {'runs':>4} {'proven':>6} {'mean gap':>8} {'mean s':>7} {'not best':>8}")
+    print(
+        f"{'n':>3} {'limit':>6} {'method':<12} {'runs':>4} {'proven':>6} {'mean gap':>8} {'mean s':>7} {'not best':>8}"
+    )
     for (n, limit, method), runs in sorted(cells.items()):
         gap = sum(1 - (r["bound"] or 0) / best[n, r["seed"]] for r in runs) / len(runs)
         proven, seconds = sum(r["bound"] == r["value"] for r in runs), sum(r["seconds"] for r in runs) / len(runs)

@@ -143,7 +143,7 @@ class Search:
         clique_deadline = time.perf_counter() + CLIQUES_SHARE * left if math.isfinite(left) else self.deadline
         known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
         self._prove(known.bound)
-        self._done("cliques", f"{known.cliques} conflict cliques with a price")
+        self._done("cliques", f"{known.cuts} conflict cliques with a price")
         if self.proven:
             return
         problem = Reversed.of(self.instance, known)
