@@ -76,9 +76,8 @@ def table(rows: list[dict[str, Any]]) -> None:
         gap = sum(1 - (r["bound"] or 0) / best[n, r["seed"]] for r in runs) / len(runs)
         proven, seconds = sum(r["bound"] == r["value"] for r in runs), sum(r["seconds"] for r in runs) / len(runs)
         worse = sum(r["value"] > best[n, r["seed"]] for r in runs)
-        print(
-            f"{n:>3} {limit:>6g} {METHODS[method]:<12} {len(runs):>4} {proven:>6} {gap:>8.2%} {seconds:>7.1f} {worse:>8}"
-        )
+        name = f"{n:>3} {limit:>6g} {METHODS[method]:<12}"
+        print(f"{name} {len(runs):>4} {proven:>6} {gap:>8.2%} {seconds:>7.1f} {worse:>8}")
 
 
 def main() -> None:

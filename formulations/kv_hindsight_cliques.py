@@ -35,12 +35,16 @@ import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
 from modelkit.bounds import hindsight, start_windows
+from modelkit.cuts import Candidates, Separation, conflict_cliques
 from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
+from modelkit.separator import Separator
 
 #: Seconds of separation at most.
 SEPARATION = 30.0
+#: Cliques in the tree: added when violated by more, at most so many at a time.
+VIOLATION, MOST_ADDED = 0.05, 20
 
 
 def build(m: Any) -> None:
@@ -62,15 +66,25 @@ def data(instance: Instance) -> dict[str, Any]:
         return {"CLIQUES": [], "MEMBERS": {}}
     program = CliqueProgram(instance, start_windows(instance))
     bound = program.solved(time.perf_counter() + SEPARATION, float("inf"))
+    of = program.candidates
     kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
     ids = [r.id for r in instance.requests]
     starts_of = {i: np.flatnonzero(row).tolist() for i, row in zip(ids, kept, strict=True)}
     members = [
-        [(ids[i], k) for i, k in zip(program.request[c].tolist(), program.start[c].tolist(), strict=True) if kept[i, k]]
-        for c in program.cliques
+        [(ids[i], k) for i, k in zip(of.request[c].tolist(), of.start[c].tolist(), strict=True) if kept[i, k]]
+        for c, _, _ in program.cuts
     ]
     members = [clique for clique in members if len(clique) > 1]
     return {"STARTS_OF": starts_of, "CLIQUES": list(range(len(members))), "MEMBERS": dict(enumerate(members))}
+
+
+def separator(m: Any, instance: Instance) -> Separator | None:
+    """More cliques, where a solver asks for them in the tree."""
+    if instance.server.kv_capacity_tokens is None:
+        return None
+    windows = [np.array(m.STARTS_OF[r.id].ordered_data(), dtype=np.int64) for r in instance.requests]
+    find = Separation(Candidates.of(instance, windows), (conflict_cliques,), VIOLATION, MOST_ADDED)
+    return Separator([m.start[r.id, int(k)] for r, w in zip(instance.requests, windows, strict=True) for k in w], find)
 
 
 FORMULATION = Formulation(
@@ -82,5 +96,6 @@ FORMULATION = Formulation(
     extends="kv-hindsight",
     build=build,
     data=data,
+    separator=separator,
     suits=lambda instance: False,
 )

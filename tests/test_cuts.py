@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import hindsight, start_windows
+from modelkit.bounds import start_windows
 from modelkit.conformance.brute_force import _fitting_starts as fitting_starts
 from modelkit.cuts import (
     Candidates,

@@ -5,6 +5,7 @@ from modelkit.cuts.energy import energy
 from modelkit.cuts.odd_cycles import odd_cycles
 from modelkit.cuts.peak_cliques import peak_cliques
 from modelkit.cuts.rows import Candidates, Cut, Family, Floats, Ints
+from modelkit.cuts.separation import Separation
 from modelkit.cuts.triples import triples
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Family",
     "Floats",
     "Ints",
+    "Separation",
     "conflict",
     "conflict_cliques",
     "energy",

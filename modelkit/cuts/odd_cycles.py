@@ -8,9 +8,9 @@ paths; of a path of v starts a schedule has at most ceil(v / 2), so with d it ha
 these (r if nothing of C conflicts with d). Then ``sum_C x + sum_{d in D} (r - alpha(d)) x_d <= r``: a schedule has at
 most one of D; with none the row is that of the cycle, with d its left side is at most alpha(d) + r - alpha(d).
 
-*Separation.* With all edge rows satisfied, y_uv = 1 - x_u - x_v >= 0, and the cycle's row is violated iff the y along it
-sum to less than 1. Shortest paths between the two copies of each start in the doubled graph find it (Groetschel, Lovasz
-and Schrijver, Geometric Algorithms and Combinatorial Optimization, 1988, section 8.3).
+*Separation.* With all edge rows satisfied, y_uv = 1 - x_u - x_v >= 0, and the cycle's row is violated iff the y along
+it sum to less than 1. Shortest paths between the two copies of each start in the doubled graph find it (Groetschel,
+Lovasz and Schrijver, Geometric Algorithms and Combinatorial Optimization, 1988, section 8.3).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def odd_cycles(of: Candidates, x: Floats, violation: float, most: int, turn: int
     if len(support) < 5:
         return []
     walks, lengths = _shortest(support, of.request, of.start, x, of.prompt, of.output, of.capacity)
-    cuts, seen = [], set()
+    cuts: list[Cut] = []
+    seen = set()
     for source in np.argsort(lengths).tolist():
         # sum_C x = (2r + 1 - y(C)) / 2, so the excess over r is (1 - y(C)) / 2
         if len(cuts) >= most or (1 - lengths[source]) / 2 <= violation / 2:
@@ -80,7 +81,7 @@ def _lifted(of: Candidates, x: Floats, cycle: Ints, turn: int) -> Cut:
 
 @njit(cache=True)
 def _coefficients(cycle: Any, request: Any, start: Any, prompt: Any, output: Any, capacity: int) -> Any:
-    """r - alpha of every start; 0 of those on the cycle."""
+    """Coefficient r - alpha of every start; 0 of those on the cycle."""
     length = len(cycle)
     found = np.zeros(len(request), np.int64)
     free = np.zeros(length, np.bool_)

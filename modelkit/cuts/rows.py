@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,7 @@ class Candidates:
         )
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """The row ``sum_c coefficients[c] x[members[c]] <= right``, in whole numbers, true of every schedule."""
 
     members: Ints

@@ -36,26 +36,16 @@ def triples(of: Candidates, x: Floats, violation: float, most: int, turn: int = 
 
 
 @njit(cache=True)
-def exceed(
-    i: int,
-    k: int,
-    j: int,
-    l: int,
-    h: int,
-    m: int,
-    prompt: Any,
-    output: Any,
-    capacity: int,  # noqa: E741
-) -> bool:
-    """Whether no schedule starts i at k, j at l and h at m."""
-    if conflict(i, k, j, l, prompt, output, capacity) or conflict(i, k, h, m, prompt, output, capacity):
+def exceed(i: int, a: int, j: int, b: int, h: int, c: int, prompt: Any, output: Any, capacity: int) -> bool:
+    """Whether no schedule starts i at a, j at b and h at c."""
+    if conflict(i, a, j, b, prompt, output, capacity) or conflict(i, a, h, c, prompt, output, capacity):
         return True
-    if conflict(j, l, h, m, prompt, output, capacity):
+    if conflict(j, b, h, c, prompt, output, capacity):
         return True
-    end = min(k + output[i], l + output[j], m + output[h])
-    if end <= k or end <= l or end <= m:
+    end = min(a + output[i], b + output[j], c + output[h])
+    if end <= max(a, b, c):
         return False
-    return bool(prompt[i] + prompt[j] + prompt[h] + 3 * end - k - l - m > capacity)
+    return bool(prompt[i] + prompt[j] + prompt[h] + 3 * end - a - b - c > capacity)
 
 
 @njit(cache=True)

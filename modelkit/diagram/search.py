@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modelkit.bounds import start_windows
+from modelkit.cuts import Floats, Ints
 from modelkit.diagram import kernels
-from modelkit.diagram.cliques import SCALE, CliqueProgram, Floats, Ints
+from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
 from modelkit.improve import latency, listed, searched
 from modelkit.instance import Instance
