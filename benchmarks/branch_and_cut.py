@@ -19,29 +19,36 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from own_tree import BranchAndCut
+
 from modelkit.backends import Limits, backend
 from modelkit.bounds import hindsight, start_windows
+from modelkit.cuts import conflict_cliques, triples
 from modelkit.diagram import Search
 from modelkit.families import generate
 from modelkit.instance import Instance
 from modelkit.plugins import load_formulation
 
 RESULTS = Path(__file__).parent / "results" / "branch_and_cut.json"
-METHODS = ("root-highs", "root-scip", "diagram")
+METHODS = ("root-highs", "root-scip", "tree-scip", "own-tree", "diagram")
 
 
 def through_formulation(instance: Instance, method: str, deadline: float) -> dict[str, Any]:
     """``kv-hindsight-cliques`` on a solver."""
+    began = time.perf_counter()
     formulation = load_formulation("kv-hindsight-cliques")
     model = formulation.instantiate(instance)
     assert formulation.start is not None
     formulation.start(model, instance, hindsight(instance).schedule)
     built = time.perf_counter()
     limits = Limits(max(1.0, deadline - built))
-    outcome = backend(method.rpartition("-")[2]).solve(model, limits, {}, use_start=True)
+    separator = formulation.separator_for(model, instance) if method == "tree-scip" else None
+    solver = backend(method.rpartition("-")[2])
+    outcome = solver.solve(model, limits, {}, use_start=True, separator=separator)
     values = [p.incumbent for p in outcome.progress if p.incumbent is not None]
     value = round(min([*values, float(hindsight(instance).latency)]))
-    return {"value": value, "bound": outcome.bound, "starts": len(model.STARTS), "cliques": len(model.CLIQUES)}
+    sizes = {"starts": len(model.STARTS), "cliques": len(model.CLIQUES), "cuts_in_tree": outcome.cuts}
+    return {"value": value, "bound": outcome.bound, **sizes, "root_seconds": round(built - began, 2)}
 
 
 def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
@@ -55,10 +62,22 @@ def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
         search = Search(instance, hindsight(instance).starts, deadline)
         search.run()
         found: dict[str, Any] = {"value": search.value, "bound": search.bound}
+    elif method == "own-tree":
+        own = BranchAndCut(instance, deadline, (conflict_cliques, triples))
+        own.run()
+        found = {"value": own.value, "bound": own.bound, "nodes": own.nodes}
     else:
         found = through_formulation(instance, method, deadline)
     elapsed = round(time.perf_counter() - began, 2)
-    return {"n": n, "seed": seed, "method": method, "limit": seconds, "seconds": elapsed, **found}
+    return {
+        "n": n,
+        "seed": seed,
+        "method": method,
+        "limit": seconds,
+        "seconds": elapsed,
+        **found,
+        "load": os.getloadavg()[0],
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> None:

@@ -19,8 +19,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from energy import energy
+from odd_cycles import odd_cycles
+
 from modelkit.bounds import hindsight, start_windows
-from modelkit.cuts import conflict_cliques, energy, odd_cycles, peak_cliques, triples
+from modelkit.cuts import conflict_cliques, peak_cliques, triples
 from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.families import generate
 

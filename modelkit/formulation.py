@@ -137,6 +137,10 @@ class Formulation:
         """Why the instance is outside this formulation, or None."""
         return self.needs(instance) if self.needs else None
 
+    def separator_for(self, model: Any, instance: Instance) -> Separator | None:
+        """What finds rows for a built model of a posed instance, or None."""
+        return self.separator(model, instance) if self.separator else None
+
     def extended(self, base: Formulation) -> Formulation:
         """This variant with what it inherits from ``base`` filled in."""
 

@@ -438,7 +438,7 @@ class _Run:
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
-            separator=self.formulation.separator(model, self.posed) if self.formulation.separator else None,
+            separator=self.formulation.separator_for(model, self.posed),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted

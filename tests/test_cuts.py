@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
 import pytest
+from energy import energy, held_in
+from odd_cycles import odd_cycles
+from test_formulations import brute_force
 
 import modelkit as mk
+from modelkit.backends import Limits, backend
 from modelkit.bounds import start_windows
 from modelkit.conformance.brute_force import _fitting_starts as fitting_starts
-from modelkit.cuts import (
-    Candidates,
-    Cut,
-    Family,
-    conflict,
-    conflict_cliques,
-    energy,
-    odd_cycles,
-    peak_cliques,
-    triples,
-)
-from modelkit.cuts.energy import held_in
+from modelkit.cuts import Candidates, Cut, Family, conflict, conflict_cliques, peak_cliques, triples
 from modelkit.cuts.triples import exceed
 from modelkit.diagram.cliques import SCALE, CliqueProgram
+from modelkit.errors import SolverError
+from modelkit.families import generate
 from modelkit.instance import Instance, Request, Server
-from modelkit.plugins import bundled
+from modelkit.plugins import bundled, load_formulation
+from modelkit.separator import Separator
 
 FAMILIES = (conflict_cliques, peak_cliques, triples, odd_cycles, energy)
 HARD = bundled("instances") / "hard"
@@ -164,7 +161,7 @@ def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliquePro
     """The program with cuts of these families after a moment, its bound times SCALE and its fractional optimum."""
     program = CliqueProgram(instance, start_windows(instance), families)
     bound = program.solved(time.perf_counter() + 0.3, float("inf")).bound
-    solver = program._program()
+    solver = program.linear_program()
     solver.run()
     return program, bound, np.array(solver.getSolution().col_value)
 
@@ -185,3 +182,50 @@ def test_known_schedules_survive(name: str, family: Family) -> None:
     for cut in cuts:
         assert left_side(cut, chosen.astype(np.int64)) <= cut.right
     assert bound <= row["value"] * SCALE
+
+
+def test_cuts_in_the_tree_keep_the_optimum(draw: Callable[..., Instance]) -> None:
+    """Tests the plain program on SCIP with cuts in the tree only, against brute force, and that cuts were found."""
+    plain, cliques = load_formulation("kv-hindsight"), load_formulation("kv-hindsight-cliques")
+    found = 0
+    for seed in range(40):
+        instance = draw(9800 + seed, 4, most_memory=10, spread=seed % 3)
+        model = plain.instantiate(instance)
+        options = {"presolving/maxrounds": 0, "separating/maxroundsroot": 20}
+        outcome = backend("scip").solve(model, Limits(60), options, separator=cliques.separator_for(model, instance))
+        assert outcome.cuts is not None
+        found += outcome.cuts
+        assert outcome.bound == brute_force(instance)[0], seed
+    assert found > 20
+
+
+def test_who_ignores_separators_says_so() -> None:
+    """Tests the stage of the solver: SCIP counts the cuts of the tree, HiGHS takes none."""
+    instance = generate("kv-synthetic", seed=1, requests=6)
+    for solver, words in (("scip", r"scip, [0-9,]+ cuts found in the tree"), ("highs", "highs, no cuts in the tree")):
+        result = mk.solve(instance, "kv-hindsight-cliques", solver)
+        assert result.status == "optimal"
+        assert re.fullmatch(words, result.stages[-1].note)
+
+
+def broken(x: np.ndarray) -> list[Cut]:
+    """A separator that fails; it goes to the solver's process as the name of this function, which is unknown there."""
+    raise AssertionError(x)
+
+
+def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
+    """Tests a function that cannot travel, one that cannot be loaded there, one that fails, a variable of no row."""
+    model = load_formulation("kv-hindsight").instantiate(generate("kv-synthetic", seed=1, requests=5))
+    variables = list(model.start.values())
+
+    def solved(separator: Separator) -> None:
+        backend("scip").solve(model, Limits(30), {"presolving/maxrounds": 0}, separator=separator)
+
+    with pytest.raises(SolverError, match="cannot go to the solver's process"):
+        solved(Separator(variables, lambda x: []))
+    with pytest.raises(SolverError, match="scip failed: ModuleNotFoundError"):
+        solved(Separator(variables, broken))
+    with pytest.raises(SolverError, match="scip failed: TypeError"):
+        solved(Separator(variables, len))
+    with pytest.raises(SolverError, match="in no row"):
+        solved(Separator([*variables, load_formulation("kv-hindsight").instantiate(two).start["long", 0]], len))

@@ -1,8 +1,6 @@
 """Valid rows for the program over starts of the KV-cache problem, found where a fractional point violates them."""
 
 from modelkit.cuts.conflict_cliques import conflict, conflict_cliques
-from modelkit.cuts.energy import energy
-from modelkit.cuts.odd_cycles import odd_cycles
 from modelkit.cuts.peak_cliques import peak_cliques
 from modelkit.cuts.rows import Candidates, Cut, Family, Floats, Ints
 from modelkit.cuts.separation import Separation
@@ -17,8 +15,6 @@ __all__ = [
     "Separation",
     "conflict",
     "conflict_cliques",
-    "energy",
-    "odd_cycles",
     "peak_cliques",
     "triples",
 ]

@@ -27,8 +27,5 @@ class Separation:
     def __call__(self, x: Floats) -> list[Cut]:
         """Rows that ``x`` of shape [starts] violates."""
         self.turn = (self.turn + len(x) // 3 + 1) % len(x)
-        for family in self.families:
-            found = family(self.candidates, x, self.violation, self.most, self.turn)
-            if found:
-                return found
-        return []
+        found_by = (family(self.candidates, x, self.violation, self.most, self.turn) for family in self.families)
+        return next((cuts for cuts in found_by if cuts), [])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modelkit.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques
 from modelkit.diagram.kernels import NEVER
@@ -65,7 +66,7 @@ class CliqueProgram:
     windows
         Starts of each request that are looked at.
     families
-        Of cuts.
+        Of cuts; one is asked only when those before it find nothing.
     """
 
     def __init__(
@@ -80,16 +81,16 @@ class CliqueProgram:
 
     def solved(self, deadline: float, target: float) -> CliqueBound:
         """Cutting planes until none is found, the deadline, or the bound exceeds ``target`` - 1."""
-        solver = self._program()
+        solver = self.linear_program()
         rows = len(self.arrival) + self.rounds
-        best = self._priced(np.zeros(rows))
+        best = self.priced(np.zeros(rows))
         turn = 0
         for separations in range(1, 100_000):
             solver.setOptionValue("time_limit", solver.getRunTime() + max(0.1, deadline - time.perf_counter()))
             solver.run()
             solution = solver.getSolution()
             if solution.dual_valid:
-                found = self._priced(np.array(solution.row_dual))
+                found = self.priced(np.array(solution.row_dual))
                 best = max(best, found, key=lambda b: b.bound)
             if time.perf_counter() > deadline or best.bound > (target - 1) * SCALE or not solution.value_valid:
                 break
@@ -100,7 +101,8 @@ class CliqueProgram:
                 self.cuts = [c for c, binds in zip(self.cuts, binding, strict=True) if binds]
             violation = VIOLATION if separations < PATIENCE else SMALL_VIOLATION
             x = np.array(solution.col_value)
-            added = [c for family in self.families for c in family(self.candidates, x, violation, MOST_ADDED, turn)]
+            found_by = (family(self.candidates, x, violation, MOST_ADDED, turn) for family in self.families)
+            added = next((cuts for cuts in found_by if cuts), [])
             turn = (turn + len(x) // 3 + 1) % len(x)
             if not added:
                 break
@@ -108,7 +110,8 @@ class CliqueProgram:
             add_cuts(solver, added)
         return best
 
-    def _program(self) -> Any:
+    def linear_program(self) -> Any:
+        """A HiGHS model of the starts, with the cuts found so far as its last rows."""
         import highspy  # late, as it is for all other solves
         from scipy.sparse import csr_matrix
 
@@ -149,8 +152,8 @@ class CliqueProgram:
         add_cuts(solver, self.cuts)
         return solver
 
-    def _priced(self, duals: Floats) -> CliqueBound:
-        """What the prices in these duals prove, in integers."""
+    def priced(self, duals: Floats, allowed: npt.NDArray[np.bool_] | None = None) -> CliqueBound:
+        """What the prices in these duals prove, in integers: of all schedules, or those with allowed starts."""
         of, n = self.candidates, len(self.arrival)
         prices = np.zeros(self.rounds + int(of.output.max()) + 2, dtype=np.int64)
         prices[1 : self.rounds + 1] = np.rint(np.maximum(0, -duals[n : n + self.rounds]) * SCALE)
@@ -163,7 +166,7 @@ class CliqueProgram:
             cost[cut.members] += price * cut.coefficients
             paid += price * cut.right
         table = np.full((n, int(k.max()) + 1), NEVER, dtype=np.int64)
-        table[of.request, k] = cost
+        table[of.request, k] = cost if allowed is None else np.where(allowed, cost, NEVER)
         least = table.min(axis=1)
         bound = int(least.sum()) - of.capacity * int(prices.sum()) - paid
         reduced = np.where(table < NEVER, table - least[:, None], NEVER)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from modelkit.cuts.rows import Candidates, Cut, Floats
+from modelkit.cuts import Candidates, Cut, Floats
 
 #: Lengths of windows that are tried [round], and largest Q.
 LENGTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32])

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from modelkit.cuts.conflict_cliques import conflict
-from modelkit.cuts.rows import Candidates, Cut, Floats, Ints
+from modelkit.cuts import Candidates, Cut, Floats, Ints, conflict
 
 #: Smallest value of a start that cycles go through.
 SMALL = 1e-3
