@@ -88,10 +88,9 @@ class BranchAndCut:
             x = np.array(solution.col_value)
             if separation == SEPARATIONS:
                 break
-            for family in self.program.families:
-                cuts = family(of, x, VIOLATION, MOST_ADDED, (self.nodes * 97 + separation) % len(x))
-                if cuts:
-                    break
+            turn = (self.nodes * 97 + separation) % len(x)
+            found_by = (family(of, x, VIOLATION, MOST_ADDED, turn) for family in self.program.families)
+            cuts = next((c for c in found_by if c), [])
             if not cuts:
                 break
             self.program.cuts += cuts

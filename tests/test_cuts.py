@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from energy import energy, held_in
 from odd_cycles import odd_cycles
+from own_tree import BranchAndCut
 from test_formulations import brute_force
 
 import modelkit as mk
@@ -23,6 +24,7 @@ from modelkit.cuts.triples import exceed
 from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.errors import SolverError
 from modelkit.families import generate
+from modelkit.improve import first_schedule
 from modelkit.instance import Instance, Request, Server
 from modelkit.plugins import bundled, load_formulation
 from modelkit.separator import Separator
@@ -229,3 +231,17 @@ def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
         solved(Separator(variables, len))
     with pytest.raises(SolverError, match="in no row"):
         solved(Separator([*variables, load_formulation("kv-hindsight").instantiate(two).start["long", 0]], len))
+
+
+def test_own_tree_equals_brute_force(draw: Callable[..., Instance]) -> None:
+    """Tests the branch and cut of the benchmark, whose figures are reported, on random instances."""
+    nodes = 0
+    for seed in range(30):
+        instance = draw(9900 + seed, 4, most_memory=9, spread=seed % 3)
+        families = (conflict_cliques, triples) if seed % 2 else ()  # without cuts it has to branch
+        tree = BranchAndCut(instance, time.perf_counter() + 30, families)
+        tree.starts = first_schedule(instance)
+        tree.run()
+        assert tree.value == tree.bound == brute_force(instance)[0], seed
+        nodes += tree.nodes
+    assert nodes > 20
