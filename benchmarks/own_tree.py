@@ -18,8 +18,9 @@ import numpy as np
 from modelkit.bounds import hindsight, start_windows
 from modelkit.cuts import Family, Floats, Ints
 from modelkit.diagram.cliques import MOST_ADDED, SCALE, CliqueProgram, add_cuts
-from modelkit.improve import latency, listed, searched
+from modelkit.improve import latency, listed, schedule_of, searched
 from modelkit.instance import Instance
+from modelkit.judge import judge
 
 #: Share of the time for the root's cuts, rounds of separation at a node, and excess that a row needs there.
 ROOT_SHARE, SEPARATIONS, VIOLATION = 0.4, 3, 0.05
@@ -76,9 +77,10 @@ class BranchAndCut:
             solver.setOptionValue("time_limit", solver.getRunTime() + max(0.1, self.deadline - time.perf_counter()))
             solver.run()
             solution = solver.getSolution()
-            if solver.modelStatusToString(solver.getModelStatus()) == "Infeasible":
+            status = solver.modelStatusToString(solver.getModelStatus())
+            if status == "Infeasible":
                 return None, None, allowed
-            if not solution.value_valid or not solution.dual_valid:
+            if status != "Optimal":  # out of time: the point keeps to no rows
                 return best, None, allowed
             priced = self.program.priced(np.array(solution.row_dual), allowed)
             best = max(best, priced.bound)
@@ -107,12 +109,15 @@ class BranchAndCut:
             self._offer(searched(self.instance, listed(self.instance, key), effort=1e6, time_limit=0.2))
         i = int(np.argmax(spread))
         if spread[i] < 1e-6:
-            self._offer(np.rint(mean).astype(np.int64))
+            starts = np.rint(mean).astype(np.int64)
+            assert judge(self.instance, schedule_of(self.instance, starts)).valid  # else the node is not done
+            self._offer(starts)
             return []
         cut = np.floor(mean[i])
         early = (of.request != i) | (of.start <= cut)
         return [allowed & early, allowed & ((of.request != i) | ~early)]
 
     def _offer(self, starts: Ints) -> None:
-        if latency(self.instance, starts) < self.value:
+        better = latency(self.instance, starts) < self.value
+        if better and judge(self.instance, schedule_of(self.instance, starts)).valid:
             self.starts = starts
