@@ -43,7 +43,7 @@ def run(n: int, seed: int, base: float, more: float) -> dict[str, Any]:
     row["cliques_seconds"] = time.perf_counter() - began
     row["families"] = {}
     for family in FAMILIES:
-        finding: Counter[str] = Counter()
+        finding: Counter[str] = Counter(seconds=0, calls=0, found=0)
 
         def timed(*arguments: Any, family: Any = family, finding: Counter[str] = finding) -> Any:
             before = time.process_time()
@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]]) -> None:
         for family in FAMILIES:
             found = [r["families"][family.__name__] for r in these]
             gap = mean([1 - f["bound"] / r["value"] for f, r in zip(found, these, strict=True)])
-            call = sum(f["seconds"] for f in found) / sum(f["calls"] for f in found)
+            call = sum(f["seconds"] for f in found) / max(1, sum(f["calls"] for f in found))
             line += f"{gap:>11.2%} ({call * 1000:>4.0f} ms/call)"
         print(line)
 
@@ -96,7 +96,7 @@ def main() -> None:
         document = json.loads(arguments.results.read_text())
     done = {(r["n"], r["seed"], r["base"], r["more"]) for r in document["rows"]}
     if not arguments.table:
-        run(5, 0, 1.0, 1.0)  # compiles
+        run(8, 0, 1.0, 1.0)  # compiles
         for n in arguments.sizes:
             for seed in range(arguments.seeds):
                 if (n, seed, arguments.base, arguments.more) in done:
