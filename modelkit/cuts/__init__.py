@@ -7,7 +7,14 @@ Measured at the root (`benchmarks/cut_families.py`, mean gap to the best schedul
 one core of a busy machine; conflict cliques for 12 s or until none is found, then at most 12 s with one family more;
 milliseconds of a call):
 
-@TABLE@
+===  =========  =======  =============  =================  ==========  ========
+n    no cuts    cliques  + peak         + triples          + cycles    + energy
+===  =========  =======  =============  =================  ==========  ========
+12   20.8 %     5.8 %    5.7 % (1 ms)   3.8 % (29 ms)      5.8 %       5.7 %
+16   26.5 %     9.7 %    9.6 % (1 ms)   8.8 % (134 ms)     9.7 %       9.6 %
+===  =========  =======  =============  =================  ==========  ========
+
+With n = 20 the cliques by themselves take longer than this (11 to 12 % after 24 s with every family).
 
 Triples are what is worth their time. Peak cliques are cheap but add little. Odd cycles of the conflict graph find
 nothing once its cliques hold, and energetic reasoning over windows adds nothing that peak cliques do not: both are
