@@ -17,7 +17,7 @@ n    no cuts    cliques  + peak         + triples          + cycles    + energy
 With n = 20 the cliques by themselves take longer than this (11 to 12 % after 24 s with every family).
 
 Triples are what is worth their time. Peak cliques are cheap but add little. Odd cycles of the conflict graph find
-nothing once its cliques hold, and energetic reasoning over windows adds nothing that peak cliques do not: both are
+nothing once its cliques hold, and energetic reasoning over windows adds no more than peak cliques do: both are
 kept, with their proofs, beside the benchmark. The search of `modelkit.diagram` keeps to conflict cliques: triples make
 its diagrams hardly smaller (n = 12, two instances: 32,883 -> 26,848 and 16,633 -> 14,991 nodes) for three to four times
 the seconds.
