@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modelkit.bounds import start_windows
+from modelkit.cuts import Floats, Ints
 from modelkit.diagram import kernels
-from modelkit.diagram.cliques import SCALE, CliqueProgram, Floats, Ints
+from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
 from modelkit.improve import latency, listed, searched
 from modelkit.instance import Instance
@@ -143,7 +144,7 @@ class Search:
         clique_deadline = time.perf_counter() + CLIQUES_SHARE * left if math.isfinite(left) else self.deadline
         known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
         self._prove(known.bound)
-        self._done("cliques", f"{known.cliques} conflict cliques with a price")
+        self._done("cliques", f"{known.cuts} conflict cliques with a price")
         if self.proven:
             return
         problem = Reversed.of(self.instance, known)

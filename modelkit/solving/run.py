@@ -164,12 +164,16 @@ class Run(Account):
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
+            separator=self.formulation.separator_for(model, self.posed),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted
         self.seconds["solve"] = self.seconds.get("solve", 0.0) + time.perf_counter() - before
         self.outcome = outcome
-        self.passed("solver", before, self.engine.name)
+        note = self.engine.name
+        if self.formulation.separator:
+            note += ", no cuts in the tree" if outcome.cuts is None else f", {outcome.cuts:,} cuts found in the tree"
+        self.passed("solver", before, note)
         return outcome
 
     def extracted(self, model: Any) -> Result:
