@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
-from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, slot_certificate, starts_kept
+from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, local_search, slot_certificate, starts_kept
 from modelkit.certificate import Certificate, certify
+from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
-from modelkit.diagram import Search
 from modelkit.diagram import refusal as search_refusal
 from modelkit.errors import InfeasibleError, InterruptedWith, UsageError, did_you_mean, unknown_name
 from modelkit.formulation import Formulation
@@ -25,6 +25,7 @@ from modelkit.instance import Instance
 from modelkit.interrupts import interrupts_held
 from modelkit.io import load
 from modelkit.judge import Verdict, judge
+from modelkit.neighbourhoods import few_run_at_once
 from modelkit.news import News as News
 from modelkit.plugins import found_formulations, load_formulation
 from modelkit.policies import policies
@@ -51,7 +52,7 @@ _NO_SOLVER = "no solver ran: this is the schedule of a local search, with a cert
 #: The solver that is a search over schedules and not over a model, and from how many requests on it is tried first.
 SEARCH, MANY = "diagram", 9
 #: Stages around the search and the solver.
-OUTER_STAGES = ("warm start", "building the model", "solver")
+OUTER_STAGES = ("warm start", NEIGHBOURHOODS, "building the model", "solver")
 #: A solver that has less time left is not begun [s].
 TOO_LATE = 1.0
 
@@ -254,6 +255,7 @@ class _Run:
             self.start = self.find_start()
             self.searched = True
             self.passed("warm start", before, self.start.source if self.start else "none")
+            self.refine_start()
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
                 return self.conclude(None, "finished", "")
@@ -385,7 +387,7 @@ class _Run:
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
             try:
-                tried = [self.judged("local-search", hindsight(self.instance).schedule)]
+                tried = [self.judged("local-search", local_search(self.instance).schedule)]
             except InterruptedWith as stop:
                 self.start = self.judged("local-search", stop.best.schedule)
                 if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
@@ -401,6 +403,21 @@ class _Run:
             key=lambda c: c.value or 0.0,
             default=None,
         )
+
+    def refine_start(self) -> None:
+        """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
+        if self.start is None or self.start.source != "local-search" or not self.instance.is_unit:
+            return
+        if self.instance.server.slots is not None or not few_run_at_once(self.instance):
+            return
+        before = time.perf_counter()
+        self.tell(NEIGHBOURHOODS)
+        try:
+            self.start = self.judged("local-search", hindsight(self.instance).schedule)
+        except InterruptedWith as stop:
+            self.start = self.judged("local-search", stop.best.schedule)
+            raise
+        self.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
 
     def start_is_optimal(self) -> bool:
         """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""

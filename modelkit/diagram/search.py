@@ -33,7 +33,10 @@ from modelkit.diagram.cliques import SCALE, CliqueProgram, Floats, Ints
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
 from modelkit.improve import latency, listed, searched
 from modelkit.instance import Instance
+from modelkit.neighbourhoods import windows_searched
 
+#: The stages of large neighbourhood search, and the share of the time for the first.
+NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.1
 #: Longest output that a profile holds [round], most starts that the linear program takes.
 MOST_OUTPUT, MOST_STARTS = 128, 60_000
 #: Share of the time for the cliques.
@@ -133,6 +136,8 @@ class Search:
         """Search until the optimum is proven or the time is over."""
         if self.proven:
             return
+        if math.isfinite(self.deadline):
+            self._neighbourhoods(NEIGHBOURHOODS_SHARE)
         windows = start_windows(self.instance)
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
@@ -271,6 +276,14 @@ class Search:
         set_cost = diagram.set_cost(problem, best_multipliers)
         to_go = diagram.costs_to_go(set_cost)
         return best_multipliers, best, diagram.pruned(set_cost, to_go, limit - int(best_multipliers.sum()))
+
+    def _neighbourhoods(self, share: float) -> None:
+        """Large neighbourhood search for a share of the time that is left."""
+        left = share * (self.deadline - time.perf_counter())
+        if left > 0:
+            found = windows_searched(self.instance, self.starts, effort=None, time_limit=left, target=self.bound)
+            self._offer(found)
+            self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
 
     def _improve(self, starts: Ints, times: Ints) -> None:
         """List the requests as a path starts them, and search locally from there."""
