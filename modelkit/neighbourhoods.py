@@ -2,27 +2,29 @@
 
 Which starts of the freed requests F are best while all others stay where they are is a small problem of its own: the
 memory left is what the others leave in each round. `resolve` solves it by depth-first search over the starts in time
-order: a node has started some of F, the last in round k, and every further start is k or later. With i not yet started,
-p_i = s_i + o_i its peak, v_i its memory volume and e_i >= k the first start at which it fits alone:
+order: a node has started some of F, the last in round k, and every further start is k or later. With i not yet
+started, p_i = s_i + o_i its peak, v_i its memory volume and e_i >= k the first start at which it fits alone:
 
-*Bounds.* The r-th completion to come is not before the r-th smallest e_i + o_i, nor before the free memory from k on sums to
-the r smallest volumes, for what is complete was held. The larger of the two is taken for each r. Apart from that, if i
-completes before j then ``c_j - c_i >= min(o_j, p_i + p_j - M)``: either they do not meet, or in the last round of i they
-hold p_i and p_j - (c_j - c_i). With q_i = min(p_i, M - max s) this is at least q_i + q_j - M, and where all 2 q_i > M the
-completions in ascending order of q, each the least later than the one before, have the least sum.
+*Bounds.* The r-th completion to come is not before the r-th smallest e_i + o_i, nor before the free memory from k on
+sums to the r smallest volumes, for what is complete was held. The larger of the two is taken for each r. Apart from
+that, if i completes before j then ``c_j - c_i >= min(o_j, p_i + p_j - M)``: either they do not meet, or in the last
+round of i they hold p_i and p_j - (c_j - c_i). With q_i = min(p_i, M - max s) this is at least q_i + q_j - M, and
+where all 2 q_i > M the completions in ascending order of q, each the least later than the one before, have the least
+sum.
 
 *Left shift.* In a best solution nobody can start one round earlier. Who could, given what is started so far, must be
 hindered by what comes later; since the shift adds one token to each of its rounds but the last, one of these must
 get full. When none is and nothing to come can meet them, the node is left out.
 
-*Dominance.* Of two nodes that have started the same requests, one that costs no more, holds no more in any later round and
-whose last start (round, then number) is no later takes the place of the other: what follows the other can follow it.
+*Dominance.* Of two nodes that have started the same requests, one that costs no more, holds no more in any later
+round and whose last start (round, then number) is no later takes the place of the other: what follows the other can
+follow it.
 
 *Symmetry.* Requests that are alike start in the order of their numbers, as do those that start in one round.
 
 The search ends with its limit of nodes at the latest and says whether it was exact. A node costs O(m (o + m)) for m
-freed requests of o rounds: 1 microsecond for m = 6, o = 25. Among requests of which two or three run at once m = 5 takes
-some 1,000 nodes, m = 6 some 5,000, m = 8 more than 10,000; where dozens run at once nothing is gained by it.
+freed requests of o rounds: 1 microsecond for m = 6, o = 25. Among requests of which two or three run at once m = 5
+takes some 1,000 nodes, m = 6 some 5,000, m = 8 more than 10,000; where dozens run at once nothing is gained by it.
 
 `windows_searched` frees windows of consecutive starts one after the other until none improves, then disturbs one
 part of the schedule by list scheduling, repairs what is near, and keeps the result if it is not much worse.
@@ -53,8 +55,8 @@ Ints = npt.NDArray[np.int64]
 REPAIRS = ((4, 5), (4,), (4, 5, 6), (5, 7))
 #: Requests that a disturbance lists anew, at least and at most.
 LEAST_MOVED, MOST_MOVED = 3, 9
-#: Nodes for a window, and for each request in a search without a time limit (2 seconds for 50 requests).
-NODES, EFFORT = 20_000, 40_000
+#: Nodes for a window; for each request in a search without a time limit, and in all (3 seconds).
+NODES, EFFORT, MOST_NODES = 20_000, 40_000, 3_000_000
 #: By how much worse a schedule is kept, as a share of the mean waiting.
 HEAT = 0.05
 #: Nodes of a subset that further ones are compared with.
@@ -188,7 +190,7 @@ def resolve(
                 alive = total < allowed
             # completions of those of which no two hold their peaks together
             if alive and left > 1:
-                total, big, begin, before_it = cost, 0, np.int64(1 << 60), 0
+                total, big, before_it = cost, 0, 0
                 for i in by_peak:
                     if mask >> i & 1:
                         continue
@@ -343,7 +345,7 @@ def windows_searched(
     if instance.server.kv_capacity_tokens is None or (starts == arrays.arrival).all():
         return starts
     began = time.perf_counter()
-    nodes = np.inf if effort is None else effort * len(starts)
+    nodes = np.inf if effort is None else min(MOST_NODES, effort * len(starts))
     goal = -np.inf if target is None else np.ceil(target) - latency(instance, np.zeros_like(starts))
     rng = np.random.default_rng(seed)
     heat = HEAT * float((starts - arrays.arrival).mean())
@@ -410,8 +412,8 @@ class _Plan:
         self.put(freed, -1)
         best = self.starts[freed]
         after, visited, exact = resolve(
-            freed, self.arrival[freed], self.prompt, self.output, self.capacity, self.held, self.least, self.end, before,
-            NODES, self.seen, best,
+            freed, self.arrival[freed], self.prompt, self.output, self.capacity, self.held, self.least, self.end,
+            before, NODES, self.seen, best,
         )  # fmt: skip
         self.starts[freed] = best
         self.put(freed, 1)

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress, backend
-from modelkit.bounds import Starts, TooLargeError, bound, check_size, hindsight, local_search, slot_certificate, starts_kept
+from modelkit.bounds import (
+    Starts,
+    TooLargeError,
+    bound,
+    check_size,
+    hindsight,
+    local_search,
+    slot_certificate,
+    starts_kept,
+)
 from modelkit.certificate import Certificate, certify
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
