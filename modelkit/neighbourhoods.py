@@ -62,7 +62,7 @@ HEAT = 0.05
 #: Nodes of a subset that further ones are compared with.
 COMPARED = 8
 #: Requests that run at once, on average, up to which exact neighbourhoods are worth their time.
-FEW_AT_ONCE = 8.0
+FEW_AT_ONCE = 5.0
 
 
 @njit(cache=True)
