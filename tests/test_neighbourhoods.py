@@ -44,7 +44,7 @@ def test_windows_are_solved_exactly() -> None:
     """Tests up to 4 freed requests among up to 3 fixed ones, some of them alike: the sum, the fit, the profile."""
     rng = np.random.default_rng(0)
     delayed = 0
-    for trial in range(90):
+    for trial in range(50):
         capacity, n = int(rng.integers(5, 14)), int(rng.integers(2, 7))
         m = int(rng.integers(1, min(n, 4) + 1))
         s = rng.integers(1, 4, n)
