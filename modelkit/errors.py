@@ -7,7 +7,8 @@
     ├── UsageError           2   a name, option or combination that does not exist
     ├── FormulationError     2   a formulation file that is broken or does not fit
     ├── InfeasibleError      3   proven: no schedule exists
-    ├── SolverError          4   a solver is missing, failed or refused the model
+    ├── SolverError          4   a solver is missing or failed
+    │   └── ModelRefusedError    a solver does not take models of this kind
     └── PolicyError          1   a policy decided what the server cannot do
 """
 
@@ -53,6 +54,10 @@ class SolverError(ModelkitError):
     """A solver is missing, failed, or refused what it was given."""
 
     exit_code = 4
+
+
+class ModelRefusedError(SolverError):
+    """A solver does not take models of this kind; another one may."""
 
 
 class PolicyError(ModelkitError):

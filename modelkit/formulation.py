@@ -15,6 +15,7 @@ from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.parameters import Parameter, settled
 from modelkit.schedule import Schedule
+from modelkit.separator import Separator
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
 Claim = Literal["exact", "lower-bound", "heuristic"]
@@ -72,6 +73,9 @@ class Formulation:
         The objective, computed from the judge's replay. None: the judge's metric named by ``objective``.
     obstacles
         Why an instance has no schedule, in the domain's words, one sentence each; for ``modelkit diagnose``.
+    separator
+        What finds rows for a built model while a solver searches, where the solver can be given some in the tree. They
+        hold for every solution of the constraints, so that variants keep them.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Formulation:
     admissible: Callable[[Instance, Verdict], list[str]] | None = None
     value: Callable[[Instance, Verdict], float] | None = None
     obstacles: Callable[[Instance], list[str]] | None = None
+    separator: Callable[[Any, Instance], Separator | None] | None = None
 
     def posed(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
         """The instance as this formulation's functions see it: ``extra`` holds the value of each parameter.
@@ -132,6 +137,10 @@ class Formulation:
         """Why the instance is outside this formulation, or None."""
         return self.needs(instance) if self.needs else None
 
+    def separator_for(self, model: Any, instance: Instance) -> Separator | None:
+        """What finds rows for a built model of a posed instance, or None."""
+        return self.separator(model, instance) if self.separator else None
+
     def extended(self, base: Formulation) -> Formulation:
         """This variant with what it inherits from ``base`` filled in."""
 
@@ -171,6 +180,7 @@ class Formulation:
             data=both_data,
             extract=self.extract or base.extract,
             start=self.start or base.start,
+            separator=self.separator or base.separator,
             suits=self.suits or (None if self.parameters else lambda instance: False),
         )
 

@@ -13,8 +13,9 @@ from test_formulations import brute_force
 
 import modelkit as mk
 from modelkit.bounds import hindsight, start_windows
+from modelkit.cuts import conflict
 from modelkit.diagram import Search, refusal
-from modelkit.diagram.cliques import SCALE, CliqueProgram, conflict
+from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.diagram.graph import Reversed, first_diagram
 from modelkit.errors import UsageError
 from modelkit.families import generate
@@ -90,16 +91,18 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
         program = CliqueProgram(instance, start_windows(instance, use_prices=False))
         bound = program.solved(np.inf, np.inf)
         assert bound.bound <= value * SCALE
-        for clique in program.cliques:
+        of = program.candidates
+        for clique, coefficients, right in program.cuts:
             many += 1
-            members = {(instance.requests[program.request[c]].id, int(program.start[c])) for c in clique}
+            assert right == 1
+            assert (coefficients == 1).all()
+            members = {(instance.requests[of.request[c]].id, int(of.start[c])) for c in clique}
             for starts in winners:
                 assert sum((i, k) in members for i, k in starts.items()) <= 1
             for a in clique:
                 for b in clique:
                     assert conflict(
-                        program.request[a], program.start[a], program.request[b], program.start[b], program.prompt,
-                        program.output, program.capacity,
+                        of.request[a], of.start[a], of.request[b], of.start[b], of.prompt, of.output, of.capacity,
                     )  # fmt: skip
     assert many > 50
 
@@ -134,7 +137,8 @@ def test_solve_takes_it_by_itself() -> None:
     assert (result.status, result.stop, result.producer.solver) == ("optimal", "finished", "diagram")
     assert result.objective.value == result.objective.bound
     names = [stage.name for stage in result.stages]
-    assert names[:3] == ["warm start", "start windows", "cliques"]
+    assert names[:2] == ["warm start", "exact neighbourhoods"]
+    assert {"start windows", "cliques"} <= set(names)
     bounds = [stage.bound for stage in result.stages if stage.bound is not None]
     assert bounds == sorted(bounds)
     assert bounds[-1] == result.objective.bound

@@ -34,7 +34,8 @@ def optimum(name: str, solver: str, instance: Instance) -> float:
     """The judge's value of the schedule that a formulation proves optimal."""
     formulation = load_formulation(name)
     model = formulation.instantiate(instance)
-    outcome = backend(solver).solve(model, Limits(time_limit=60), SOLVERS[solver])
+    separator = formulation.separator_for(model, instance)
+    outcome = backend(solver).solve(model, Limits(time_limit=60), SOLVERS[solver], separator=separator)
     assert (outcome.stop, outcome.found) == ("finished", "solution")
     assert formulation.extract is not None
     verdict = judge(instance, formulation.extract(model, instance))

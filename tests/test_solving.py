@@ -108,7 +108,7 @@ def test_news(two: Instance) -> None:
     heard: list[News] = []
     solve(two, listen=heard.append)
     phases = list(dict.fromkeys(news.phase for news in heard))
-    assert phases == ["warm start", "building the model", "solving with highs"]
+    assert phases == ["warm start", "exact neighbourhoods", "building the model", "solving with highs"]
     assert heard[-1].incumbent == 8
     assert all(a.seconds <= b.seconds for a, b in pairwise(heard))
 

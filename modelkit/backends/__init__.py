@@ -11,7 +11,7 @@ __all__ = ["Backend", "Limits", "Outcome", "Progress", "backend", "backends"]
 
 _OWN: dict[str, Backend] = {
     "highs": ProcessBackend("highs", "highspy"),
-    "scip": ProcessBackend("scip", "pyscipopt"),
+    "scip": ProcessBackend("scip", "pyscipopt", separates=True),
     "cp-sat": ProcessBackend("cp-sat", "ortools"),
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from modelkit.errors import UsageError
+from modelkit.separator import Separator
 
 Stop = Literal["finished", "time_limit", "interrupted", "failed"]
 Found = Literal["solution", "infeasible", "unbounded", "nothing"]
@@ -79,7 +80,7 @@ class Outcome:
 
     With ``found == "solution"`` the model's variables hold the best solution. ``bound`` is the solver's
     own, valid whatever else happened; None when it has none. ``message`` says what happened when that
-    is not plain.
+    is not plain. ``cuts`` counts the rows that a separator found, None where none was asked.
     """
 
     stop: Stop
@@ -92,6 +93,7 @@ class Outcome:
     progress: list[Progress] = field(default_factory=list)
     size: Size | None = None
     conflict: Conflict | None = None
+    cuts: int | None = None
 
 
 Listener = Callable[[Progress], None]
@@ -101,6 +103,7 @@ class Backend(Protocol):
     """A solver family."""
 
     name: str
+    separates: bool
 
     def availability(self) -> tuple[bool, str]:
         """Whether it can solve here, with its version, or why not."""
@@ -113,6 +116,7 @@ class Backend(Protocol):
         *,
         use_start: bool = False,
         listen: Listener | None = None,
+        separator: Separator | None = None,
     ) -> Outcome:
         """Solve a Pyomo model and load its best solution into it.
 
@@ -124,6 +128,8 @@ class Backend(Protocol):
             Whether the values of the model's variables are a MIP start.
         listen
             Called with each news of incumbent or bound.
+        separator
+            Asked for rows in the tree where the backend ``separates``; ignored by others.
 
         Raises
         ------

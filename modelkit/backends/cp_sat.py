@@ -16,7 +16,7 @@ from ortools.sat.python import cp_model
 from modelkit.backends.base import Limits, typed_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag
-from modelkit.errors import SolverError, UsageError, did_you_mean
+from modelkit.errors import ModelRefusedError, UsageError, did_you_mean
 
 #: Bounds of variables that have none of their own; sums of some thousand of them stay within 64 bits.
 FAR = 1 << 40
@@ -107,7 +107,7 @@ def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
     # continuous variables that whole ones determine, such as memory held, are whole in some optimal solution only if
     # all rows are; where a row is fractional nothing is claimed
     if not form.integer.all() and not _determined(form):
-        raise SolverError("CP-SAT takes whole numbers only; the model has continuous variables")
+        raise ModelRefusedError("CP-SAT takes whole numbers only; the model has continuous variables")
     model = cp_model.CpModel()
     for low, up in zip(form.lower.tolist(), form.upper.tolist(), strict=True):
         model.new_int_var(
@@ -165,7 +165,7 @@ def _factor(values: np.ndarray[Any, Any], where: str) -> int:
     for factor in FACTORS:
         if np.allclose(values * factor, np.rint(values * factor), rtol=0, atol=1e-9 * factor):
             return factor
-    raise SolverError(f"CP-SAT takes whole numbers only; the {where} has fractions")
+    raise ModelRefusedError(f"CP-SAT takes whole numbers only; the {where} has fractions")
 
 
 def _set_options(solver: cp_model.CpSolver, limits: Limits, options: dict[str, Any]) -> None:

@@ -21,10 +21,13 @@ import time
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
+
 from modelkit.backends.base import Limits, Listener, Outcome, Progress
 from modelkit.backends.standard_form import StandardForm, compile_model
-from modelkit.backends.worker import Job
+from modelkit.backends.worker import Job, Separation
 from modelkit.errors import ModelkitError, SolverError
+from modelkit.separator import Separator
 
 #: Seconds that a solver has to stop by itself after its limit, or after it was asked to.
 GRACE = 5.0
@@ -39,10 +42,13 @@ class ProcessBackend:
         The module of this package that drives the solver.
     package
         The Python package that brings it.
+    separates
+        Whether it asks for rows in the tree.
     """
 
-    def __init__(self, name: str, package: str) -> None:
+    def __init__(self, name: str, package: str, *, separates: bool = False) -> None:
         self.name = name
+        self.separates = separates
         self.package = package
         self._worker: _Worker | None = None
 
@@ -62,10 +68,12 @@ class ProcessBackend:
         *,
         use_start: bool = False,
         listen: Listener | None = None,
+        separator: Separator | None = None,
     ) -> Outcome:
         """See `Backend.solve`."""
         form, columns = compile_model(model, use_start=use_start)
-        outcome, x = self.solve_form(form, limits, options, listen=listen)
+        separation = _travelling(separator, columns) if separator is not None and self.separates else None
+        outcome, x = self._run(form, limits, options, "solve", listen, separation)
         if x is not None:
             for var, value in zip(columns, x.tolist(), strict=True):
                 var.set_value(value, skip_validation=True)
@@ -88,6 +96,7 @@ class ProcessBackend:
         options: dict[str, Any],
         task: Literal["solve", "conflict"],
         listen: Listener | None = None,
+        separation: Separation | None = None,
     ) -> tuple[Outcome, Any]:
         available, reason = self.availability()
         if not available:
@@ -98,7 +107,8 @@ class ProcessBackend:
         with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
             log_path = os.path.join(folder, "solver.log")
             Path(log_path).touch()
-            watch = _Watch(self._ready_worker(), Job(self.name, form, limits, options, log_path, task), listen)
+            job = Job(self.name, form, limits, options, log_path, task, separation)
+            watch = _Watch(self._ready_worker(), job, listen)
             try:
                 outcome = watch.run()
             except KeyboardInterrupt:
@@ -116,6 +126,17 @@ class ProcessBackend:
         if self._worker is None:
             self._worker = _Worker()
         return self._worker
+
+
+def _travelling(separator: Separator, columns: list[Any]) -> Separation:
+    position = {id(var): c for c, var in enumerate(columns)}
+    try:
+        find = pickle.dumps(separator.find, protocol=pickle.HIGHEST_PROTOCOL)
+        return Separation(np.array([position[id(var)] for var in separator.variables], dtype=np.int64), find)
+    except KeyError:
+        raise SolverError("a separator names a variable that is in no row of the model") from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SolverError(f"a separator cannot go to the solver's process: {error}") from error
 
 
 class _Worker:

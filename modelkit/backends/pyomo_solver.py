@@ -15,10 +15,13 @@ from typing import Any
 from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
 from modelkit.backends.standard_form import compile_model
 from modelkit.errors import SolverError
+from modelkit.separator import Separator
 
 
 class PyomoBackend:
     """A solver by the name that ``pyomo.environ.SolverFactory`` has for it."""
+
+    separates = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,6 +50,7 @@ class PyomoBackend:
         *,
         use_start: bool = False,
         listen: Listener | None = None,
+        separator: Separator | None = None,
     ) -> Outcome:
         """See `Backend.solve`. Progress is heard only at the end."""
         import pyomo.environ as pyo

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from typing import Any
 
 import numpy as np
-from pyscipopt import SCIP_EVENTTYPE, Model
+from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, Model, Sepa
 from pyscipopt.scip import Expr, ExprCons, Term
 
 from modelkit.backends.base import Conflict, Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.worker import Job, Report, StopFlag
+from modelkit.backends.worker import Job, Report, Separation, StopFlag
 from modelkit.errors import UsageError, did_you_mean
 
 
@@ -42,6 +43,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
 
     model.attachEventHandlerCallback(on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED])
     accepted = _pass_start(model, variables, job.form.start) if job.form.start is not None else None
+    cuts = _Cuts.included(model, variables, job.separation) if job.separation is not None else None
     done = threading.Event()
 
     def interrupt() -> None:
@@ -56,8 +58,11 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     finally:
         done.set()
 
+    if cuts is not None and cuts.error is not None:
+        raise cuts.error
     status = model.getStatus()
     outcome: dict[str, Any] = {"found": "nothing", "stop": "finished", "message": "", "start_accepted": accepted}
+    outcome["cuts"] = cuts.many if cuts is not None else None
     if model.getNSols() > 0:
         best = model.getBestSol()
         outcome.update(found="solution", x=values(best), objective=model.getSolObjVal(best))
@@ -74,6 +79,48 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome.update(stop="failed", message=f"SCIP ended with the status {status!r}")
     outcome["bound"] = finite(model.getDualbound()) if outcome["found"] in ("solution", "nothing") else None
     return outcome
+
+
+class _Cuts(Sepa):  # type: ignore[misc]
+    """Asks a formulation's separator at every node; what it finds holds everywhere, not only below the node."""
+
+    def __init__(self, variables: list[Any], find: Any) -> None:
+        self.variables, self.find = variables, find
+        self.many = 0
+        self.error: Exception | None = None
+
+    @classmethod
+    def included(cls, model: Model, variables: list[Any], separation: Separation) -> _Cuts:
+        """One that a model has."""
+        cuts = cls([variables[c] for c in separation.columns.tolist()], pickle.loads(separation.find))
+        model.includeSepa(cuts, "formulation", "rows of the formulation", priority=1000, freq=1)
+        return cuts
+
+    def sepaexeclp(self) -> dict[str, Any]:
+        """Add what the LP solution violates."""
+        try:
+            return {"result": self.added()}
+        except Exception as error:  # SCIP would print it and go on
+            self.error = error
+            self.model.interruptSolve()
+            return {"result": SCIP_RESULT.DIDNOTRUN}
+
+    def added(self) -> Any:
+        model = self.model
+        result = SCIP_RESULT.DIDNOTFIND
+        for positions, coefficients, right in self.find(np.array([var.getLPSol() for var in self.variables])):
+            row = model.createEmptyRowSepa(self, f"c{self.many}", lhs=None, rhs=float(right), local=False)
+            model.cacheRowExtensions(row)
+            for position, coefficient in zip(positions.tolist(), coefficients.tolist(), strict=True):
+                model.addVarToRow(row, self.variables[position], coefficient)
+            model.flushRowExtensions(row)
+            infeasible = model.addCut(row)
+            model.releaseRow(row)
+            self.many += 1
+            if infeasible:
+                return SCIP_RESULT.CUTOFF
+            result = SCIP_RESULT.SEPARATED
+        return result
 
 
 def conflict(job: Job) -> dict[str, Any]:

@@ -34,6 +34,17 @@ StopFlag = threading.Event
 
 
 @dataclass(slots=True)
+class Separation:
+    """A separator as it travels: the columns of its variables, and what finds rows, pickled by itself.
+
+    A function that cannot be loaded is an error of the job then, and not of the channel.
+    """
+
+    columns: np.ndarray[Any, Any]
+    find: bytes
+
+
+@dataclass(slots=True)
 class Job:
     """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem."""
 
@@ -43,6 +54,7 @@ class Job:
     options: dict[str, Any]
     log_path: str
     task: Literal["solve", "conflict"] = "solve"
+    separation: Separation | None = None
 
 
 class Report:

@@ -17,6 +17,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.interrupts import interrupts_held
 from modelkit.io import load
 from modelkit.judge import judge
+from modelkit.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.news import News
 from modelkit.packing import packing_bound
 from modelkit.result import Objective, Producer, Result, Seconds, status_of
@@ -28,6 +29,8 @@ from modelkit.version import VERSION
 TIME_LIMIT = 60.0
 #: Share of the time for the prices; the search over schedules has the rest.
 PRICES_SHARE = 0.4
+#: Share of that for a local search where exact neighbourhoods follow it.
+LOCAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,15 @@ def bound(
             starts = min([starts, *orders], key=lambda s: int(s.sum()))
             left = None if time_limit is None else max(0.0, began + time_limit - time.perf_counter())
             limits = {"time_limit": left, "effort": None} if left is not None else {}
-            starts = searched(
-                instance, starts, seed=seed, target=certificate.value / max(1e-9, 1 - gap), listen=shortened, **limits
-            )
+            target = certificate.value / max(1e-9, 1 - gap)
+            few = few_run_at_once(instance)
+            if few and left is not None:
+                limits["time_limit"] = LOCAL_SHARE * left
+            starts = searched(instance, starts, seed=seed, target=target, listen=shortened, **limits)
+            if few:
+                if left is not None:
+                    limits["time_limit"] = (1 - LOCAL_SHARE) * left
+                starts = windows_searched(instance, starts, seed=seed, target=target, listen=shortened, **limits)
     except KeyboardInterrupt as stop:
         interrupted = True
         found = stop.best if isinstance(stop, InterruptedWith) else None

@@ -12,6 +12,7 @@ from modelkit.bounds.relaxation import Floats, Ints
 from modelkit.errors import InterruptedWith
 from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
 from modelkit.instance import Instance
+from modelkit.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.schedule import Schedule
 
 #: Up to about so many starts no prices are sought: a solver is done with them sooner.
@@ -39,8 +40,8 @@ class Hindsight:
 
 
 @lru_cache(maxsize=8)
-def hindsight(instance: Instance) -> Hindsight:
-    """The best schedule and prices that a few seconds give; the same on every machine.
+def local_search(instance: Instance) -> Hindsight:
+    """Prices and the schedule of a local search; the same on every machine.
 
     Raises
     ------
@@ -68,7 +69,30 @@ def hindsight(instance: Instance) -> Hindsight:
         interrupted = True
         if isinstance(stop, InterruptedWith) and isinstance(stop.best, np.ndarray):
             starts = stop.best
-    found = Hindsight(schedule_of(instance, starts), starts, latency(instance, starts), prices)
+    found = _known(instance, starts, prices)
     if interrupted:
         raise InterruptedWith(found)
     return found
+
+
+@lru_cache(maxsize=8)
+def hindsight(instance: Instance) -> Hindsight:
+    """The best schedule and prices that a few seconds give; the same on every machine.
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError, InterruptedWith
+        As `local_search`.
+    """
+    found = local_search(instance)
+    if not few_run_at_once(instance):
+        return found
+    try:
+        starts = windows_searched(instance, found.starts)
+    except InterruptedWith as stop:
+        raise InterruptedWith(_known(instance, stop.best, found.prices)) from None
+    return _known(instance, starts, found.prices)
+
+
+def _known(instance: Instance, starts: Ints, prices: Floats) -> Hindsight:
+    return Hindsight(schedule_of(instance, starts), starts, latency(instance, starts), prices)

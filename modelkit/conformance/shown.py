@@ -16,7 +16,7 @@ from modelkit.conformance.rules import Complaint, rule
 from modelkit.conformance.stated import first_probe
 from modelkit.conformance.subject import Solved, Subject
 from modelkit.conformance.tiny import examples, growing
-from modelkit.errors import ModelkitError
+from modelkit.errors import ModelkitError, ModelRefusedError
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.plugins import found_formulations
@@ -77,6 +77,7 @@ def stable(subject: Subject) -> str | list[Complaint]:
 def solves(subject: Subject) -> str | list[Complaint]:
     """A few tiny instances on all of them."""
     complaints: list[Complaint] = []
+    refusals: dict[str, str] = {}
     for n, instance in enumerate(subject.instances[:EVERY_SOLVER]):
         values: dict[str, float | None] = {}
         for name in subject.solvers:
@@ -86,6 +87,9 @@ def solves(subject: Subject) -> str | list[Complaint]:
                     if name == subject.solvers[0]
                     else subject.solve(subject.formulation, instance, name)
                 )
+            except ModelRefusedError as error:
+                refusals[name] = str(error)
+                continue
             except ModelkitError as error:
                 complaints.append(
                     Complaint(str(error), "see what it says; `modelkit export` writes the model it was given")
@@ -101,7 +105,8 @@ def solves(subject: Subject) -> str | list[Complaint]:
                     "coefficients of very different size, or big-M constraints, are the usual cause",
                 )
             )
-    return complaints or f"one value on {', '.join(subject.solvers)}"
+    takers = ", ".join(name for name in subject.solvers if name not in refusals)
+    return complaints or f"one value on {takers}" + "".join(f" ({words})" for words in refusals.values())
 
 
 @rule("judged", "the judge accepts the extracted schedule, at the model's own value", "solves")

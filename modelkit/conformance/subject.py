@@ -121,7 +121,8 @@ class Subject:
 
         model = formulation.instantiate(instance)
         limits = Limits(time_limit=TIME_LIMIT, threads=1)
-        outcome = backend(solver).solve(model, limits, OPTIONS.get(solver, {}))
+        separator = formulation.separator_for(model, instance)
+        outcome = backend(solver).solve(model, limits, OPTIONS.get(solver, {}), separator=separator)
         if outcome.stop != "finished" or outcome.found not in ("solution", "infeasible"):
             raise FormulationError(
                 f"{solver} on {instance.name}: {outcome.stop}, found {outcome.found}"

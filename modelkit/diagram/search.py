@@ -8,8 +8,9 @@
 4. *Refinement.* Within what is left, who has started is remembered too: a path is a schedule then. When none is left,
    no schedule is within the limit.
 
-The limit begins where the multipliers say the optimum is. When that was too low, the bound is limit + 1 and it is
-raised; when a diagram is too wide it is lowered, which still proves limit + 1.
+The limit begins below the schedule known or, if that is far, where the multipliers say the optimum is. When that was
+too low, the bound is limit + 1 and it is raised; when a diagram is too wide it is lowered, which proves limit + 1 too.
+A good schedule at the beginning spares most of the work, hence large neighbourhood search comes first.
 
 Related: Ibaraki and Nakamura, successive sublimation dynamic programming (Management Science 40, 1994), Tanaka,
 Fujikuma and Araki (Journal of Scheduling 12, 2009) for one machine; Bergman, Cire, van Hoeve and Hooker,
@@ -28,20 +29,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modelkit.bounds import start_windows
+from modelkit.cuts import Floats, Ints
 from modelkit.diagram import kernels
-from modelkit.diagram.cliques import SCALE, CliqueProgram, Floats, Ints
+from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
 from modelkit.improve import latency, listed, searched
 from modelkit.instance import Instance
+from modelkit.neighbourhoods import windows_searched
 
+#: The stages of large neighbourhood search, and the share of the time for the first.
+NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.06
 #: Longest output that a profile holds [round], most starts that the linear program takes.
 MOST_OUTPUT, MOST_STARTS = 128, 60_000
-#: Share of the time for the cliques.
-CLIQUES_SHARE = 0.25
+#: Share of the time for the cliques, and with more than LARGE requests.
+CLIQUES_SHARE, LARGE, LARGE_SHARE = 0.25, 24, 0.7
+#: Gap above which no diagram of so many requests gets anywhere in minutes.
+WIDE_GAP = 0.1
 #: Widths of the beams for multipliers, tried in turn while there is time, and of the beam for schedules.
 BEAMS, SCHEDULES_BEAM = (3000, 10_000, 30_000), 1000
 #: Limits that may turn out too high to look through before better multipliers are sought.
 FAILURES = 2
+#: Share of the schedule known from which on what multipliers make one expect is close to it.
+CLOSE = 0.985
 #: Iterations of subgradients, and of those between two prunings.
 ITERATIONS, PRUNING = 150, 10
 #: Seconds of local search from a path.
@@ -133,6 +142,8 @@ class Search:
         """Search until the optimum is proven or the time is over."""
         if self.proven:
             return
+        if math.isfinite(self.deadline):
+            self._neighbourhoods(NEIGHBOURHOODS_SHARE)
         windows = start_windows(self.instance)
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
@@ -140,11 +151,16 @@ class Search:
             self._done("cliques", "not tried: too many starts")
             return
         left = self.deadline - time.perf_counter()
-        clique_deadline = time.perf_counter() + CLIQUES_SHARE * left if math.isfinite(left) else self.deadline
+        large = len(self.starts) > LARGE
+        share = LARGE_SHARE if large else CLIQUES_SHARE
+        clique_deadline = time.perf_counter() + share * left if math.isfinite(left) else self.deadline
         known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
         self._prove(known.bound)
-        self._done("cliques", f"{known.cliques} conflict cliques with a price")
+        self._done("cliques", f"{known.cuts} conflict cliques with a price")
         if self.proven:
+            return
+        if large and math.isfinite(left) and self.value - self.bound > WIDE_GAP * self.value:
+            self._neighbourhoods(1.0)
             return
         problem = Reversed.of(self.instance, known)
         if problem.most_multiplier < SCALE * self.value:
@@ -156,25 +172,41 @@ class Search:
                 multipliers, guess = self._multipliers(problem, multipliers, beam)
             except TooWideError:
                 self._done("multipliers", f"beam of {beam:,}: too wide, or out of time")
-                return
+                break
             self._limits(problem, multipliers, guess)
             if self.proven or self.late:
                 return
+        if math.isfinite(left):
+            self._neighbourhoods(0.5)
 
     def _limits(self, problem: Reversed, multipliers: Ints, guess: int) -> None:
-        """Prove limit after limit, from the optimum that the multipliers make one expect."""
-        limit, too_high, failures = max(self.bound, min(guess, self.value - 1)), self.value, 0
+        """Prove limit after limit: up to the schedule known, or to what the multipliers make one expect.
+
+        What a diagram leaves serves for all lower limits too. Its refinement is first tried half way from the bound:
+        that costs little beside the whole way, and what it proves is kept if the whole way is too far.
+        """
+        known, most, too_high, failures = None, 0, self.value, 0
+        limit = self.value - 1 if guess > CLOSE * self.value else max(self.bound, guess)
+        half_way = True
         while not self.proven and not self.late and failures < FAILURES:
-            if self._nothing_within(problem, multipliers, limit):
-                self.bound = max(self.bound, min(limit + 1, self.value))
-                self._done("refinement", f"none better within {limit}")
-            else:
+            try:
+                if known is None or limit > most:
+                    known, multipliers = self._diagram(problem, multipliers, limit)
+                    most = limit
+                if half_way and known.nodes and self.bound < limit:
+                    limit = (self.bound + limit) // 2
+                half_way = False
+                self._refine(known, problem, multipliers, limit)
+            except TooWideError:
+                self._done("refinement", f"limit {limit}: too wide, or out of time")
                 too_high = min(too_high, limit)
                 failures += 1
             if self.bound >= min(too_high, self.value):
                 return
-            # a limit that was too high to look through leaves lower ones to try
-            limit = (self.bound + too_high) // 2 if too_high < self.value else self.value - 1
+            # a limit that was too high to look through leaves lower ones to try; else what the diagram holds
+            limit = self.value - 1 if self.bound > most else min(most, self.value - 1)
+            if too_high < self.value:
+                limit = (self.bound + too_high) // 2
 
     def _multipliers(self, problem: Reversed, multipliers: Ints, width: int) -> tuple[Ints, int]:
         """Multipliers from a beam, and what they say the optimum is."""
@@ -186,24 +218,27 @@ class Search:
         self._done("multipliers", f"beam of {width:,} says {guess}")
         return multipliers, guess
 
-    def _nothing_within(self, problem: Reversed, multipliers: Ints, limit: int) -> bool:
-        """Whether all schedules up to a limit are looked through; the best is kept."""
+    def _diagram(self, problem: Reversed, multipliers: Ints, limit: int) -> tuple[Diagram, Ints]:
+        """What is left of the relaxed diagram of all schedules up to a limit, and the multipliers that left it."""
         scaled = limit * SCALE
-        try:
-            diagram = first_diagram(problem, multipliers, scaled, self.deadline)
-            note = f"limit {limit}: {diagram.nodes:,} nodes, at most {diagram.widest:,} a layer"
-            multipliers, value, left = self._ascended(diagram, problem, multipliers, scaled)
-            self._prove(min(scaled + 1, value if value is not None else scaled + 1))
-            self._done("diagram", f"{note}; {left.nodes:,} left")
-            if left.nodes == 0:
-                return True
-            self._schedules(left, problem, multipliers, scaled)
-            exact = refined(left, problem, multipliers, min(scaled, (self.value - 1) * SCALE), self.deadline)
-            self._keep(exact, problem, multipliers)
-        except TooWideError:
-            self._done("refinement", f"limit {limit}: too wide, or out of time")
-            return False
-        return True
+        diagram = first_diagram(problem, multipliers, scaled, self.deadline)
+        note = f"limit {limit}: {diagram.nodes:,} nodes, at most {diagram.widest:,} a layer"
+        multipliers, value, left = self._ascended(diagram, problem, multipliers, scaled)
+        self._prove(min(scaled + 1, value if value is not None else scaled + 1))
+        self._done("diagram", f"{note}; {left.nodes:,} left")
+        self._schedules(left, problem, multipliers, scaled)
+        return left, multipliers
+
+    def _refine(self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int) -> None:
+        """Look through all schedules of a diagram up to a limit; the best is kept."""
+        scaled = min(limit, self.value - 1) * SCALE
+        if diagram.nodes:
+            set_cost = diagram.set_cost(problem, multipliers)
+            diagram = diagram.pruned(set_cost, diagram.costs_to_go(set_cost), scaled - int(multipliers.sum()))
+        if diagram.nodes:
+            self._keep(refined(diagram, problem, multipliers, scaled, self.deadline), problem, multipliers)
+        self.bound = max(self.bound, min(limit + 1, self.value))
+        self._done("refinement", f"none better within {limit}")
 
     def _schedules(self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int) -> None:
         """Look for schedules with a narrow refinement."""
@@ -271,6 +306,14 @@ class Search:
         set_cost = diagram.set_cost(problem, best_multipliers)
         to_go = diagram.costs_to_go(set_cost)
         return best_multipliers, best, diagram.pruned(set_cost, to_go, limit - int(best_multipliers.sum()))
+
+    def _neighbourhoods(self, share: float) -> None:
+        """Large neighbourhood search for a share of the time that is left."""
+        left = share * (self.deadline - time.perf_counter())
+        if left > 0:
+            found = windows_searched(self.instance, self.starts, effort=None, time_limit=left, target=self.bound)
+            self._offer(found)
+            self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
 
     def _improve(self, starts: Ints, times: Ints) -> None:
         """List the requests as a path starts them, and search locally from there."""

@@ -10,7 +10,7 @@ from typing import Any
 from modelkit.backends import Backend, Limits, Outcome, Progress
 from modelkit.bounds import Starts, hindsight, slot_certificate
 from modelkit.certificate import Certificate, certify
-from modelkit.diagram import Search
+from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
@@ -33,7 +33,7 @@ from modelkit.version import VERSION
 #: The solver that is a search over schedules and not over a model.
 SEARCH = "diagram"
 #: Stages around the search and the solver.
-OUTER_STAGES = ("warm start", "building the model", "solver")
+OUTER_STAGES = ("warm start", NEIGHBOURHOODS, "building the model", "solver")
 
 
 @dataclass

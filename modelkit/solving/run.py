@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelkit.backends import Outcome
-from modelkit.bounds import TooLargeError, bound, check_size, hindsight, starts_kept
+from modelkit.bounds import TooLargeError, bound, check_size, hindsight, local_search, starts_kept
 from modelkit.certificate import certify
+from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
-from modelkit.diagram import Search
 from modelkit.errors import InterruptedWith, not_enough_memory
 from modelkit.improve import schedule_of, starts_of
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.interrupts import interrupts_held
+from modelkit.neighbourhoods import few_run_at_once
 from modelkit.news import News
 from modelkit.result import Result, Stage, StopReason, status_of
 from modelkit.simulator import clairvoyant_schedule, fitting_policies
@@ -38,6 +39,7 @@ class Run(Account):
             self.start = self.find_start()
             self.searched = True
             self.passed("warm start", before, self.start.source if self.start else "none")
+            self.refine_start()
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
                 return self.conclude(None, "finished", "")
@@ -68,7 +70,7 @@ class Run(Account):
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
             try:
-                tried = [self.judged("local-search", hindsight(self.instance).schedule)]
+                tried = [self.judged("local-search", local_search(self.instance).schedule)]
             except InterruptedWith as stop:
                 self.start = self.judged("local-search", stop.best.schedule)
                 if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
@@ -84,6 +86,21 @@ class Run(Account):
             key=lambda c: c.value or 0.0,
             default=None,
         )
+
+    def refine_start(self) -> None:
+        """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
+        if self.start is None or self.start.source != "local-search" or not self.instance.is_unit:
+            return
+        if self.instance.server.slots is not None or not few_run_at_once(self.instance):
+            return
+        before = time.perf_counter()
+        self.tell(NEIGHBOURHOODS)
+        try:
+            self.start = self.judged("local-search", hindsight(self.instance).schedule)
+        except InterruptedWith as stop:
+            self.start = self.judged("local-search", stop.best.schedule)
+            raise
+        self.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
 
     def start_is_optimal(self) -> bool:
         """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
@@ -164,12 +181,16 @@ class Run(Account):
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
+            separator=self.formulation.separator_for(model, self.posed),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted
         self.seconds["solve"] = self.seconds.get("solve", 0.0) + time.perf_counter() - before
         self.outcome = outcome
-        self.passed("solver", before, self.engine.name)
+        note = self.engine.name
+        if self.formulation.separator:
+            note += ", no cuts in the tree" if outcome.cuts is None else f", {outcome.cuts:,} cuts found in the tree"
+        self.passed("solver", before, note)
         return outcome
 
     def extracted(self, model: Any) -> Result:

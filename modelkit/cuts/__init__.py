@@ -1,0 +1,48 @@
+"""Valid rows for the program over starts of the KV-cache problem, found where a fractional point violates them.
+
+Families: conflict cliques (any two members exceed the memory), peak cliques (of those active in a round, at most q) and
+triples (any three exceed it). Each works by itself, and its proof is in its module.
+
+Measured at the root (`benchmarks/cut_families.py`, mean gap to the best schedule over three instances of kv-synthetic,
+one core of a busy machine; conflict cliques for 12 s or until none is found, then at most 12 s with one family more;
+milliseconds of a call):
+
+===  =========  =======  =============  =================  ==========  ========
+n    no cuts    cliques  + peak         + triples          + cycles    + energy
+===  =========  =======  =============  =================  ==========  ========
+12   20.8 %     5.8 %    5.7 % (1 ms)   3.8 % (29 ms)      5.8 %       5.7 %
+16   26.5 %     9.7 %    9.6 % (1 ms)   8.8 % (134 ms)     9.7 %       9.6 %
+===  =========  =======  =============  =================  ==========  ========
+
+With n = 20 the cliques by themselves take longer than this (11 to 12 % after 24 s with every family).
+
+Triples are what is worth their time. Peak cliques are cheap but add little. Odd cycles of the conflict graph find
+nothing once its cliques hold, and energetic reasoning over windows adds no more than peak cliques do: both are
+kept, with their proofs, beside the benchmark. The search of `modelkit.diagram` keeps to conflict cliques: triples make
+its diagrams hardly smaller (n = 12, two instances: 32,883 -> 26,848 and 16,633 -> 14,991 nodes) for three to four times
+the seconds.
+
+In the tree (`benchmarks/branch_and_cut.py`, 60 s, three instances each): with n = 12 SCIP with these rows in the tree
+ends at 2.2 % against 2.5 % with those of the root only, HiGHS at 2.5 %; a branch and cut of our own proves two of three
+and ends at 0.25 %. With n = 16 it ends at 6.5 %, the others hardly solve their first program. The diagram proves two of
+three of either size in a third of the time.
+"""
+
+from modelkit.cuts.conflict_cliques import conflict, conflict_cliques
+from modelkit.cuts.peak_cliques import peak_cliques
+from modelkit.cuts.rows import Candidates, Cut, Family, Floats, Ints
+from modelkit.cuts.separation import Separation
+from modelkit.cuts.triples import triples
+
+__all__ = [
+    "Candidates",
+    "Cut",
+    "Family",
+    "Floats",
+    "Ints",
+    "Separation",
+    "conflict",
+    "conflict_cliques",
+    "peak_cliques",
+    "triples",
+]

@@ -1,0 +1,247 @@
+"""Families of cuts: no schedule is ever cut off, fractional points are."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from energy import energy, held_in
+from odd_cycles import odd_cycles
+from own_tree import BranchAndCut
+from test_formulations import brute_force
+
+import modelkit as mk
+from modelkit.backends import Limits, backend
+from modelkit.bounds import start_windows
+from modelkit.conformance.brute_force import _fitting_starts as fitting_starts
+from modelkit.cuts import Candidates, Cut, Family, conflict, conflict_cliques, peak_cliques, triples
+from modelkit.cuts.triples import exceed
+from modelkit.diagram.cliques import SCALE, CliqueProgram
+from modelkit.errors import SolverError
+from modelkit.families import generate
+from modelkit.improve import first_schedule
+from modelkit.instance import Instance, Request, Server
+from modelkit.plugins import bundled, load_formulation
+from modelkit.separator import Separator
+
+FAMILIES = (conflict_cliques, peak_cliques, triples, odd_cycles, energy)
+HARD = bundled("instances") / "hard"
+TABLE = json.loads((HARD / "table.json").read_text())
+
+
+@lru_cache
+def all_schedules(instance: Instance) -> tuple[Candidates, np.ndarray]:
+    """Every start up to the trivial horizon, and every schedule as a 0-1 row over them."""
+    arrays = instance.arrays
+    horizon = int(arrays.arrival.max() + arrays.output.sum())
+    windows = [np.arange(a, horizon - o + 1) for a, o in zip(arrays.arrival, arrays.output, strict=True)]
+    candidates = Candidates.of(instance, windows)
+    column = {key: c for c, key in enumerate(zip(candidates.request, candidates.start, strict=True))}
+    chosen = [[column[key] for key in enumerate(starts)] for starts in fitting_starts(instance)]
+    taken = np.zeros((len(chosen), len(candidates.start)), dtype=np.int64)
+    np.put_along_axis(taken, np.array(chosen), 1, axis=1)
+    return candidates, taken
+
+
+def left_side(cut: Cut, taken: np.ndarray) -> np.ndarray:
+    """Of each schedule."""
+    return np.asarray(taken[..., cut.members] @ cut.coefficients)
+
+
+def points(candidates: Candidates, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Fractional points at which every request starts once: a few starts each, of equal or random weight."""
+    for few in (2, 3, 4):
+        x = np.zeros(len(candidates.start))
+        for i in range(len(candidates.output)):
+            own = np.flatnonzero(candidates.request == i)
+            some = rng.choice(own[:12], min(few, len(own[:12])), replace=False)
+            x[some] = 1 / len(some) if few == 2 else rng.dirichlet(np.ones(len(some)))
+        yield x
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_schedule_is_cut_off(family: Family, draw: Callable[..., Instance]) -> None:
+    """Tests every schedule of random instances of 3 and 4 requests, against rows at random points, all violated."""
+    many = 0
+    for seed in range(30):
+        instance = draw(9000 + seed, 3 + seed % 2, most_memory=9, spread=seed % 3)
+        candidates, taken = all_schedules(instance)
+        for turn, x in enumerate(points(candidates, np.random.default_rng(seed))):
+            for cut in family(candidates, x, 1e-6, 50, turn * 7):
+                many += 1
+                assert len(set(cut.members.tolist())) == len(cut.members)
+                assert x[cut.members] @ cut.coefficients > cut.right
+                assert left_side(cut, taken).max() <= cut.right, (seed, turn)
+    assert many > 20
+
+
+def test_triples_see_what_cliques_do_not() -> None:
+    """Tests three requests of which any two fit and all three do not, at 4/5 each in one round."""
+    requests = tuple(Request(id=f"q{i}", prompt_tokens=3, output_tokens=1) for i in range(3))
+    instance = Instance(name="three", server=Server(kv_capacity_tokens=11), requests=requests)
+    candidates = Candidates.of(instance, [np.arange(3)] * 3)
+    x = np.where(candidates.start == 0, 0.8, np.where(candidates.start == 1, 0.2, 0.0))
+    assert not conflict_cliques(candidates, x, 0.02, 10, 0)
+    (cut, *_) = triples(candidates, x, 0.02, 10, 0)
+    assert cut.right == 2
+    assert x[cut.members] @ cut.coefficients == pytest.approx(2.4)
+
+
+def test_odd_cycles_see_what_cliques_do_not() -> None:
+    """Tests a request that runs across two rounds: five starts in a ring of conflicts, at 1/2 each."""
+    # long ones 2 rounds, so that neighbours in time overlap; the fifth start closes the ring through its request
+    requests = tuple(Request(id=f"q{i}", prompt_tokens=5, output_tokens=2) for i in range(4))
+    instance = Instance(name="ring", server=Server(kv_capacity_tokens=11), requests=requests)
+    candidates = Candidates.of(instance, [np.arange(6)] * 4)
+    column = {key: c for c, key in enumerate(zip(candidates.request.tolist(), candidates.start.tolist(), strict=True))}
+    ring = [column[key] for key in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 4)]]
+    for a, b in zip(ring, [*ring[1:], ring[0]], strict=True):
+        assert conflict(
+            candidates.request[a], candidates.start[a], candidates.request[b], candidates.start[b], candidates.prompt,
+            candidates.output, candidates.capacity,
+        )  # fmt: skip
+    x = np.zeros(len(candidates.start))
+    x[ring] = 0.5
+    assert not conflict_cliques(candidates, x, 0.02, 10, 0)
+    cuts = odd_cycles(candidates, x, 0.02, 10, 0)
+    assert cuts
+    assert all(cut.right == 2 and x[cut.members] @ cut.coefficients == pytest.approx(2.5) for cut in cuts)
+
+
+def test_lifted_members_of_cycles_count() -> None:
+    """Tests that an odd cycle is lifted by starts that conflict with more than an edge of it."""
+    requests = tuple(Request(id=f"q{i}", prompt_tokens=5, output_tokens=2) for i in range(5))
+    instance = Instance(name="ring", server=Server(kv_capacity_tokens=11), requests=requests)
+    candidates = Candidates.of(instance, [np.arange(6)] * 5)
+    x = np.zeros(len(candidates.start))
+    for i, k in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 4)]:
+        x[np.flatnonzero((candidates.request == i) & (candidates.start == k))] = 0.5
+    cuts = odd_cycles(candidates, x, 0.02, 10, 0)
+    assert any(len(cut.members) > 5 for cut in cuts)
+
+
+def test_three_exceed_iff_no_schedule_has_them(draw: Callable[..., Instance]) -> None:
+    """Tests all triples of starts of three requests against the memory in every round."""
+    for seed in range(5):
+        instance = draw(9500 + seed, 3, most_memory=10)
+        s, o = instance.arrays.prompt.astype(np.int64), instance.arrays.output.astype(np.int64)
+        capacity = instance.server.kv_capacity_tokens
+        for k in np.ndindex(7, 7, 7):
+            held = np.zeros(60, dtype=int)
+            for i in range(3):
+                held[k[i] + 1 : k[i] + o[i] + 1] += s[i] + np.arange(1, o[i] + 1)
+            assert exceed(0, k[0], 1, k[1], 2, k[2], s, o, capacity) == bool((held > capacity).any()), (seed, k)
+
+
+def test_energy_is_what_is_held() -> None:
+    """Tests the formula against sums."""
+    for k, o, s, first, rounds in np.ndindex(4, 4, 3, 8, 5):
+        held = np.zeros(40, dtype=int)
+        held[k + 1 : k + o + 2] = s + np.arange(1, o + 2)
+        found = held_in(np.array([k]), np.array([k + o + 1]), np.array([s]), first, rounds)
+        assert found[0] == held[first : first + rounds].sum()
+
+
+def test_energy_without_rounding_is_implied() -> None:
+    """Tests that at the optimum of the linear program no window holds more than its rounds' memory."""
+    instance = mk.load(str(HARD / "kv-synthetic-all-at-once-n12-m47-s2.json"))
+    candidates = Candidates.of(instance, start_windows(instance))
+    _, _, x = relaxed(instance, ())
+    end = candidates.start + candidates.output[candidates.request]
+    for rounds in (1, 5, 20):
+        for first in range(1, int(end.max())):
+            volume = held_in(candidates.start, end, candidates.prompt[candidates.request], first, rounds) @ x
+            assert volume <= candidates.capacity * rounds + 1e-4
+
+
+def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliqueProgram, int, np.ndarray]:
+    """The program with cuts of these families after a moment, its bound times SCALE and its fractional optimum."""
+    program = CliqueProgram(instance, start_windows(instance), families)
+    bound = program.solved(time.perf_counter() + 0.3, float("inf")).bound
+    solver = program.linear_program()
+    solver.run()
+    return program, bound, np.array(solver.getSolution().col_value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in sorted(TABLE) if "n12" in name or "n16" in name][:2])
+def test_known_schedules_survive(name: str, family: Family) -> None:
+    """Tests the best schedules of hard instances against the rows found in a moment, which prove no more than that."""
+    instance, row = mk.load(str(HARD / f"{name}.json")), TABLE[name]
+    program, bound, x = relaxed(instance, (family,))
+    chosen = np.isin(program.candidates.start, row["starts"])
+    chosen &= program.candidates.start == np.array(row["starts"])[program.candidates.request]
+    assert chosen.sum() == len(row["starts"])
+    cuts = [*program.cuts, *family(program.candidates, x, 0.0, 100, 3)]
+    for point in points(program.candidates, np.random.default_rng(5)):
+        cuts += family(program.candidates, point, 0.0, 100, 3)
+    assert len(cuts) > 3 or family is odd_cycles  # the shortest cycles of such points are triangles
+    for cut in cuts:
+        assert left_side(cut, chosen.astype(np.int64)) <= cut.right
+    assert bound <= row["value"] * SCALE
+
+
+def test_cuts_in_the_tree_keep_the_optimum(draw: Callable[..., Instance]) -> None:
+    """Tests the plain program on SCIP with cuts in the tree only, against brute force, and that cuts were found."""
+    plain, cliques = load_formulation("kv-hindsight"), load_formulation("kv-hindsight-cliques")
+    found = 0
+    for seed in range(40):
+        instance = draw(9800 + seed, 4, most_memory=10, spread=seed % 3)
+        model = plain.instantiate(instance)
+        options = {"presolving/maxrounds": 0, "separating/maxroundsroot": 20}
+        outcome = backend("scip").solve(model, Limits(60), options, separator=cliques.separator_for(model, instance))
+        assert outcome.cuts is not None
+        found += outcome.cuts
+        assert outcome.bound == brute_force(instance)[0], seed
+    assert found > 20
+
+
+def test_who_ignores_separators_says_so() -> None:
+    """Tests the stage of the solver: SCIP counts the cuts of the tree, HiGHS takes none."""
+    instance = generate("kv-synthetic", seed=1, requests=6)
+    for solver, words in (("scip", r"scip, [0-9,]+ cuts found in the tree"), ("highs", "highs, no cuts in the tree")):
+        result = mk.solve(instance, "kv-hindsight-cliques", solver)
+        assert result.status == "optimal"
+        assert re.fullmatch(words, result.stages[-1].note)
+
+
+def broken(x: np.ndarray) -> list[Cut]:
+    """A separator that fails; it goes to the solver's process as the name of this function, which is unknown there."""
+    raise AssertionError(x)
+
+
+def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
+    """Tests a function that cannot travel, one that cannot be loaded there, one that fails, a variable of no row."""
+    model = load_formulation("kv-hindsight").instantiate(generate("kv-synthetic", seed=1, requests=5))
+    variables = list(model.start.values())
+
+    def solved(separator: Separator) -> None:
+        backend("scip").solve(model, Limits(30), {"presolving/maxrounds": 0}, separator=separator)
+
+    with pytest.raises(SolverError, match="cannot go to the solver's process"):
+        solved(Separator(variables, lambda x: []))
+    with pytest.raises(SolverError, match="scip failed: ModuleNotFoundError"):
+        solved(Separator(variables, broken))
+    with pytest.raises(SolverError, match="scip failed: TypeError"):
+        solved(Separator(variables, len))
+    with pytest.raises(SolverError, match="in no row"):
+        solved(Separator([*variables, load_formulation("kv-hindsight").instantiate(two).start["long", 0]], len))
+
+
+def test_own_tree_equals_brute_force(draw: Callable[..., Instance]) -> None:
+    """Tests the branch and cut of the benchmark, whose figures are reported, on random instances."""
+    nodes = 0
+    for seed in range(30):
+        instance = draw(9900 + seed, 4, most_memory=9, spread=seed % 3)
+        families = (conflict_cliques, triples) if seed % 2 else ()  # without cuts it has to branch
+        tree = BranchAndCut(instance, time.perf_counter() + 30, families)
+        tree.starts = first_schedule(instance)
+        tree.run()
+        assert tree.value == tree.bound == brute_force(instance)[0], seed
+        nodes += tree.nodes
+    assert nodes > 20
