@@ -13,13 +13,13 @@ import argparse
 import json
 import math
 import os
-import platform
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from own_tree import BranchAndCut
+from record import stamp
 
 from modelkit.backends import Limits, backend
 from modelkit.bounds import hindsight, start_windows
@@ -131,7 +131,7 @@ def main() -> None:
             if key in done:
                 continue
             document["rows"].append(run(*key))
-            document["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+            document |= stamp()
             print(document["rows"][-1], flush=True)
             scratch = arguments.results.with_suffix(".part")
             scratch.write_text(json.dumps(document, indent=1) + "\n")

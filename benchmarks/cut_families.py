@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from energy import energy
 from odd_cycles import odd_cycles
+from record import stamp
 
 from modelkit.bounds import hindsight, start_windows
 from modelkit.cuts import conflict_cliques, peak_cliques, triples
@@ -102,9 +102,7 @@ def main() -> None:
                 if (n, seed, arguments.base, arguments.more) in done:
                     continue
                 document["rows"].append(run(n, seed, arguments.base, arguments.more))
-                document["machine"] = (
-                    f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-                )
+                document |= stamp()
                 print(document["rows"][-1], flush=True)
                 scratch = arguments.results.with_suffix(".part")
                 scratch.write_text(json.dumps(document, indent=1) + "\n")

@@ -91,6 +91,35 @@ def _proofs(found: Any) -> str:
     return "; ".join(f"n = {n}, {limit:.0f} s: {', '.join(said)}" for (n, limit), said in words.items())
 
 
+def _branch_and_cut(found: Any) -> str:
+    rows, words = found["rows"], []
+    for n in sorted({row["n"] for row in rows}):
+        best: dict[int, float] = {}
+        for row in rows:
+            if row["n"] == n:
+                best[row["seed"]] = min(row["value"], best.get(row["seed"], row["value"]))
+        said = []
+        for method in dict.fromkeys(row["method"] for row in rows):
+            runs = [row for row in rows if row["n"] == n and row["method"] == method]
+            gap = mean(1 - (row["bound"] or 0) / best[row["seed"]] for row in runs)
+            said.append(
+                f"{method} {gap:.1%} ({sum(row['bound'] == row['value'] for row in runs)} of {len(runs)} proven)"
+            )
+        words.append(f"n = {n}: {', '.join(said)}")
+    return "gap after 60 s, " + "; ".join(words)
+
+
+def _cut_families(found: Any) -> str:
+    words = []
+    for n in sorted({row["n"] for row in found["rows"]}):
+        rows = [row for row in found["rows"] if row["n"] == n]
+        gap = {"no cuts": mean(1 - row["lp"] / row["value"] for row in rows)}
+        for name in rows[0]["families"]:
+            gap[name.replace("_", " ")] = mean(1 - row["families"][name]["bound"] / row["value"] for row in rows)
+        words.append(f"n = {n}: " + ", ".join(f"{name} {share:.1%}" for name, share in gap.items()))
+    return "gap at the root, " + "; ".join(words)
+
+
 def _ratios(found: Any) -> str:
     words = []
     for arrivals in ("all-at-once", "poisson"):
@@ -141,6 +170,10 @@ def _versions(found: Any) -> str:
 BENCHMARKS = (
     Benchmark("proofs.py", "proofs of optimality of small KV instances, against raw solvers at equal time",
               "raw solvers in the same run", _proofs),
+    Benchmark("branch_and_cut.py", "where cuts are best found: at the root, in SCIP's tree, in a tree of our own",
+              "the diagram", _branch_and_cut),
+    Benchmark("cut_families.py", "what each family of cuts adds to conflict cliques", "conflict cliques alone",
+              _cut_families),
     Benchmark("ratios.py", "MC-SF against the best schedule and the bound, the trials of arXiv 2502.07115",
               "paper: 1.005 and 1.047 of the optimum on average", _ratios),
     Benchmark("bounds.py --trace CSV", "gap of schedule and certified bound at trace scale",
