@@ -204,7 +204,8 @@ def test_a_full_disk(home: Path, small_disk: Path) -> None:
 def test_streams(arguments: str, redirection: str, words: str) -> None:
     """Tests standard streams that are full or closed."""
     command = f"{sys.executable} -m modelkit {arguments} {redirection}"
-    made = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    made = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False, env=buffered)
     assert made.returncode == (2 if words else 0), made.stderr
     assert words in made.stderr
     assert "Traceback" not in made.stderr

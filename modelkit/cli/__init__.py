@@ -52,6 +52,11 @@ def main() -> None:
         code = 1
     except Exception as error:
         code = _report(error, debug=bool(settings.get("debug")))
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # said already
+        _drop_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 
