@@ -263,7 +263,7 @@ def killed_at_random(study: Path, folder: Path, kills: int, seed: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_kills_lose_and_repeat_nothing(tmp_path: Path, kills: int) -> None:
     """Tests that a study killed at random moments ends like one that was not, with every run once."""
     text = TINY.replace("0..5", f"0..{5 + 4 * kills}")
