@@ -266,7 +266,7 @@ def killed_at_random(study: Path, folder: Path, kills: int, seed: int) -> None:
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_kills_lose_and_repeat_nothing(tmp_path: Path, kills: int) -> None:
     """Tests that a study killed at random moments ends like one that was not, with every run once."""
-    text = TINY.replace("0..5", f"0..{5 + 4 * kills}")
+    text = TINY.replace("0..5", f"0..{3 + 2 * kills}")
     study = load_study(written(tmp_path, text))
     killed_at_random(tmp_path / "tiny.toml", tmp_path / "killed", kills, seed=kills)
     whole = run_study(study, tmp_path / "whole", jobs=2)
