@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkit.errors import ModelkitError
+from modelkit.instance import Instance, Request, Server
 from modelkit.io import load_result, save_result
 from modelkit.result import Result
 from modelkit.runs import Run, failure, perform
@@ -215,8 +216,11 @@ class _Worker:
 
 def serve() -> None:
     """Do runs until standard input closes."""
-    import modelkit.simulator
     import modelkit.solving  # noqa: F401  loaded once, here, for all runs
+    from modelkit.simulator import simulate
+
+    one = Request(id="one", prompt_tokens=1, output_tokens=1)
+    simulate(Instance(server=Server(kv_capacity_tokens=2), requests=(one,)), "mc-sf")  # so are policies and kernels
 
     lines = _Lines()
     while (message := lines.next(None)) is not None:
