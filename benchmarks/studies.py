@@ -74,10 +74,16 @@ def kills(count: int, folder: Path) -> dict[str, Any]:
     study = load_study(path)
     command = [sys.executable, "-m", "modelkit", "study", "run", str(path), "--folder", str(folder / "killed"), "-q"]
     rng = random.Random(0)
-    moments = []
+    moments, warm = [], 0.0
     for _ in range(count):
+        began = time.perf_counter()
         process = subprocess.Popen(command, start_new_session=True)
-        time.sleep(rng.uniform(0.5, 1.5))
+        if not warm:  # how long it takes until a first run is done: kills come around then, most of them later
+            while not list((folder / "killed" / "runs").glob("??/*.gz")):
+                time.sleep(0.01)
+            warm = time.perf_counter() - began
+        else:
+            time.sleep(rng.uniform(0.8, 1.2) * warm)
         if process.poll() is None:
             rng.choice([os.kill, os.killpg])(process.pid, signal.SIGKILL)
         process.wait()
