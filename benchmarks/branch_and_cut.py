@@ -10,7 +10,6 @@ the same seconds is not run again. ``--table`` only prints the table.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from own_tree import BranchAndCut
-from record import stamp
+from record import keep, kept, stamp
 
 from modelkit.backends import Limits, backend
 from modelkit.bounds import hindsight, start_windows
@@ -114,9 +113,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    document: dict[str, Any] = {"rows": []}
-    if arguments.results.exists():
-        document = json.loads(arguments.results.read_text())
+    document = kept(arguments.results)
     done = {(r["n"], r["seed"], r["method"], r["limit"]) for r in document["rows"]}
     wanted = [
         (n, seed, method, arguments.seconds)
@@ -133,9 +130,7 @@ def main() -> None:
             document["rows"].append(run(*key))
             document |= stamp()
             print(document["rows"][-1], flush=True)
-            scratch = arguments.results.with_suffix(".part")
-            scratch.write_text(json.dumps(document, indent=1) + "\n")
-            scratch.replace(arguments.results)
+            keep(document, arguments.results)
     table(document["rows"])
 
 

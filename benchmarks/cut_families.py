@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 
 from energy import energy
 from odd_cycles import odd_cycles
-from record import stamp
+from record import keep, kept, stamp
 
 from modelkit.bounds import hindsight, start_windows
 from modelkit.cuts import conflict_cliques, peak_cliques, triples
@@ -91,9 +90,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    document: dict[str, Any] = {"rows": []}
-    if arguments.results.exists():
-        document = json.loads(arguments.results.read_text())
+    document = kept(arguments.results)
     done = {(r["n"], r["seed"], r["base"], r["more"]) for r in document["rows"]}
     if not arguments.table:
         run(8, 0, 1.0, 1.0)  # compiles
@@ -104,9 +101,7 @@ def main() -> None:
                 document["rows"].append(run(n, seed, arguments.base, arguments.more))
                 document |= stamp()
                 print(document["rows"][-1], flush=True)
-                scratch = arguments.results.with_suffix(".part")
-                scratch.write_text(json.dumps(document, indent=1) + "\n")
-                scratch.replace(arguments.results)
+                keep(document, arguments.results)
     table(document["rows"])
 
 

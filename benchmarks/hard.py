@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from record import keep
+
 import modelkit as mk
 from modelkit.families import generate
 from modelkit.improve import latency, starts_of
@@ -72,9 +74,7 @@ def main() -> None:
         result = mk.solve(instance, formulation, solver=arguments.solver, time_limit=arguments.seconds)
         by = f"{arguments.solver}, {arguments.seconds:g} s, modelkit {mk.__version__}"
         table[name] = {**improved(row, result, instance, by), "sha256": result.instance.sha256}
-        scratch = TABLE.with_suffix(".part")
-        scratch.write_text(json.dumps(table, indent=1) + "\n")
-        scratch.replace(TABLE)
+        keep(table, TABLE)
         print(f"{name:<38} {table[name]['value']:>6} {table[name]['bound']:>6}", flush=True)
 
 

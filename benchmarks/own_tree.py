@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from modelkit.bounds import hindsight, start_windows
-from modelkit.cuts import Family, Floats, Ints
+from modelkit.cuts import Family, Floats, Ints, first_found
 from modelkit.diagram.cliques import MOST_ADDED, SCALE, CliqueProgram, add_cuts
 from modelkit.improve import latency, listed, schedule_of, searched
 from modelkit.instance import Instance
@@ -91,8 +91,7 @@ class BranchAndCut:
             if separation == SEPARATIONS:
                 break
             turn = (self.nodes * 97 + separation) % len(x)
-            found_by = (family(of, x, VIOLATION, MOST_ADDED, turn) for family in self.program.families)
-            cuts = next((c for c in found_by if c), [])
+            cuts = first_found(self.program.families, of, x, VIOLATION, MOST_ADDED, turn)
             if not cuts:
                 break
             self.program.cuts += cuts

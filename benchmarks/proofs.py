@@ -10,13 +10,12 @@ windows, so it is not worse off than the paper's program) and no start; its boun
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from record import stamp
+from record import keep, kept, stamp
 
 import modelkit as mk
 from modelkit.bounds import hindsight
@@ -79,9 +78,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     began_on = stamp()
-    document: dict[str, Any] = {"rows": []}
-    if arguments.results.exists():
-        document = json.loads(arguments.results.read_text())
+    document = kept(arguments.results)
     done = {(r["n"], r["seed"], r["method"], r["limit"]) for r in document["rows"]}
     if not arguments.table:
         mk.solve(generate("kv-synthetic", seed=0, requests=9, kv_capacity=12))  # compiles
@@ -94,9 +91,7 @@ def main() -> None:
                     document["rows"].append(row)
                     document |= began_on
                     print({key: row[key] for key in row if key != "stages"}, flush=True)
-                    scratch = arguments.results.with_suffix(".part")
-                    scratch.write_text(json.dumps(document, indent=1) + "\n")
-                    scratch.replace(arguments.results)
+                    keep(document, arguments.results)
     table(document["rows"])
 
 

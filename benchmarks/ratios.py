@@ -10,11 +10,10 @@ resumes: a trial in the results file is not run again. The paper reports MC-SF /
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from record import stamp
+from record import keep, kept, stamp
 
 import modelkit as mk
 from modelkit.families import generate
@@ -64,9 +63,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     began_on = stamp()
-    document: dict[str, Any] = {"rows": []}
-    if arguments.results.exists():
-        document = json.loads(arguments.results.read_text())
+    document = kept(arguments.results)
     done = {(r["arrivals"], r["seed"]) for r in document["rows"]}
     for seed in range(0 if arguments.table else arguments.trials):
         for arrivals in PAPER:
@@ -75,9 +72,7 @@ def main() -> None:
                 document["rows"].append(row)
                 document |= began_on
                 print(row, flush=True)
-                scratch = arguments.results.with_suffix(".part")
-                scratch.write_text(json.dumps(document, indent=1) + "\n")
-                scratch.replace(arguments.results)
+                keep(document, arguments.results)
     table(document["rows"])
 
 

@@ -1,10 +1,15 @@
-"""When and on what a benchmark was run: written into every results file."""
+"""Results files of the benchmarks: when and on what they were measured, and rows that are kept as they come."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
+from pathlib import Path
+from typing import Any
+
+from modelkit.io.writing import write_text
 
 
 def stamp() -> dict[str, str]:
@@ -14,3 +19,14 @@ def stamp() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "machine": f"{machine}, load {os.getloadavg()[0]:.1f} before",
     }
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What a results file holds, to go on with; no rows when it is not there."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    return found
+
+
+def keep(document: dict[str, Any], path: Path) -> None:
+    """Write a results file; whoever stops the benchmark meanwhile leaves the old one."""
+    write_text(path, json.dumps(document, indent=1) + "\n")

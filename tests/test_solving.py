@@ -12,8 +12,9 @@ import pytest
 
 import modelkit as mk
 from modelkit.backends import Limits, Outcome
-from modelkit.bounds import windows
+from modelkit.bounds import hindsight, windows
 from modelkit.errors import FormulationError, SolverError, UsageError
+from modelkit.families import generate
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance, LinearClock, Server
 from modelkit.plugins import load_formulation
@@ -101,6 +102,21 @@ def test_interrupt_while_building_keeps_the_start(two: Instance) -> None:
     assert (result.status, result.stop) == ("feasible", "interrupted")
     assert result.objective.value == 8
     assert "before the solver began" in result.message
+
+
+def test_interrupt_of_the_neighbourhoods_ends_them() -> None:
+    """Tests that Ctrl-C there keeps the schedule and the certified bound, and that the search is not begun again."""
+    instance = generate("kv-synthetic", seed=3, requests=14)
+
+    def press(news: News) -> None:
+        if news.phase == "exact neighbourhoods":
+            raise KeyboardInterrupt
+
+    hindsight.cache_clear()
+    result = solve(instance, listen=press)
+    assert (result.status, result.stop) == ("feasible", "interrupted")
+    assert result.certificate is not None
+    assert hindsight.cache_info().misses == 0
 
 
 def test_news(two: Instance) -> None:

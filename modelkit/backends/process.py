@@ -25,7 +25,7 @@ import numpy as np
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress
 from modelkit.backends.standard_form import StandardForm, compile_model
-from modelkit.backends.worker import Job, Separation
+from modelkit.backends.worker import Job, PackedSeparator
 from modelkit.errors import ModelkitError, SolverError
 from modelkit.separator import Separator
 
@@ -72,7 +72,7 @@ class ProcessBackend:
     ) -> Outcome:
         """See `Backend.solve`."""
         form, columns = compile_model(model, use_start=use_start)
-        separation = _travelling(separator, columns) if separator is not None and self.separates else None
+        separation = _packed(separator, columns) if separator is not None and self.separates else None
         outcome, x = self._run(form, limits, options, "solve", listen, separation)
         if x is not None:
             for var, value in zip(columns, x.tolist(), strict=True):
@@ -96,7 +96,7 @@ class ProcessBackend:
         options: dict[str, Any],
         task: Literal["solve", "conflict"],
         listen: Listener | None = None,
-        separation: Separation | None = None,
+        separation: PackedSeparator | None = None,
     ) -> tuple[Outcome, Any]:
         available, reason = self.availability()
         if not available:
@@ -128,11 +128,11 @@ class ProcessBackend:
         return self._worker
 
 
-def _travelling(separator: Separator, columns: list[Any]) -> Separation:
+def _packed(separator: Separator, columns: list[Any]) -> PackedSeparator:
     position = {id(var): c for c, var in enumerate(columns)}
     try:
         find = pickle.dumps(separator.find, protocol=pickle.HIGHEST_PROTOCOL)
-        return Separation(np.array([position[id(var)] for var in separator.variables], dtype=np.int64), find)
+        return PackedSeparator(np.array([position[id(var)] for var in separator.variables], dtype=np.int64), find)
     except KeyError:
         raise SolverError("a separator names a variable that is in no row of the model") from None
     except (pickle.PicklingError, AttributeError, TypeError) as error:

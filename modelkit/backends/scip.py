@@ -12,7 +12,7 @@ from pyscipopt.scip import Expr, ExprCons, Term
 
 from modelkit.backends.base import Conflict, Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.worker import Job, Report, Separation, StopFlag
+from modelkit.backends.worker import Job, PackedSeparator, Report, StopFlag
 from modelkit.errors import UsageError, did_you_mean
 
 
@@ -90,7 +90,7 @@ class _Cuts(Sepa):  # type: ignore[misc]
         self.error: Exception | None = None
 
     @classmethod
-    def included(cls, model: Model, variables: list[Any], separation: Separation) -> _Cuts:
+    def included(cls, model: Model, variables: list[Any], separation: PackedSeparator) -> _Cuts:
         """One that a model has."""
         cuts = cls([variables[c] for c in separation.columns.tolist()], pickle.loads(separation.find))
         model.includeSepa(cuts, "formulation", "rows of the formulation", priority=1000, freq=1)

@@ -34,7 +34,7 @@ StopFlag = threading.Event
 
 
 @dataclass(slots=True)
-class Separation:
+class PackedSeparator:
     """A separator as it travels: the columns of its variables, and what finds rows, pickled by itself.
 
     A function that cannot be loaded is an error of the job then, and not of the channel.
@@ -54,7 +54,7 @@ class Job:
     options: dict[str, Any]
     log_path: str
     task: Literal["solve", "conflict"] = "solve"
-    separation: Separation | None = None
+    separation: PackedSeparator | None = None
 
 
 class Report:

@@ -19,6 +19,7 @@ from modelkit.cli.options import (
     output_option,
     param_option,
     quiet_option,
+    time_limit_option,
 )
 from modelkit.cli.output import count, file_stem, say, two_columns
 from modelkit.errors import unknown_name
@@ -159,21 +160,18 @@ def _shown_other(name: str) -> str:
     "--solver", "-s", default="highs", show_default=True, type=click.Choice(["highs", "scip"]),
     help="Who finds the constraints at fault.",
 )  # fmt: skip
-@click.option(
-    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
-    help="Limit of the solver; inf for none.",
-)  # fmt: skip
+@time_limit_option("Limit of the solver; inf for none.")
 @quiet_option
 @debug_option
 def diagnose(
-    instance: str, formulation: str | None, params: tuple[str, ...], solver: str, time_limit: float, quiet: bool
+    instance: str, formulation: str | None, params: tuple[str, ...], solver: str, time_limit: float | None, quiet: bool
 ) -> int:
     """Say why INSTANCE has no schedule: the requests at fault, then the constraints that contradict each other."""
     import modelkit as mk
     from modelkit.parameters import parsed_parameters
 
-    limit = None if time_limit == float("inf") else time_limit
-    found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=limit, parameters=parsed_parameters(params))
+    parameters = parsed_parameters(params)
+    found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=time_limit, parameters=parameters)
     if not quiet:
         click.echo("\n".join(_diagnosis_lines(instance, found)))
     return {"feasible": 0, "infeasible": 3, "unknown": 4}[found.verdict]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, command_line, debug_option, param_option, quiet_option
+from modelkit.cli.options import EXIT_CODES, command_line, debug_option, param_option, quiet_option, time_limit_option
 from modelkit.cli.output import count, number
 from modelkit.errors import UsageError
 
@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
-@click.option(
-    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
-    help="Limit of each solver and bound; inf for none.",
-)  # fmt: skip
+@time_limit_option("Limit of each solver and bound; inf for none.")
 @click.option(
     "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
     help="Stop solvers and bounds at this gap (value - bound) / value.",
@@ -63,8 +60,6 @@ def compare(
     from modelkit.parameters import parsed_parameters
     from modelkit.reporting import report_comparison
 
-    if settings["time_limit"] == float("inf"):
-        settings["time_limit"] = None
     with _live(quiet) as (started, finished):
         comparison: Comparison = mk.compare(
             instances, output, formulations=_names(formulations), solvers=solvers or ("highs",),

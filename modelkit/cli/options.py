@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -18,6 +22,18 @@ Exit codes: 0 a valid schedule or a verified file, 1 an unexpected fault,
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.find_root().obj["debug"] = True
+
+
+def _unlimited(_: click.Context, __: click.Parameter, seconds: float) -> float | None:
+    return None if seconds == float("inf") else seconds
+
+
+def time_limit_option(words: str) -> Callable[[F], F]:
+    """``--time-limit``, None for inf; ``words`` say what it limits."""
+    return click.option(
+        "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
+        callback=_unlimited, help=words,
+    )  # fmt: skip
 
 
 debug_option = click.option(

@@ -18,6 +18,7 @@ from modelkit.cli.options import (
     quiet_option,
     report_option,
     seed_option,
+    time_limit_option,
 )
 from modelkit.cli.output import file_stem, keep, progress, recorded, say, summary
 from modelkit.errors import UsageError
@@ -29,10 +30,7 @@ from modelkit.interrupts import interrupts_held
 @formulation_option
 @param_option
 @click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
-@click.option(
-    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
-    help="Limit of the solver; inf for none.",
-)  # fmt: skip
+@time_limit_option("Limit of the solver; inf for none.")
 @click.option(
     "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1), metavar="REL",
     help="Stop at this gap (value - bound) / value.",
@@ -63,8 +61,6 @@ def solve(
     loaded = mk.load(instance)
     settings["options"] = dict(_key_value(option) for option in options)
     settings["parameters"] = parsed_parameters(params)
-    if settings["time_limit"] == float("inf"):
-        settings["time_limit"] = None
     with progress(quiet) as listen:
         result = recorded(mk.solve(loaded, listen=listen, **settings))
     names = (file_stem(instance, loaded.name), result.producer.name, result.producer.solver)
@@ -181,10 +177,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("instance")
-@click.option(
-    "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
-    help="For prices and local search; inf for a fixed amount of work.",
-)  # fmt: skip
+@time_limit_option("For prices and local search; inf for a fixed amount of work.")
 @click.option(
     "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
     help="Stop at this gap (value - bound) / value.",
@@ -196,7 +189,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 @quiet_option
 @debug_option
 def bound(
-    instance: str, time_limit: float, gap: float, schedule: str | None, seed: int, output: str | None,
+    instance: str, time_limit: float | None, gap: float, schedule: str | None, seed: int, output: str | None,
     page: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
@@ -205,8 +198,7 @@ def bound(
     """
     loaded = mk.load(instance)
     with progress(quiet) as listen:
-        limit = None if time_limit == float("inf") else time_limit
-        found = mk.bound(loaded, time_limit=limit, gap=gap, seed=seed, listen=listen)
+        found = mk.bound(loaded, time_limit=time_limit, gap=gap, seed=seed, listen=listen)
     path = output or f"{file_stem(instance, loaded.name)}.certificate.json"
     result = recorded(found.result)
     with interrupts_held():

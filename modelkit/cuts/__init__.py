@@ -30,7 +30,7 @@ three of either size in a third of the time.
 
 from modelkit.cuts.conflict_cliques import conflict, conflict_cliques
 from modelkit.cuts.peak_cliques import peak_cliques
-from modelkit.cuts.rows import Candidates, Cut, Family, Floats, Ints
+from modelkit.cuts.rows import Candidates, Cut, Family, Floats, Ints, first_found
 from modelkit.cuts.separation import Separation
 from modelkit.cuts.triples import triples
 
@@ -43,6 +43,7 @@ __all__ = [
     "Separation",
     "conflict",
     "conflict_cliques",
+    "first_found",
     "peak_cliques",
     "triples",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +59,14 @@ class Cut(NamedTuple):
 #: Cuts that a point x of shape [columns] violates by more than so much, at most so many. The last number turns the
 #: order in which columns are looked at for lifting, so that repeated calls find different rows.
 Family = Callable[[Candidates, Floats, float, int, int], list[Cut]]
+
+
+def first_found(
+    families: Sequence[Family], candidates: Candidates, x: Floats, violation: float, most: int, turn: int
+) -> list[Cut]:
+    """What the first of the families that finds anything finds."""
+    found_by = (family(candidates, x, violation, most, turn) for family in families)
+    return next((cuts for cuts in found_by if cuts), [])
 
 
 def ones(members: Ints, right: int = 1) -> Cut:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelkit.cuts.rows import Candidates, Cut, Family, Floats
+from modelkit.cuts.rows import Candidates, Cut, Family, Floats, first_found
 
 
 class Separation:
@@ -27,5 +27,4 @@ class Separation:
     def __call__(self, x: Floats) -> list[Cut]:
         """Rows that ``x`` of shape [starts] violates."""
         self.turn = (self.turn + len(x) // 3 + 1) % len(x)
-        found_by = (family(self.candidates, x, self.violation, self.most, self.turn) for family in self.families)
-        return next((cuts for cuts in found_by if cuts), [])
+        return first_found(self.families, self.candidates, x, self.violation, self.most, self.turn)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques
+from modelkit.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques, first_found
 from modelkit.diagram.kernels import NEVER
 from modelkit.instance import Instance
 
@@ -101,8 +101,7 @@ class CliqueProgram:
                 self.cuts = [c for c, binds in zip(self.cuts, binding, strict=True) if binds]
             violation = VIOLATION if separations < PATIENCE else SMALL_VIOLATION
             x = np.array(solution.col_value)
-            found_by = (family(self.candidates, x, violation, MOST_ADDED, turn) for family in self.families)
-            added = next((cuts for cuts in found_by if cuts), [])
+            added = first_found(self.families, self.candidates, x, violation, MOST_ADDED, turn)
             turn = (turn + len(x) // 3 + 1) % len(x)
             if not added:
                 break

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress
-from modelkit.bounds import Starts, hindsight, slot_certificate
+from modelkit.bounds import Starts, local_search, slot_certificate
 from modelkit.certificate import Certificate, certify
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.formulation import Formulation
@@ -119,7 +119,7 @@ class Account:
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
         if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
-            return certify(self.instance, hindsight(self.instance).prices)
+            return certify(self.instance, local_search(self.instance).prices)
         return self.certificate
 
     def conclude(self, found: Candidate | None, stop: StopReason, message: str) -> Result:
