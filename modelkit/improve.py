@@ -55,6 +55,19 @@ def latency(instance: Instance, starts: Ints) -> int:
     return int((starts + instance.arrays.output - instance.arrays.arrival).sum())
 
 
+def fits(instance: Instance, starts: Ints) -> bool:
+    """Whether nobody starts before it arrives and these starts, shape [n], keep to the memory in every round."""
+    arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
+    if (starts < arrays.arrival).any():
+        return False
+    if capacity is None:
+        return True
+    held = np.zeros(int((starts + arrays.output).max()) + 1, dtype=np.int64)
+    for k, s, o in zip(starts.tolist(), arrays.prompt.tolist(), arrays.output.tolist(), strict=True):
+        held[k + 1 : k + o + 1] += np.arange(s + 1, s + o + 1)
+    return bool(held.max() <= capacity)
+
+
 def starts_of(instance: Instance, schedule: Schedule) -> Ints:
     """Start of each request [round], shape [n]; of a schedule in which each starts once."""
     starts = np.empty(len(instance.requests), dtype=np.int64)

@@ -16,10 +16,10 @@ from modelkit.bounds import hindsight, start_windows
 from modelkit.cuts import conflict
 from modelkit.diagram import Search, refusal
 from modelkit.diagram.cliques import SCALE, CliqueProgram
-from modelkit.diagram.graph import Reversed, first_diagram
+from modelkit.diagram.graph import Diagram, Reversed, first_diagram, refined
 from modelkit.errors import UsageError
 from modelkit.families import generate
-from modelkit.improve import first_schedule, latency, schedule_of
+from modelkit.improve import first_schedule, fits, latency, schedule_of
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.news import News
@@ -107,18 +107,81 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
     assert many > 50
 
 
-def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance]) -> None:
-    """Tests that at any multipliers the cheapest path costs at most the optimum, and every optimum is a path."""
+def problem_of(instance: Instance) -> Reversed:
+    return Reversed.of(instance, CliqueProgram(instance, start_windows(instance)).solved(np.inf, np.inf))
+
+
+def least(diagram: Diagram, problem: Reversed, multipliers: np.ndarray) -> int:
+    """Cost of the cheapest path, times SCALE."""
+    return int(multipliers.sum()) + int(diagram.costs_to_go(diagram.set_cost(problem, multipliers))[0])
+
+
+@pytest.mark.parametrize("width", [2, 3, 100_000])
+def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance], width: int) -> None:
+    """Tests that at any multipliers the cheapest path costs at most the optimum, however many states are merged."""
     rng = np.random.default_rng(3)
+    merged = 0
     for seed in range(60):
         instance = draw(8000 + seed, 3 + seed % 2, most_memory=9, spread=2)
         value, _ = brute_force(instance)
-        known = CliqueProgram(instance, start_windows(instance)).solved(np.inf, np.inf)
-        problem = Reversed.of(instance, known)
-        multipliers = known.multipliers + rng.integers(-2 * SCALE, 2 * SCALE, len(known.multipliers))
-        diagram = first_diagram(problem, multipliers, value * SCALE, np.inf)
-        to_go = diagram.costs_to_go(diagram.set_cost(problem, multipliers))
-        assert int(multipliers.sum()) + int(to_go[0]) <= value * SCALE, seed
+        problem = problem_of(instance)
+        multipliers = rng.integers(-2 * SCALE, 2 * SCALE, len(instance.requests)) + problem.bound // 4
+        diagram = first_diagram(problem, multipliers, (value + 4) * SCALE, np.inf, width=width)
+        assert diagram.complete
+        assert least(diagram, problem, multipliers) <= value * SCALE, seed
+        other = multipliers + rng.integers(-SCALE, SCALE, len(multipliers))
+        assert least(diagram, problem, other) <= value * SCALE, seed
+        merged += diagram.merged > 0
+    assert (merged > 5) == (width < 10)
+
+
+@pytest.mark.parametrize("width", [3, 100_000])
+def test_refinement_is_a_relaxation(draw: Callable[..., Instance], width: int) -> None:
+    """Tests diagrams that remember ever more requests: bounds at any multipliers, and the optimum in the end."""
+    rng = np.random.default_rng(4)
+    exact = merged = 0
+    for seed in range(60):
+        instance = draw(9000 + seed, 3 + seed % 3, most_memory=9, spread=2 if seed % 2 else 0)
+        value, _ = brute_force(instance)
+        problem = problem_of(instance)
+        n = len(instance.requests)
+        multipliers = rng.integers(-SCALE, SCALE, n) + problem.bound // n
+        diagram = first_diagram(problem, multipliers, value * SCALE, np.inf, width=width)
+        order = rng.permutation(n).tolist()
+        for many in range(n + 1):
+            diagram = refined(
+                diagram, problem, multipliers, value * SCALE, np.inf, remembered=order[:many], width=width
+            )
+            multipliers = multipliers + rng.integers(-SCALE, SCALE, n)
+            assert diagram.complete
+            assert least(diagram, problem, multipliers) <= value * SCALE, (seed, many)
+            merged += diagram.merged > 0
+        if diagram.exact:
+            exact += 1
+            assert least(diagram, problem, multipliers) == value * SCALE, seed
+            set_cost = diagram.set_cost(problem, multipliers)
+            times, layers = diagram.cheapest_path(set_cost, diagram.costs_to_go(set_cost), n)
+            assert (times == 1).all()
+            assert fits(instance, problem.starts(layers))
+            assert latency(instance, problem.starts(layers)) == value
+    assert exact == 60 if width > 3 else merged > 50
+
+
+def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
+    """Tests that the limit is the highest that leaves so many arcs, and that paths within it stay."""
+    for seed in range(30):
+        instance = draw(9500 + seed, 4, most_memory=9, spread=2)
+        value, _ = brute_force(instance)
+        problem = problem_of(instance)
+        multipliers = np.full(4, problem.bound // 4)
+        diagram = first_diagram(problem, multipliers, (value + 3) * SCALE, np.inf, width=100_000)
+        limit, left = diagram.limited(problem, multipliers, 0, value + 3, diagram.arcs // 2)
+        assert left.arcs <= diagram.arcs // 2
+        if limit < value + 3:
+            _, more = diagram.limited(problem, multipliers, limit + 1, value + 3, 0)
+            assert more.arcs > diagram.arcs // 2
+        if limit >= value:
+            assert least(left, problem, multipliers) == least(diagram, problem, multipliers)
 
 
 def test_a_stop_keeps_what_is_known() -> None:

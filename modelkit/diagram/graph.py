@@ -1,14 +1,17 @@
 """A relaxed decision diagram of all schedules that cost at most so much: layers of rounds, states of the memory.
 
 A node of layer k stands for a way to be before the starts of round k: the tokens that the requests started so far
-will hold in each later round (and, from the second diagram on, which they are). An arc starts a set of requests
-and goes to the layer of round k + 1. Every schedule within the limit is a path. Not every path is a schedule: the
-first diagram does not remember who has started, and where a layer grows too wide its states are merged.
+will hold in each later round and, of some requests, whether they have started. An arc starts a set of requests and
+goes to the layer of round k + 1. Every schedule within the limit is a path, or one that costs no more is. Not every
+path is a schedule: a diagram does not remember of every request whether it has started, and where a layer grows too
+wide its states are merged. A merged state holds in each round what the one of them that holds least does, and
+remembers only what all of them do.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +29,16 @@ MOST_REQUESTS = 63
 #: Arcs that a layer may have at most, and sets of requests that start together.
 MOST_ARCS = 8_000_000
 MOST_SETS = 400_000
-#: States of a layer before they are merged, at most.
-MOST_STATES = 600_000
+#: States of a layer before they are merged, and arcs of a diagram, at most.
+MOST_STATES, MOST_ALL_ARCS = 600_000, 24_000_000
 #: Kept states that a state is compared with, at most.
 MOST_COMPARED = 1000
+#: Units of memory in which states are alike, tried in turn until there are few enough; 0: all are.
+GRAINS = (2, 3, 4, 6, 8, 12, 16, 24, 0)
 
 
 class TooWideError(Exception):
-    """A layer does not fit."""
+    """A layer does not fit, or the deadline is over."""
 
 
 @dataclass
@@ -128,8 +133,9 @@ class Diagram:
     arc_set: npt.NDArray[np.int32]
     terminal: npt.NDArray[np.bool_]
     sets: npt.NDArray[np.uint64]
-    exact: bool  # every path is a schedule, and a cheapest schedule within the limit is a path
-    widest: int = 0  # states in a layer
+    complete: bool  # a cheapest schedule within the limit is a path
+    exact: bool  # every path is a schedule
+    merged: int = 0  # states that others stand for
 
     @property
     def nodes(self) -> int:
@@ -160,6 +166,23 @@ class Diagram:
         )
         return times, starts
 
+    def limited(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
+        """The highest limit from ``least`` to ``most`` that leaves at most so many arcs, and what it leaves.
+
+        It is ``least`` where that leaves more.
+        """
+        if not self.nodes:
+            return most, self
+        set_cost, total = self.set_cost(problem, multipliers), int(multipliers.sum())
+        to_go = self.costs_to_go(set_cost)
+        limit = most
+        if self.arcs > arcs:
+            through, come = np.empty(self.arcs, dtype=np.int64), np.empty(self.nodes, dtype=np.int64)
+            kernels.path_costs(self.layers, self.first, self.arc_to, self.arc_set, set_cost, to_go, come, through)
+            beyond = int(np.partition(through, arcs)[arcs]) + total
+            limit = min(most, max(least, (beyond - 1) // SCALE))
+        return limit, self.pruned(set_cost, to_go, limit * SCALE - total)
+
     def pruned(self, set_cost: Ints, to_go: Ints, limit: int) -> Diagram:
         """Without what lies on no path that costs at most ``limit``."""
         layers, first = np.zeros_like(self.layers), np.zeros_like(self.first)
@@ -175,7 +198,7 @@ class Diagram:
         )  # fmt: skip
         return Diagram(
             layers, first[: nodes + 1].copy(), arc_to[:arcs].copy(), arc_set[:arcs].copy(), terminal[:nodes].copy(),
-            self.sets, self.exact,
+            self.sets, self.complete, self.exact,
         )  # fmt: skip
 
 
@@ -194,74 +217,152 @@ def _states(problem: Reversed, most: int) -> State:
 
 
 class _Builder:
-    """Layers put together."""
+    """Layers put together.
 
-    def __init__(self, problem: Reversed, most_states: int) -> None:
-        self.state, self.next = _states(problem, most_states), _states(problem, most_states)
-        self.table = np.full(1 << 17, -1, np.int64)
-        self.chain = np.zeros(most_states, np.int64)
+    Parameters
+    ----------
+    levels
+        Units of memory and requests remembered in which states are alike when they must be merged, tried in turn.
+    """
+
+    def __init__(self, problem: Reversed, multipliers: Ints, levels: list[tuple[int, int]]) -> None:
+        self.problem, self.levels, self.level = problem, levels, 0
+        self.state, self.next = _states(problem, MOST_STATES), _states(problem, MOST_STATES)
+        self.state[4][0], self.state[5][0] = int(multipliers.sum()), problem.bound
+        self.table, self.groups = np.full(1 << 17, -1, np.int64), np.empty(1 << 20, np.int64)
+        self.chain = np.zeros(MOST_STATES, np.int64)
         self.arc_to, self.arc_set = np.zeros(MOST_ARCS, np.int32), np.zeros(MOST_ARCS, np.int32)
-        self.first_of = np.zeros(most_states + 1, np.int64)
+        self.first_of = np.zeros(MOST_STATES + 1, np.int64)
         self.layers = [0, 1]
         self.first: list[Any] = []
         self.to: list[Any] = []
         self.set: list[Any] = []
         self.terminal: list[Any] = []
-        self.arcs = 0
+        self.arcs = self.merged = 0
+        self.complete = True
 
-    def check(self, fresh: int, arcs: int) -> None:
-        """Raise when the kernel had no room."""
-        if fresh < 0 or arcs < 0:
-            raise TooWideError
+    @property
+    def layer(self) -> int:
+        """The current one."""
+        return len(self.layers) - 2
 
-    def close_layer(
-        self, count: int, fresh: int, arcs: int, terminal: Any, into: Any = None, prices: Any = None
-    ) -> int:
-        """Keep the arcs of the layer just made and make the next the current one; returns its number of states.
+    @property
+    def count(self) -> int:
+        """States of the current layer."""
+        return self.layers[-1] - self.layers[-2]
 
-        ``into[e]`` is the state of the next layer that takes the place of e, and ``prices`` those of the profiles'
-        rounds. The bound of the one in place must hold for whatever it stands for: what follows e leaves less
-        memory unused than it does after ``into[e]``, by what e holds more.
+    def prices(self, layer: int) -> Ints:
+        """Of the rounds of a profile in that layer."""
+        return self.problem.prices[layer + 1 : layer + 1 + self.problem.width]
+
+    def dominated(self, fresh: int) -> Ints:
+        """For each state of the next layer one that dominates it, or itself."""
+        profile, all_started, _, coarse, costs, _ = (array[:fresh] for array in self.next)
+        into = np.empty(fresh, dtype=np.int64)
+        order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
+        kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
+        return into
+
+    def merge_dominated(self, fresh: int, arcs: int) -> int:
+        """Lead the arcs to dominated states of the next layer to those that dominate; returns how many are left.
+
+        The bound of the one in place must hold for whatever it stands for then: what follows e leaves less memory
+        unused than it does after ``into[e]``, by what e holds more.
         """
-        if fresh == 0:
-            self.first_of[:count] = 0
-            arcs = 0
-        to = self.arc_to[:arcs]
-        if into is not None:
-            kept = into == np.arange(fresh)
-            number = np.cumsum(kept) - 1
-            bounds, paid = self.next[5][:fresh], self.next[0][:fresh].astype(np.int64) @ prices
-            unpaid = bounds - paid
-            np.minimum.at(unpaid, into, unpaid.copy())
-            bounds[:] = unpaid + paid
-            to = number[into[to]].astype(np.int32)
-            fresh = int(kept.sum())
-            for array in self.next:
-                array[:fresh] = array[: len(kept)][kept]
-        self.first.append(self.first_of[:count] + self.arcs)
-        self.to.append(to + np.int32(self.layers[-1]))
-        self.set.append(self.arc_set[:arcs].copy())
-        self.terminal.append(terminal)
-        self.arcs += arcs
-        self.layers.append(self.layers[-1] + fresh)
-        self.state, self.next = self.next, self.state
-        return fresh
+        into = self.dominated(fresh)
+        kept = into == np.arange(fresh)
+        if kept.all():
+            return fresh
+        profile, _, some_started, _, _, bounds = (array[:fresh] for array in self.next)
+        paid = np.empty(fresh, dtype=np.int64)
+        kernels.paid(profile, self.prices(self.layer + 1), fresh, paid)
+        unpaid = bounds - paid
+        np.minimum.at(unpaid, into, unpaid.copy())
+        bounds[:] = unpaid + paid
+        np.bitwise_or.at(some_started, into, some_started.copy())
+        self.arc_to[:arcs], left = self._renumbered(self.next, into, kept, self.arc_to[:arcs])
+        return left
 
-    def drop(self, keep: Any, count: int, arcs: int) -> tuple[int, int]:
+    def drop(self, keep: Any, arcs: int) -> tuple[int, int]:
         """Leave out states of the next layer, and the arcs to them; returns the numbers of both."""
-        fresh = int(keep.sum())
+        fresh, count = int(keep.sum()), self.count
         if fresh == len(keep):
             return fresh, arcs
-        self.first_of[count] = arcs
         number = np.where(keep, np.cumsum(keep) - 1, -1)
         to = number[self.arc_to[:arcs]]
         alive = to >= 0
         left = int(alive.sum())
+        self.first_of[count] = arcs
         self.first_of[: count + 1] = np.concatenate([[0], np.cumsum(alive)])[self.first_of[: count + 1]]
         self.arc_to[:left], self.arc_set[:left] = to[alive], self.arc_set[:arcs][alive]
         for array in self.next:
             array[:fresh] = array[: len(keep)][keep]
         return fresh, left
+
+    def keep_best(self, width: int, fresh: int, arcs: int, score: Ints) -> tuple[int, int]:
+        """Leave out states of the next layer but so many with the least scores; returns the numbers of both."""
+        if fresh <= width:
+            return fresh, arcs
+        self.complete = False
+        keep = np.zeros(fresh, dtype=np.bool_)
+        keep[np.argpartition(score, width)[:width]] = True
+        return self.drop(keep, arcs)
+
+    def close_layer(self, fresh: int, arcs: int, terminal: Any) -> None:
+        """Keep the arcs of the current layer and make the next, of so many states, the current one."""
+        count = self.count
+        if fresh == 0:
+            self.first_of[:count] = 0
+            arcs = 0
+        self.first.append(self.first_of[:count] + self.arcs)
+        self.to.append(self.arc_to[:arcs] + np.int32(self.layers[-1]))
+        self.set.append(self.arc_set[:arcs].copy())
+        self.terminal.append(terminal)
+        self.arcs += arcs
+        if self.arcs > MOST_ALL_ARCS:
+            raise TooWideError
+        self.layers.append(self.layers[-1] + fresh)
+        self.state, self.next = self.next, self.state
+
+    def narrow(self, width: int, score: Ints) -> None:
+        """Merge states of the current layer until they are at most ``width``; half of it for the least scores."""
+        count = self.count
+        if width < 2:
+            raise TooWideError
+        profile, all_started, some_started, coarse, costs, bounds = (array[:count] for array in self.state)
+        paid, into, order = np.empty(count, np.int64), np.empty(count, np.int64), np.argsort(score, kind="stable")
+        prices = self.prices(self.layer)
+        self.level = max(0, self.level - 1)
+        tries = [(alone, level) for alone in (width // 2, 0) for level in range(self.level, len(self.levels))]
+        for alone, level in tries:
+            grain, bits = self.levels[level]
+            groups = kernels.group(
+                profile, all_started, coarse, order, alone, width, grain, np.uint64(bits), into, self.groups, self.chain
+            )
+            if groups >= 0:
+                break
+        else:
+            raise TooWideError
+        self.level = level
+        kernels.paid(profile, prices, count, paid)
+        unpaid = bounds - paid
+        kernels.merge(profile, all_started, some_started, costs, unpaid, into)
+        kernels.paid(profile, prices, count, paid)
+        bounds[:] = unpaid + paid
+        base = np.int32(self.layers[-2])
+        self.to[-1], groups = self._renumbered(self.state, into, into == np.arange(count), self.to[-1] - base)
+        self.to[-1] += base
+        self.merged += count - groups
+        self.layers[-1] = self.layers[-2] + groups
+
+    @staticmethod
+    def _renumbered(state: State, into: Ints, kept: Any, to: Any) -> tuple[Any, int]:
+        """Close the gaps between the states kept; returns arcs to them, and how many they are."""
+        number = np.cumsum(kept) - 1
+        left = int(kept.sum())
+        for array in state:
+            array[:left] = array[: len(kept)][kept]
+        return number[into[to]].astype(np.int32), left
 
     def diagram(self, sets: Any, exact: bool) -> Diagram:
         return Diagram(
@@ -271,12 +372,14 @@ class _Builder:
             np.concatenate(self.set),
             np.concatenate(self.terminal),
             sets,
+            self.complete,
             exact,
+            self.merged,
         )
 
 
 def first_diagram(
-    problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, beam: int | None = None
+    problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, width: int, beam: bool = False
 ) -> Diagram:
     """The diagram that knows the memory, but not who has started.
 
@@ -287,105 +390,110 @@ def first_diagram(
     ----------
     limit
         Total latency, times SCALE; a way that reduced costs show to be more expensive is left out.
+    width
+        States of a layer, at most; more are merged.
     beam
-        Keep so many states of a layer, those with the least bound. The paths are then no relaxation any more.
+        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
 
     Raises
     ------
     TooWideError
         A layer does not fit, or the deadline is over.
     """
-    build = _Builder(problem, MOST_STATES)
+    build = _Builder(problem, multipliers, [(grain, 0) for grain in GRAINS])
     sets, set_table, known = np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32), 0
-    build.state[4][0], build.state[5][0] = int(multipliers.sum()), problem.bound
     pure = problem.fixed - multipliers
-    count, widest = 1, 1
     for k in range(problem.rounds + 1):
         if time.perf_counter() > deadline:
             raise TooWideError
-        build.table[:] = -1
-        terminal = ~build.state[0][:count].any(axis=1)
-        if k == problem.rounds:
-            build.close_layer(count, 0, 0, terminal)
+        if build.count > width:
+            build.narrow(width, build.state[5][: build.count])
+        fresh, arcs = 0, 0
+        while k < problem.rounds:
+            build.table[:] = -1
+            fresh, arcs, known = kernels.expand(
+                k, problem.capacity, problem.load, problem.output, pure, int(problem.prices[k + 1]), problem.reduced,
+                limit, build.state, build.count, build.next, build.table, build.chain, sets, set_table, known,
+                build.first_of, build.arc_to, build.arc_set, problem.slope,
+            )  # fmt: skip
+            if fresh >= 0 and arcs >= 0:
+                break
+            build.narrow(build.count // 3, build.state[5][: build.count])
+        if beam:
+            fresh, arcs = build.keep_best(width, fresh, arcs, build.next[5][:fresh])
+        else:
+            fresh = build.merge_dominated(fresh, arcs)
+        build.close_layer(fresh, arcs, ~build.state[0][: build.count].any(axis=1))
+        if fresh == 0:
             break
-        fresh, arcs, known = kernels.expand(
-            k, problem.capacity, problem.load, problem.output, pure, int(problem.prices[k + 1]), problem.reduced, limit,
-            build.state, count, build.next, build.table, build.chain, sets, set_table, known, build.first_of,
-            build.arc_to, build.arc_set, 0, problem.slope,
-        )  # fmt: skip
-        build.check(fresh, arcs)
-        into = None
-        if beam is not None and fresh > beam:
-            keep = np.zeros(fresh, dtype=np.bool_)
-            keep[np.argpartition(build.next[5][:fresh], beam)[:beam]] = True
-            fresh, arcs = build.drop(keep, count, arcs)
-        elif beam is None and fresh > 1:
-            into = np.empty(fresh, dtype=np.int64)
-            order = np.argsort(build.next[4][:fresh], kind="stable")
-            kernels.dominate(build.next[0], order, MOST_COMPARED, into)
-        prices = problem.prices[k + 2 : k + 2 + problem.width]
-        count = build.close_layer(count, fresh, arcs, terminal, into, prices)
-        widest = max(widest, count)
-        if count == 0:
-            break
-    diagram = build.diagram(sets[:known].copy(), exact=False)
-    diagram.widest = widest
-    return diagram
+    return build.diagram(sets[:known].copy(), exact=False)
 
 
 def refined(
-    old: Diagram, problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, beam: int | None = None
+    old: Diagram,
+    problem: Reversed,
+    multipliers: Ints,
+    limit: int,
+    deadline: float,
+    *,
+    remembered: Sequence[int],
+    width: int,
+    beam: bool = False,
 ) -> Diagram:
-    """The diagram that knows the memory and who has started, within an older diagram.
+    """The diagram within an older one that knows more of the memory, and of some requests whether they have started.
 
-    A state to which another is preferable for every end of the schedule is left out: who has started is the same, the
-    other holds no more in any round and costs no more.
+    Where everybody is remembered and nothing had to be merged, it is exact: every path is a schedule.
 
     Parameters
     ----------
+    remembered
+        Requests, the one that matters most first: when states must be merged, the last are forgotten first.
+    width
+        States of a layer, at most; more are merged.
     beam
-        Keep so many states of a layer, those with the least bound; the diagram is then not exact.
+        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
 
     Raises
     ------
     TooWideError
         A layer does not fit, or the deadline is over.
     """
-    build = _Builder(problem, MOST_STATES)
+    masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
+    build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
+    all_of_them, everybody = np.uint64(masks[0]), len(remembered) == len(problem.output)
     set_cost = old.set_cost(problem, multipliers)
     to_go = old.costs_to_go(set_cost)
-    everybody = np.uint64((1 << len(problem.output)) - 1)
-    build.state[4][0], build.state[5][0] = int(multipliers.sum()), problem.bound
     tail = np.minimum.accumulate(problem.reduced[:, ::-1], axis=1)[:, ::-1].copy()
-    count, widest, exact = 1, 1, True
+
+    def score(state: State, count: int) -> Any:
+        return state[4][:count] + to_go[state[3][:count]]
+
     for k in range(len(old.layers) - 1):
         if time.perf_counter() > deadline:
             raise TooWideError
-        build.table[:] = -1
-        terminal = build.state[2][:count] == everybody
-        if k == len(old.layers) - 2:
-            build.close_layer(count, 0, 0, terminal)
+        if build.count > width:
+            build.narrow(width, score(build.state, build.count))
+        fresh, arcs = 0, 0
+        while k < len(old.layers) - 2:
+            build.table[:] = -1
+            fresh, arcs = kernels.refine(
+                k, problem.capacity, problem.load, problem.output, problem.twin, set_cost, old.sets, old.first,
+                old.arc_to, old.arc_set, to_go, limit, all_of_them, build.state, build.count, build.next, build.table,
+                build.chain, build.first_of, build.arc_to, build.arc_set, int(problem.prices[k + 1]), problem.reduced,
+                tail,
+            )  # fmt: skip
+            if fresh >= 0 and arcs >= 0:
+                break
+            build.narrow(build.count // 3, score(build.state, build.count))
+        if everybody and not build.merged:
+            fresh, arcs = build.drop(build.dominated(fresh) == np.arange(fresh), arcs)
+        else:
+            fresh = build.merge_dominated(fresh, arcs)
+        if beam:
+            fresh, arcs = build.keep_best(width, fresh, arcs, score(build.next, fresh))
+        count = build.count
+        done = old.terminal[build.state[3][:count]] & (build.state[2][:count] == all_of_them)
+        build.close_layer(fresh, arcs, done)
+        if fresh == 0:
             break
-        fresh, arcs = kernels.refine(
-            k, problem.capacity, problem.load, problem.output, problem.twin, set_cost, old.sets, old.first, old.arc_to,
-            old.arc_set, to_go, limit, build.state, count, build.next, build.table, build.chain, build.first_of,
-            build.arc_to, build.arc_set, 0, int(problem.prices[k + 1]), problem.reduced, tail,
-        )  # fmt: skip
-        build.check(fresh, arcs)
-        if fresh > 1:
-            keep = np.empty(fresh, dtype=np.bool_)
-            order = np.lexsort((build.next[4][:fresh], build.next[1][:fresh]))
-            kernels.undominated(build.next[0], build.next[1], order, MOST_COMPARED, keep)
-            fresh, arcs = build.drop(keep, count, arcs)
-        if beam is not None and fresh > beam:
-            keep = np.zeros(fresh, dtype=np.bool_)
-            keep[np.argpartition(build.next[4][:fresh] + to_go[build.next[3][:fresh]], beam)[:beam]] = True
-            fresh, arcs = build.drop(keep, count, arcs)
-            exact = False
-        count = build.close_layer(count, fresh, arcs, terminal)
-        widest = max(widest, count)
-        if count == 0:
-            break
-    diagram = build.diagram(old.sets, exact=exact)
-    diagram.widest = widest
-    return diagram
+    return build.diagram(old.sets, everybody and not build.merged)

@@ -77,7 +77,7 @@ def _set_number(mask: Any, sets: Any, set_table: Any, known: int) -> Any:
 def expand(
     k: int, capacity: int, load: Any, output: Any, pure: Any, price: int, reduced: Any, limit: int, state: Any,
     count: int, following: Any, table: Any, chain: Any, sets: Any, set_table: Any, known: int, first: Any,
-    arc_to: Any, arc_set: Any, arcs: int, unit: int,
+    arc_to: Any, arc_set: Any, unit: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """The layer of round k + 1 from that of round k, by all sets of requests that may start at k.
 
@@ -96,6 +96,7 @@ def expand(
     cost = np.zeros(n + 1, np.int64)
     member = np.zeros(n + 1, np.int64)
     fresh = 0
+    arcs = 0
     for node in range(count):
         first[node] = arcs
         for t in range(width):
@@ -159,14 +160,14 @@ def expand(
 @njit(cache=True)
 def refine(
     k: int, capacity: int, load: Any, output: Any, twin: Any, set_cost: Any, sets: Any, old_first: Any,
-    old_arc_to: Any, old_arc_set: Any, to_go: Any, limit: int, state: Any, count: int, following: Any, table: Any,
-    chain: Any, first: Any, arc_to: Any, arc_set: Any, arcs: int, price: int, reduced: Any, tail: Any,
+    old_arc_to: Any, old_arc_set: Any, to_go: Any, limit: int, remembered: Any, state: Any, count: int,
+    following: Any, table: Any, chain: Any, first: Any, arc_to: Any, arc_set: Any, price: int, reduced: Any, tail: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """The layer of round k + 1 from that of round k, by the arcs that an older diagram has left.
 
     A state stands for one node of the older diagram. Its value is the cost of the best way to it; what exceeds
     ``limit`` together with the older diagram's cost to go is left out, and so is what does not fit, or starts a
-    request twice, or a request before its twin with a smaller number.
+    request of ``remembered`` twice, or one before its twin with a smaller number.
 
     Returns
     -------
@@ -174,8 +175,10 @@ def refine(
     """
     profile, all_started, some_started, coarse_node, values, bounds = state
     width = profile.shape[1]
+    n = len(output)
     held = np.zeros(width, np.int64)
     fresh = 0
+    arcs = 0
     for node in range(count):
         first[node] = arcs
         old = coarse_node[node]
@@ -188,40 +191,36 @@ def refine(
             mask = sets[number]
             if mask & all_started[node]:
                 continue
+            some = some_started[node] | (mask & remembered)
+            bound = bounds[node] + price * (capacity - profile[node, 0])
+            to_come = 0
+            in_order = True
+            for i in range(n):
+                bit = _ONE << np.uint64(i)
+                if mask & bit:
+                    bound += reduced[i, k] - price * load[i, 0]
+                    if twin[i] >= 0:
+                        other = _ONE << np.uint64(twin[i])
+                        in_order = in_order and (not remembered & other or bool(some & other))
+                elif remembered & bit and not some & bit:
+                    to_come += tail[i, k + 1]
+            if not in_order or bound + to_come > limit:
+                continue
             for t in range(width):
                 held[t] = profile[node, t]
             fits = True
-            bound = bounds[node]
-            rest = mask
-            i = 0
-            while rest and fits:
-                if rest & _ONE:
-                    bound += reduced[i, k]
-                    if twin[i] >= 0 and not ((some_started[node] | mask) >> np.uint64(twin[i])) & _ONE:
-                        fits = False
+            for i in range(n):
+                if fits and (mask >> np.uint64(i)) & _ONE:
                     for j in range(output[i]):
                         held[j] += load[i, j]
                         if held[j] > capacity:
                             fits = False
                             break
-                rest >>= _ONE
-                i += 1
             if not fits:
                 continue
-            bound += price * (capacity - held[0])
-            to_come = bound
-            rest = some_started[node] | mask
-            i = 0
-            while to_come <= limit and i < len(output):
-                if not rest & _ONE:
-                    to_come += tail[i, k + 1]
-                rest >>= _ONE
-                i += 1
-            if to_come > limit:
-                continue
             new = _place(
-                held, 1, all_started[node] | mask, some_started[node] | mask, target, value, bound, table, chain,
-                following, fresh,
+                held, 1, all_started[node] | (mask & remembered), some, target, value, bound, table, chain, following,
+                fresh,
             )  # fmt: skip
             if new < 0:
                 return -1, arcs
@@ -319,17 +318,49 @@ def prune(
 
 
 @njit(cache=True)
-def dominate(profile: Any, order: Any, most: int, into: Any) -> None:
+def path_costs(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, set_cost: Any, to_go: Any, come: Any, through: Any
+) -> None:
+    """Cost of the cheapest path through each arc."""
+    come[:] = NEVER
+    come[0] = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                through[a] = NEVER
+                if come[v] < NEVER and to_go[w] < NEVER:
+                    value = come[v] + set_cost[q, 0] + k * set_cost[q, 1]
+                    come[w] = min(come[w], value)
+                    through[a] = value + to_go[w]
+
+
+@njit(cache=True)
+def paid(profile: Any, prices: Any, count: int, out: Any) -> None:
+    """What the memory costs that each state holds already."""
+    for e in range(count):
+        out[e] = 0
+        for t in range(profile.shape[1]):
+            out[e] += profile[e, t] * prices[t]
+
+
+@njit(cache=True)
+def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, into: Any) -> None:
     """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
 
-    ``order`` sorts the states by cost; each is compared with at most ``most`` of those that stay.
+    ``order`` sorts the states by who has started, then by coarse node, then by cost; each is compared with at most
+    ``most`` of those that stay, of the same coarse node and with the same requests started.
     """
     width = profile.shape[1]
     kept = np.empty(len(order), np.int64)
     last = np.empty(len(order), np.int64)
     volume = np.empty(len(order), np.int64)
     many = 0
+    before = np.int64(-1)
     for e in order:
+        if before >= 0 and (started[e] != started[before] or coarse[e] != coarse[before]):
+            many = 0
+        before = e
         into[e] = e
         end = width
         while end > 0 and profile[e, end - 1] == 0:
@@ -360,30 +391,63 @@ def dominate(profile: Any, order: Any, most: int, into: Any) -> None:
 
 
 @njit(cache=True)
-def undominated(profile: Any, started: Any, order: Any, most: int, keep: Any) -> None:
-    """Whether no other state that has started the same holds no more in any round and costs no more.
+def group(
+    profile: Any, started: Any, coarse: Any, order: Any, alone: int, most: int, grain: int, bits: Any, into: Any,
+    table: Any, chain: Any,
+) -> Any:  # fmt: skip
+    """``into[e]``: the first state of e's group; returns the number of groups, or -1 when they are more than ``most``.
 
-    ``order`` sorts the states by who has started, then by value; each is compared with at most ``most`` others.
+    The first ``alone`` of ``order`` are groups of their own. The others share one when they stand for the same
+    coarse node, of the requests in ``bits`` the same have started, and the memory is the same in units of ``grain``
+    (0: whatever it is).
     """
     width = profile.shape[1]
-    kept = np.empty(len(order), np.int64)
-    many = 0
-    group = np.uint64(0)
-    for e in order:
-        if many and started[e] != group:
-            many = 0
-        group = started[e]
-        keep[e] = True
-        for c in range(min(many, most)):
-            d = kept[c]
-            less = True
-            for t in range(width):
-                if profile[d, t] > profile[e, t]:
-                    less = False
+    table[:] = -1
+    groups = 0
+    for position in range(len(order)):
+        e = order[position]
+        into[e] = e
+        d = np.int64(-1)
+        slot = np.int64(0)
+        if position >= alone:
+            x = (np.uint64(coarse[e] + 1) * _MIX) ^ ((started[e] & bits) * _FNV)
+            if grain:
+                for t in range(width - 1):
+                    x = (x ^ np.uint64(profile[e, t] // grain)) * _FNV
+            x ^= x >> np.uint64(29)
+            slot = np.int64(x & np.uint64(len(table) - 1))
+            d = table[slot]
+            while d >= 0:
+                same = coarse[d] == coarse[e] and (started[d] & bits) == (started[e] & bits)
+                if grain:
+                    for t in range(width - 1):
+                        if not same:
+                            break
+                        same = profile[d, t] // grain == profile[e, t] // grain
+                if same:
                     break
-            if less:
-                keep[e] = False
-                break
-        if keep[e]:
-            kept[many] = e
-            many += 1
+                d = chain[d]
+        if d >= 0:
+            into[e] = d
+            continue
+        groups += 1
+        if groups > most:
+            return -1
+        if position >= alone:
+            chain[e] = table[slot]
+            table[slot] = e
+    return groups
+
+
+@njit(cache=True)
+def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, unpaid: Any, into: Any) -> None:
+    """Let the first state of each group stand for all: it holds as little and costs as little as any of them."""
+    for e in range(len(into)):
+        d = into[e]
+        if d != e:
+            for t in range(profile.shape[1]):
+                profile[d, t] = min(profile[d, t], profile[e, t])
+            all_started[d] &= all_started[e]
+            some_started[d] |= some_started[e]
+            costs[d] = min(costs[d], costs[e])
+            unpaid[d] = min(unpaid[d], unpaid[e])

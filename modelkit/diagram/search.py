@@ -1,20 +1,21 @@
-"""The search for a proven optimum: cliques, multipliers, a relaxed diagram, an exact one within it.
+"""The search for a proven optimum: cliques, then relaxed diagrams that come to remember who has started.
 
 1. *Cliques.* The linear program with conflict cliques gives prices and a first bound.
-2. *Multipliers.* "Each request starts once" is relaxed with a multiplier for each request; the memory is kept exactly,
-   as the states of a decision diagram. On a narrow part of it (a beam) subgradients find multipliers.
-3. *Diagram.* At these multipliers the whole relaxed diagram of all schedules up to a limit is made. Its cheapest path
-   is a lower bound, usually within 1 % where that of the cliques is 5 to 10 % away, and most of it can be pruned.
-4. *Refinement.* Within what is left, who has started is remembered too: a path is a schedule then. When none is left,
-   no schedule is within the limit.
+2. *Root.* "Each request starts once" is relaxed with a multiplier for each request; the memory is kept, as the states
+   of a decision diagram of bounded width. Subgradients find multipliers; the cheapest path is a lower bound then,
+   usually within 3 % where that of the cliques is 5 to 15 % away.
+3. *Climbs.* Of the root only what is on paths up to a limit is kept, so much that a given number of arcs is left. Then
+   it is refined again and again: each time one more request is remembered, the one that paths most often start twice
+   or not at all; multipliers are sought anew and what is above the limit is pruned. When nothing is left, no schedule
+   is within the limit. When everybody is remembered, paths are schedules, and the cheapest is optimal.
+4. The next climb may keep twice as many arcs, so that its limit is higher, up to just below the schedule known.
 
-The limit begins below the schedule known or, if that is far, where the multipliers say the optimum is. When that was
-too low, the bound is limit + 1 and it is raised; when a diagram is too wide it is lowered, which proves limit + 1 too.
-A good schedule at the beginning spares most of the work, hence large neighbourhood search comes first.
+That the limit follows from the size, and not the size from the limit, lets every climb end, and each gives a bound.
 
 Related: Ibaraki and Nakamura, successive sublimation dynamic programming (Management Science 40, 1994), Tanaka,
-Fujikuma and Araki (Journal of Scheduling 12, 2009) for one machine; Bergman, Cire, van Hoeve and Hooker,
-Decision Diagrams for Optimization (2016) for relaxed diagrams.
+Fujikuma and Araki (Journal of Scheduling 12, 2009) for one machine; Boland, Dethridge and Dumitrescu, decremental
+state space relaxation (Operations Research Letters 34, 2006); Bergman, Cire, van Hoeve and Hooker, Decision Diagrams
+for Optimization (2016) for relaxed diagrams.
 
 Every bound is exact: prices and multipliers are whole multiples of 1 / SCALE, sums of them are 64-bit integers.
 """
@@ -33,7 +34,7 @@ from modelkit.cuts import Floats, Ints
 from modelkit.diagram import kernels
 from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.diagram.graph import MOST_REQUESTS, Diagram, Reversed, TooWideError, first_diagram, refined
-from modelkit.improve import latency, listed, searched
+from modelkit.improve import fits, latency, listed, searched
 from modelkit.instance import Instance
 from modelkit.neighbourhoods import windows_searched
 
@@ -41,18 +42,17 @@ from modelkit.neighbourhoods import windows_searched
 NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.06
 #: Longest output that a profile holds [round], most starts that the linear program takes.
 MOST_OUTPUT, MOST_STARTS = 128, 60_000
-#: Share of the time for the cliques, and with more than LARGE requests.
-CLIQUES_SHARE, LARGE, LARGE_SHARE = 0.25, 24, 0.7
-#: Gap above which no diagram of so many requests gets anywhere in minutes.
-WIDE_GAP = 0.1
-#: Widths of the beams for multipliers, tried in turn while there is time, and of the beam for schedules.
-BEAMS, SCHEDULES_BEAM = (3000, 10_000, 30_000), 1000
-#: Limits that may turn out too high to look through before better multipliers are sought.
-FAILURES = 2
-#: Share of the schedule known from which on what multipliers make one expect is close to it.
-CLOSE = 0.985
+#: Share of the time for the cliques.
+CLIQUES_SHARE = 0.15
+#: Widths of the root, tried in turn while there is no room; of a diagram within it; of the beams for multipliers and
+#: for schedules.
+ROOT_WIDTHS, WIDTH, BEAM, SCHEDULES_BEAM = (20_000, 6000, 2000), 100_000, 3000, 1000
+#: Arcs kept by the first climb, at most by any, and so few that everybody is remembered next.
+LEAST_KEPT, MOST_KEPT, FEW = 250_000, 8_000_000, 20_000
+#: Share of the time that climbs leave to large neighbourhood search, refinements for which a climb must have time.
+RESERVE, AHEAD = 0.1, 3
 #: Iterations of subgradients, and of those between two prunings.
-ITERATIONS, PRUNING = 150, 10
+ITERATIONS, PRUNING = 150, 5
 #: Seconds of local search from a path.
 LOCAL = 0.5
 
@@ -151,100 +151,100 @@ class Search:
             self._done("cliques", "not tried: too many starts")
             return
         left = self.deadline - time.perf_counter()
-        large = len(self.starts) > LARGE
-        share = LARGE_SHARE if large else CLIQUES_SHARE
-        clique_deadline = time.perf_counter() + share * left if math.isfinite(left) else self.deadline
+        clique_deadline = time.perf_counter() + CLIQUES_SHARE * left if math.isfinite(left) else self.deadline
         known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
         self._prove(known.bound)
         self._done("cliques", f"{known.cuts} conflict cliques with a price")
         if self.proven:
             return
-        if large and math.isfinite(left) and self.value - self.bound > WIDE_GAP * self.value:
-            self._neighbourhoods(1.0)
-            return
         problem = Reversed.of(self.instance, known)
         if problem.most_multiplier < SCALE * self.value:
-            self._done("multipliers", "not tried: sums of costs might not fit 64 bits")
+            self._done("root diagram", "not tried: sums of costs might not fit 64 bits")
             return
         multipliers = np.clip(known.multipliers, -problem.most_multiplier, problem.most_multiplier)
-        for beam in BEAMS:
-            try:
-                multipliers, guess = self._multipliers(problem, multipliers, beam)
-            except TooWideError:
-                self._done("multipliers", f"beam of {beam:,}: too wide, or out of time")
+        try:
+            root, multipliers = self._root(problem, multipliers)
+        except TooWideError:
+            self._done("root diagram", "too wide, or out of time")
+            return
+        kept, ends = LEAST_KEPT, self.deadline
+        if math.isfinite(ends):
+            ends -= RESERVE * (ends - time.perf_counter())
+        now = time.perf_counter()
+        while not self.proven and now < ends:
+            before, began = self.bound, now
+            multipliers = self._climb(root, problem, multipliers, kept, ends)
+            if kept == MOST_KEPT and self.bound == before:
                 break
-            self._limits(problem, multipliers, guess)
-            if self.proven or self.late:
-                return
-        if math.isfinite(left):
+            now = time.perf_counter()
+            kept = int(min(2 * kept, MOST_KEPT, kept * max(0, ends - now) / (now - began)))
+        if not self.proven and math.isfinite(left):
             self._neighbourhoods(0.5)
 
-    def _limits(self, problem: Reversed, multipliers: Ints, guess: int) -> None:
-        """Prove limit after limit: up to the schedule known, or to what the multipliers make one expect.
+    def _root(self, problem: Reversed, multipliers: Ints) -> tuple[Diagram, Ints]:
+        """The relaxed diagram of all schedules better than the one known, and multipliers for it.
 
-        What a diagram leaves serves for all lower limits too. Its refinement is first tried half way from the bound:
-        that costs little beside the whole way, and what it proves is kept if the whole way is too far.
+        Which states give way to others depends on the multipliers: a beam makes better ones than those for the cliques.
         """
-        known, most, too_high, failures = None, 0, self.value, 0
-        limit = self.value - 1 if guess > CLOSE * self.value else max(self.bound, guess)
-        half_way = True
-        while not self.proven and not self.late and failures < FAILURES:
-            try:
-                if known is None or limit > most:
-                    known, multipliers = self._diagram(problem, multipliers, limit)
-                    most = limit
-                if half_way and known.nodes and self.bound < limit:
-                    limit = (self.bound + limit) // 2
-                half_way = False
-                self._refine(known, problem, multipliers, limit)
-            except TooWideError:
-                self._done("refinement", f"limit {limit}: too wide, or out of time")
-                too_high = min(too_high, limit)
-                failures += 1
-            if self.bound >= min(too_high, self.value):
-                return
-            # a limit that was too high to look through leaves lower ones to try; else what the diagram holds
-            limit = self.value - 1 if self.bound > most else min(most, self.value - 1)
-            if too_high < self.value:
-                limit = (self.bound + too_high) // 2
-
-    def _multipliers(self, problem: Reversed, multipliers: Ints, width: int) -> tuple[Ints, int]:
-        """Multipliers from a beam, and what they say the optimum is."""
         limit = (self.value - 1) * SCALE
-        beam = first_diagram(problem, multipliers, limit, self.deadline, beam=width)
-        multipliers, value, left = self._ascended(beam, problem, multipliers, limit)
-        self._schedules(left, problem, multipliers, limit)
-        guess = self.value - 1 if value is None else math.ceil(value / SCALE)
-        self._done("multipliers", f"beam of {width:,} says {guess}")
-        return multipliers, guess
+        beam = first_diagram(problem, multipliers, limit, self.deadline, width=BEAM, beam=True)
+        multipliers, beam, _ = self._ascended(beam, problem, multipliers, self.value - 1)
+        self._schedules(beam, problem, multipliers)
+        self._done("multipliers", f"from a beam of {BEAM:,}")
+        for width in ROOT_WIDTHS:
+            try:
+                made = first_diagram(problem, multipliers, (self.value - 1) * SCALE, self.deadline, width=width)
+                break
+            except TooWideError:
+                if self.late or width == ROOT_WIDTHS[-1]:
+                    raise
+        multipliers, root, _ = self._ascended(made, problem, multipliers, self.value - 1)
+        self._schedules(root, problem, multipliers)
+        self._done("root diagram", f"{made.nodes:,} nodes, {made.arcs:,} arcs; {root.arcs:,} left")
+        return root, multipliers
 
-    def _diagram(self, problem: Reversed, multipliers: Ints, limit: int) -> tuple[Diagram, Ints]:
-        """What is left of the relaxed diagram of all schedules up to a limit, and the multipliers that left it."""
-        scaled = limit * SCALE
-        diagram = first_diagram(problem, multipliers, scaled, self.deadline)
-        note = f"limit {limit}: {diagram.nodes:,} nodes, at most {diagram.widest:,} a layer"
-        multipliers, value, left = self._ascended(diagram, problem, multipliers, scaled)
-        self._prove(min(scaled + 1, value if value is not None else scaled + 1))
-        self._done("diagram", f"{note}; {left.nodes:,} left")
-        self._schedules(left, problem, multipliers, scaled)
-        return left, multipliers
+    def _climb(self, root: Diagram, problem: Reversed, multipliers: Ints, kept: int, ends: float) -> Ints:
+        """Prove that no schedule is within a limit that leaves so many arcs, or find one; returns the multipliers.
 
-    def _refine(self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int) -> None:
-        """Look through all schedules of a diagram up to a limit; the best is kept."""
-        scaled = min(limit, self.value - 1) * SCALE
-        if diagram.nodes:
-            set_cost = diagram.set_cost(problem, multipliers)
-            diagram = diagram.pruned(set_cost, diagram.costs_to_go(set_cost), scaled - int(multipliers.sum()))
-        if diagram.nodes:
-            self._keep(refined(diagram, problem, multipliers, scaled, self.deadline), problem, multipliers)
-        self.bound = max(self.bound, min(limit + 1, self.value))
-        self._done("refinement", f"none better within {limit}")
+        As the time comes to an end fewer arcs are kept, so that the climb, with a lower limit, ends before it.
+        """
+        n = len(multipliers)
+        remembered: list[int] = []
+        limit, diagram = root.limited(problem, multipliers, self.bound, self.value - 1, kept)
+        note = ""
+        while diagram.nodes and not self.proven:
+            began, arcs = time.perf_counter(), diagram.arcs
+            try:
+                made = refined(diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH)
+            except TooWideError:
+                note = ": too wide, or out of time"
+                break
+            if made.exact and made.nodes:
+                self._keep(made, problem, multipliers)
+                self.bound = max(self.bound, min(limit + 1, self.value))
+                break
+            multipliers, diagram, repeats = self._ascended(made, problem, multipliers, limit)
+            now = time.perf_counter()
+            if math.isfinite(ends):
+                kept = min(kept, max(FEW, int((ends - now) / AHEAD / (now - began) * arcs)))
+            limit, diagram = diagram.limited(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
+            repeats[remembered] = -1
+            # of those equally often repeated, the one that takes the most memory
+            order = np.lexsort((-problem.load.sum(axis=1), -repeats))[: n - len(remembered)].tolist()
+            remembered += order if diagram.arcs <= FEW else order[:1]
+        else:
+            if not self.proven:
+                self.bound = limit + 1
+        self._done("climb", f"limit {limit}, {len(remembered)} of {n} requests remembered{note}")
+        return multipliers
 
-    def _schedules(self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int) -> None:
+    def _schedules(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
         """Look for schedules with a narrow refinement."""
         if diagram.nodes:
-            limit = min(limit, (self.value - 1) * SCALE)
-            found = refined(diagram, problem, multipliers, limit, self.deadline, beam=SCHEDULES_BEAM)
+            found = refined(
+                diagram, problem, multipliers, (self.value - 1) * SCALE, self.deadline,
+                remembered=range(len(multipliers)), width=SCHEDULES_BEAM, beam=True,
+            )  # fmt: skip
             self._keep(found, problem, multipliers)
 
     def _keep(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
@@ -261,38 +261,41 @@ class Search:
 
     def _ascended(
         self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int
-    ) -> tuple[Ints, int | None, Diagram]:
-        """Subgradients with Polyak's step; the best multipliers, their value (None: no path), what is left.
+    ) -> tuple[Ints, Diagram, Floats]:
+        """Subgradients with Polyak's step: the best multipliers, what is left, how often paths missed "once" [n].
 
-        Paths above the limit are pruned on the way, each by multipliers at which it is above.
+        Paths above the limit [round] are pruned on the way, each by multipliers at which it is above.
         """
-        best, best_multipliers, value = -kernels.NEVER, multipliers, None
+        best, best_multipliers = -kernels.NEVER, multipliers
         share, stale = 1.0, 0
-        before: Floats = np.zeros(len(multipliers))
+        before, repeats = np.zeros(len(multipliers)), np.zeros(len(multipliers))
         for iteration in range(ITERATIONS):
             set_cost = diagram.set_cost(problem, multipliers)
             to_go = diagram.costs_to_go(set_cost)
-            if to_go[0] >= kernels.NEVER:
-                return multipliers, None, diagram.pruned(set_cost, to_go, -1)
             total = int(multipliers.sum())
             value = total + int(to_go[0])
+            if value > limit * SCALE:
+                self._prove(limit * SCALE + 1 if diagram.complete else 0)
+                return multipliers, diagram.pruned(set_cost, to_go, -kernels.NEVER), repeats
+            self._prove(value if diagram.complete else 0)
             stale = 0 if value > best + SCALE // 50 else stale + 1
             if value > best:
                 best, best_multipliers = value, multipliers
-            if iteration % PRUNING == PRUNING - 1 or value > limit:
-                diagram = diagram.pruned(set_cost, to_go, limit - total)
-                if diagram.nodes == 0:
-                    return multipliers, None, diagram
+            if iteration % PRUNING == PRUNING - 1:
+                diagram = diagram.pruned(set_cost, to_go, limit * SCALE - total)
                 to_go = diagram.costs_to_go(set_cost)
-            if share < 0.02 or time.perf_counter() > self.deadline:
+            if share < 0.02 or self.late or self.proven:
                 break
             if stale >= 6:
                 share, stale, multipliers = share / 2, 0, best_multipliers
                 continue
             times, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
+            repeats = 0.9 * repeats + abs(times - 1)
             if iteration % 25 == 0:
                 self._improve(problem.starts(layers), times)
             if (times == 1).all():
+                if fits(self.instance, problem.starts(layers)):
+                    self._offer(problem.starts(layers))
                 break
             direction = 1.0 - times.astype(np.float64) + 0.3 * before
             length = float(direction @ direction)
@@ -300,12 +303,12 @@ class Search:
                 direction = 1.0 - times.astype(np.float64)
                 length = float(direction @ direction)
             before = direction
-            step = share * max(limit + SCALE - value, SCALE // 4) / length
+            step = share * max((limit + 1) * SCALE - value, SCALE // 4) / length
             moved = multipliers + np.rint(step * direction).astype(np.int64)
             multipliers = np.clip(moved, -problem.most_multiplier, problem.most_multiplier)
         set_cost = diagram.set_cost(problem, best_multipliers)
         to_go = diagram.costs_to_go(set_cost)
-        return best_multipliers, best, diagram.pruned(set_cost, to_go, limit - int(best_multipliers.sum()))
+        return best_multipliers, diagram.pruned(set_cost, to_go, limit * SCALE - int(best_multipliers.sum())), repeats
 
     def _neighbourhoods(self, share: float) -> None:
         """Large neighbourhood search for a share of the time that is left."""
