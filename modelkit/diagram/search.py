@@ -41,12 +41,16 @@ from modelkit.neighbourhoods import windows_searched
 #: The stages of large neighbourhood search, and the share of the time for the first.
 NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.06
 #: Longest output that a profile holds [round], most starts that the linear program takes.
-MOST_OUTPUT, MOST_STARTS = 128, 60_000
-#: Share of the time for the cliques.
-CLIQUES_SHARE = 0.15
+MOST_OUTPUT, MOST_STARTS = 128, 200_000
+#: Share of the time for the cliques, and with more than LARGE requests.
+CLIQUES_SHARE, LARGE, LARGE_SHARE = 0.15, 24, 0.4
+#: Gap above which no diagram gets anywhere in minutes: too many sets of requests may start together.
+WIDE_GAP = 0.25
 #: Widths of the root, tried in turn while there is no room; of a diagram within it; of the beams for multipliers and
 #: for schedules.
 ROOT_WIDTHS, WIDTH, BEAM, SCHEDULES_BEAM = (20_000, 6000, 2000), 100_000, 3000, 1000
+#: Share of the time for the beam for multipliers, at most.
+BEAM_SHARE = 0.3
 #: Arcs kept by the first climb, at most by any, and so few that everybody is remembered next.
 LEAST_KEPT, MOST_KEPT, FEW = 250_000, 8_000_000, 20_000
 #: Share of the time that climbs leave to large neighbourhood search, refinements for which a climb must have time.
@@ -151,11 +155,15 @@ class Search:
             self._done("cliques", "not tried: too many starts")
             return
         left = self.deadline - time.perf_counter()
-        clique_deadline = time.perf_counter() + CLIQUES_SHARE * left if math.isfinite(left) else self.deadline
+        share = LARGE_SHARE if len(self.starts) > LARGE else CLIQUES_SHARE
+        clique_deadline = time.perf_counter() + share * left if math.isfinite(left) else self.deadline
         known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
         self._prove(known.bound)
         self._done("cliques", f"{known.cuts} conflict cliques with a price")
         if self.proven:
+            return
+        if math.isfinite(left) and self.value - self.bound > WIDE_GAP * self.value:
+            self._neighbourhoods(1.0)
             return
         problem = Reversed.of(self.instance, known)
         if problem.most_multiplier < SCALE * self.value:
@@ -166,6 +174,8 @@ class Search:
             root, multipliers = self._root(problem, multipliers)
         except TooWideError:
             self._done("root diagram", "too wide, or out of time")
+            if math.isfinite(left):
+                self._neighbourhoods(1.0)
             return
         kept, ends = LEAST_KEPT, self.deadline
         if math.isfinite(ends):
@@ -186,12 +196,17 @@ class Search:
 
         Which states give way to others depends on the multipliers: a beam makes better ones than those for the cliques.
         """
-        limit = (self.value - 1) * SCALE
-        beam = first_diagram(problem, multipliers, limit, self.deadline, width=BEAM, beam=True)
-        multipliers, beam, _ = self._ascended(beam, problem, multipliers, self.value - 1)
-        self._schedules(beam, problem, multipliers)
-        self._done("multipliers", f"from a beam of {BEAM:,}")
-        for width in ROOT_WIDTHS:
+        now, limit = time.perf_counter(), self.value - 1
+        try:
+            until = now + BEAM_SHARE * (self.deadline - now)
+            beam = first_diagram(problem, multipliers, limit * SCALE, until, width=BEAM, beam=True)
+            multipliers, beam, _ = self._ascended(beam, problem, multipliers, limit)
+            self._schedules(beam, problem, multipliers)
+            self._done("multipliers", f"from a beam of {BEAM:,}")
+        except TooWideError:
+            self._done("multipliers", "those for the cliques: no time for a beam")
+        large = len(multipliers) > LARGE
+        for width in ROOT_WIDTHS[large:]:
             try:
                 made = first_diagram(problem, multipliers, (self.value - 1) * SCALE, self.deadline, width=width)
                 break
