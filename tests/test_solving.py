@@ -28,7 +28,7 @@ def hard() -> Instance:
     """An instance that no solver proves within seconds."""
     from modelkit.families import generate
 
-    return generate("kv-synthetic", seed=7, requests=16, kv_capacity=31)
+    return generate("kv-synthetic", seed=7, requests=24, kv_capacity=31)
 
 
 def test_optimal(two: Instance) -> None:
