@@ -60,6 +60,8 @@ class Reversed:
         Latency of a request placed at layer 0, times SCALE; at layer t it is t rounds less.
     reduced, prices
         Reduced cost of placing each request at each layer, price of each layer.
+    multipliers
+        Of each request: duals of "started once", shape [n].
     bound
         What these add to, times SCALE.
     """
@@ -71,6 +73,7 @@ class Reversed:
     fixed: Ints
     reduced: Ints
     prices: Ints
+    multipliers: Ints
     bound: int
     rounds: int
     slope: int = -SCALE
@@ -101,7 +104,7 @@ class Reversed:
         beyond = instance.server.kv_capacity_tokens * int(known.prices[rounds + 1 :].sum())
         return cls(
             instance.server.kv_capacity_tokens, load, output, twin, SCALE * (rounds - arrival), reduced, prices,
-            known.bound + beyond, rounds,
+            known.multipliers, known.bound + beyond, rounds,
         )  # fmt: skip
 
     @property

@@ -22,6 +22,7 @@ Every bound is exact: prices and multipliers are whole multiples of 1 / SCALE, s
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -144,79 +145,82 @@ class Search:
 
     def run(self) -> None:
         """Search until the optimum is proven or the time is over."""
-        if self.proven:
-            return
-        if math.isfinite(self.deadline):
+        finite = math.isfinite(self.deadline)
+        if finite and not self.proven:
             self._neighbourhoods(NEIGHBOURHOODS_SHARE)
+        if self.proven or (problem := self._cliques()) is None or self.proven:
+            return
+        if not finite or self.value - self.bound <= WIDE_GAP * self.value:
+            try:
+                self._climbs(*self._root(problem), problem)
+            except TooWideError:
+                self._done("root diagram", "too wide, or out of time")
+        if finite and not self.proven:
+            self._neighbourhoods(1.0)
+
+    def _cliques(self) -> Reversed | None:
+        """Prove the bound of the linear program; returns the problem with its prices, if the diagrams can take it."""
         windows = start_windows(self.instance)
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
         if many > MOST_STARTS:
             self._done("cliques", "not tried: too many starts")
-            return
-        left = self.deadline - time.perf_counter()
+            return None
         share = LARGE_SHARE if len(self.starts) > LARGE else CLIQUES_SHARE
-        clique_deadline = time.perf_counter() + share * left if math.isfinite(left) else self.deadline
-        known = CliqueProgram(self.instance, windows).solved(clique_deadline, self.value)
+        known = CliqueProgram(self.instance, windows).solved(self._until(share), self.value)
         self._prove(known.bound)
         self._done("cliques", f"{known.cuts} conflict cliques with a price")
-        if self.proven:
-            return
-        if math.isfinite(left) and self.value - self.bound > WIDE_GAP * self.value:
-            self._neighbourhoods(1.0)
-            return
         problem = Reversed.of(self.instance, known)
         if problem.most_multiplier < SCALE * self.value:
             self._done("root diagram", "not tried: sums of costs might not fit 64 bits")
-            return
-        multipliers = np.clip(known.multipliers, -problem.most_multiplier, problem.most_multiplier)
+            return None
+        return problem
+
+    def _until(self, share: float) -> float:
+        """When that share of the time left is over."""
+        now = time.perf_counter()
+        return now + share * (self.deadline - now)
+
+    def _root(self, problem: Reversed) -> tuple[Diagram, Ints]:
+        """The relaxed diagram of all schedules better than the one known, and multipliers for it.
+
+        Which states give way to others depends on the multipliers: a beam makes better ones than those for the cliques.
+        """
+        most, limit = problem.most_multiplier, self.value - 1
+        multipliers = np.clip(problem.multipliers, -most, most)
         try:
-            root, multipliers = self._root(problem, multipliers)
+            beam = first_diagram(problem, multipliers, limit * SCALE, self._until(BEAM_SHARE), width=BEAM, beam=True)
+            multipliers, beam, _ = self._ascended(beam, problem, multipliers, limit)
+            self._done("multipliers", f"from a beam of {BEAM:,}")
+            self._schedules(beam, problem, multipliers)
         except TooWideError:
-            self._done("root diagram", "too wide, or out of time")
-            if math.isfinite(left):
-                self._neighbourhoods(1.0)
-            return
-        kept, ends = LEAST_KEPT, self.deadline
-        if math.isfinite(ends):
-            ends -= RESERVE * (ends - time.perf_counter())
+            self._done("multipliers", "those for the cliques: no time for a beam")
+        widths, limit = ROOT_WIDTHS[len(multipliers) > LARGE :], self.value - 1
+        for width in widths:
+            try:
+                made = first_diagram(problem, multipliers, limit * SCALE, self.deadline, width=width)
+                break
+            except TooWideError:
+                if self.late or width == widths[-1]:
+                    raise
+        multipliers, root, _ = self._ascended(made, problem, multipliers, limit)
+        self._schedules(root, problem, multipliers)
+        self._done("root diagram", f"{made.nodes:,} nodes, {made.arcs:,} arcs; {root.arcs:,} left")
+        return root, multipliers
+
+    def _climbs(self, root: Diagram, multipliers: Ints, problem: Reversed) -> None:
+        """Climb, each time with up to twice as many arcs, as there is time."""
+        kept, ends = LEAST_KEPT, self._until(1 - RESERVE)
         now = time.perf_counter()
         while not self.proven and now < ends:
             before, began = self.bound, now
             multipliers = self._climb(root, problem, multipliers, kept, ends)
             if kept == MOST_KEPT and self.bound == before:
-                break
+                return
             now = time.perf_counter()
-            kept = int(min(2 * kept, MOST_KEPT, kept * max(0, ends - now) / (now - began)))
-        if not self.proven and math.isfinite(left):
-            self._neighbourhoods(0.5)
-
-    def _root(self, problem: Reversed, multipliers: Ints) -> tuple[Diagram, Ints]:
-        """The relaxed diagram of all schedules better than the one known, and multipliers for it.
-
-        Which states give way to others depends on the multipliers: a beam makes better ones than those for the cliques.
-        """
-        now, limit = time.perf_counter(), self.value - 1
-        try:
-            until = now + BEAM_SHARE * (self.deadline - now)
-            beam = first_diagram(problem, multipliers, limit * SCALE, until, width=BEAM, beam=True)
-            multipliers, beam, _ = self._ascended(beam, problem, multipliers, limit)
-            self._schedules(beam, problem, multipliers)
-            self._done("multipliers", f"from a beam of {BEAM:,}")
-        except TooWideError:
-            self._done("multipliers", "those for the cliques: no time for a beam")
-        large = len(multipliers) > LARGE
-        for width in ROOT_WIDTHS[large:]:
-            try:
-                made = first_diagram(problem, multipliers, (self.value - 1) * SCALE, self.deadline, width=width)
-                break
-            except TooWideError:
-                if self.late or width == ROOT_WIDTHS[-1]:
-                    raise
-        multipliers, root, _ = self._ascended(made, problem, multipliers, self.value - 1)
-        self._schedules(root, problem, multipliers)
-        self._done("root diagram", f"{made.nodes:,} nodes, {made.arcs:,} arcs; {root.arcs:,} left")
-        return root, multipliers
+            kept = min(2 * kept, MOST_KEPT)
+            if math.isfinite(ends):
+                kept = min(kept, int(kept * max(0, ends - now) / (now - began)))
 
     def _climb(self, root: Diagram, problem: Reversed, multipliers: Ints, kept: int, ends: float) -> Ints:
         """Prove that no schedule is within a limit that leaves so many arcs, or find one; returns the multipliers.
@@ -234,7 +238,7 @@ class Search:
             except TooWideError:
                 note = ": too wide, or out of time"
                 break
-            if made.exact and made.nodes:
+            if made.exact:
                 self._keep(made, problem, multipliers)
                 self.bound = max(self.bound, min(limit + 1, self.value))
                 break
@@ -243,6 +247,9 @@ class Search:
             if math.isfinite(ends):
                 kept = min(kept, max(FEW, int((ends - now) / AHEAD / (now - began) * arcs)))
             limit, diagram = diagram.limited(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
+            if len(remembered) == n and diagram.arcs >= arcs:
+                note = ": too wide"
+                break
             repeats[remembered] = -1
             # of those equally often repeated, the one that takes the most memory
             order = np.lexsort((-problem.load.sum(axis=1), -repeats))[: n - len(remembered)].tolist()
@@ -255,10 +262,13 @@ class Search:
 
     def _schedules(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
         """Look for schedules with a narrow refinement."""
-        if diagram.nodes:
+        if not diagram.nodes:
+            return
+        everybody = range(len(multipliers))
+        with contextlib.suppress(TooWideError):
             found = refined(
-                diagram, problem, multipliers, (self.value - 1) * SCALE, self.deadline,
-                remembered=range(len(multipliers)), width=SCHEDULES_BEAM, beam=True,
+                diagram, problem, multipliers, (self.value - 1) * SCALE, self._until(BEAM_SHARE),
+                remembered=everybody, width=SCHEDULES_BEAM, beam=True,
             )  # fmt: skip
             self._keep(found, problem, multipliers)
 
