@@ -262,6 +262,7 @@ class _Builder:
         """For each state of the next layer one that dominates it, or itself."""
         profile, all_started, _, coarse, costs, _ = (array[:fresh] for array in self.next)
         into = np.empty(fresh, dtype=np.int64)
+        # in a first diagram all are of the same coarse node, and nobody is remembered
         order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
         kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
         return into
