@@ -184,6 +184,27 @@ def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
             assert least(left, problem, multipliers) == least(diagram, problem, multipliers)
 
 
+def test_a_beam_proves_nothing() -> None:
+    """Tests that what is refined within a beam is as incomplete as the beam, however wide it is."""
+    problem = problem_of(generate("kv-synthetic", seed=2, requests=9, kv_capacity=16))
+    multipliers = problem.multipliers
+    beam = first_diagram(problem, multipliers, 1000 * SCALE, np.inf, width=5, beam=True)
+    assert not beam.complete
+    assert not refined(beam, problem, multipliers, 1000 * SCALE, np.inf, remembered=[0], width=100_000).complete
+
+
+def test_no_schedule_that_does_not_fit_is_taken() -> None:
+    """Tests that the search refuses starts before arrivals, and starts that exceed the memory."""
+    instance = generate("kv-synthetic", seed=1, requests=9, kv_capacity=16)
+    search = Search(instance, first_schedule(instance))
+    before = search.value
+    search._offer(np.zeros(9, dtype=np.int64))
+    search._offer(search.starts - 1)
+    assert search.value == before
+    search._offer(hindsight(instance).starts)
+    assert search.value < before
+
+
 def test_a_stop_keeps_what_is_known() -> None:
     """Tests that a deadline that is over leaves the schedule given and a valid bound."""
     instance = generate("kv-synthetic", seed=2, requests=16)

@@ -464,6 +464,7 @@ def refined(
     """
     masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
     build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
+    build.complete = old.complete
     all_of_them, everybody = np.uint64(masks[0]), len(remembered) == len(problem.output)
     set_cost = old.set_cost(problem, multipliers)
     to_go = old.costs_to_go(set_cost)

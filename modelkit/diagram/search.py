@@ -50,7 +50,7 @@ WIDE_GAP = 0.25
 #: Widths of the root, tried in turn while there is no room; of a diagram within it; of the beams for multipliers and
 #: for schedules.
 ROOT_WIDTHS, WIDTH, BEAM, SCHEDULES_BEAM = (20_000, 6000, 2000), 100_000, 3000, 1000
-#: Share of the time for the beam for multipliers, at most.
+#: Share of the time for a beam, at most.
 BEAM_SHARE = 0.3
 #: Arcs kept by the first climb, at most by any, and so few that everybody is remembered next.
 LEAST_KEPT, MOST_KEPT, FEW = 250_000, 8_000_000, 20_000
@@ -277,11 +277,13 @@ class Search:
         set_cost = diagram.set_cost(problem, multipliers)
         to_go = diagram.costs_to_go(set_cost)
         if to_go[0] < kernels.NEVER:
-            _, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
-            self._offer(problem.starts(layers))
+            times, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
+            if (times == 1).all():
+                self._offer(problem.starts(layers))
 
     def _offer(self, starts: Ints) -> None:
-        if latency(self.instance, starts) < self.value:
+        """Take better starts. What is merged may ask for more memory than there is: it is looked at here."""
+        if latency(self.instance, starts) < self.value and fits(self.instance, starts):
             self.starts = starts
 
     def _ascended(
@@ -299,10 +301,10 @@ class Search:
             to_go = diagram.costs_to_go(set_cost)
             total = int(multipliers.sum())
             value = total + int(to_go[0])
+            if diagram.complete:
+                self._prove(min(value, limit * SCALE + 1))
             if value > limit * SCALE:
-                self._prove(limit * SCALE + 1 if diagram.complete else 0)
                 return multipliers, diagram.pruned(set_cost, to_go, -kernels.NEVER), repeats
-            self._prove(value if diagram.complete else 0)
             stale = 0 if value > best + SCALE // 50 else stale + 1
             if value > best:
                 best, best_multipliers = value, multipliers
@@ -319,8 +321,7 @@ class Search:
             if iteration % 25 == 0:
                 self._improve(problem.starts(layers), times)
             if (times == 1).all():
-                if fits(self.instance, problem.starts(layers)):
-                    self._offer(problem.starts(layers))
+                self._offer(problem.starts(layers))
                 break
             direction = 1.0 - times.astype(np.float64) + 0.3 * before
             length = float(direction @ direction)
