@@ -11,9 +11,10 @@ def main() -> None:
     if minded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from modelkit.cli import main as run
+    from modelkit.interrupts import interrupt
 
     if minded:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
     try:
         run()
     finally:

@@ -1,12 +1,56 @@
-"""Ctrl-C at a moment when it would lose what is already there."""
+"""Ctrl-C at moments when it would break something or lose what is already there."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+#: Python code that runs while a compiled function takes its arguments or hands over its results. Numba goes on there
+#: with an exception set: KeyboardInterrupt ends in SystemError or in a crash.
+FRAGILE = frozenset({"ctypes", "numba.core.serialize"})
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as Python's own handler of SIGINT; after the call of numba where it would not stand it.
+
+    A timer would not do: where one compiled function follows another, Python runs nothing but fragile code.
+    """
+    caller = within = frame
+    while within is not None:
+        if within.f_globals.get("__name__") in FRAGILE:
+            caller = within.f_back
+        within = within.f_back
+    if caller is frame or caller is None:
+        raise KeyboardInterrupt
+    usual = sys.gettrace()
+
+    def next_line(traced: FrameType, event: str, argument: object) -> None:
+        traced.f_trace = None
+        sys.settrace(usual)
+        raise KeyboardInterrupt
+
+    caller.f_trace = next_line
+    sys.settrace(lambda *_: None)  # else no frame is traced
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C within the block, or the function that this decorates, ends compiled functions cleanly.
+
+    Outside the main thread, and where somebody else handles the signal, nothing changes.
+    """
+    if not _is_main() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Held:
@@ -26,11 +70,11 @@ def interrupts_held() -> Iterator[Held]:
 
     def hold(number: int, frame: FrameType | None) -> None:
         if held.pressed:
-            raise KeyboardInterrupt
+            interrupt(number, frame)
         held.pressed = True
 
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+    usual = signal.getsignal(signal.SIGINT)
+    if not _is_main() or usual not in (signal.default_int_handler, interrupt):
         yield held
         return
     signal.signal(signal.SIGINT, hold)
@@ -38,3 +82,7 @@ def interrupts_held() -> Iterator[Held]:
         yield held
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()

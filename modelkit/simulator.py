@@ -12,6 +12,7 @@ from modelkit.continuous import ContinuousSimulation, Limits
 from modelkit.errors import PolicyError as PolicyError
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, UnitClock
+from modelkit.interrupts import interruptible
 from modelkit.io import load
 from modelkit.judge import judge
 from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
@@ -24,6 +25,7 @@ from modelkit.stages import StageSimulation, stages_refusal
 from modelkit.version import VERSION
 
 
+@interruptible()
 def simulate(
     instance: Instance,
     policy: str = "mc-sf",

@@ -31,6 +31,7 @@ from typing import Any
 
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, Request, Server
+from modelkit.interrupts import interrupt
 from modelkit.io import load_result, save_result
 from modelkit.result import Result
 from modelkit.runs import Run, failure, perform
@@ -307,7 +308,7 @@ def _be_the_run(run: Run, path: str, printed: int) -> None:
     code = 1
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (printed, 1), (printed, 2)):
             os.dup2(old, new)

@@ -12,13 +12,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numba import njit
 
 import modelkit as mk
 from modelkit.families import generate
 from modelkit.instance import Instance
-from modelkit.interrupts import interrupts_held
+from modelkit.interrupts import interruptible, interrupts_held
 from modelkit.io import save_instance
 from modelkit.news import News
 
@@ -113,6 +116,28 @@ def test_interrupts_are_held() -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_compiled_functions_cleanly() -> None:
+    """Tests it while one runs that hands over arrays, which numba does by a call of Python code."""
+
+    @njit
+    def work(steps: int) -> Any:
+        found = np.zeros(100, np.int64)
+        for step in range(steps):
+            found[step * step % 100] += 1
+        return found, found[:50].copy()
+
+    def keep_working() -> None:
+        while True:
+            work(5_000_000)
+
+    work(1)
+    for _ in range(3):
+        press = ["sh", "-c", f"sleep 0.1; kill -INT {os.getpid()}"]
+        with interruptible(), subprocess.Popen(press), pytest.raises(KeyboardInterrupt):
+            keep_working()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -14,7 +14,7 @@ from modelkit.errors import InterruptedWith, UsageError
 from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, InstanceStamp
-from modelkit.interrupts import interrupts_held
+from modelkit.interrupts import interruptible, interrupts_held
 from modelkit.io import load
 from modelkit.judge import judge
 from modelkit.neighbourhoods import few_run_at_once, windows_searched
@@ -54,6 +54,7 @@ class CertifiedBound:
         return self.result.objective.gap
 
 
+@interruptible()
 def bound(
     instance: Instance,
     *,

@@ -13,6 +13,7 @@ from modelkit.backends import Limits, backend
 from modelkit.errors import InfeasibleError, unknown_name
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
+from modelkit.interrupts import interruptible
 from modelkit.io import load
 from modelkit.news import News
 from modelkit.policies import policies
@@ -27,6 +28,7 @@ __all__ = ["TIME_LIMIT", "News", "choose", "solve"]
 TIME_LIMIT = 60.0
 
 
+@interruptible()
 def solve(
     instance: Instance,
     formulation: str | Formulation | None = None,
