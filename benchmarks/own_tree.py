@@ -76,8 +76,12 @@ class BranchAndCut:
             solver.changeColsBounds(len(columns), columns, np.zeros(len(columns)), upper)
             solver.setOptionValue("time_limit", solver.getRunTime() + max(0.1, self.deadline - time.perf_counter()))
             solver.run()
-            solution = solver.getSolution()
             status = solver.modelStatusToString(solver.getModelStatus())
+            if status == "Unknown":  # numerical trouble: from scratch, without the basis
+                solver.clearSolver()
+                solver.run()
+                status = solver.modelStatusToString(solver.getModelStatus())
+            solution = solver.getSolution()
             if status == "Infeasible":
                 return None, None, allowed
             if status != "Optimal":  # out of time: the point keeps to no rows
