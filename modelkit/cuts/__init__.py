@@ -23,9 +23,9 @@ its diagrams hardly smaller (n = 12, two instances: 32,883 -> 26,848 and 16,633 
 the seconds.
 
 In the tree (`benchmarks/branch_and_cut.py`, 60 s, three instances each): with n = 12 SCIP with these rows in the tree
-ends at 0.3 % against 0.4 % with those of the root only, HiGHS at 0.6 %, two of three proven; a branch and cut of our own
-proves all in 14 s. With n = 16 it ends at 4.2 %, SCIP at 5.3 % in the tree and 5.0 % at the root, HiGHS at 5.6 %. The
-diagram proves all of either size, in 5 and 7 s.
+ends at 0.3 % against 0.4 % with those of the root only, HiGHS at 0.6 %, two of three proven; a branch and cut of our
+own proves all in 14 s. With n = 16 it ends at 4.0 %, SCIP at 5.1 % in the tree and 4.9 % at the root, HiGHS at 5.5 %.
+The diagram proves all of either size, in 5 and 21 s.
 """
 
 from modelkit.cuts.conflict_cliques import conflict, conflict_cliques
