@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from own_tree import BranchAndCut
-from record import keep, kept, stamp
+from record import best_known, keep, kept, stamp
 
 from modelkit.backends import Limits, backend
 from modelkit.bounds import hindsight, start_windows
@@ -86,11 +86,9 @@ def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print what was measured; gaps are to the best schedule that any method knows, of runs that tell a bound."""
-    best: dict[tuple[int, int], float] = defaultdict(lambda: math.inf)
+    best = best_known(rows)
     cells = defaultdict(list)
     for row in rows:
-        key = row["n"], row["seed"]
-        best[key] = min(best[key], row["value"])
         cells[row["n"], row["limit"], METHODS.index(row["method"])].append(row)
     print(
         f"{'n':>3} {'limit':>6} {'method':<12} {'runs':>4} {'proven':>6} {'mean gap':>8} {'mean s':>7} {'not best':>8}"

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from record import keep, kept, stamp
+from record import best_known, keep, kept, stamp
 
 import modelkit as mk
 from modelkit.bounds import hindsight
@@ -49,10 +49,7 @@ def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print what was measured, over the instances that a method ran on."""
-    best: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
-    for row in rows:
-        if row["value"] is not None:
-            best[row["n"], row["seed"]] = min(best[row["n"], row["seed"]], row["value"])
+    best = best_known(rows)
     cells = defaultdict(list)
     for row in rows:
         cells[row["n"], row["limit"], row["method"]].append(row)

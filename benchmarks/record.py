@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ def kept(path: Path) -> dict[str, Any]:
     """What a results file holds, to go on with; no rows when it is not there."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
     return found
+
+
+def best_known(rows: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
+    """The least value of any row of each instance, by its requests and seed; infinite where there is none."""
+    best: dict[tuple[int, int], float] = defaultdict(lambda: math.inf)
+    for row in rows:
+        if row["value"] is not None:
+            key = row["n"], row["seed"]
+            best[key] = min(best[key], row["value"])
+    return best
 
 
 def keep(document: dict[str, Any], path: Path) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from record import best_known
+
 HERE = Path(__file__).resolve().parent
 HEAD = """# Benchmarks
 
@@ -82,12 +84,9 @@ def _handover(found: Any) -> str:
 
 
 def _proofs(found: Any) -> str:
-    best: dict[tuple[int, int], float] = {}
+    best = best_known(found["rows"])
     cells: dict[tuple[int, float], dict[str, list[Any]]] = {}
     for row in found["rows"]:
-        key = row["n"], row["seed"]
-        if row["value"] is not None:
-            best[key] = min(row["value"], best.get(key, row["value"]))
         cells.setdefault((row["n"], row["limit"]), {}).setdefault(row["method"], []).append(row)
     words = []
     for (n, limit), methods in sorted(cells.items()):
@@ -101,15 +100,12 @@ def _proofs(found: Any) -> str:
 
 def _branch_and_cut(found: Any) -> str:
     rows, words = found["rows"], []
+    best = best_known(rows)
     for n in sorted({row["n"] for row in rows}):
-        best: dict[int, float] = {}
-        for row in rows:
-            if row["n"] == n:
-                best[row["seed"]] = min(row["value"], best.get(row["seed"], row["value"]))
         said = []
         for method in dict.fromkeys(row["method"] for row in rows):
             runs = [row for row in rows if row["n"] == n and row["method"] == method]
-            gap = mean(1 - (row["bound"] or 0) / best[row["seed"]] for row in runs)
+            gap = mean(1 - (row["bound"] or 0) / best[n, row["seed"]] for row in runs)
             said.append(
                 f"{method} {gap:.1%} ({sum(row['bound'] == row['value'] for row in runs)} of {len(runs)} proven)"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,12 +26,9 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         within = within.f_back
     if caller is frame or caller is None:
         raise KeyboardInterrupt
-    usual = sys.gettrace()
 
     def next_line(traced: FrameType, event: str, argument: object) -> None:
-        traced.f_trace = None
-        sys.settrace(usual)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt  # which ends the tracing, too
 
     caller.f_trace = next_line
     sys.settrace(lambda *_: None)  # else no frame is traced
@@ -43,14 +40,8 @@ def interruptible() -> Iterator[None]:
 
     Outside the main thread, and where somebody else handles the signal, nothing changes.
     """
-    if not _is_main() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    with _handled_by(interrupt):
         yield
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Held:
@@ -73,16 +64,20 @@ def interrupts_held() -> Iterator[Held]:
             interrupt(number, frame)
         held.pressed = True
 
+    with _handled_by(hold):
+        yield held
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let it handle SIGINT within the block, where Python's own handler or `interrupt` does in the main thread."""
     usual = signal.getsignal(signal.SIGINT)
-    if not _is_main() or usual not in (signal.default_int_handler, interrupt):
-        yield held
+    replaceable = usual in (signal.default_int_handler, interrupt)
+    if not replaceable or threading.current_thread() is not threading.main_thread():
+        yield
         return
-    signal.signal(signal.SIGINT, hold)
+    signal.signal(signal.SIGINT, handler)
     try:
-        yield held
+        yield
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-def _is_main() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -135,7 +135,7 @@ def test_ctrl_c_ends_compiled_functions_cleanly() -> None:
 
     work(1)
     for _ in range(3):
-        press = ["sh", "-c", f"sleep 0.1; kill -INT {os.getpid()}"]
+        press = ["sh", "-c", f"sleep 0.5; kill -INT {os.getpid()}"]
         with interruptible(), subprocess.Popen(press), pytest.raises(KeyboardInterrupt):
             keep_working()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
