@@ -18,7 +18,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.cli import cli
-from modelkit.errors import InputError, UsageError
+from modelkit.errors import InputError, SolverError, UsageError
 from modelkit.studies import (
     Claim,
     Entry,
@@ -33,6 +33,8 @@ from modelkit.studies import (
     status,
     verdicts,
 )
+from modelkit.studies.cluster import run_on_cluster
+from modelkit.studies.running import _run as study_run
 
 TINY = """
 name = "tiny"
@@ -314,6 +316,69 @@ def test_cluster_loses_a_worker(tmp_path: Path) -> None:
     near = run_study(study, tmp_path / "near", jobs=2)
     assert len(far.done) == 12
     assert content(far.done) == content(near.done)
+
+
+@pytest.mark.slow
+def test_cluster_loses_all_workers_again_and_again(tmp_path: Path) -> None:
+    """Tests a cluster whose workers have no nanny and are all killed, thrice; new ones join: no run is given up."""
+    distributed = pytest.importorskip("distributed")
+    study = load_study(written(tmp_path))
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
+        workers = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+
+        def kill_all(step: Any) -> None:
+            if step.done in (5, 9, 20):
+                for worker in workers:
+                    worker.kill()
+                    worker.wait()
+                workers[:] = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+
+        try:
+            far = run_study(study, tmp_path / "far", cluster=address, listen=kill_all)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+    assert not far.left
+    assert not far.failed
+
+
+@pytest.mark.slow
+def test_cluster_without_workers(tmp_path: Path) -> None:
+    """Tests that a cluster that has no worker ends the command after a stated time, and nothing counts as done."""
+    distributed = pytest.importorskip("distributed")
+    study = load_study(written(tmp_path))
+    with Store(tmp_path / "kept", writing=True) as store:
+        cell = cells(study)[0]
+        task = (study_run(cell, store), store.path(cell.key))
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(SolverError, match="had no worker for 1 s; what was finished is kept"),
+    ):
+        list(run_on_cluster([task], cluster.scheduler_address, worker_timeout=1.0))
+    assert not status(study, tmp_path / "kept").done
+
+
+@pytest.mark.slow
+def test_runs_that_fail_on_the_cluster_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that runs that fail on the cluster are tried again, then given up with the reason, and are still to do."""
+    distributed = pytest.importorskip("distributed")
+    study = load_study(written(tmp_path))
+
+    def fail(*_: Any) -> str:
+        raise RuntimeError("no room here")
+
+    monkeypatch.setattr("modelkit.studies.cluster.perform_remotely", fail)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(
+            SolverError, match=r"gave up 48 of 48 runs after 4 tries each \(48 times RuntimeError: no room here"
+        ),
+    ):
+        run_study(study, tmp_path / "kept", cluster=cluster.scheduler_address)
+    assert len(status(study, tmp_path / "kept").left) == 48
 
 
 def test_no_cluster(tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def list_() -> None:
 @study_argument
 @folder_option
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
-@click.option("--cluster", metavar="ADDRESS|FILE", help="A Dask cluster that does the runs: tcp://..., or its file.")
+@click.option(
+    "--cluster", metavar="ADDRESS|FILE",
+    help="A Dask cluster that does the runs: tcp://..., or its file. Two minutes without a worker end the command.",
+)  # fmt: skip
 @click.option("--again", is_flag=True, help="Do failed runs again.")
 @click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
 @quiet_option

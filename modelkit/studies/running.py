@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
-import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modelkit.errors import UsageError
-from modelkit.io import parse_result, save_result
 from modelkit.result import Result
-from modelkit.runs import TIME_LIMIT, Run, failure, solve_arguments
+from modelkit.runs import TIME_LIMIT, Run, solve_arguments
+from modelkit.studies.cluster import run_on_cluster
 from modelkit.studies.grid import Cell, cells
 from modelkit.studies.plan import Study
 from modelkit.studies.store import Entry, Store
-from modelkit.workers import Finished, cores, run_all
+from modelkit.workers import cores, run_all
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,8 @@ def run_study(
     ------
     UsageError
         The folder cannot be used, or the cluster not be reached.
+    SolverError
+        The cluster gave runs up, or had no worker for two minutes; what is finished is kept.
     KeyboardInterrupt
         After Ctrl-C; what is finished is kept, runs in progress are done again next time.
     """
@@ -130,7 +129,7 @@ def run_study(
             tasks = [(_run(cell, store), path) for path, cell in by_path.items()]
         for path in by_path:
             path.parent.mkdir(exist_ok=True)
-        runner = run_all(tasks, jobs=jobs) if cluster is None else _on_cluster(tasks, cluster)
+        runner = run_all(tasks, jobs=jobs) if cluster is None else run_on_cluster(tasks, cluster)
         with contextlib.closing(runner) as finished_runs:
             for finished in finished_runs:
                 result = finished.result
@@ -175,46 +174,3 @@ def estimate(planned: Sequence[Cell], done: Sequence[Entry], jobs: int | None = 
         elif cell.kind != "policy":
             total += cell.limits.get("time_limit", TIME_LIMIT)
     return total / (jobs or cores())
-
-
-# --- on a cluster ------------------------------------------------------------------------------
-
-
-def _on_cluster(tasks: Sequence[tuple[Run, Path]], address: str) -> Generator[Finished, None, None]:
-    """The same runs on a Dask cluster: instances travel with the runs, results come back as bytes."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise UsageError('a cluster needs Dask, which is not installed: pip install "modelkit[cluster]"') from None
-    where: dict[str, Any] = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
-    try:
-        client = Client(**where, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot reach the cluster at {address}: {error}") from None
-    with client:
-        waiting = {
-            client.submit(
-                perform_remotely, run.model_dump(mode="json"), Path(run.instance).read_bytes(), Path(run.instance).name,
-                pure=False, retries=3,
-            ): (run, path)
-            for run, path in tasks
-        }  # fmt: skip
-        for future in as_completed(list(waiting)):
-            run, path = waiting.pop(future)
-            if future.status == "finished":
-                result = parse_result(json.loads(future.result()), str(path))
-            else:
-                result = failure(run, f"the cluster gave this run up: {future.exception()}")
-            save_result(result, path)
-            yield Finished(run, path, result)
-
-
-def perform_remotely(document: dict[str, Any], content: bytes, name: str) -> str:
-    """On a worker of the cluster: do the run in a process of its own; its result as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        instance, written = Path(folder) / name, Path(folder) / "out.result.json"
-        instance.write_bytes(content)
-        run = Run.model_validate({**document, "instance": str(instance)})
-        for _ in run_all([(run, written)], jobs=1):
-            pass
-        return written.read_text()
