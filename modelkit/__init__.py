@@ -10,6 +10,7 @@ Names are imported when they are first used: importing modelkit loads no solver 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,9 @@ _HOMES = {
     "verify_result": "verify",
 }
 
+#: Said where modelkit does not run: it needs the processes, signals and limits of POSIX.
+NOT_POSIX = "modelkit runs on Linux, macOS and other POSIX systems only; on Windows, use WSL"
+
 __version__ = VERSION
 __all__ = [
     "Admission",
@@ -117,6 +121,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'modelkit' has no attribute {name!r}")
+    if os.name != "posix":
+        raise ImportError(NOT_POSIX)
     value = getattr(import_module(f"modelkit.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 
 def main() -> None:
     """Run the command line. Until it is loaded, Ctrl-C simply ends the process: there is nothing to keep."""
+    if os.name != "posix":
+        from modelkit import NOT_POSIX
+
+        print(f"error: {NOT_POSIX}", file=sys.stderr)
+        sys.exit(2)
     minded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if minded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

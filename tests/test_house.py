@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import modelkit as mk
 from modelkit.plugins import bundled
@@ -75,6 +79,41 @@ def test_readme_commands_are_those_of_ci() -> None:
     assert commands[1] in (ROOT / ".ci" / "run").read_text()
 
 
+def test_other_systems_are_refused_in_a_sentence() -> None:
+    """Tests that the command line and the library say that they need POSIX, where they are not on it."""
+    start = "import os, sys, runpy; os.name = 'nt'; "
+    made = subprocess.run(
+        [sys.executable, "-c", start + "runpy.run_module('modelkit', run_name='__main__')"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (made.returncode, made.stderr) == (2, f"error: {mk.NOT_POSIX}\n")
+    code = start + "import modelkit\ntry: modelkit.solve\nexcept ImportError as error: print(error)"
+    assert python(code) == mk.NOT_POSIX
+
+
+def test_everything_that_is_installed_is_constrained() -> None:
+    """Tests that constraints.txt has every direct and indirect dependency, in a version that pyproject.toml allows."""
+    constraints = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    pinned = {canonicalize_name(pin.name): pin for pin in constraints if pin.marker is None or pin.marker.evaluate()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["test"], *extras["cpsat"], *extras["cluster"], *extras["docs"]]
+    for requirement in map(Requirement, wanted):
+        (pin,) = pinned[canonicalize_name(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), requirement
+    names = [canonicalize_name(requirement.name) for requirement in map(Requirement, project["dependencies"])]
+    names += [canonicalize_name(requirement.name) for requirement in map(Requirement, extras["test"])]
+    seen = set(names)
+    while names:
+        name = names.pop()
+        assert name in pinned
+        for requirement in map(Requirement, importlib.metadata.requires(name) or []):
+            indirect = canonicalize_name(requirement.name)
+            if indirect not in seen and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+                seen.add(indirect)
+                names.append(indirect)
+
+
 @pytest.mark.slow
 def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
     """Tests that a built wheel, installed in a fresh environment, solves a shipped instance from another folder."""
@@ -84,7 +123,9 @@ def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     interpreter = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run([interpreter, "-m", "pip", "install", "-q", str(wheel)], check=True)
+    subprocess.run(
+        [interpreter, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True
+    )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
 
     def said(*arguments: str) -> str:

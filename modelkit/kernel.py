@@ -1,0 +1,80 @@
+"""Functions compiled by Numba, kept on disk between processes where there is a place for them.
+
+Numba keeps compiled functions beside their source or in the user's cache folder, and refuses to keep any where neither
+can be written: in a container, for a service account. There they go to a folder of this user among the temporary files,
+and where that cannot be had either, they are compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, overload
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def kernel(function: F) -> F: ...
+@overload
+def kernel(*, parallel: bool) -> Callable[[F], F]: ...
+def kernel(function: Any = None, *, parallel: bool = False) -> Any:
+    """Compile a function at its first call, without the interpreter; ``@kernel`` or ``@kernel(parallel=True)``."""
+    if function is None:
+        return lambda f: _compiled(f, parallel)
+    return _compiled(function, parallel)
+
+
+def _compiled(function: Callable[..., Any], parallel: bool) -> Any:
+    """The function, compiled at its first call."""
+    try:
+        return _cached(function, parallel)
+    except RuntimeError:  # Numba found no place
+        pass
+    folder = _own_temporary_folder()
+    if folder is not None:
+        with _cache_folder(folder), contextlib.suppress(RuntimeError):
+            return _cached(function, parallel)
+    return numba.njit(parallel=parallel)(function)
+
+
+def _cached(function: Callable[..., Any], parallel: bool) -> Any:
+    dispatcher: Any = numba.njit(cache=True, parallel=parallel)(function)
+    save = dispatcher._cache.save_overload
+
+    def save_if_possible(signature: Any, compiled: Any) -> None:
+        with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
+            save(signature, compiled)
+
+    dispatcher._cache.save_overload = save_if_possible
+    return dispatcher
+
+
+def _own_temporary_folder() -> str | None:
+    """A folder among the temporary files that nobody else can write to: what lies in it is run."""
+    try:
+        folder = os.path.join(tempfile.gettempdir(), f"numba-of-user-{os.getuid()}")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        found = os.lstat(folder)
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return folder if private and found.st_uid == os.getuid() else None
+
+
+@contextlib.contextmanager
+def _cache_folder(folder: str) -> Iterator[None]:
+    """Let Numba keep what is decorated within the block in a folder."""
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = folder
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
