@@ -298,6 +298,7 @@ class _Steps:
 
     def __enter__(self) -> _Steps:
         self.before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it only when tracing begins
         sys.settrace(self._call)
         return self
 
