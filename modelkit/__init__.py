@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelkit.conformance import check
     from modelkit.diagnosis import diagnose
     from modelkit.errors import ModelkitError
+    from modelkit.families import generate
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
     from modelkit.io import (
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
         save_instance,
         save_result,
     )
-    from modelkit.judge import Verdict
+    from modelkit.judge import RequestTimes, Verdict
     from modelkit.parameters import Parameter
     from modelkit.reporting import report
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
+    from modelkit.servers import find_server
     from modelkit.simulator import simulate
     from modelkit.solving import solve
+    from modelkit.traces import import_trace
     from modelkit.verify import verify_certificate, verify_result
 
 _HOMES = {
@@ -54,6 +57,7 @@ _HOMES = {
     "ModelkitError": "errors",
     "Parameter": "parameters",
     "Request": "instance",
+    "RequestTimes": "judge",
     "Result": "result",
     "Schedule": "schedule",
     "Segment": "schedule",
@@ -64,6 +68,9 @@ _HOMES = {
     "check": "conformance",
     "compare": "comparing",
     "diagnose": "diagnosis",
+    "find_server": "servers",
+    "generate": "families",
+    "import_trace": "traces",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
@@ -93,6 +100,7 @@ __all__ = [
     "ModelkitError",
     "Parameter",
     "Request",
+    "RequestTimes",
     "Result",
     "Schedule",
     "Segment",
@@ -103,6 +111,9 @@ __all__ = [
     "check",
     "compare",
     "diagnose",
+    "find_server",
+    "generate",
+    "import_trace",
     "load",
     "load_certificate",
     "load_claim",
