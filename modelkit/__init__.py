@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from modelkit.schedule import Admission, Schedule, Segment
     from modelkit.simulator import simulate
     from modelkit.solving import solve
-    from modelkit.verify import verify_certificate, verify_result
+    from modelkit.verify import Verification, verify_certificate
+    from modelkit.verifying import verify_result
 
 _HOMES = {
     "Admission": "schedule",
@@ -59,6 +60,7 @@ _HOMES = {
     "Server": "instance",
     "UnitClock": "instance",
     "Verdict": "judge",
+    "Verification": "verify",
     "bound": "bounds",
     "check": "conformance",
     "compare": "comparing",
@@ -74,7 +76,7 @@ _HOMES = {
     "simulate": "simulator",
     "solve": "solving",
     "verify_certificate": "verify",
-    "verify_result": "verify",
+    "verify_result": "verifying",
 }
 
 __version__ = VERSION
@@ -95,6 +97,7 @@ __all__ = [
     "Server",
     "UnitClock",
     "Verdict",
+    "Verification",
     "bound",
     "check",
     "compare",
