@@ -231,6 +231,11 @@ def test_forged_files_end_with_exit_code_5(tmp_path: Path, cli: Any) -> None:
             put("objective", "name", value="rounds"),
             "the certificate bounds makespan_ms, the objective is rounds",
         ),
+        (
+            "priced",
+            both(put("objective", "name", value="makespan_rounds"), put("objective", "value", value=6)),
+            "the certificate bounds total_latency_rounds, the objective is makespan_rounds",
+        ),
         ("infeasible", put("progress", value=[[1, 9, None]]), "progress or stages tell of a schedule"),
         ("infeasible", put("objective", "bound", value=9), "'infeasible', but there is an objective bound"),
         ("solved", put("progress", value=[[1, None, 5], [2, None, 4]]), "the bounds of the progress get worse"),
