@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from modelkit.simulator import simulate
     from modelkit.solving import solve
     from modelkit.traces import import_trace
-    from modelkit.verify import verify_certificate, verify_result
+    from modelkit.verify import Verification, verify_certificate
+    from modelkit.verifying import verify_result
 
 _HOMES = {
     "Admission": "schedule",
@@ -64,6 +65,7 @@ _HOMES = {
     "Server": "instance",
     "UnitClock": "instance",
     "Verdict": "judge",
+    "Verification": "verify",
     "bound": "bounds",
     "check": "conformance",
     "compare": "comparing",
@@ -82,7 +84,7 @@ _HOMES = {
     "simulate": "simulator",
     "solve": "solving",
     "verify_certificate": "verify",
-    "verify_result": "verify",
+    "verify_result": "verifying",
 }
 
 #: Said where modelkit does not run: it needs the processes, signals and limits of POSIX.
@@ -107,6 +109,7 @@ __all__ = [
     "Server",
     "UnitClock",
     "Verdict",
+    "Verification",
     "bound",
     "check",
     "compare",

@@ -6,7 +6,6 @@ recomputed, and what does not hold is shown as refused. Where it is not, the fil
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge import Verdict, judge
 from modelkit.lookup import Instances
-from modelkit.result import Result
+from modelkit.result import Result, agree
 from modelkit.verify import certificate_faults, verify_result
 from modelkit.words import count, listed, metric_noun, percent, quantity
 
@@ -388,4 +387,4 @@ def _bounds(
 
 
 def _meets(value: float | None, bound: float) -> bool:
-    return value is not None and math.isclose(value, bound, rel_tol=1e-9)
+    return agree(value, bound)

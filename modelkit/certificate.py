@@ -34,6 +34,11 @@ PRECISION = 30
 #: Rounds for which prices are recomputed; 32 bytes of memory each. Two weeks in rounds of 55 ms have as many.
 MOST_ROUNDS = 22_000_000
 
+#: The metric that each kind bounds from below.
+OBJECTIVES = {"kv-prices": "total_latency_rounds", "slot-closed-form": "makespan_ms", "packing": "makespan_ms"}
+#: Requests times rounds up to which prices beyond 64 bits are recomputed; some ten seconds.
+MOST_UNBOUNDED = 10**8
+
 _Whole = Annotated[int, Field(strict=True)]
 
 
@@ -79,11 +84,13 @@ class Weights(_Record):
 class Certificate(_Record):
     """A lower bound on the total latency or the makespan of one instance, with its proof.
 
+    ``objective`` is the metric that it says it bounds, None where it leaves that to its kind (`metric`).
     ``seconds`` is the time it took to find the proof, None when not known.
     """
 
     instance: InstanceStamp
     kind: Literal["kv-prices", "slot-closed-form", "packing"] = "kv-prices"
+    objective: str | None = None
     bound: Bound
     prices: Prices | None = None
     weights: Weights | None = None
@@ -97,6 +104,11 @@ class Certificate(_Record):
             return float(math.ceil(exact))
         near = float(exact)
         return near if Fraction(near) <= exact else math.nextafter(near, -math.inf)
+
+    @property
+    def metric(self) -> str:
+        """The metric that a certificate of this kind bounds."""
+        return OBJECTIVES[self.kind]
 
     @property
     def proof(self) -> str:
@@ -129,7 +141,11 @@ def certify_slots(instance: Instance, weights: Weights | None = None) -> Certifi
     """Certificate of the slot problem: by weights, or else the closed form."""
     kind: Literal["packing", "slot-closed-form"] = "slot-closed-form" if weights is None else "packing"
     draft = Certificate(
-        instance=InstanceStamp.of(instance), kind=kind, bound=Bound(numerator=0, denominator=1), weights=weights
+        instance=InstanceStamp.of(instance),
+        kind=kind,
+        objective=OBJECTIVES[kind],
+        bound=Bound(numerator=0, denominator=1),
+        weights=weights,
     )
     bound = draft.recomputed(instance)
     return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
@@ -157,6 +173,7 @@ def certify(instance: Instance, prices: np.ndarray[Any, Any], *, seconds: float 
     bound = exact_bound(instance, written)
     return Certificate(
         instance=InstanceStamp.of(instance),
+        objective=OBJECTIVES["kv-prices"],
         bound=Bound(numerator=bound.numerator, denominator=bound.denominator),
         prices=written,
         seconds=seconds,
@@ -219,6 +236,8 @@ def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
         least_costs(p, q, arrays.arrival, arrays.prompt, output, last, denominator, least)
         return sum(least.tolist())
     # Python's unbounded integers: slower, and needed only for absurd prices
+    if len(output) * latest > MOST_UNBOUNDED:
+        raise InputError("certificate", [Fault("$.prices", "are too high to be recomputed for so many rounds")])
     unbounded = np.zeros(latest + 1, dtype=object)
     unbounded[prices.rounds] = prices.numerators
     p = np.cumsum(unbounded)

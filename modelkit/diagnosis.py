@@ -11,8 +11,9 @@ from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_named
 from modelkit.errors import InfeasibleError, ModelkitError, SolverError, UsageError, unknown_name
+from modelkit.feasibility import obstacles
 from modelkit.formulation import Formulation
-from modelkit.instance import Instance, LinearClock
+from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.solving import TIME_LIMIT, choose
 
@@ -118,27 +119,6 @@ def diagnose(
         words = "no set of contradicting constraints was found within the time limit"
         return Diagnosis("infeasible", chosen.name, known, message=words)
     return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
-
-
-def obstacles(instance: Instance) -> list[str]:
-    """What no schedule can overcome, whatever the formulation; one sentence for each request at fault."""
-    server = instance.server
-    words = []
-    if server.kv_capacity_tokens is not None:
-        words += [
-            f"request {r.id!r} needs {r.prompt_tokens} + {r.output_tokens} = {r.prompt_tokens + r.output_tokens} tokens"
-            f" in its last round, the server has {server.kv_capacity_tokens}"
-            for r in instance.requests
-            if r.prompt_tokens + r.output_tokens > server.kv_capacity_tokens
-        ]
-    if isinstance(server.clock, LinearClock) and server.clock.prefill_levels:
-        largest = max(tokens for tokens, _ in server.clock.prefill_levels)
-        words += [
-            f"the prompt of request {r.id!r} has {r.prompt_tokens} tokens, the largest prefill level holds {largest}"
-            for r in instance.requests
-            if r.prompt_tokens > largest
-        ]
-    return words
 
 
 def _without_objective(form: StandardForm) -> StandardForm:

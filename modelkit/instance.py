@@ -345,7 +345,7 @@ class InstanceStamp(_Data):
 
     name: str
     sha256: str
-    requests: int
+    requests: Annotated[int, Field(strict=True)]
     family: str | None = None
 
     @classmethod

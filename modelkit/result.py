@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer, PrivateAttr
 
 from modelkit.certificate import Certificate
 from modelkit.errors import UsageError
@@ -21,6 +21,18 @@ SCHEMA = "modelkit/result/1"
 
 Status = Literal["optimal", "feasible", "infeasible", "no_schedule"]
 StopReason = Literal["finished", "time_limit", "interrupted", "failed"]
+
+#: Numbers with a fraction (times in ms, means, shares) are one number when they differ by so much, relatively.
+TOLERANCE = 1e-9
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("a number is needed")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
 
 
 class _Record(BaseModel):
@@ -86,9 +98,10 @@ class Objective(_Record):
     """
 
     name: str | None = None
-    value: float | None = None
-    bound: float | None = None
+    value: Number | None = None
+    bound: Number | None = None
     bound_by: Literal["solver", "certificate"] | None = None
+    _gap_said: str | None = PrivateAttr(default=None)  # what a file says of the gap, where that is not the gap
 
     @property
     def gap(self) -> float | None:
@@ -128,19 +141,19 @@ class ModelSize(_Record):
 class Seconds(_Record):
     """Wall-clock time by phase [s]."""
 
-    build: float | None = None
-    solve: float | None = None
-    judge: float | None = None
-    total: float | None = None
+    build: Number | None = None
+    solve: Number | None = None
+    judge: Number | None = None
+    total: Number | None = None
 
 
 class Stage(_Record):
     """One stage of a solve: how long it took [s], and value and bound after it."""
 
     name: str
-    seconds: float
-    value: float | None = None
-    bound: float | None = None
+    seconds: Number
+    value: Number | None = None
+    bound: Number | None = None
     note: str = ""
 
 
@@ -155,15 +168,15 @@ class Result(_Record):
     status: Status
     stop: StopReason
     message: str = ""
-    load: float | None = None
+    load: Number | None = None
     objective: Objective = Objective()
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, Number | None] = {}
     violations: list[dict[str, Any]] = []
     schedule: Annotated[Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())] = (
         None
     )
     certificate: Certificate | None = None
-    progress: list[tuple[float, float | None, float | None]] = []
+    progress: list[tuple[Number, Number | None, Number | None]] = []
     start: Start = Start()
     model: ModelSize | None = None
     seconds: Seconds = Seconds()
@@ -206,11 +219,18 @@ class Result(_Record):
         return document
 
 
+def agree(a: float | None, b: float | None) -> bool:
+    """Whether two numbers are one: whole ones when they are equal, others to `TOLERANCE`; None is only None."""
+    if a is None or b is None or (float(a).is_integer() and float(b).is_integer()):
+        return a == b
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
 def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Status:
     """``optimal`` only when the schedule is valid and its value equals the bound."""
     if not verdict.valid or value is None:
         return "no_schedule"
-    proven = bound is not None and (bound >= value or math.isclose(value, bound, rel_tol=1e-9))
+    proven = bound is not None and (bound >= value or agree(value, bound))
     return "optimal" if proven else "feasible"
 
 

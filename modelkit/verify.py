@@ -1,179 +1,407 @@
-"""Verification: a result file is judged again from its instance; nothing in the file is believed."""
+"""Verification: a result file is judged again from its instance; nothing in the file is believed.
+
+What becomes of each field stands in ``modelkit.claim_fields``.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TypeVar
 
 from modelkit.certificate import Certificate
+from modelkit.claim_fields import unverified
+from modelkit.consistency import contradictions, shown
 from modelkit.errors import InputError
-from modelkit.instance import Instance
+from modelkit.feasibility import obstacles, one_at_a_time
+from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge import Verdict, judge
-from modelkit.result import Result
+from modelkit.result import Result, agree
+from modelkit.schedule import Schedule
 from modelkit.stability import load
 
-#: Metrics of a file may differ from the judge's by so much, relatively; sums of doubles are no closer.
-METRIC_TOLERANCE = 1e-9
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found wrong, what was confirmed, and what cannot be confirmed from these files."""
+    """What was found wrong, what was confirmed, and what cannot be confirmed from these files.
+
+    Parameters
+    ----------
+    faults, confirmed, unconfirmed
+        One sentence each.
+    checked, unchecked
+        What the sentences are about, in a word each: ``metrics``, ``objective value``, ``log``.
+    """
 
     faults: tuple[str, ...]
-    confirmed: tuple[str, ...]
-    unconfirmed: tuple[str, ...]
+    confirmed: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether nothing is wrong."""
         return not self.faults
 
+    @property
+    def summary(self) -> str:
+        """The outcome in one line: ``verified`` only of what was checked."""
+        if not self.holds:
+            return "refused"
+        left = f"; not checked: {', '.join(self.unchecked)}" if self.unchecked else ""
+        return f"verified: {', '.join(self.checked)}{left}"
+
 
 @dataclass(frozen=True, slots=True)
 class OwnRules:
-    """What a formulation adds to the judge: the rules that a schedule breaks, and its objective; None where not."""
+    """What a formulation adds to the judge, for one instance and its parameters.
 
+    Parameters
+    ----------
+    name
+        Of the formulation.
+    unknown
+        Why its rules are not at hand; empty when they are.
+    misfit
+        Why the parameters that the result records are none of this formulation; empty when they are.
+    breaks
+        Rules that a judged schedule breaks, one sentence each; None when it adds none.
+    value
+        The objective of a judged schedule; None when that is the judge's metric.
+    objective, problem
+        Metric that it minimises, and problem that it is a model of; None when not known.
+    obstacles
+        Why there is no schedule, one sentence each.
+    """
+
+    name: str
+    unknown: str = ""
+    misfit: str = ""
     breaks: Callable[[Verdict], list[str]] | None = None
     value: Callable[[Verdict], float | None] | None = None
+    objective: str | None = None
+    problem: str | None = None
+    obstacles: Callable[[], list[str]] | None = None
+
+
+@dataclass
+class _Findings:
+    """What a verification has come to so far."""
+
+    faults: list[str] = field(default_factory=list)
+    confirmed: dict[str, str] = field(default_factory=dict)
+    unconfirmed: dict[str, str] = field(default_factory=dict)
+
+    def compare(self, what: str, stated: object, known: object) -> None:
+        if stated != known:
+            self.faults.append(f"{what}: the file says {stated!r}, it is {'nothing' if known is None else repr(known)}")
+
+    def conclusion(self) -> Verification:
+        return Verification(
+            tuple(self.faults),
+            tuple(self.confirmed.values()),
+            tuple(self.unconfirmed.values()),
+            tuple(self.confirmed),
+            tuple(self.unconfirmed),
+        )
 
 
 def verify_result(result: Result, instance: Instance, own: OwnRules | None = None) -> Verification:
-    """Judge the schedule of ``result`` again and hold every number of the file against the replay.
+    """Judge the schedule of ``result`` again and hold every field of the file against the replay.
 
-    ``own`` says what a variant's formulation adds; without, its rules and its objective are not confirmed.
+    Parameters
+    ----------
+    own
+        What the formulation of the result says. None: its rules are not checked, nor is an objective of its own.
     """
     if result.instance.sha256 != instance.sha256:
-        return Verification(
-            (
-                f"the result is about another instance: its sha256 is {result.instance.sha256[:16]}...,"
-                f" this instance's is {instance.sha256[:16]}...",
-            ),
-            (),
-            (),
+        words = (
+            f"the result is about another instance: its sha256 is {result.instance.sha256[:16]}...,"
+            f" this instance's is {instance.sha256[:16]}..."
         )
-    faults: list[str] = []
-    confirmed = [f"instance {instance.sha256[:16]}..."]
-    unconfirmed: list[str] = []
-    if result.instance.requests != len(instance.requests):
-        faults.append(f"the file says {result.instance.requests} requests, the instance has {len(instance.requests)}")
-    if result.load is not None and not _same(result.load, load(instance)):
-        faults.append(f"the file says a load of {_shown(result.load)}, the instance {_shown(load(instance))}")
+        return Verification((words,))
+    found = _Findings()
+    found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
+    found.faults += _stamp_faults(result.instance, instance, "the file says")
+    if result.load is not None and not agree(result.load, load(instance)):
+        found.faults.append(f"the file says a load of {shown(result.load)}, the instance {shown(load(instance))}")
+    found.faults += contradictions(result)
+    own = own or _own_rules_missing(result)
+    _verify_producer(result, own, found)
     if result.schedule is None:
-        if result.status in ("optimal", "feasible"):
-            faults.append(f"the status is {result.status!r}, but there is no schedule")
-        if result.objective.value is not None or result.metrics:
-            faults.append("the file states metrics, but there is no schedule")
+        _verify_absence(result, instance, own, found)
     else:
-        _verify_schedule(result, instance, own or OwnRules(), faults, confirmed, unconfirmed)
-    _verify_bound(result, instance, faults, confirmed, unconfirmed)
-    return Verification(tuple(faults), tuple(confirmed), tuple(unconfirmed))
+        _verify_schedule(result, result.schedule, instance, own, found)
+    _verify_bound(result, instance, found)
+    found.unconfirmed |= dict(unverified(result))
+    return found.conclusion()
+
+
+def _own_rules_missing(result: Result) -> OwnRules | None:
+    """What stands for the rules of a formulation that was not given; None where there are none."""
+    producer = result.producer
+    if producer.kind == "formulation":
+        return OwnRules(producer.name, unknown="the formulation was not given")
+    if producer.parameters:
+        return OwnRules("the parameters", unknown="the file does not say which formulation took them")
+    return None
+
+
+def _verify_producer(result: Result, own: OwnRules | None, found: _Findings) -> None:
+    producer = result.producer
+    if own is not None and own.misfit:
+        found.faults.append(f"producer.parameters: {own.misfit}")
+    if own is None or own.unknown or own.name != producer.name:
+        if producer.problem is not None:
+            found.unconfirmed["problem"] = f"producer.problem {producer.problem!r}: no formulation is at hand to tell"
+        return
+    if producer.problem is not None:
+        found.compare("producer.problem", producer.problem, own.problem)
+    if result.objective.name is not None and own.objective is not None:
+        found.compare("objective.name", result.objective.name, own.objective)
+
+
+def _verify_absence(result: Result, instance: Instance, own: OwnRules | None, found: _Findings) -> None:
+    """What can be told without a schedule: that there is none at all, or that there is one."""
+    if result.objective.name is not None and own is None:
+        if result.objective.name not in judge(instance, Schedule()).metrics:
+            found.faults.append(f"the objective {result.objective.name!r} is no metric")
+    elif result.objective.name is not None and own is not None and own.unknown:
+        found.unconfirmed["objective name"] = f"the objective {result.objective.name!r}: no formulation is at hand"
+    if result.status != "infeasible":
+        found.unconfirmed["status"] = f"the status {result.status!r}: what a run found cannot be told from its file"
+        return
+    why = obstacles(instance)
+    if why:
+        found.confirmed["infeasibility"] = f"no schedule exists: {why[0]}"
+        return
+    if own is not None and not own.unknown and own.obstacles is not None:
+        why = _asked(own, "obstacles", own.obstacles, found) or []
+    if why:
+        found.confirmed["infeasibility"] = (
+            f"no schedule exists, as formulation {own.name!r} says: {why[0]}" if own else ""
+        )
+    elif _is_feasible(instance, own, found):
+        found.faults.append("the status is 'infeasible', but a schedule exists: each request alone, one after another")
+    else:
+        who = result.producer.solver or result.producer.name
+        found.unconfirmed["infeasibility"] = f"the status 'infeasible': that no schedule exists is the word of {who}"
+
+
+def _is_feasible(instance: Instance, own: OwnRules | None, found: _Findings) -> bool:
+    """Whether there is a schedule for sure."""
+    if own is not None and (own.unknown or (own.breaks is None and own.problem is None)):
+        return False
+    schedule = one_at_a_time(instance)
+    verdict = None if schedule is None else judge(instance, schedule)
+    if verdict is None or not verdict.valid:
+        return False
+    return own is None or own.breaks is None or _broken(own, own.breaks, verdict, found) == []
 
 
 def _verify_schedule(
-    result: Result,
-    instance: Instance,
-    own: OwnRules,
-    faults: list[str],
-    confirmed: list[str],
-    unconfirmed: list[str],
+    result: Result, schedule: Schedule, instance: Instance, own: OwnRules | None, found: _Findings
 ) -> None:
-    assert result.schedule is not None
-    verdict = judge(instance, result.schedule)
-    faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
+    verdict = judge(instance, schedule)
+    found.faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
     if verdict.valid:
-        confirmed.append(f"the schedule of {len(instance.requests)} requests breaks no rule")
-    if not verdict.valid and result.status in ("optimal", "feasible"):
-        faults.append(f"the status is {result.status!r}, but the schedule is not valid")
-    for name in sorted({*verdict.metrics, *result.metrics}):
-        stated, judged = result.metrics.get(name), verdict.metrics.get(name)
-        if not _same(stated, judged):
-            faults.append(f"metric {name}: the file says {_shown(stated)}, the replay {_shown(judged)}")
-    name = result.producer.name
-    if own.breaks is not None:
-        broken = own.breaks(verdict)
-        faults += [f"{name}: {words}" for words in broken]
-        if verdict.valid and not broken:
-            confirmed.append(f"it breaks no rule of formulation {name!r}")
-    elif result.producer.parameters:
-        unconfirmed.append(f"whether it keeps the rules of formulation {name!r}, which is not at hand")
-    value = verdict.metrics.get(result.objective.name or "")
-    if own.value is not None:
-        value = own.value(verdict)
-    elif result.objective.name not in verdict.metrics and result.producer.parameters:
-        unconfirmed.append(f"the objective {result.objective.name!r}, which only formulation {name!r} can compute")
+        found.confirmed["schedule"] = f"the schedule of {len(instance.requests)} requests breaks no rule"
+    elif result.status in ("optimal", "feasible"):
+        found.faults.append(f"the status is {result.status!r}, but the schedule is not valid")
+    _verify_violations(result, verdict, found)
+    _verify_metrics(result, verdict, instance, found)
+    keeps = _keeps_own_rules(own, verdict, found)
+    if result.status in ("no_schedule", "infeasible") and verdict.valid and keeps:
+        found.faults.append(f"the status is {result.status!r}, but the schedule is valid")
+    elif result.status == "no_schedule":
+        found.unconfirmed["status"] = "the status 'no_schedule': what a run found cannot be told from its file"
+    _verify_value(result, verdict, instance, own, found)
+
+
+def _verify_violations(result: Result, verdict: Verdict, found: _Findings) -> None:
+    known = [violation.document() for violation in verdict.violations]
+    if len(result.violations) != len(known):
+        found.faults.append(f"violations: the file lists {len(result.violations)}, the replay finds {len(known)}")
         return
-    if own.value is None and result.objective.name not in verdict.metrics:
-        faults.append(f"the objective {result.objective.name!r} is no metric")
-    elif not verdict.valid:
-        if result.objective.value is not None:
-            faults.append(f"the file states the value {_shown(result.objective.value)} of a schedule that is not valid")
-    elif not _same(result.objective.value, value):
-        faults.append(f"objective: the file says {_shown(result.objective.value)}, the replay {_shown(value)}")
+    for i, (stated, judged) in enumerate(zip(result.violations, known, strict=True)):
+        if stated != judged:
+            found.faults.append(f"violations[{i}]: the replay finds {judged['rule']}: {judged['message']}")
+
+
+def _verify_metrics(result: Result, verdict: Verdict, instance: Instance, found: _Findings) -> None:
+    unlike = [name for name, stated in result.metrics.items() if not _is_metric(name, stated, verdict, instance)]
+    for name in sorted(unlike):
+        stated, judged = result.metrics[name], verdict.metrics.get(name)
+        found.faults.append(f"metric {name}: the file says {shown(stated)}, the replay {shown(judged)}")
+    silent = [name for name in verdict.metrics if name not in result.metrics]
+    if result.metrics and not unlike:
+        found.confirmed["metrics"] = f"{len(result.metrics)} metrics"
+    if silent:
+        found.unconfirmed["metrics not stated"] = f"metrics that the file does not state: {', '.join(silent)}"
+
+
+def _is_metric(name: str, stated: float | None, verdict: Verdict, instance: Instance) -> bool:
+    return name in verdict.metrics and _is_value(stated, verdict.metrics[name], name, instance)
+
+
+def _is_value(stated: float | None, known: float | None, name: str, instance: Instance) -> bool:
+    """Whether a file states what is known: what is counted exactly, what is measured to a tolerance."""
+    measured = not instance.is_unit and name.endswith(("_ms", "_second"))
+    if known is not None and float(known).is_integer() and not measured:
+        return stated == known
+    return agree(stated, known)
+
+
+def _keeps_own_rules(own: OwnRules | None, verdict: Verdict, found: _Findings) -> bool:
+    """Whether a valid schedule keeps the rules of its formulation for sure."""
+    if own is None:
+        return True
+    what = f"rules of {own.name}"
+    if own.unknown:
+        found.unconfirmed[what] = f"{what} not checked: {own.unknown}"
+        return False
+    if own.breaks is None and own.problem is None:
+        found.unconfirmed[what] = f"{what} not checked: the formulation does not say them in Python (admissible)"
+        return False
+    broken = [] if own.breaks is None or not verdict.valid else _broken(own, own.breaks, verdict, found)
+    if broken is None:
+        return False
+    found.faults += [f"{own.name}: {words}" for words in broken]
+    if verdict.valid and not broken:
+        found.confirmed[what] = (
+            f"it breaks no rule of formulation {own.name!r}"
+            if own.breaks is not None
+            else f"formulation {own.name!r} has no rules but the judge's"
+        )
+    return not broken
+
+
+def _broken(
+    own: OwnRules, breaks: Callable[[Verdict], list[str]], verdict: Verdict, found: _Findings
+) -> list[str] | None:
+    """The own rules that a schedule breaks; None when the formulation cannot say."""
+    broken = _asked(own, "admissible", lambda: breaks(verdict), found)
+    if broken is None or (isinstance(broken, list) and all(isinstance(words, str) for words in broken)):
+        return broken
+    what = f"rules of {own.name}"
+    found.unconfirmed[what] = f"{what} not checked: admissible does not return a list of sentences"
+    return None
+
+
+def _asked(own: OwnRules, name: str, question: Callable[[], T], found: _Findings) -> T | None:
+    """What a function of the formulation answers; None, and said, when it fails."""
+    try:
+        return question()
+    except (Exception, SystemExit) as error:
+        what = f"rules of {own.name}"
+        found.unconfirmed[what] = f"{what} not checked: {name} fails with {type(error).__name__}: {error}"
+        return None
+
+
+def _verify_value(result: Result, verdict: Verdict, instance: Instance, own: OwnRules | None, found: _Findings) -> None:
+    name, stated = result.objective.name, result.objective.value
+    of_own = own is not None and not own.unknown and own.value is not None and name == own.objective
+    if not of_own and name not in verdict.metrics:
+        if own is not None and own.unknown:
+            words = f"the objective {name!r}, which only formulation {own.name!r} can compute"
+            found.unconfirmed["objective value"] = words
+        else:
+            found.faults.append(f"the objective {name!r} is no metric")
+        return
+    if not verdict.valid:
+        if stated is not None:
+            found.faults.append(f"the file states the objective value {shown(stated)} of a schedule that is not valid")
+        return
+    if of_own and own is not None and own.value is not None:
+        compute = own.value
+        value = _asked(own, "value", lambda: compute(verdict), found)
+        if f"rules of {own.name}" in found.unconfirmed:
+            found.unconfirmed["objective value"] = f"the objective {name!r}: formulation {own.name!r} cannot compute it"
+            return
     else:
-        confirmed.append(f"{result.objective.name} = {_shown(value)}, and {len(verdict.metrics)} metrics")
+        value = verdict.metrics[name or ""]
+    if not _is_value(stated, value, name or "", instance):
+        found.faults.append(f"objective: the file says {shown(stated)}, the replay {shown(value)}")
+    else:
+        found.confirmed["objective value"] = f"{name} = {shown(value)}"
 
 
-def _verify_bound(
-    result: Result, instance: Instance, faults: list[str], confirmed: list[str], unconfirmed: list[str]
-) -> None:
-    value, bound = result.objective.value, result.objective.bound
-    if value is not None and bound is not None and bound > value and not _same(bound, value):
-        faults.append(f"the bound {_shown(bound)} is above the value {_shown(value)}")
-    if result.objective.bound_by == "certificate":
-        wrong = certificate_faults(result.certificate, instance)
-        faults += wrong
-        if result.certificate is not None and not _same(bound, float(result.certificate.value)):
-            faults.append(
-                f"the bound is {_shown(bound)}, its certificate says {_shown(float(result.certificate.value))}"
-            )
-        elif result.certificate is not None and not wrong:
-            confirmed.append(f"the bound {_shown(bound)}, recomputed exactly from its {result.certificate.proof}")
-    elif bound is not None:
+def _verify_bound(result: Result, instance: Instance, found: _Findings) -> None:
+    objective, certificate = result.objective, result.certificate
+    if certificate is not None:
+        wrong = certificate_faults(certificate, instance)
+        if objective.name != certificate.metric:
+            wrong.append(f"the certificate bounds {certificate.metric}, the objective is {objective.name}")
+        found.faults += wrong
+        if not wrong:
+            words = f"the bound {shown(certificate.value)}, recomputed exactly from its {certificate.proof}"
+            found.confirmed["certificate bound"] = words
+            if result.status == "optimal" and "objective value" in found.confirmed:
+                found.confirmed["optimality"] = "the value meets that bound: no schedule is better"
+    elif objective.bound is not None:
         who = result.producer.solver or result.producer.name
-        unconfirmed.append(f"the bound {_shown(bound)} is the word of {who}; only certificates can be recomputed")
-    if result.status == "optimal" and (bound is None or value is None or not _same(bound, value)):
-        faults.append(f"the status is 'optimal', but value {_shown(value)} and bound {_shown(bound)} do not agree")
+        words = f"the bound {shown(objective.bound)} is the word of {who}; only certificates can be recomputed"
+        found.unconfirmed["bound"] = words
+        if result.status == "optimal":
+            found.unconfirmed["optimality"] = f"the status 'optimal': that no schedule is better is the word of {who}"
 
 
 def verify_certificate(certificate: Certificate, instance: Instance) -> Verification:
     """Recompute the bound of ``certificate`` from its proof and the instance alone, exactly."""
+    found = _Findings(certificate_faults(certificate, instance))
+    if found.faults:
+        return found.conclusion()
     what, unit = ("total latency", "rounds") if certificate.kind == "kv-prices" else ("makespan", "ms")
-    faults = certificate_faults(certificate, instance)
-    confirmed = (
-        f"instance {instance.sha256[:16]}...",
-        f"no schedule has a {what} below {_shown(certificate.value)} {unit}: recomputed exactly from the"
-        f" {certificate.proof}",
+    found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
+    found.confirmed["certificate bound"] = (
+        f"no schedule has a {what} below {shown(certificate.value)} {unit}: recomputed exactly from the"
+        f" {certificate.proof}"
     )
-    return Verification(tuple(faults), () if faults else confirmed, ())
+    if certificate.seconds is not None:
+        found.unconfirmed["seconds"] = "seconds: how long the proof took to find cannot be told from the file"
+    return found.conclusion()
 
 
-def certificate_faults(certificate: Certificate | None, instance: Instance) -> list[str]:
+def certificate_faults(certificate: Certificate, instance: Instance) -> list[str]:
     """What is wrong with a certificate; the bound is recomputed exactly from its proof alone."""
-    if certificate is None:
-        return ["the bound claims a certificate, but there is none"]
     if certificate.instance.sha256 != instance.sha256:
         return ["the certificate is about another instance"]
-    if certificate.instance.requests != len(instance.requests):
-        said = certificate.instance.requests
-        return [f"the certificate says {said} requests, the instance has {len(instance.requests)}"]
+    faults = _stamp_faults(certificate.instance, instance, "the certificate says")
+    if certificate.objective not in (None, certificate.metric):
+        said = certificate.objective
+        faults.append(
+            f"the certificate says it bounds {said!r}; its kind, {certificate.kind}, bounds {certificate.metric}"
+        )
+    for proof, kind in (("prices", "kv-prices"), ("weights", "packing")):
+        if certificate.kind != kind and getattr(certificate, proof) is not None:
+            faults.append(f"the certificate has {proof}, which prove nothing in one of kind {certificate.kind}")
+    if faults:
+        return faults
     try:
         bound = certificate.recomputed(instance)
     except InputError as error:
         return [str(fault) for fault in error.faults]
     stated = Fraction(certificate.bound.numerator, certificate.bound.denominator)
     if bound != stated:
-        return [f"the certificate says {float(stated):.10g}, its {certificate.proof} gives {float(bound):.10g}"]
+        said, gives = (f"{float(number):.10g}" for number in (stated, bound))
+        if said == gives:
+            said, gives = str(stated), str(bound)
+        return [f"the certificate says {said}, its {certificate.proof} gives {gives}"]
     return []
 
 
-def _same(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=METRIC_TOLERANCE, abs_tol=1e-12)
-
-
-def _shown(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.10g}"
+def _stamp_faults(stamp: InstanceStamp, instance: Instance, who_says: str) -> list[str]:
+    """What a stamp with the right hash says wrongly of its instance."""
+    known = InstanceStamp.of(instance)
+    faults = []
+    if stamp.requests != known.requests:
+        faults.append(f"{who_says} {stamp.requests} requests, the instance has {known.requests}")
+    if stamp.name != known.name:
+        faults.append(f"{who_says} the instance's name is {stamp.name!r}, it is {known.name!r}")
+    if stamp.family != known.family:
+        faults.append(f"{who_says} the instance is of family {stamp.family!r}, it is of {known.family!r}")
+    return faults

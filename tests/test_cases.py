@@ -8,7 +8,7 @@ import pytest
 import modelkit as mk
 from modelkit.cases import Case, Claim, cases
 from modelkit.certificate import certify
-from modelkit.instance import Instance, InstanceStamp
+from modelkit.instance import Instance, InstanceStamp, Server
 from modelkit.judge import judge
 from modelkit.lookup import Instances
 from modelkit.result import Objective, Producer, Result
@@ -130,8 +130,12 @@ def test_labels_and_failures(two: Instance) -> None:
     assert both.findings[-1] == "1 run of 2 has no valid schedule: x."
     alone = case(failed, known=two)
     assert (alone.headline, alone.best) == ("No run gave a valid schedule", None)
-    infeasible = failed.model_copy(update={"status": "infeasible", "stop": "finished"})
-    assert case(infeasible, known=two).headline == "No schedule exists for this instance"
+    tight = two.replace(server=Server(kv_capacity_tokens=5))
+    ends = {"status": "infeasible", "stop": "finished"}
+    infeasible = failed.model_copy(update={**ends, "instance": InstanceStamp.of(tight)})
+    assert case(infeasible, known=tight).headline == "No schedule exists for this instance"
+    forged = failed.model_copy(update=ends)
+    assert case(forged, known=two).headline == "No run gave a valid schedule"
 
 
 @pytest.mark.parametrize(

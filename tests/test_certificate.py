@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from modelkit.cli import cli
 from modelkit.errors import InputError
 from modelkit.families import generate
 from modelkit.instance import Instance, Server
+from modelkit.io import parse_certificate
 
 
 @pytest.fixture
@@ -104,6 +106,30 @@ def edited(document: dict, fault: str) -> dict:
         document["instance"]["sha256"] = "0" * 64
     elif fault == "wrong count":
         document["instance"]["requests"] += 1
+    elif fault == "wrong name":
+        document["instance"]["name"] += "?"
+    elif fault == "wrong family":
+        document["instance"]["family"] = "chat"
+    elif fault == "another objective":
+        document["objective"] = "makespan_rounds"
+    elif fault == "another kind":
+        document["kind"] = "slot-closed-form"
+    elif fault == "weights beside prices":
+        document["weights"] = {"rounds": 1, "values": [1] * 10}
+    elif fault == "no denominator":
+        document["bound"]["denominator"] = 0
+    elif fault == "negative denominator":
+        document["bound"] = {key: -value for key, value in document["bound"].items()}
+    elif fault == "bound of thousands of digits":
+        document["bound"] = {"numerator": 10**4000 + 1, "denominator": 10**3998}
+    elif fault == "huge price":
+        prices["numerators"][0] = 10**4000
+    elif fault == "true price":
+        prices["numerators"][0] = True
+    elif fault == "round twice":
+        prices["rounds"][1] = prices["rounds"][0]
+    elif fault == "many rounds":
+        prices["rounds"].append(prices["rounds"][-1] + 1)
     return document
 
 
@@ -112,7 +138,9 @@ def edited(document: dict, fault: str) -> dict:
     [
         "negative price", "higher bound", "another price", "lost price", "lost round and price", "no power of two",
         "unordered rounds", "round 0", "fraction", "far round", "unknown key", "missing prices", "wrong instance",
-        "wrong count",
+        "wrong count", "wrong name", "wrong family", "another objective", "another kind", "weights beside prices",
+        "no denominator", "negative denominator", "bound of thousands of digits", "huge price", "true price",
+        "round twice", "many rounds",
     ],
 )  # fmt: skip
 def test_faults_are_refused(instance: Instance, tmp_path: Path, fault: str) -> None:
@@ -126,6 +154,34 @@ def test_faults_are_refused(instance: Instance, tmp_path: Path, fault: str) -> N
     except InputError:
         return
     assert not mk.verify_certificate(read, instance).holds
+
+
+def test_the_objective_may_be_left_to_the_kind(instance: Instance) -> None:
+    """Tests that a certificate that does not name its objective is one of its kind's."""
+    document = json.loads(json.dumps(mk.bound(instance, time_limit=0.5).certificate.document()))
+    assert document.pop("objective") == "total_latency_rounds"
+    assert mk.verify_certificate(parse_certificate(document, "c"), instance).holds
+
+
+def test_a_key_twice_is_refused(instance: Instance, tmp_path: Path) -> None:
+    """Tests that a second bound in one file is not read in place of the first."""
+    text = json.dumps(mk.bound(instance, time_limit=0.5).certificate.document())
+    path = tmp_path / "c.json"
+    path.write_text(text[:-1] + ', "bound": {"numerator": 1, "denominator": 1}}')
+    with pytest.raises(InputError, match="'bound' stands twice"):
+        mk.load_certificate(path)
+
+
+def test_absurd_prices_are_refused_soon() -> None:
+    """Tests that prices beyond 64 bits are not computed for hours: on many rounds they prove nothing."""
+    many = generate("kv-synthetic", requests=60, seed=3)
+    late = many.replace(requests=tuple(r.model_copy(update={"arrival": r.arrival + 5_000_000}) for r in many.requests))
+    last = 5_000_050
+    prices = Prices(denominator=1, rounds=[last - 1, last], numerators=[2**62, 2**62])
+    began = time.process_time()
+    with pytest.raises(InputError, match="too high to be recomputed"):
+        exact_bound(late, prices)
+    assert time.process_time() - began < 2
 
 
 def test_truncated_file_is_refused(instance: Instance, tmp_path: Path) -> None:

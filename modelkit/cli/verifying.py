@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +10,6 @@ import modelkit as mk
 from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
 from modelkit.cli.output import printable
 from modelkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from modelkit.verify import OwnRules
 
 
 @click.command(epilog=EXIT_CODES)
@@ -27,19 +22,27 @@ if TYPE_CHECKING:
     "--formulation", "-f", metavar="NAME|FILE",
     help="Whose rules and objective a result has.  [default: the one that the file names, if modelkit knows it]",
 )  # fmt: skip
+@click.option(
+    "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the formulation that the file does not record, the value as JSON; repeatable.",
+)  # fmt: skip
 @quiet_option
 @debug_option
-def verify(file: str, instance: str | None, formulation: str | None, quiet: bool) -> int:
+def verify(file: str, instance: str | None, formulation: str | None, params: tuple[str, ...], quiet: bool) -> int:
     """Judge the result in FILE again from its instance, or recompute the bound of a certificate exactly.
 
-    Nothing in the file is believed.
+    Nothing in the file is believed. What cannot be checked is said, a line each; the last line says what was.
     """
+    from modelkit.parameters import parsed_parameters
+
     claim = mk.load_claim(file)
     found = mk.load(instance) if instance is not None else _instance_of(claim, Path(file).parent)
-    if isinstance(claim, mk.Certificate):
-        verification = mk.verify_certificate(claim, found)
+    if isinstance(claim, mk.Result):
+        verification = mk.verify_result(claim, found, formulation, parsed_parameters(params))
+    elif formulation is not None or params:
+        raise UsageError("--formulation and --param are for results; this file is a certificate")
     else:
-        verification = mk.verify_result(claim, found, _own_rules(claim, found, formulation))
+        verification = mk.verify_certificate(claim, found)
     if not quiet or not verification.holds:
         for mark, lines in (
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
@@ -48,27 +51,8 @@ def verify(file: str, instance: str | None, formulation: str | None, quiet: bool
                 click.echo(printable(f"{mark}: {line}", also=""))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(printable(f"{file}: ", also="") + ("verified" if verification.holds else "refused"))
+        click.echo(printable(f"{file}: {verification.summary}", also=""))
     return 0 if verification.holds else 5
-
-
-def _own_rules(result: mk.Result, instance: mk.Instance, name: str | None) -> OwnRules | None:
-    """The rules and the objective of the formulation that a result is of, where the judge does not have them."""
-    from modelkit.plugins import formulation_files, load_formulation
-    from modelkit.verify import OwnRules
-
-    producer = result.producer
-    if name is None:
-        plain = producer.kind != "formulation" or not producer.parameters
-        if (plain and result.objective.name in result.metrics) or producer.name not in formulation_files():
-            return None
-        name = producer.name
-    formulation = load_formulation(name)
-    posed = formulation.posed(instance.replace(extra={}), producer.parameters)
-    return OwnRules(
-        partial(formulation.breaks, posed) if formulation.admissible else None,
-        partial(formulation.valued, posed) if formulation.value else None,
-    )
 
 
 def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:

@@ -13,12 +13,12 @@ from modelkit import certificate as certificate_module
 from modelkit import instance as instance_module
 from modelkit import result as result_module
 from modelkit.certificate import Certificate
-from modelkit.errors import Fault, InputError
+from modelkit.errors import Fault, InputError, shown
 from modelkit.files import where_of
 from modelkit.instance import whole
 from modelkit.io.reading import checked_schema, read_json
 from modelkit.io.writing import write_text
-from modelkit.result import Result
+from modelkit.result import Result, agree
 from modelkit.validation import faults_of, trimmed
 
 
@@ -37,14 +37,26 @@ def load_result(source: str | os.PathLike[str]) -> Result:
 
 
 def parse_result(document: object, where: str) -> Result:
-    """Result from parsed JSON; the gap it states is recomputed, not read."""
+    """Result from parsed JSON; the gap it states is recomputed, and one that differs is kept for ``verify`` to name."""
     document = checked_schema(document, result_module.SCHEMA, where)
+    gap = None
     if isinstance(document.get("objective"), dict):
+        gap = document["objective"].get("gap")
         document["objective"] = {k: v for k, v in document["objective"].items() if k != "gap"}
     try:
-        return Result.model_validate(trimmed(document, Result))
+        result = Result.model_validate(trimmed(document, Result))
     except ValidationError as error:
         raise InputError(where, faults_of(error)) from None
+    if gap is not None:
+        _keep_gap(result, gap, where)
+    return result
+
+
+def _keep_gap(result: Result, gap: object, where: str) -> None:
+    if isinstance(gap, bool) or not isinstance(gap, int | float):
+        raise InputError(where, [Fault("$.objective.gap", f"found {shown(gap)}; allowed: a number or null")])
+    if not agree(gap, result.objective.gap):
+        result.objective._gap_said = shown(gap)
 
 
 def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:

@@ -179,7 +179,7 @@ class Account:
         return self.result("no_schedule", "failed", found, None, message)
 
     def progress(self) -> list[tuple[float, float | None, float | None]]:
-        """Seconds since the solving began, incumbent and bound: of the search, then of the solver."""
+        """Seconds since the solving began, best incumbent and best bound so far: of the search, then of the solver."""
         told: list[tuple[float, float | None, float | None]] = []
         elapsed = 0.0
         for stage in self.stages:
@@ -188,7 +188,7 @@ class Account:
                 told.append((elapsed, stage.value, stage.bound))
         if self.outcome:
             told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
-        return told
+        return _best_so_far(told)
 
     def result(
         self,
@@ -251,3 +251,19 @@ class Account:
             stages=self.stages,
             log=outcome.log if outcome else "",
         )
+
+
+def _best_so_far(
+    told: list[tuple[float, float | None, float | None]],
+) -> list[tuple[float, float | None, float | None]]:
+    """The news in which nothing gets worse: a solver that follows a search begins without what that knew."""
+    best: list[tuple[float, float | None, float | None]] = []
+    last: tuple[float, float | None, float | None] = (0.0, None, None)
+    for seconds, incumbent, bound in told:
+        last = (
+            max(seconds, last[0]),
+            min((v for v in (incumbent, last[1]) if v is not None), default=None),
+            max((b for b in (bound, last[2]) if b is not None), default=None),
+        )
+        best.append(last)
+    return best
