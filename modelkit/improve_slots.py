@@ -7,6 +7,8 @@ The best of all policies' schedules and of plans by local search over admissions
 from __future__ import annotations
 
 import math
+import os
+import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -71,9 +73,11 @@ def improved_slot_schedule(
     search = _search(instance, seed, effort)
     try:
         search.run(math.inf if deadline is None else deadline, gap)
-    except KeyboardInterrupt:
-        _search.cache_clear()  # the step that was broken off is lost
-        raise InterruptedWith(search.best) from None
+    except BaseException as stop:
+        _search.cache_clear()  # it cannot go on after the step that was broken off
+        if isinstance(stop, KeyboardInterrupt):
+            raise InterruptedWith(search.best) from None
+        raise
     return search.best
 
 
@@ -87,15 +91,17 @@ class _Search:
         self.best = _one_by_one(instance)
         self.value = math.inf
         self._consider(self.best)
+        self.one_at_a_time = threading.Lock()
         self.steps = self._steps(seed, effort)
         self.cost: float | None = next(self.steps)
 
     def run(self, deadline: float, gap: float) -> None:
         """Take steps until one would last beyond the deadline, or the gap is reached."""
-        while self.cost is not None and self.value * (1 - gap - _SAME) > self.bound:
-            if time.perf_counter() + self.cost > deadline:
-                return
-            self.cost = next(self.steps, None)
+        with self.one_at_a_time:
+            while self.cost is not None and self.value * (1 - gap - _SAME) > self.bound:
+                if time.perf_counter() + self.cost > deadline:
+                    return
+                self.cost = next(self.steps, None)
 
     def _steps(self, seed: int, effort: int) -> Iterator[float]:
         """Yields what the next step takes [s], before each."""
@@ -147,6 +153,7 @@ class _Search:
 
 
 _search = lru_cache(maxsize=8)(_Search)
+os.register_at_fork(after_in_child=_search.cache_clear)  # a lock that another thread held is never released there
 
 
 def _one_by_one(instance: Instance) -> Schedule:
