@@ -105,9 +105,9 @@ class _Search:
 
     def _steps(self, seed: int, effort: int) -> Iterator[float]:
         """Yields what the next step takes [s], before each."""
-        requests = len(self.instance.requests)
+        requests, plan = len(self.instance.requests), TRIALS_PER_REQUEST * _TRIAL_SECONDS
         for policy in sorted(fitting_policies(self.instance), key="hybrid".__eq__):  # it plans, which takes longest
-            yield _REQUEST_SECONDS * requests
+            yield requests * (_REQUEST_SECONDS + plan * (policy == "hybrid"))
             self._consider(clairvoyant_schedule(self.instance, policy))
         yield from self._plans(seed, effort)
 
@@ -116,6 +116,7 @@ class _Search:
         law = StageClock(instance).law
         if len(output) <= slots or not law.decode_base_ms or instance.arrays.arrival.any():
             return
+        yield TRIALS_PER_REQUEST * len(output) * _TRIAL_SECONDS
         price = law.prefill_ms(0) / law.decode_base_ms
         least = pack(output, slots, np.random.default_rng(seed)).makespan
         usual = stage_count(output, slots, price)

@@ -125,7 +125,8 @@ def test_a_plan_skips_boundaries_at_which_nobody_starts() -> None:
 @pytest.mark.parametrize("count", range(2, 7))
 def test_equal_requests_on_few_slots(count: int) -> None:
     """Tests solve and bound where plans have idle boundaries."""
-    instance = on_slots(1 + count // 5, [6] * count, [3] * count, prefill_base_ms=7.0, decode_per_kv_token_ms=0.01)
+    law = {"prefill_base_ms": 7.0, "prefill_per_token_ms": 2.0, "decode_base_ms": 74.4, "decode_per_kv_token_ms": 0.01}
+    instance = on_slots(1 + count // 5, [6] * count, [3] * count, **law)
     assert disagreements(instance, others=False) == []
 
 
