@@ -167,6 +167,11 @@ def _fuzz(found: Any) -> str:
     )
 
 
+def _slot_truth(found: Any) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found["kinds"].items(), reverse=True))
+    return f"{found['instances']:,} instances ({kinds}): {len(found['wrong'])} wrong"
+
+
 def _versions(found: Any) -> str:
     return "; ".join(
         f"Python {row['interpreter']}, {row['resolution']}"
@@ -196,6 +201,8 @@ BENCHMARKS = (
     Benchmark("studies.py", "what a study costs beside its runs; kills at random moments", "nothing lost", _studies),
     Benchmark("fuzz.py", "hostile inputs to every reader and the command line",
               "10,000 inputs, none fails; under 5 s and 1 GiB each", _fuzz),
+    Benchmark("slot_truth.py", "every status, value and bound of small slot instances against an exhaustive search",
+              "none wrong", _slot_truth),
     Benchmark("versions.py", "the tests on the oldest, the constrained and the newest versions", "all pass", _versions),
 )  # fmt: skip
 

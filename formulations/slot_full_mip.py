@@ -22,7 +22,7 @@ prompt[i], output[i]
 prefill_base
     Duration of a prefill without tokens under the linear law.
 level_tokens[l], level_ms[l]
-    Tokens that a level holds and how long it lasts.
+    Tokens that a level holds, at most all prompts, and how long it lasts.
 round_ms
     tau.
 constant
@@ -75,7 +75,7 @@ enough_rounds, enough_stages
 
 Claim
 -----
-Exact. K is n or what a known schedule and the lower bound leave (modelkit.bounds.stage_limits). Slots are
+Exact. K is n or what a judged schedule and the lower bound leave (modelkit.bounds.stage_limits). Slots are
 interchangeable: they are numbered by the first request in order that uses them. A decoded request may hold fewer tokens
 than a stage has rounds; run as scheduled it is done no later.
 
@@ -286,7 +286,7 @@ def data(instance: Instance) -> dict[str, Any]:
     rounds, _ = packing_bound(instance.arrays.output, slots)
     levels = dict(enumerate(clock.prefill_levels or (), start=1))
     linear = clock.prefill_levels is None
-    constant = constant_ms(instance)
+    constant, prompts = constant_ms(instance), int(instance.arrays.prompt.sum())
     return {
         "REQUESTS": [r.id for r in requests],
         "slots": slots,
@@ -296,7 +296,7 @@ def data(instance: Instance) -> dict[str, Any]:
         "prompt": {r.id: r.prompt_tokens for r in requests},
         "output": {r.id: r.output_tokens for r in requests},
         "prefill_base": clock.prefill_base_ms if linear else 0.0,
-        "level_tokens": {level: tokens for level, (tokens, _) in levels.items()},
+        "level_tokens": {level: min(tokens, prompts) for level, (tokens, _) in levels.items()},
         "level_ms": {level: ms for level, (_, ms) in levels.items()},
         "round_ms": clock.decode_base_ms,
         "constant": constant,

@@ -94,7 +94,7 @@ def align(
         Of the search, about half a microsecond each; None takes ``TRIALS_PER_REQUEST``.
     """
     stages = stage_count(output, slots, price) if stages is None else stages
-    horizon = max(least + round(0.8 * stages * price), stages)
+    horizon = max(least + round(min(0.8 * stages * price, float(output.sum()))), stages)
     gaps = np.cumsum(rng.dirichlet(np.full(stages, 3.0))) * (horizon - stages)
     boundaries = np.concatenate([[0], np.rint(gaps).astype(np.int64) + np.arange(1, stages + 1)])
     boundaries[-1] = horizon

@@ -17,8 +17,8 @@ def obstacles(instance: Instance) -> list[str]:
             for r in instance.requests
             if r.prompt_tokens + r.output_tokens > server.kv_capacity_tokens
         ]
-    if isinstance(server.clock, LinearClock) and server.clock.prefill_levels:
-        largest = max(tokens for tokens, _ in server.clock.prefill_levels)
+    clock = server.clock
+    if isinstance(clock, LinearClock) and not clock.mixed and (largest := clock.largest_prefill) is not None:
         words += [
             f"the prompt of request {r.id!r} has {r.prompt_tokens} tokens, the largest prefill level holds {largest}"
             for r in instance.requests

@@ -93,6 +93,11 @@ class LinearClock(_Data):
         description="Step law in place of the linear prefill part: (token capacity, milliseconds).",
     )
 
+    @property
+    def largest_prefill(self) -> int | None:
+        """Prompt tokens that the largest level holds; None without levels, when a prefill takes any number."""
+        return max(capacity for capacity, _ in self.prefill_levels) if self.prefill_levels else None
+
     def prefill_ms(self, tokens: int) -> float:
         """Duration of a prefill over ``tokens`` prompt tokens [ms]; the largest level when none holds them."""
         if self.prefill_levels is None:
@@ -314,29 +319,35 @@ class Instance(_Data):
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def check_fits(self) -> None:
-        """Raise unless every request fits the server alone.
+        """Raise unless every request fits the server alone: its peak the memory, its prompt a prefill.
 
-        The KV-cache problem is feasible exactly when s_i + o_i <= M for all i.
+        The KV-cache problem is feasible exactly when s_i + o_i <= M for all i, the slot problem when the largest
+        prefill level holds each prompt. With ``mixed`` a prompt may be processed in parts, which levels hold.
 
         Raises
         ------
         InfeasibleError
             Some request can never run; the message names the requests at fault.
         """
-        capacity = self.server.kv_capacity_tokens
-        if capacity is None:
-            return
-        too_big = [r for r in self.requests if r.prompt_tokens + r.output_tokens > capacity]
-        if too_big:
-            lines = [
-                f"request {r.id!r} needs {r.prompt_tokens} + {r.output_tokens} ="
-                f" {r.prompt_tokens + r.output_tokens} tokens"
-                for r in too_big[:5]
-            ]
-            if len(too_big) > 5:
-                lines.append(f"... and {len(too_big) - 5} more requests")
-            raise InfeasibleError(
-                f"no schedule exists: the server holds {capacity} tokens, but\n  " + "\n  ".join(lines)
+        capacity, clock = self.server.kv_capacity_tokens, self.server.clock
+        if capacity is not None:
+            _check_all_fit(
+                f"the server holds {capacity} tokens",
+                [
+                    f"request {r.id!r} needs {r.prompt_tokens} + {r.output_tokens} ="
+                    f" {r.prompt_tokens + r.output_tokens} tokens"
+                    for r in self.requests
+                    if r.prompt_tokens + r.output_tokens > capacity
+                ],
+            )
+        if isinstance(clock, LinearClock) and not clock.mixed and (largest := clock.largest_prefill) is not None:
+            _check_all_fit(
+                f"the largest prefill level holds {largest} tokens",
+                [
+                    f"the prompt of request {r.id!r} has {r.prompt_tokens} tokens"
+                    for r in self.requests
+                    if r.prompt_tokens > largest
+                ],
             )
 
 
@@ -354,6 +365,15 @@ class InstanceStamp(_Data):
         kind, _, rest = instance.source.partition(" ")
         family = rest.split(" ")[0] if kind == "family" and rest else None
         return cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
+
+
+def _check_all_fit(limit: str, at_fault: list[str]) -> None:
+    if not at_fault:
+        return
+    lines = at_fault[:5]
+    if len(at_fault) > 5:
+        lines.append(f"... and {len(at_fault) - 5} more requests")
+    raise InfeasibleError(f"no schedule exists: {limit}, but\n  " + "\n  ".join(lines))
 
 
 def whole(value: Any) -> Any:

@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 _MOVABLE = 13
 #: Divisions tried for each request before a target is given up, and the steps that they may take in all.
 _TRIES, _MOST_STEPS = 40, 3 * 10**8
-#: Capacities times items up to which weights are searched for.
+#: Capacities times items up to which weights are searched for, so that they can be recomputed.
 _MOST_WORK = 10**8
 
 
@@ -113,7 +113,8 @@ def packing_bound(output: Ints, slots: int) -> tuple[int, Ints | None]:
     ordered = np.sort(output)[::-1]
     for k in range(2, (len(output) - 1) // slots + 1):
         last = k * slots
-        if (z := int(ordered[last - k : last + 1].sum())) > bound:
+        z = int(ordered[last - k : last + 1].sum())
+        if bound < z <= _MOST_WORK // len(output):
             weights = np.zeros(len(output), dtype=np.int64)
             weights[np.argsort(-output, kind="stable")[: last + 1]] = 1
             bound = z

@@ -46,11 +46,6 @@ def stages_refusal(instance: Instance) -> str | None:
     peak = np.sort(instance.arrays.peak)[-server.slots :]
     if server.kv_capacity_tokens is not None and int(peak.sum()) > server.kv_capacity_tokens:
         return "knows no KV capacity"
-    levels = server.clock.prefill_levels
-    if levels is not None:
-        largest, longest = max(capacity for capacity, _ in levels), int(instance.arrays.prompt.max())
-        if longest > largest:
-            return f"needs a prefill level for {longest} tokens; the largest holds {largest}"
     return None
 
 
@@ -137,7 +132,7 @@ def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) ->
     """Schedule in which slot j serves the requests of ``queues[j]`` in this order.
 
     A stage is inserted when the slots that wait for one have idled as long, together, as the prefill would
-    hold up the others.
+    hold up the others. Slots whose next prompts the largest prefill level does not hold wait for another.
     """
     clock = StageClock(instance)
     tau = clock.law.decode_base_ms
@@ -147,23 +142,35 @@ def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) ->
     stages: list[Stage] = []
     lost = 0.0  # slot-time since the last stage [ms]
     while any(left):
-        batch = {left[j][-1]: j for j in sorted(idle)}
+        batch = _held_by_a_level(clock, {left[j][-1]: j for j in sorted(idle)})
         price = clock.active * clock.law.prefill_ms(sum(clock.prompt[i] for i in batch))
         if idle and (lost >= price or not clock.active):
             for j in batch.values():
                 left[j].pop()
             clock.prefill(list(batch))
             stages.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in batch.items()), 0))
-            idle, lost = set(), 0.0
+            idle, lost = idle.difference(batch.values()), 0.0
         else:
             rounds = clock.ends[0][0] - clock.round
             if idle and tau:
-                rounds = min(rounds, max(1, math.ceil((price - lost) / (len(idle) * tau))))
+                rounds = max(1, math.ceil(min(rounds, (price - lost) / (len(idle) * tau))))
             lost += len(idle) * tau * rounds
             idle |= {slot[i] for i in clock.decode(rounds) if left[slot[i]]}
             stages[-1] = Stage(stages[-1].admit, stages[-1].rounds + rounds)
     stages[-1] = Stage(stages[-1].admit, sum(clock.output))
     return schedule_from_stages(instance, stages)
+
+
+def _held_by_a_level(clock: StageClock, batch: dict[int, int]) -> dict[int, int]:
+    """The requests of ``batch``, in order, whose prompts one prefill takes; the others are passed over."""
+    if (room := clock.law.largest_prefill) is None:
+        return batch
+    held = {}
+    for i, j in batch.items():
+        if clock.prompt[i] <= room:
+            held[i] = j
+            room -= clock.prompt[i]
+    return held
 
 
 class StageSimulation:
@@ -245,6 +252,7 @@ class StageSimulation:
             rng=self.rng,
             round=self.clock.round,
             law=self.clock.law,
+            prompt_room=self.clock.law.largest_prefill,
         )
 
     def take_arrivals(self) -> None:
@@ -262,11 +270,17 @@ class StageSimulation:
             return False
         chosen: list[int] = []
         admitted: list[Admission] = []
+        largest, tokens = self.clock.law.largest_prefill, 0
         for i in self.policy.admit(self.view()):
             if i not in self.waiting:
                 raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")
             if not self.free or self.free[0] >= self.open:
                 raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
+            tokens += self.clock.prompt[i]
+            if largest is not None and tokens > largest:
+                raise PolicyError(
+                    f"the policy admits request {self.name(i)}, but the largest prefill level holds {largest} tokens"
+                )
             self.waiting.remove(i)
             self.slot[i] = heapq.heappop(self.free)
             self.running[i] = Running(self.seen[i], self.clock.round)

@@ -12,7 +12,8 @@ import modelkit as mk
 from modelkit.certificate import certify_slots
 from modelkit.errors import UsageError
 from modelkit.families import generate
-from modelkit.improve_slots import improved_slot_schedule, makespan_ms
+from modelkit.improve_slots import improved_slot_schedule
+from modelkit.judge import judge
 from modelkit.plugins import load_formulation
 from modelkit.simulator import fitting_policies
 
@@ -129,7 +130,7 @@ def test_improvement_beats_no_policy() -> None:
     """Tests the local search against the policies, on its own account of time."""
     instance = generate("gsm8k", seed=2, requests=90, slots=12)
     schedule = improved_slot_schedule(instance, effort=500)
-    ours = makespan_ms(instance, schedule)
+    ours = judge(instance, schedule).metrics["makespan_ms"]
     assert ours <= min(mk.simulate(instance, p).objective.value for p in fitting_policies(instance)) + 1e-6
 
 

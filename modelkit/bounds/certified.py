@@ -10,7 +10,7 @@ import numpy as np
 
 from modelkit.bounds.prices import Ascent, ascend
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
-from modelkit.errors import InterruptedWith, UsageError
+from modelkit.errors import InterruptedWith, ModelkitError, UsageError
 from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, InstanceStamp
@@ -31,6 +31,8 @@ TIME_LIMIT = 60.0
 PRICES_SHARE = 0.4
 #: Share of that for a local search where exact neighbourhoods follow it.
 LOCAL_SHARE = 0.2
+#: Share of the value by which floating point may put it below an exact bound.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,23 @@ class CertifiedBound:
     """A lower bound with its certificate, and the best schedule found on the way, judged.
 
     The result carries the certificate too.
+
+    Raises
+    ------
+    ModelkitError
+        The schedule is valid and better than the bound, so that one of the two is wrong.
     """
 
     certificate: Certificate
     result: Result
+
+    def __post_init__(self) -> None:
+        value, bound = self.result.objective.value, self.certificate.value
+        if value is not None and bound - value > ROUNDING * abs(value):
+            raise ModelkitError(
+                f"the bound {bound:.10g} is above the value {value:.10g} of a valid schedule: one of the two is wrong,"
+                " and neither is reported; this is a fault of modelkit, please report it with the instance"
+            )
 
     @property
     def value(self) -> float:
@@ -71,8 +86,9 @@ def bound(
     Parameters
     ----------
     time_limit
-        Seconds for prices and search; a limit that is too short for the first prices is overrun. None: a
-        fixed amount of work, after which the same seed gives the same bytes.
+        Seconds for prices and search; a limit that is too short for the first prices, or for compiling what is
+        compiled when it is first used, is overrun. None: a fixed amount of work, after which the same seed gives
+        the same bytes.
     gap
         Gap (value - bound) / value at which the search stops.
     seed
@@ -93,7 +109,7 @@ def bound(
     instance.check_fits()
     began = time.perf_counter()
     if (outside := stages_refusal(instance)) is None:
-        return _slot_bound(instance, seed, listen or (lambda news: None))
+        return _slot_bound(instance, time_limit, gap, seed, listen or (lambda news: None))
     if not instance.is_unit or instance.server.slots is not None:
         raise UsageError(
             "certified bounds are for the unit clock without slots, and for slots in stages; this instance is"
@@ -171,13 +187,23 @@ def slot_certificate(instance: Instance) -> Certificate:
     return certify_slots(instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist()))
 
 
-def _slot_bound(instance: Instance, seed: int, listen: Callable[[News], None]) -> CertifiedBound:
+def _slot_bound(
+    instance: Instance, time_limit: float | None, gap: float, seed: int, listen: Callable[[News], None]
+) -> CertifiedBound:
     began = time.perf_counter()
+    deadline = None if time_limit is None else began + time_limit
     listen(News("packing", 0.0))
     certificate = slot_certificate(instance)
     listen(News("local search", time.perf_counter() - began, None, certificate.value))
-    schedule = improved_slot_schedule(instance, seed=seed)
-    return _judged(instance, certificate, schedule, "makespan_ms", {}, seed, began)
+    interrupted = False
+    try:
+        schedule = improved_slot_schedule(instance, seed=seed, deadline=deadline, gap=gap)
+    except InterruptedWith as stop:
+        interrupted, schedule = True, stop.best
+    options = {"time_limit": time_limit, "gap": gap}
+    with interrupts_held() as held:
+        known = _judged(instance, certificate, schedule, "makespan_ms", options, seed, began)
+    return _interrupted(known) if interrupted or held.pressed else known
 
 
 def _judged(
@@ -189,16 +215,21 @@ def _judged(
     seed: int,
     began: float,
 ) -> CertifiedBound:
-    """The bound with its schedule, replayed."""
+    """The bound with its schedule, replayed; one that the judge refuses is shown and has no value."""
     solved = time.perf_counter()
     verdict = judge(instance, schedule)
-    value = verdict.metrics[metric]
+    value = verdict.metrics[metric] if verdict.valid else None
+    least = certificate.value
+    if value is not None and value < least <= value + ROUNDING * abs(value):
+        least = value  # the same number, added up in doubles
+    message = "" if verdict.valid else f"the judge refuses the schedule: {verdict.violations[0].message}"
     result = Result(
         instance=InstanceStamp.of(instance),
         producer=Producer(kind="improvement", name="local-search", options=dict(options), seed=seed, modelkit=VERSION),
-        status=status_of(verdict, value, certificate.value),
-        stop="finished",
-        objective=Objective(name=metric, value=value, bound=certificate.value, bound_by="certificate"),
+        status=status_of(verdict, value, least),
+        stop="finished" if verdict.valid else "failed",
+        message=message,
+        objective=Objective(name=metric, value=value, bound=least, bound_by="certificate"),
         metrics=verdict.metrics,
         violations=[v.document() for v in verdict.violations],
         schedule=schedule,

@@ -1,9 +1,10 @@
 """How many stages an optimal schedule of the slot problem can have.
 
 1. n stages suffice: a stage that admits nobody can be joined to the one before.
-2. Let UB be the makespan of a known schedule, c the duration of the cheapest prefill, and B the bound of
-   ``modelkit.slot_bound`` without its prefill base. A schedule of K stages takes at least B + c K, so no better one
-   has more than (UB - B) / c. (With levels the whole prefill part is left out of B.)
+2. Let UB be the makespan of a schedule that the judge finds valid, c the duration of the cheapest prefill, and B the
+   bound of ``modelkit.slot_bound`` without its prefill base. A schedule of K stages takes at least B + c K, so no
+   better one has more than (UB - B) / c. (With levels the whole prefill part is left out of B. Whatever the levels
+   hold and cost, each prefill lasts at least c: neither claim needs that more tokens cost more.)
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 
 import numpy as np
 
-from modelkit.improve_slots import improved_slot_schedule, makespan_ms
+from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, LinearClock
+from modelkit.judge import judge
 from modelkit.packing import packing_bound
 from modelkit.slot_bound import slot_bound
 
@@ -33,9 +35,10 @@ def stage_limits(instance: Instance) -> tuple[int, int]:
     assert isinstance(clock, LinearClock)
     least = -(-requests // (instance.server.slots or requests))
     cheapest = clock.prefill_ms(0)
-    if not cheapest:
+    verdict = judge(instance, improved_slot_schedule(instance))
+    best = verdict.metrics["makespan_ms"]
+    if not cheapest or not verdict.valid or best is None:
         return least, requests
-    best = makespan_ms(instance, improved_slot_schedule(instance))
     rounds, _ = packing_bound(np.asarray(instance.arrays.output), instance.server.slots or requests)
     if clock.prefill_levels is None:
         others = float(slot_bound(instance, rounds)) - cheapest * least
@@ -43,4 +46,5 @@ def stage_limits(instance: Instance) -> tuple[int, int]:
         free = clock.model_copy(update={"prefill_levels": None})
         server = instance.server.model_copy(update={"clock": free})
         others = float(slot_bound(instance.model_copy(update={"server": server}), rounds))
-    return least, max(least, min(requests, math.floor((best - others + ROUNDING * best) / cheapest)))
+    most = min(float(requests), (best - others + ROUNDING * best) / cheapest)
+    return least, max(least, math.floor(most))

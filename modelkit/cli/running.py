@@ -209,4 +209,4 @@ def bound(
         if schedule is not None:
             say([], kept, schedule if path != "-" else "-")
     _report([result], loaded, page, quiet, path)
-    return 130 if result.stop == "interrupted" else 0
+    return 130 if result.stop == "interrupted" else 4 if result.status == "no_schedule" else 0

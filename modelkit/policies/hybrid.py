@@ -9,14 +9,15 @@ the plan and compares, round by round, the price of waiting with the price of in
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Iterator
+from itertools import takewhile
 
 import numpy as np
 
 from modelkit.alignment import Plan, align
 from modelkit.packing import pack
-from modelkit.policies import Policy, Seen, View, register
+from modelkit.policies import Policy, Room, Seen, View, register
 from modelkit.policies.slots import LongestFirst
 
 #: Requests for each slot up to which a plan is made. With more, batches in order of length finish together by
@@ -27,34 +28,44 @@ _MEMORY = 0.9
 
 
 class FollowPlan(Policy):
-    """At each boundary of a plan, start the requests planned for it; who finds no slot starts at the next."""
+    """At each boundary of a plan, start the requests planned for it; who finds no slot starts at the next.
+
+    Where a prefill level does not hold all prompts, further prefills follow at once. When nobody is in progress
+    there is nothing to wait for: the rest of the plan moves up, past boundaries at which nobody starts.
+    """
 
     def __init__(self, plan: Plan, numbers: list[int]) -> None:
         self.boundaries: list[int] = plan.boundaries.tolist()
         self.starts = dict(zip(numbers, plan.start.tolist(), strict=True))
-        self._planned: list[list[tuple[int, int]]] = [[] for _ in self.boundaries]
-        self._due: list[tuple[int, int]] = []
+        self._planned: list[list[tuple[int, int, Seen]]] = [[] for _ in self.boundaries]
+        self._due: list[tuple[int, int, Seen]] = []
         self._next = 0  # first boundary not yet come
+        self._opened = -1  # round in which the last one came
 
     def arrived(self, request: Seen) -> None:
-        insort(self._planned[self.starts[request.number]], (-request.predicted_upper, request.number))
+        insort(self._planned[self.starts[request.number]], (-request.predicted_upper, request.number, request))
 
     def admit(self, view: View) -> Iterator[int]:
-        early = self.boundaries[self._next] - view.round
-        if early > 0 and not view.running:  # nothing to wait for: the rest of the plan moves up
-            self.boundaries = [b - early if b > view.round else b for b in self.boundaries]
-        elif early > 0:
+        self._come(view.round)
+        while not view.running and not self._due and self._next < len(self.boundaries):
+            early = self.boundaries[self._next] - view.round
+            self.boundaries[self._next :] = [b - early for b in self.boundaries[self._next :]]
+            self._come(view.round)
+        if view.running and self._opened != view.round and self._next < len(self.boundaries):
             return
-        come = bisect_right(self.boundaries, view.round)
-        for k in range(self._next, come):
-            self._due = sorted(self._due + self._planned[k])
-        self._next = min(come, len(self.boundaries) - 1)
-        batch = self._due[: view.free_slots]
-        del self._due[: view.free_slots]
-        yield from (number for _, number in batch)
+        room = Room(view)
+        batch = list(takewhile(lambda entry: room.takes(entry[2]), self._due))
+        del self._due[: len(batch)]
+        yield from (request.number for _, _, request in batch)
 
     def patience(self, view: View) -> int | None:
-        return max(1, self.boundaries[self._next] - view.round)
+        return max(1, self.boundaries[self._next] - view.round) if self._next < len(self.boundaries) else None
+
+    def _come(self, now: int) -> None:
+        """Who is planned for boundaries up to round ``now`` is due."""
+        while self._next < len(self.boundaries) and self.boundaries[self._next] <= now:
+            self._due = sorted(self._due + self._planned[self._next])
+            self._next, self._opened = self._next + 1, now
 
 
 @register(
@@ -153,9 +164,7 @@ class Hybrid(LongestFirst):
             self._loss = _MEMORY * self._loss + price + self._idle
             self._rounds = _MEMORY * self._rounds + view.round - self._last
         self._idle, self._last = 0, view.round
-        batch = self.waiting[:free]
-        del self.waiting[:free]
-        yield from (number for _, number, _ in batch)
+        yield from self.taken(view)
 
 
 def _price(view: View) -> float:

@@ -1,7 +1,8 @@
 """Policies on slots: in which order requests start, and when a prefill may interrupt the decoding.
 
-A prefill stage costs the active slots its duration; waiting costs the idle slots theirs. All policies here
-fill every free slot once they insert a stage; they differ in order and moment.
+A prefill stage costs the active slots its duration; waiting costs the idle slots theirs. Once they insert a stage,
+all policies here fill the free slots, as far as the largest prefill level holds the prompts; they differ in order and
+moment.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterator
+from itertools import takewhile
 
-from modelkit.policies import Policy, Seen, View, register
+from modelkit.policies import Policy, Room, Seen, View, register
 
 
 class Queue(Policy):
@@ -31,11 +33,19 @@ class Queue(Policy):
         insort(self.waiting, (self.key(request), request.number, request))
 
     def admit(self, view: View) -> Iterator[int]:
-        if not self.due(view):
-            return
-        batch = self.waiting[: view.free_slots]
-        del self.waiting[: view.free_slots]
-        yield from (number for _, number, _ in batch)
+        if self.due(view):
+            yield from self.taken(view)
+
+    def batch(self, view: View) -> list[Seen]:
+        """Who would share the prefill now: the first in order, as many as slots and levels take."""
+        room = Room(view)
+        return list(takewhile(room.takes, (request for _, _, request in self.waiting[: view.free_slots])))
+
+    def taken(self, view: View) -> Iterator[int]:
+        """The same, who wait no more."""
+        batch = self.batch(view)
+        del self.waiting[: len(batch)]
+        yield from (request.number for request in batch)
 
     def patience(self, view: View) -> int | None:
         return None
@@ -112,7 +122,7 @@ class Lagrangian(LongestFirst):
         assert view.law is not None
         if not view.running:
             return 0.0
-        tokens = sum(request.prompt for _, _, request in self.waiting[: view.free_slots])
+        tokens = sum(request.prompt for request in self.batch(view))
         price = len(view.running) * view.law.prefill_ms(tokens)
         tau = view.law.decode_base_ms
         return price / tau - self._idle if tau else math.inf if price else 0.0
@@ -155,7 +165,7 @@ class ExclusiveBatching(LongestFirst):
 def idle_share(price: float) -> float:
     """Theta in [0, 1) with theta / (1 - theta) + ln(1 - theta) = ``price``, by bisection."""
     low, high = 0.0, 1.0
-    for _ in range(60):
+    for _ in range(50):  # so that theta is a double below 1
         theta = (low + high) / 2
         if theta / (1 - theta) + math.log1p(-theta) < price:
             low = theta

@@ -77,7 +77,13 @@ class Run(Account):
                     self.certificate = certify(self.instance, stop.best.prices)
                 raise
         elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
-            tried = [self.judged("local-search", improved_slot_schedule(self.instance))]
+            limit = self.limits.time_limit
+            deadline = None if limit is None else self.began + limit
+            try:
+                tried = [self.judged("local-search", improved_slot_schedule(self.instance, deadline=deadline))]
+            except InterruptedWith as stop:
+                self.start = self.judged("local-search", stop.best)
+                raise
         else:
             names = fitting_policies(self.instance)
             tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in names]

@@ -1,0 +1,56 @@
+"""Random instances of the slot problem against an exhaustive search: every status, value and bound.
+
+``python benchmarks/slot_truth.py [--instances N]`` writes ``benchmarks/results/slot_truth.json``. What is compared, and
+with what, is in ``tests/slot_search.py``: solve by default, each formulation with its solvers, bound and all policies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from record import keep, stamp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from slot_search import disagreements, least_makespan, odd_instance
+
+RESULTS = Path(__file__).resolve().parent / "results" / "slot_truth.json"
+
+
+def faults_of(seed: int) -> list[str]:
+    """What is wrong on the instance of a seed; a crash is wrong too."""
+    try:
+        return disagreements(odd_instance(seed))
+    except Exception:
+        return [traceback.format_exc()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--instances", type=int, default=1000)
+    chosen = parser.parse_args()
+    found: dict[str, object] = stamp()
+    kinds: Counter[str] = Counter()
+    wrong = {}
+    began = time.process_time()
+    for seed in range(chosen.instances):
+        instance = odd_instance(seed)
+        kinds["with levels" if instance.server.clock.prefill_levels else "without levels"] += 1
+        kinds["with a KV capacity"] += instance.server.kv_capacity_tokens is not None
+        kinds["infeasible"] += least_makespan(instance) is None
+        if faults := faults_of(seed):
+            wrong[seed] = faults
+            print(seed, *faults, sep="\n  ", flush=True)
+    found |= {"instances": chosen.instances, "kinds": dict(kinds), "wrong": wrong}
+    found["process_cpu_s"] = round(time.process_time() - began)
+    keep(found, RESULTS)
+    print(f"{chosen.instances:,} instances, {len(wrong)} wrong; {dict(kinds)}")
+
+
+if __name__ == "__main__":
+    main()
