@@ -214,7 +214,7 @@ def _plan(
 def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], policies: Sequence[str] | None) -> None:
     """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
     from modelkit.backends import backend
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
     from modelkit.policies import get_policy
 
     for name in formulations or ():
@@ -235,7 +235,7 @@ def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -
 
 
 def _parameters(formulation: str) -> set[str]:
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
 
     return {parameter.name for parameter in load_formulation(formulation).parameters}
 
@@ -254,7 +254,7 @@ def _matrix(
     parameters: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
     from modelkit.simulator import fitting_policies
     from modelkit.solving import choose
 

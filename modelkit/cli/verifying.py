@@ -54,7 +54,8 @@ def verify(file: str, instance: str | None, formulation: str | None, quiet: bool
 
 def _own_rules(result: mk.Result, instance: mk.Instance, name: str | None) -> OwnRules | None:
     """The rules and the objective of the formulation that a result is of, where the judge does not have them."""
-    from modelkit.plugins import formulation_files, load_formulation
+    from modelkit.hosting import load_formulation
+    from modelkit.plugins import formulation_files
     from modelkit.verify import OwnRules
 
     producer = result.producer

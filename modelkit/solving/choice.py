@@ -8,8 +8,8 @@ from typing import Any
 from modelkit.diagram import refusal as search_refusal
 from modelkit.errors import UsageError, did_you_mean
 from modelkit.formulation import Formulation
+from modelkit.hosting import found_formulations, load_formulation
 from modelkit.instance import Instance
-from modelkit.plugins import found_formulations, load_formulation
 from modelkit.solving.account import SEARCH
 
 #: From how many requests on the search is tried before a solver [request].
