@@ -63,8 +63,8 @@ def what_happened(error: BaseException) -> str:
 
 
 def _line(error: BaseException) -> int | None:
-    """Line of the formulation's file in which it happened; of whatever code is not ours, where it is not from a file."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    """Line of the formulation's file in which it happened; of any code but ours where it is of no file."""
+    frames = list(traceback.walk_tb(error.__traceback__))
     for is_meant in (_is_loaded, _is_foreign):
         lines = [line for frame, line in frames if is_meant(frame)]
         if lines:

@@ -3,13 +3,14 @@
 Messages come in and go out as pickles:
 
 =========================================  ==========================================================
-in                                         ``("load", name)``; ``("apply", formulation, function, arguments)``
+in                                         ``("load", name)``, ``("apply", formulation, function, arguments)``,
+                                           or ``("call", function, arguments)``
 out                                        ``("news", object)`` any number of times; then
                                            ``("answer", object)`` or ``("error", exception)``
 =========================================  ==========================================================
 
-A formulation is said by the number that loading it gave. ``function`` is one of modelkit's, with the formulation as its
-first argument.
+A formulation is said by the number that loading it gave. ``function`` is one of modelkit's; applied, it has the
+formulation as its first argument.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ def _answer(channel: Connection, message: tuple[Any, ...]) -> None:
         if message[0] == "load":
             _formulations.append(load_formulation(message[1]))
             answer = len(_formulations) - 1, _facts(_formulations[-1])
+        elif message[0] == "apply":
+            answer = message[2](_formulations[message[1]], *message[3])
         else:
-            _, which, function, arguments = message
-            answer = function(_formulations[which], *arguments)
+            answer = message[1](*message[2])
         channel.send(("answer", answer))
     except BaseException as error:
         channel.send(("error", _portable(error)))

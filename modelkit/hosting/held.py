@@ -90,12 +90,6 @@ class HeldFormulation(Formulation):
         """See `Formulation.apply`; ``function`` is of a module, and the process over there can import it."""
         return self.tie.apply(function, *arguments, within=within)
 
-    def follow(
-        self, function: Callable[..., Any], *arguments: Any, listen: Callable[[Any], None], **limits: Any
-    ) -> Any:
-        """The same, hearing the news that the function tells by `modelkit.hosting.guest.tell`."""
-        return self.tie.apply(function, *arguments, listen=listen, **limits)
-
     def instantiate(self, instance: Instance, *, within: float | None = None) -> CompiledModel:
         """See `Formulation.instantiate`."""
         model: CompiledModel = self.apply(_built, instance, within=within)
