@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkit.cases import Case, Claim, cases
-from modelkit.errors import UsageError, did_you_mean
+from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.lookup import Instances
@@ -270,7 +270,7 @@ def _matrix(
         formulation = load_formulation(name)
         try:
             why = formulation.refusal(formulation.posed(instance, _taken(parameters, name)))
-        except UsageError as error:  # it needs a parameter that is given nowhere
+        except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
             reasons.append(str(error).replace("\n ", ";"))
             continue
         if why is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -96,7 +97,7 @@ def diagnose(
     own = [] if general else chosen.hindrances(posed)
     known = tuple(general + own)
     try:
-        form, columns, rows = chosen.apply(_compiled, posed, within=time_limit)
+        form, columns, rows = chosen.apply(_compiled, posed, within=math.inf if time_limit is None else time_limit)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")

@@ -157,13 +157,17 @@ def pyomo_model(form: StandardForm) -> Any:
 
         def side(m: Any, r: int) -> Any:
             entries = slice(form.indptr[r], form.indptr[r + 1])
-            terms = form.values[entries].tolist(), [x[j] for j in form.indices[entries].tolist()]
-            return _end(row_lower[r]), LinearExpression(0, *terms), _end(row_upper[r])
+            of = [x[j] for j in form.indices[entries].tolist()]
+            terms = LinearExpression(constant=0, linear_coefs=form.values[entries].tolist(), linear_vars=of)
+            return _end(row_lower[r]), terms, _end(row_upper[r])
 
         model.row = pyo.Constraint(range(len(form.row_lower)), rule=side)
         priced = [j for j in columns if form.cost[j]]
-        expression = LinearExpression(form.offset, [float(form.cost[j]) for j in priced], [x[j] for j in priced])
-        model.objective = pyo.Objective(expr=expression)
+        costs = [float(form.cost[j]) for j in priced]
+        priced_x = [x[j] for j in priced]
+        model.objective = pyo.Objective(
+            expr=LinearExpression(constant=form.offset, linear_coefs=costs, linear_vars=priced_x)
+        )
     return model
 
 

@@ -2,12 +2,10 @@
 
 Messages come in and go out as pickles:
 
-=========================================  ==========================================================
-in                                         ``("load", name)``, ``("apply", formulation, function, arguments)``,
-                                           or ``("call", function, arguments)``
-out                                        ``("news", object)`` any number of times; then
-                                           ``("answer", object)`` or ``("error", exception)``
-=========================================  ==========================================================
+====  ==============================================================================================================
+in    ``("load", name, folders)``, ``("apply", formulation, function, arguments)`` or ``("call", function, arguments)``
+out   ``("news", object)`` any number of times; then ``("answer", object)`` or ``("error", exception)``
+====  ==============================================================================================================
 
 A formulation is said by the number that loading it gave. ``function`` is one of modelkit's; applied, it has the
 formulation as its first argument.
@@ -31,7 +29,7 @@ from modelkit.asking import Listener, what_happened
 from modelkit.errors import FormulationFailedError, ModelkitError, UsageError
 from modelkit.formulation import Formulation
 from modelkit.hosting.marks import Marks
-from modelkit.plugins import load_formulation
+from modelkit.plugins import FOLDERS_VARIABLE, load_formulation
 
 _PR_SET_PDEATHSIG = 1
 #: What formulations import anyway, so that their own time is counted without.
@@ -72,6 +70,7 @@ def main() -> None:
 def _answer(channel: Connection, message: tuple[Any, ...]) -> None:
     try:
         if message[0] == "load":
+            os.environ[FOLDERS_VARIABLE] = message[2]
             _formulations.append(load_formulation(message[1]))
             answer = len(_formulations) - 1, _facts(_formulations[-1])
         elif message[0] == "apply":

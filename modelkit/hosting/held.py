@@ -16,7 +16,7 @@ from modelkit.backends.standard_form import CompiledModel, compile_model, load_s
 from modelkit.backends.worker import PackedSeparator
 from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError
 from modelkit.formulation import Formulation
-from modelkit.hosting.host import Host, current_host
+from modelkit.hosting.host import Host, current_host, folders
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
@@ -45,7 +45,7 @@ class Tie:
     def load(self) -> dict[str, Any]:
         """Load the file; returns the formulation's facts."""
         self.host = current_host()
-        self.number, facts = self._request(("load", str(self.path.resolve())))
+        self.number, facts = self._request(("load", str(self.path.resolve()), folders()))
         self.name = str(facts["name"])
         made: dict[str, Any] = facts
         return made

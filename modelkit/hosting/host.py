@@ -18,14 +18,14 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Any
 
-from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError
+from modelkit.errors import FormulationError, FormulationFailedError, FormulationLateError, ModelkitError
 from modelkit.hosting.marks import Marks
-from modelkit.plugins import IMPORT
+from modelkit.plugins import FOLDERS_VARIABLE, IMPORT
 
 #: Seconds that a function of a formulation may take, building apart.
 PATIENCE = 30.0
 #: Seconds that building may take where nothing else is said.
-BUILD_PATIENCE = 600.0
+BUILD_PATIENCE = 300.0
 #: Seconds that the interpreter and Pyomo may take to start.
 START_PATIENCE = 120.0
 #: Characters that files may print before the rest is left out.
@@ -34,6 +34,11 @@ PRINTED = 4000
 _BUILDING = ("build", "data")
 _TICK = 0.1
 _START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); from modelkit.hosting.guest import main; main()"
+
+
+def folders() -> str:
+    """The folders of formulation files, whole, so that they are found wherever a file may go."""
+    return os.pathsep.join(os.path.abspath(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f)
 
 
 class Host:
@@ -57,7 +62,7 @@ class Host:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, *map(str, given), str(self.owner), json.dumps([root, *sys.path])],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=given,
-                env={**os.environ, **fixed},
+                env={**os.environ, FOLDERS_VARIABLE: folders(), **fixed},
             )  # fmt: skip
         theirs.close()
         assert self.process.stdout is not None
@@ -145,7 +150,8 @@ class Host:
         limit = PATIENCE if patience is None else patience
         if function in _BUILDING and patience is None:
             limit = BUILD_PATIENCE if within is None else float("inf")
-        if within is not None and now - began > within:
+        late = within is not None and now - began > within
+        if within is not None and late:
             limit = within
         elif path is None:
             if now - began <= limit:
@@ -155,7 +161,8 @@ class Host:
         line = self._line(path, ask=True)
         self.end()
         words = f"did not end within {limit:.3g} s" + (f"; it was in line {line}" if line else "")
-        raise _failure(owner, function if since else "", words)
+        failure = _failure(owner, function if since else "", words)
+        raise FormulationLateError(str(failure)) if late else failure
 
     def _died(self, owner: str, path: Path | None) -> ModelkitError:
         """What is said of a process that is gone."""

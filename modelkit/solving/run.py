@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from modelkit.bounds import TooLargeError, bound, check_size, hindsight, local_s
 from modelkit.certificate import certify
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
-from modelkit.errors import FormulationFailedError, InterruptedWith, not_enough_memory
+from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
 from modelkit.hosting import HeldFormulation
 from modelkit.improve import schedule_of, starts_of
 from modelkit.improve_slots import improved_slot_schedule
@@ -37,7 +38,8 @@ class Run(Account):
         try:
             return self.steps()
         except FormulationFailedError as error:
-            return self.conclude(None, "time_limit" if self.left() == 0 else "failed", str(error))
+            late = isinstance(error, FormulationLateError)
+            return self.conclude(None, "time_limit" if late else "failed", str(error))
 
     def left(self) -> float | None:
         """Seconds until the time limit; None where there is none."""
@@ -172,7 +174,8 @@ class Run(Account):
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
-        model = self.formulation.instantiate(self.posed, within=self.left())
+        left = self.left()
+        model = self.formulation.instantiate(self.posed, within=math.inf if left is None else left)
         if (
             self.start is not None
             and self.formulation.start is not None
