@@ -226,6 +226,21 @@ def test_objects_cannot_end_python(two: Instance) -> None:
     assert "extract() returns None; allowed: a Schedule" in solve(two, missing).message
 
 
+def test_answers_of_unknown_classes(two: Instance, tmp_path: Path) -> None:
+    """Tests that an object of a class of the file itself, which nobody else can load, is said to be one."""
+    path = written(tmp_path)
+    kind = "class Own(Schedule):\n    pass\n\n\ndef build(m):"
+    text = (
+        path.read_text()
+        .replace("def build(m):", kind, 1)
+        .replace("import Formulation", "import Formulation, Schedule", 1)
+    )
+    path.write_text(text.replace("return BASE.extract(model, instance)", "return Own()"))
+    result = solve(two, str(path))
+    assert (result.status, result.stop, result.objective.value) == ("optimal", "failed", 8)  # of the start
+    assert "only its file knows" in result.message
+
+
 def test_one_file_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that a listing names a file that loops at import, and goes on; and that nobody else imports it."""
     folder = tmp_path / "own"

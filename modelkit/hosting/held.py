@@ -14,7 +14,7 @@ import numpy.typing as npt
 from modelkit.backends.process import packed
 from modelkit.backends.standard_form import CompiledModel, compile_model, load_solution
 from modelkit.backends.worker import PackedSeparator
-from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError
+from modelkit.errors import FormulationError, FormulationFailedError, FormulationLateError, ModelkitError
 from modelkit.formulation import Formulation
 from modelkit.hosting.host import Host, current_host, folders
 from modelkit.instance import Instance
@@ -72,7 +72,7 @@ class Tie:
         try:
             return self._request(("apply", self.number, function, arguments), **limits)
         except ModelkitError as error:
-            if not self.host.usable:
+            if not self.host.usable and not isinstance(error, FormulationLateError):
                 self.failures[key] = error
             raise
 

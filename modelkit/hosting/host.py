@@ -123,7 +123,7 @@ class Host:
         try:
             while True:
                 if self.channel.poll(_TICK):
-                    kind, value = self.channel.recv()
+                    kind, value = self._received(owner)
                     if kind == "answer":
                         return value
                     if kind == "error":
@@ -141,6 +141,17 @@ class Host:
         except BaseException:  # Ctrl-C, or an answer that cannot be read: the next one would be to this question
             self.end()
             raise
+
+    def _received(self, owner: str) -> tuple[str, Any]:
+        try:
+            message: tuple[str, Any] = self.channel.recv()
+        except (EOFError, OSError):
+            raise
+        except Exception as error:
+            self.end()
+            words = f"{owner} answers with an object of a class that only its file knows; allowed: modelkit's own"
+            raise FormulationFailedError(f"{words} ({type(error).__name__}: {error})") from error
+        return message
 
     def _check_time(
         self, owner: str, path: Path | None, began: float, patience: float | None, within: float | None
