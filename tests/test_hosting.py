@@ -165,7 +165,7 @@ def hold(function: str, misbehaviour: str, instance: Instance, folder: Path) -> 
 
 @pytest.mark.parametrize(
     ("function", "misbehaviour"),
-    [("build", "exit"), ("admissible", "loop"), ("extract", "crash"), ("data", "ctrl-c"), ("build", "prints")],
+    [("build", "exit"), ("admissible", "loop"), ("extract", "crash")],
 )
 def test_solve_loses_nothing(function: str, misbehaviour: str, two: Instance, tmp_path: Path) -> None:
     """Tests one function for each kind of misbehaviour that differs in how it is found out."""
@@ -226,6 +226,7 @@ def test_objects_cannot_end_python(two: Instance) -> None:
     assert "extract() returns None; allowed: a Schedule" in solve(two, missing).message
 
 
+@pytest.mark.slow
 def test_answers_of_unknown_classes(two: Instance, tmp_path: Path) -> None:
     """Tests that an object of a class of the file itself, which nobody else can load, is said to be one."""
     path = written(tmp_path)
