@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkit.cases import Case, Claim, cases
-from modelkit.errors import UsageError, did_you_mean
+from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.lookup import Instances
@@ -214,7 +214,7 @@ def _plan(
 def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], policies: Sequence[str] | None) -> None:
     """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
     from modelkit.backends import backend
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
     from modelkit.policies import get_policy
 
     for name in formulations or ():
@@ -235,7 +235,7 @@ def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -
 
 
 def _parameters(formulation: str) -> set[str]:
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
 
     return {parameter.name for parameter in load_formulation(formulation).parameters}
 
@@ -254,7 +254,7 @@ def _matrix(
     parameters: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
     from modelkit.simulator import fitting_policies
     from modelkit.solving import choose
 
@@ -270,7 +270,7 @@ def _matrix(
         formulation = load_formulation(name)
         try:
             why = formulation.refusal(formulation.posed(instance, _taken(parameters, name)))
-        except UsageError as error:  # it needs a parameter that is given nowhere
+        except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
             reasons.append(str(error).replace("\n ", ";"))
             continue
         if why is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
-from modelkit.backends.standard_form import StandardForm, compile_named
+from modelkit.backends.standard_form import Column, Row, StandardForm, compile_named, described
 from modelkit.errors import InfeasibleError, ModelkitError, SolverError, UsageError, unknown_name
 from modelkit.feasibility import obstacles
 from modelkit.formulation import Formulation
@@ -94,11 +95,10 @@ def diagnose(
         if not general:
             raise
         return Diagnosis("infeasible", None, tuple(general), message="no formulation takes the instance as it is")
-    own = [] if general or chosen.obstacles is None else chosen.obstacles(posed)
+    own = [] if general else chosen.hindrances(posed)
     known = tuple(general + own)
     try:
-        model = chosen.instantiate(posed)  # kept: its rows and columns know their names only while it lives
-        form, columns, rows = compile_named(model)
+        form, columns, rows = chosen.apply(_compiled, posed, within=math.inf if time_limit is None else time_limit)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")
@@ -121,6 +121,13 @@ def diagnose(
     return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
 
 
+def _compiled(formulation: Formulation, posed: Instance) -> tuple[StandardForm, list[Column], list[Row]]:
+    """The arrays of a model, and the names of what is in them."""
+    model = formulation.instantiate(posed)  # kept: its rows and columns know their names only while it lives
+    form, columns, rows = compile_named(model)
+    return form, *described(columns, rows)
+
+
 def _without_objective(form: StandardForm) -> StandardForm:
     """Any schedule will do; the first is soon found."""
     return replace(form, cost=form.cost * 0.0, start=None)
@@ -141,14 +148,13 @@ def _conflict(form: StandardForm, solver: str, limits: Limits) -> tuple[Conflict
     return None, solver
 
 
-def _named(found: Conflict, solver: str, columns: list[Any], rows: list[Any]) -> NamedConflict:
+def _named(found: Conflict, solver: str, columns: list[Column], rows: list[Row]) -> NamedConflict:
     members: dict[str, list[str]] = {}
     docs: dict[str, str] = {}
     for i in found.rows:
-        family = rows[i].parent_component()
-        members.setdefault(family.local_name, []).append(rows[i].name)
-        docs[family.local_name] = family.doc or ""
-    bounds = [f"{columns[j].name} >= {columns[j].lb:g}" for j in found.lower if columns[j].lb]
-    bounds += [f"{columns[j].name} <= {columns[j].ub:g}" for j in found.upper if not columns[j].is_binary()]
+        members.setdefault(rows[i].family, []).append(rows[i].name)
+        docs[rows[i].family] = rows[i].doc
+    bounds = [f"{columns[j].name} >= {columns[j].lower:g}" for j in found.lower if columns[j].lower]
+    bounds += [f"{columns[j].name} <= {columns[j].upper:g}" for j in found.upper if not columns[j].binary]
     families = tuple((name, docs[name], tuple(dict.fromkeys(names))) for name, names in members.items())
     return NamedConflict(solver, found.irreducible, families, tuple(bounds))

@@ -6,6 +6,8 @@
     ├── InputError           2   a file or value is wrong; carries all faults at once
     ├── UsageError           2   a name, option or combination that does not exist
     ├── FormulationError     2   a formulation file that is broken or does not fit
+    │   └── FormulationFailedError  4   one of its functions crashed, hung, ended Python or raised an error
+    │       └── FormulationLateError     the model was not built within the time limit
     ├── InfeasibleError      3   proven: no schedule exists
     ├── SolverError          4   a solver is missing or failed
     │   └── ModelRefusedError    a solver does not take models of this kind
@@ -42,6 +44,16 @@ class FormulationError(ModelkitError):
     """A formulation file that cannot be loaded or does not fit its own model."""
 
     exit_code = 2
+
+
+class FormulationFailedError(FormulationError):
+    """A function of a formulation did not return: it crashed, hung, ended the interpreter or raised an error."""
+
+    exit_code = 4
+
+
+class FormulationLateError(FormulationFailedError):
+    """A model was not built within the time that there was."""
 
 
 class InfeasibleError(ModelkitError):

@@ -39,18 +39,24 @@ def exported(
     InfeasibleError
         No model is built, because no schedule exists.
     """
-    from pyomo.common.errors import PyomoException
-
     instance = load(instance)
     chosen, posed = choose(instance, formulation, parameters)
-    model = chosen.instantiate(posed)
+    text: str = chosen.apply(_written, posed, kind)
+    return text, chosen
+
+
+def _written(formulation: Formulation, posed: Instance, kind: Format) -> str:
+    """The model of a posed instance in a format."""
+    from pyomo.common.errors import PyomoException
+
+    model = formulation.instantiate(posed)
     with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
         path = Path(folder) / f"model.{kind}"
         try:
             model.write(str(path), io_options={"labeler": readable_names()})
         except (PyomoException, ValueError, RuntimeError) as error:
-            raise FormulationError(f"formulation {chosen.name!r} cannot be written as {kind}: {error}") from error
-        return path.read_text(encoding="utf-8"), chosen
+            raise FormulationError(f"formulation {formulation.name!r} cannot be written as {kind}: {error}") from error
+        return path.read_text(encoding="utf-8")
 
 
 def readable_names() -> Callable[[Any], str]:

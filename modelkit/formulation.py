@@ -6,11 +6,13 @@ extends and adds to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from modelkit.errors import FormulationError, did_you_mean
+from modelkit.asking import asking
+from modelkit.errors import FormulationError, FormulationFailedError, did_you_mean, shown
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.parameters import Parameter, settled
@@ -109,9 +111,36 @@ class Formulation:
         values = settled(self.parameters, instance, given or {}, self.name)
         return instance if values == instance.extra else instance.replace(extra=values)
 
+    def asked(self, function: str, *arguments: Any) -> Any:
+        """What the function of that name returns, in the type that it should have.
+
+        Raises
+        ------
+        FormulationFailedError
+            It raises an error, ends the interpreter, or returns something else.
+        """
+        with asking(self.words, function):
+            answer = getattr(self, function)(*arguments)
+            fits, allowed = _RETURNS[function]
+            if not fits(answer):
+                raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
+            return float(answer) if function == "value" else answer
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        return f"formulation {self.name!r}"
+
+    def apply(self, function: Callable[..., Any], *arguments: Any, within: float | None = None) -> Any:
+        """``function(formulation, *arguments)`` where the formulation's functions can be called: here.
+
+        ``within`` is how many seconds that may take, where it can be stopped.
+        """
+        return function(self, *arguments)
+
     def breaks(self, instance: Instance, verdict: Verdict) -> list[str]:
         """What a judged schedule breaks of the formulation's own rules; the instance is posed."""
-        return self.admissible(instance, verdict) if self.admissible and verdict.valid else []
+        return list(self.asked("admissible", instance, verdict)) if self.admissible and verdict.valid else []
 
     def metric(self, instance: Instance) -> str:
         """The objective's name with its unit."""
@@ -122,7 +151,7 @@ class Formulation:
         if not verdict.valid or self.breaks(instance, verdict):
             return None
         if self.value is not None:
-            return float(self.value(instance, verdict))
+            return float(self.asked("value", instance, verdict))
         return verdict.metrics.get(self.metric(instance))
 
     def chosen_for(self, instance: Instance) -> bool:
@@ -131,15 +160,45 @@ class Formulation:
         asked = instance.parameters.keys()
         if not known.issuperset(asked) or bool(known) != bool(asked):
             return False
-        return self.suits is None or self.suits(instance)
+        return self.suits is None or bool(self.asked("suits", instance))
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
-        return self.needs(instance) if self.needs else None
+        why: str | None = self.asked("needs", instance) if self.needs else None
+        return why
+
+    def values(self, instance: Instance) -> dict[str, Any]:
+        """The data of the model of a posed instance."""
+        if self.data is None:
+            raise FormulationError(f"{self.words} has no data")
+        values: dict[str, Any] = self.asked("data", instance)
+        return values
+
+    def hindrances(self, instance: Instance) -> list[str]:
+        """Why a posed instance has no schedule, in the domain's words."""
+        return list(self.asked("obstacles", instance)) if self.obstacles else []
+
+    def schedule_from(self, model: Any, instance: Instance) -> Schedule:
+        """The schedule that a solved model of a posed instance says; there is an ``extract``."""
+        schedule: Schedule = self.asked("extract", model, instance)
+        return schedule
+
+    def set_start(self, model: Any, instance: Instance, schedule: Schedule) -> bool:
+        """Start a model from a schedule; False where it has no such variable. There is a ``start``."""
+        assert self.start is not None
+        with asking(self.words, "start"):
+            try:
+                self.start(model, instance, schedule)
+            except KeyError:
+                return False
+        return True
 
     def separator_for(self, model: Any, instance: Instance) -> Separator | None:
         """What finds rows for a built model of a posed instance, or None."""
-        return self.separator(model, instance) if self.separator else None
+        if self.separator is None:
+            return None
+        with asking(self.words, "separator"):
+            return self.separator(model, instance)
 
     def extended(self, base: Formulation) -> Formulation:
         """This variant with what it inherits from ``base`` filled in."""
@@ -184,17 +243,18 @@ class Formulation:
             suits=self.suits or (None if self.parameters else lambda instance: False),
         )
 
-    def instantiate(self, instance: Instance) -> Any:
+    def instantiate(self, instance: Instance, *, within: float | None = None) -> Any:
         """The concrete Pyomo model of ``instance``.
+
+        ``within`` is how many seconds that may take, where it can be stopped.
 
         Raises
         ------
         FormulationError
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
-        if self.data is None:
-            raise FormulationError(f"formulation {self.name!r} has no data")
-        return self.created(self.abstract(), self.data(instance), instance.name)
+        data = self.values(instance)
+        return self.created(self.abstract(), data, instance.name)
 
     def abstract(self, kind: type[Any] | None = None) -> Any:
         """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
@@ -203,7 +263,8 @@ class Formulation:
         import pyomo.environ as pyo  # late: takes 0.4 s
 
         model = (kind or pyo.AbstractModel)(name=self.name)
-        self.build(model)
+        with asking(self.words, "build"):
+            self.build(model)
         return model
 
     def created(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
@@ -215,12 +276,33 @@ class Formulation:
             raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
-            with PauseGC():  # nothing that is built here is garbage; looking for it costs a tenth of the time
+            # nothing that is built here is garbage; looking for it costs a tenth of the time
+            with asking(self.words, "build", passing=_REFUSED), PauseGC():
                 return abstract.create_instance({None: values}, report_timing=False)
-        except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        except _REFUSED as error:
             raise FormulationError(
                 f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
+
+
+#: What Pyomo raises where a rule fails or a value is outside its set.
+_REFUSED = (ValueError, KeyError, RuntimeError, TypeError)
+
+
+def _are_sentences(answer: object) -> bool:
+    return isinstance(answer, list | tuple) and all(isinstance(words, str) for words in answer)
+
+
+#: What the functions return: whether an answer is that, and in words.
+_RETURNS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "needs": (lambda answer: answer is None or isinstance(answer, str), "None, or why the instance is outside it"),
+    "suits": (lambda answer: answer in (True, False), "True or False"),
+    "data": (lambda answer: isinstance(answer, dict), "a dictionary from names to values"),
+    "extract": (lambda answer: isinstance(answer, Schedule), "a Schedule"),
+    "admissible": (_are_sentences, "a list of sentences, empty where the schedule breaks nothing"),
+    "value": (lambda answer: math.isfinite(float(answer)), "a number"),
+    "obstacles": (_are_sentences, "a list of sentences"),
+}
 
 
 def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:

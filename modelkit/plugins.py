@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkit.errors import FormulationError, InputError, UsageError, unknown_name
+from modelkit.asking import LOADED, asking
+from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError, unknown_name
 from modelkit.files import read_bytes
 from modelkit.formulation import Formulation
 
 #: Environment variable with folders of formulation files, separated like PATH.
 FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
+#: What the import of a file is called where the functions of a formulation are named.
+IMPORT = "import"
 
 
 def bundled(kind: str) -> Path:
@@ -74,6 +77,11 @@ def chain_of(name: str) -> list[Path]:
     return [path] if extends is None else [*chain_of(extends), path]
 
 
+def is_bundled(name: str) -> bool:
+    """Whether the formulation comes with modelkit: such files are trusted to return from their functions."""
+    return file_of(name).resolve().is_relative_to(bundled("formulations").resolve())
+
+
 def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
     if name in chain:
         raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
@@ -88,20 +96,22 @@ def _load_file(path: Path) -> Formulation:
         source = read_bytes(path)
     except (InputError, UsageError) as error:
         raise FormulationError(str(error).replace("cannot read ", "cannot read formulation ", 1)) from None
-    digest = hashlib.sha256(source + os.fsencode(path.resolve())).hexdigest()[:16]
-    module_name = f"modelkit_formulation_{digest}"
+    whole = path.resolve()  # before it runs and perhaps changes the folder
+    module_name = LOADED + hashlib.sha256(source + os.fsencode(whole)).hexdigest()[:16]
     module: Any = sys.modules.get(module_name)
     if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
+        spec = importlib.util.spec_from_file_location(module_name, whole)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
         try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+            with asking(f"formulation {path}", IMPORT):
+                spec.loader.exec_module(module)
+        except (ModelkitError, MemoryError) as failed:
             del sys.modules[module_name]
-            raise FormulationError(f"formulation {path} cannot be loaded: {place(error, path)}") from error
+            cause = failed.__cause__ or failed
+            raise FormulationError(f"formulation {path} cannot be loaded: {place(cause, whole)}") from cause
     found = getattr(module, "FORMULATION", None)
     if not isinstance(found, Formulation):
         raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from modelkit.errors import UsageError, unknown_name
 from modelkit.formulation import Formulation
+from modelkit.hosting import load_formulation
 from modelkit.io import write_text
-from modelkit.plugins import bundled, formulation_files, load_formulation
+from modelkit.plugins import bundled, formulation_files
 
 #: A name in kebab-case.
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -8,9 +8,10 @@ from typing import Any
 
 from modelkit.errors import Fault, FormulationError, InputError, UsageError
 from modelkit.formulation import Formulation
+from modelkit.hosting import load_formulation
 from modelkit.instance import Instance
 from modelkit.io import load
-from modelkit.plugins import formulation_files, load_formulation
+from modelkit.plugins import formulation_files
 from modelkit.result import Result
 from modelkit.verify import OwnRules, Verification
 from modelkit.verify import verify_result as verified

@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress
-from modelkit.backends.standard_form import StandardForm, compile_model
+from modelkit.backends.standard_form import StandardForm, compile_model, load_solution
 from modelkit.backends.worker import Job, PackedSeparator
 from modelkit.errors import ModelkitError, SolverError
 from modelkit.separator import Separator
@@ -72,11 +72,10 @@ class ProcessBackend:
     ) -> Outcome:
         """See `Backend.solve`."""
         form, columns = compile_model(model, use_start=use_start)
-        separation = _packed(separator, columns) if separator is not None and self.separates else None
+        separation = packed(separator, columns) if separator is not None and self.separates else None
         outcome, x = self._run(form, limits, options, "solve", listen, separation)
         if x is not None:
-            for var, value in zip(columns, x.tolist(), strict=True):
-                var.set_value(value, skip_validation=True)
+            load_solution(model, columns, x)
         return outcome
 
     def solve_form(
@@ -128,7 +127,16 @@ class ProcessBackend:
         return self._worker
 
 
-def _packed(separator: Separator, columns: list[Any]) -> PackedSeparator:
+def packed(separator: Separator | PackedSeparator, columns: list[Any]) -> PackedSeparator:
+    """A separator as it travels to the solver's process; ``columns`` are the model's variables.
+
+    Raises
+    ------
+    SolverError
+        It names a variable that is in no row, or cannot be pickled.
+    """
+    if isinstance(separator, PackedSeparator):
+        return separator
     position = {id(var): c for c, var in enumerate(columns)}
     try:
         find = pickle.dumps(separator.find, protocol=pickle.HIGHEST_PROTOCOL)

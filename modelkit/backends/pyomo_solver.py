@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
-from modelkit.backends.standard_form import compile_model
+from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
 from modelkit.errors import SolverError
 from modelkit.separator import Separator
 
@@ -53,6 +55,8 @@ class PyomoBackend:
         separator: Separator | None = None,
     ) -> Outcome:
         """See `Backend.solve`. Progress is heard only at the end."""
+        if isinstance(model, CompiledModel):
+            return self._solve_arrays(model, limits, options, use_start, listen)
         import pyomo.environ as pyo
         from pyomo.common.errors import ApplicationError
 
@@ -97,6 +101,18 @@ class PyomoBackend:
         outcome.progress = [Progress(time.monotonic() - began, value, outcome.bound)]
         if listen is not None:
             listen(outcome.progress[-1])
+        return outcome
+
+    def _solve_arrays(
+        self, model: CompiledModel, limits: Limits, options: dict[str, Any], use_start: bool, listen: Listener | None
+    ) -> Outcome:
+        """Solve a model whose variables are elsewhere by a model of its arrays."""
+        twin = pyomo_model(compile_model(model, use_start=use_start)[0])
+        outcome = self.solve(twin, limits, options, use_start=use_start, listen=listen)
+        outcome.size = model.form.size
+        if outcome.found == "solution":
+            values = [var.value for var in twin.x.values()]
+            model.x = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         return outcome
 
     def _solver(self) -> Any:

@@ -122,11 +122,14 @@ def _is_formulation(name: str) -> bool:
 
 
 def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
-    from modelkit.mathematics import mathematics, writing
+    from modelkit.hosting import load_formulation
+    from modelkit.mathematics.writing import shown
     from modelkit.parameters import parsed_parameters
+    from modelkit.plugins import file_of
 
-    write = {"text": writing.as_text, "latex": writing.as_latex, "html": writing.as_html}[kind]
-    return write(mathematics(name, parsed_parameters(params)))
+    whole = str(file_of(name).resolve()) if name.endswith(".py") else name
+    text: str = load_formulation(name).apply(shown, whole, parsed_parameters(params), kind)
+    return text
 
 
 def _shown_other(name: str) -> str:

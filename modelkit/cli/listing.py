@@ -29,7 +29,7 @@ def list_(kind: str) -> None:
 
 
 def _formulation_rows() -> list[tuple[str, str]]:
-    from modelkit.plugins import found_formulations
+    from modelkit.hosting import found_formulations
 
     return [
         (e.name, f"{e.formulation.claim}: {e.formulation.summary}" if e.formulation else f"BROKEN: {e.error}")

@@ -6,14 +6,17 @@ an error in the file says so and in which line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modelkit.conformance import shown, stated  # noqa: F401  register their rules
 from modelkit.conformance.rules import RULES, Complaint, Finding, Rule
 from modelkit.conformance.subject import Subject
 from modelkit.errors import ModelkitError, UsageError
-from modelkit.plugins import file_of, place
+from modelkit.hosting import host as hosting
+from modelkit.hosting.guest import tell
+from modelkit.plugins import file_of, is_bundled, place
 
 __all__ = ["RULES", "Complaint", "Finding", "Rule", "check"]
 
@@ -54,15 +57,52 @@ def check(
     """
     if not file_of(name).is_file():
         raise UsageError(f"cannot read formulation {name}: there is no such file")
-    subject = Subject(name, dict(parameters or {}), instances)
+    hear = listen or (lambda finding: None)
+    wanted = [rule for rule in ORDER if rule in _with_predecessors(rules)]
+    if is_bundled(name):
+        return list(_findings(Subject(name, dict(parameters or {}), instances), wanted, hear).values())
+    return _check_apart(name, dict(parameters or {}), instances, wanted, hear)
+
+
+def _findings(subject: Subject, wanted: Sequence[str], listen: Callable[[Finding], None]) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
-    wanted = _with_predecessors(rules)
-    for each in ORDER:
-        if each in wanted:
-            found[each] = _finding(RULES[each], subject, found)
-            if listen is not None:
-                listen(found[each])
-    return list(found.values())
+    for name in wanted:
+        found[name] = _finding(RULES[name], subject, found)
+        listen(found[name])
+    return found
+
+
+def _check_apart(
+    name: str, parameters: dict[str, Any], instances: int, wanted: Sequence[str], listen: Callable[[Finding], None]
+) -> list[Finding]:
+    """Check a user's file in a process of its own; the rule in which it ends that process is broken."""
+    path = file_of(name).resolve()
+    named = name if name.endswith(".py") else str(path)
+    found: list[Finding] = []
+
+    def hear(finding: Finding) -> None:
+        complaints = tuple(Complaint(c.what.replace(str(path), named), c.advice) for c in finding.complaints)
+        found.append(replace(finding, complaints=complaints))
+        listen(found[-1])
+
+    host = hosting.Host()
+    try:
+        call = ("call", _tell_findings, (str(path), parameters, instances, wanted))
+        host.request(call, f"formulation {named}", path, patience=hosting.PATIENCE, listen=hear)
+    except ModelkitError as error:
+        ended = RULES[wanted[len(found)]]
+        advice = "every function returns, soon, and ends nothing; mend it and check again"
+        hear(Finding(ended.name, ended.checks, "failed", complaints=(Complaint(str(error), advice),)))
+        for rest in wanted[len(found) :]:
+            hear(Finding(rest, RULES[rest].checks, "not reached", f"{ended.name} ended the check"))
+    finally:
+        host.end()
+    return found
+
+
+def _tell_findings(name: str, parameters: dict[str, Any], instances: int, wanted: Sequence[str]) -> None:
+    """The part of the process of its own."""
+    _findings(Subject(name, parameters, instances), wanted, tell)
 
 
 def _with_predecessors(rules: Collection[str]) -> set[str]:

@@ -1,31 +1,29 @@
 """A look at a formulation file from an interpreter of its own: what importing it does, and what it builds.
 
-The parent calls `probe`; the child runs `main`. The hash seed is given, so that two looks differ exactly where a file
-leaves the order to chance.
+The hash seed is given, so that two looks differ exactly where a file leaves the order to chance.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
-import json
 import os
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Seconds that one look may take.
-PATIENCE = 120.0
+from modelkit.conformance.tiny import tiny_instances
+from modelkit.errors import FormulationFailedError, ModelkitError
+from modelkit.hosting import host as hosting
+from modelkit.hosting.guest import tell
+from modelkit.plugins import file_of, load_formulation, place
+
 #: Tiny instances that are built in each look.
 BUILT = 4
-#: Last line of the child's output begins with this.
-_MARK = "modelkit-probe:"
 #: Audit events that say that something outside the interpreter changes, and what they say it in.
 _ACTIONS = {
     "os.mkdir": "makes the folder", "os.remove": "removes", "os.rename": "renames", "os.rmdir": "removes",
@@ -49,63 +47,39 @@ class Probe:
 
 def probe(name: str, given: Mapping[str, Any], *, hash_seed: int) -> Probe:
     """Load a formulation and build it on tiny instances, elsewhere."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    path = file_of(name).resolve()
+    seen = [Probe()]  # last, how far it came
+    host = hosting.Host(hash_seed)
     try:
-        made = subprocess.run(
-            [sys.executable, "-c", "from modelkit.conformance.isolated import main; main()", name],
-            input=json.dumps(dict(given)),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed), "PYTHONDONTWRITEBYTECODE": "1"},
-        )
-    except subprocess.TimeoutExpired:
-        return Probe(error=f"loading and building it did not end within {PATIENCE:g} s")
-    for line in reversed(made.stdout.splitlines()):
-        if line.startswith(_MARK):
-            return Probe(**json.loads(line.removeprefix(_MARK)))
-    return Probe(error=f"the interpreter ended while it loaded the file, with exit code {made.returncode}")
-
-
-def main() -> None:
-    """The child."""
-    name = sys.argv[1]
-    given = json.load(sys.stdin)
-    found = Probe()
-    out = sys.stdout
-    try:
-        _look(name, given, found)
+        call = ("call", _look, (str(path), dict(given)))
+        host.request(call, f"formulation {path}", path, patience=hosting.PATIENCE, listen=seen.append)
+    except FormulationFailedError as error:
+        seen[-1].build_error = str(error)
+    except ModelkitError as error:
+        seen[-1].error = str(error)
     finally:
-        out.write(f"\n{_MARK}{json.dumps(asdict(found))}\n")
-        out.flush()
+        host.end()
+    return seen[-1]
 
 
-def _look(name: str, given: dict[str, Any], found: Probe) -> None:
-    # what formulations import anyway, so that none is blamed for it
-    for module in ("pyomo.environ", "numpy", "scipy", "modelkit.bounds", "modelkit.stages", "modelkit.packing"):
-        importlib.import_module(module)
-    from modelkit.conformance.tiny import tiny_instances
-    from modelkit.errors import ModelkitError
-    from modelkit.plugins import file_of, load_formulation, place
-
+def _look(name: str, given: dict[str, Any]) -> None:
+    """The child's part: tells what it sees, each time with more."""
     path = file_of(name)
+    found = Probe()
     try:
         with _Watch(path, found.effects):
             formulation = load_formulation(name)
     except ModelkitError as error:
         found.error = str(error)
-        return
-    except BaseException as error:
-        found.error = f"the file ends the interpreter: {type(error).__name__}: {error}"
+    tell(found)
+    if found.error:
         return
     try:
         for instance in tiny_instances(formulation, BUILT, given):
             found.built += _rows(formulation.instantiate(instance))
     except Exception as error:
-        found.build_error = f"{place(error, path)}"
+        found.build_error = str(error) if isinstance(error, ModelkitError) else place(error, path)
+    tell(found)
 
 
 def _rows(model: Any) -> list[str]:

@@ -18,8 +18,9 @@ from modelkit.conformance.subject import Solved, Subject
 from modelkit.conformance.tiny import examples, growing
 from modelkit.errors import ModelkitError, ModelRefusedError
 from modelkit.formulation import Formulation
+from modelkit.hosting import found_formulations
 from modelkit.instance import Instance
-from modelkit.plugins import found_formulations
+from modelkit.plugins import load_formulation
 
 #: Values closer than this are equal.
 TOLERANCE = 1e-6
@@ -234,13 +235,14 @@ def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Com
 
 
 def _siblings(formulation: Formulation) -> list[Formulation]:
-    """Other exact formulations of the same problem and objective."""
+    """Other exact formulations of the same problem and objective; files that do not load are none."""
+    if formulation.problem is None:
+        return []
     return [
-        e.formulation
+        load_formulation(e.name)
         for e in found_formulations()
         if e.formulation is not None
         and e.name != formulation.name
-        and formulation.problem is not None
         and (e.formulation.problem, e.formulation.claim, e.formulation.objective)
         == (formulation.problem, "exact", formulation.objective)
     ]

@@ -122,9 +122,9 @@ def data(subject: Subject) -> str | list[Complaint]:
         return [Complaint("there is no data()", "write data(instance): a dictionary from names to values")]
     found: dict[str, None] = {}
     for instance in subject.instances[:8]:
-        found.update(dict.fromkeys(key_faults(subject.abstract, formulation.data(instance))))
+        found.update(dict.fromkeys(key_faults(subject.abstract, formulation.values(instance))))
     return [Complaint(fault, "names in data() are those of m.NAME in build()") for fault in found] or (
-        f"{len(formulation.data(subject.instances[0]))} keys, all that the model needs"
+        f"{len(formulation.values(subject.instances[0]))} keys, all that the model needs"
     )
 
 
@@ -153,16 +153,15 @@ def used(subject: Subject) -> str | list[Complaint]:
     watched = _watched(read)
     for instance in subject.instances[:8]:
         formulation = subject.formulation
-        assert formulation.data is not None
-        model = formulation.created(formulation.abstract(watched), formulation.data(instance), instance.name)
+        model = formulation.created(formulation.abstract(watched), formulation.values(instance), instance.name)
         for row in model.component_data_objects((pyo.Constraint, pyo.Objective), active=True):
             in_rows.update(v.parent_component().local_name for v in identify_variables(row.expr))
         if formulation.extract is not None:
             for variable in model.component_data_objects(pyo.Var):
                 variable.set_value(0, skip_validation=True)
             model.__class__ = watched
-            with contextlib.suppress(Exception):  # the values are made up; only what it reads counts
-                formulation.extract(model, instance)
+            with contextlib.suppress(ModelkitError):  # the values are made up; only what it reads counts
+                formulation.schedule_from(model, instance)
     complaints = []
     for c in subject.own_components:
         kind, name = c.ctype.__name__, c.local_name

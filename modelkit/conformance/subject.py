@@ -61,7 +61,7 @@ class Subject:
 
     @cached_property
     def path(self) -> Path:
-        return file_of(self.name)
+        return file_of(self.name).resolve()
 
     @cached_property
     def docstring(self) -> str:
@@ -133,7 +133,7 @@ class Subject:
         model_value = float(pyo.value(next(model.component_data_objects(pyo.Objective, active=True))))
         if formulation.extract is None:
             return Solved(instance, outcome, model_value, None, [], None)
-        verdict = judge(instance, formulation.extract(model, instance))
+        verdict = judge(instance, formulation.schedule_from(model, instance))
         return Solved(
             instance,
             outcome,

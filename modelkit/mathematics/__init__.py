@@ -121,8 +121,7 @@ def _world(formulation: Formulation, instance: Any) -> World:
 
     abstract = formulation.abstract()
     parameters = {c.local_name for c in abstract.component_objects(pyo.Param)}
-    assert formulation.data is not None
-    data = traced_data(formulation.data(instance), parameters)
+    data = traced_data(formulation.values(instance), parameters)
     return World(formulation.created(abstract, data, "a specimen"))
 
 

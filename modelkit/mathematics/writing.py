@@ -6,14 +6,28 @@ import html
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from modelkit.mathematics import Family, Mathematics, Named
+from modelkit.formulation import Formulation
+from modelkit.mathematics import Family, Mathematics, Named, mathematics
 from modelkit.mathematics.lifting import Range, Side, Sym, SymLeaf, Term
 
 #: Columns of a terminal.
 WIDTH = 79
 
 Coefficient = dict[tuple[SymLeaf, ...], float]
+
+
+def shown(formulation: Formulation, name: str, given: Mapping[str, Any], kind: str) -> str:
+    """The mathematics of a formulation as ``text``, ``latex`` or ``html``; to be applied where the formulation lives.
+
+    Raises
+    ------
+    UsageError, FormulationError
+        As `mathematics`.
+    """
+    write = {"text": as_text, "latex": as_latex, "html": as_html}[kind]
+    return write(mathematics(name, given))
 
 
 class Text:

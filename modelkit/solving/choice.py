@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelkit.diagram import refusal as search_refusal
-from modelkit.errors import UsageError, did_you_mean
+from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.formulation import Formulation
+from modelkit.hosting import found_formulations, load_formulation
 from modelkit.instance import Instance
-from modelkit.plugins import found_formulations, load_formulation
 from modelkit.solving.account import SEARCH
 
 #: From how many requests on the search is tried before a solver [request].
@@ -43,13 +43,16 @@ def choose(
             reasons.append(f"{entry.name}: {entry.error}")
             continue
         known.update(p.name for p in entry.formulation.parameters)
-        if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
-            continue
-        posed = entry.formulation.posed(named)
-        if (why := entry.formulation.refusal(posed)) is not None:
-            reasons.append(f"{entry.name}: {why}")
-        else:
+        try:
+            if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
+                continue
+            posed = entry.formulation.posed(named)
+            why = entry.formulation.refusal(posed)
+        except FormulationFailedError as error:  # it hides no other
+            why = str(error)
+        if why is None:
             return entry.formulation, posed
+        reasons.append(f"{entry.name}: {why}")
     asked = named.parameters
     for key in sorted(set(asked) - known):
         reasons.insert(0, f"no formulation has a parameter {key!r}{did_you_mean(key, known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from modelkit.bounds import TooLargeError, bound, check_size, hindsight, local_s
 from modelkit.certificate import certify
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
-from modelkit.errors import InterruptedWith, not_enough_memory
+from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
+from modelkit.hosting import HeldFormulation
 from modelkit.improve import schedule_of, starts_of
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.interrupts import interrupts_held
@@ -32,6 +34,20 @@ class Run(Account):
     """The steps of one solve, from the warm start to the result."""
 
     def go(self) -> Result:
+        """All steps; what a function of the formulation breaks loses nothing that was found before."""
+        try:
+            return self.steps()
+        except FormulationFailedError as error:
+            late = isinstance(error, FormulationLateError)
+            return self.conclude(None, "time_limit" if late else "failed", str(error))
+
+    def left(self) -> float | None:
+        """Seconds until the time limit; None where there is none."""
+        limit = self.limits.time_limit
+        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.began))
+
+    def steps(self) -> Result:
+        """From the warm start to the judgement."""
         try:
             if self.formulation.problem == "kv-hindsight":
                 check_size(self.instance)
@@ -57,8 +73,11 @@ class Run(Account):
             if known.schedule is None:
                 raise
             return known
-        with interrupts_held() as held:
-            result = self.extracted(model)
+        try:
+            with interrupts_held() as held:
+                result = self.extracted(model)
+        except KeyboardInterrupt:  # the second one, while the formulation does not answer
+            return self.conclude(None, "interrupted", "interrupted while the solution was read")
         return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
 
     def find_start(self) -> Candidate | None:
@@ -161,12 +180,14 @@ class Run(Account):
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
-        model = self.formulation.instantiate(self.posed)
-        if self.start is not None and self.formulation.start is not None:
-            try:
-                self.formulation.start(model, self.posed, self.start.schedule)
-            except KeyError:  # it uses a start that no optimal schedule uses
-                self.start_accepted = False
+        left = self.left()
+        model = self.formulation.instantiate(self.posed, within=math.inf if left is None else left)
+        if (
+            self.start is not None
+            and self.formulation.start is not None
+            and not self.formulation.set_start(model, self.posed, self.start.schedule)
+        ):
+            self.start_accepted = False  # it uses a start that no optimal schedule uses
         if self.formulation.problem == "kv-hindsight":
             self.starts = starts_kept(self.instance)
         self.seconds["build"] = time.perf_counter() - before
@@ -179,8 +200,8 @@ class Run(Account):
         before = time.perf_counter()
         use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
         limits = self.limits
-        if self.search is not None and limits.time_limit is not None:
-            limits = replace(limits, time_limit=max(0.0, limits.time_limit - (before - self.began)))
+        if self.search is not None or isinstance(self.formulation, HeldFormulation):
+            limits = replace(limits, time_limit=self.left())
         outcome = self.engine.solve(
             model,
             limits,
@@ -205,7 +226,7 @@ class Run(Account):
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
-            found = self.judged(self.engine.name, self.formulation.extract(model, self.posed))
+            found = self.judged(self.engine.name, self.formulation.schedule_from(model, self.posed))
             if not found.verdict.valid or found.broken:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)

@@ -218,7 +218,7 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
     """What is wrong with a study that has the right form: names and parameters that do not exist."""
     from modelkit.backends import backends
     from modelkit.families import families
-    from modelkit.plugins import found_formulations
+    from modelkit.plugins import formulation_files
     from modelkit.policies import chosen_policy
 
     makers = families()
@@ -231,7 +231,7 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
         elif not os.path.isfile(entry.file or ""):
             yield Fault(f"{where}.file", f"no such file: {entry.file}")
     groups = {entry.label for entry in study.instances}
-    formulations = {found.name for found in found_formulations()}
+    formulations = set(formulation_files())
     known: dict[str, tuple[str, Kind, list[Any], Iterable[str]]] = {
         "formulations": ("formulation", "formulation", list(study.formulations), formulations),
         "policies": ("policy", "policy", list(study.policies), ()),
@@ -274,7 +274,7 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
 
 def _wrong_parameters(where: str, entry: Formulations, known: Iterable[str], folder: Path) -> Iterator[Fault]:
     """Parameters of formulations: of each that is named, with values that it allows."""
-    from modelkit.plugins import load_formulation
+    from modelkit.hosting import load_formulation
 
     own = {key: values for key, values in entry.parameters.items() if key not in solve_arguments()}
     for name in entry.names if own else ():

@@ -1,0 +1,320 @@
+"""Formulation files that misbehave: whatever a function does, one clear message, in bounded time, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelkit.backends import Limits, backend
+from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
+from modelkit.conformance import check
+from modelkit.errors import FormulationError, FormulationFailedError
+from modelkit.exporting import exported
+from modelkit.formulation import Formulation
+from modelkit.hosting import HeldFormulation, found_formulations, host
+from modelkit.instance import Instance
+from modelkit.plugins import FOLDERS_VARIABLE, bundled
+from modelkit.plugins import load_formulation as load_here
+from modelkit.result import Result
+from modelkit.solving import solve
+
+Cli = Callable[..., Any]
+
+#: A variant that is right but for what stands where a function begins.
+FILE = '''
+"""A variant.
+
+Claim
+-----
+Exact.
+
+Reference
+---------
+None.
+"""
+import os, sys, threading, time
+from modelkit import Formulation
+from modelkit.plugins import load_formulation
+
+BASE = load_formulation("kv-hindsight-flow")
+
+
+def misbehave():
+    {code}
+
+
+{at_import}
+
+
+def build(m):
+    {build}
+
+
+def data(instance):
+    {data}
+    return {{}}
+
+
+def extract(model, instance):
+    {extract}
+    return BASE.extract(model, instance)
+
+
+def admissible(instance, verdict):
+    {admissible}
+    return []
+
+
+def value(instance, verdict):
+    {value}
+    return verdict.metrics["total_latency_rounds"]
+
+
+def start(model, instance, schedule):
+    {start}
+    BASE.start(model, instance, schedule)
+
+
+def needs(instance):
+    {needs}
+
+
+FORMULATION = Formulation(
+    name="mine", summary="a variant", claim="exact", reference="none", extends="kv-hindsight-flow", build=build,
+    data=data, extract=extract, admissible=admissible, value=value, start=start, needs=needs,
+)
+'''
+FUNCTIONS = ("at_import", "build", "data", "extract", "admissible", "value", "start", "needs")
+#: What a function may do, what is said of it, and whether it still returns.
+MISBEHAVIOURS = {
+    "exit": ("sys.exit(0)", "called sys.exit(0)"),
+    "gone": ("os._exit(3)", "ended its interpreter, which ended with exit code 3"),
+    "loop": ("while True: pass", "did not end within "),
+    "crash": ("import ctypes; ctypes.string_at(0)", "crashed with signal 11"),
+    "thread": ("threading.Thread(target=time.sleep, args=(1000,)).start()", None),
+    "ctrl-c": ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+    "prints": ("print('x' * 10_000_000)", None),
+    "deep": ("misbehave()", "raised RecursionError"),
+    "moves": ("os.chdir('/')", None),
+}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience of two seconds; of the children, too, since they hear of no other."""
+    monkeypatch.setattr(host, "PATIENCE", 2.0)
+
+
+def written(folder: Path, function: str = "", misbehaviour: str = "thread", stem: str = "mine") -> Path:
+    """A file in which one function misbehaves."""
+    code = MISBEHAVIOURS[misbehaviour][0]
+    where = {name: "misbehave()" if name == function else "pass" for name in FUNCTIONS}
+    path = folder / f"{stem}.py"
+    path.write_text(FILE.format(code=code, **where).replace('"mine"', f'"{stem.replace("_", "-")}"'))
+    return path
+
+
+def judged_in_vain(result: Result) -> bool:
+    """Whether the result is what follows when no schedule is known to be admissible."""
+    return (result.status, result.stop, result.schedule) == ("no_schedule", "failed", None)
+
+
+def hold(function: str, misbehaviour: str, instance: Instance, folder: Path) -> None:
+    """Solve with a file in which one function misbehaves, and hold what comes of it to the contract."""
+    path = written(folder, function, misbehaviour)
+    words = MISBEHAVIOURS[misbehaviour][1]
+    said = "import" if function == "at_import" else f"{function}()"
+    began = time.monotonic()
+    before = Path.cwd()
+    if words is None:
+        result = solve(instance, str(path))
+        assert (result.status, result.objective.value) == ("optimal", 8)
+    elif function in ("at_import", "needs"):
+        kind = FormulationError if function == "at_import" else FormulationFailedError
+        with pytest.raises(kind) as caught:
+            solve(instance, str(path))
+        assert caught.value.exit_code == (2 if function == "at_import" else 4)
+        words = words.replace("called sys.exit(0)", "SystemExit: 0") if function == "at_import" else words
+        words = words.removeprefix("raised ") if function == "at_import" else words
+        assert words in str(caught.value)
+        assert str(path) in str(caught.value)
+    else:
+        building = function in ("build", "data")
+        result = solve(instance, str(path), time_limit=2.0 if building and misbehaviour == "loop" else 60.0)
+        assert result.stop == ("time_limit" if building and misbehaviour == "loop" else "failed")
+        if function in ("admissible", "value"):
+            assert judged_in_vain(result), result
+        else:
+            assert (result.status in ("feasible", "optimal"), result.objective.value) == (True, 8)
+        assert f"formulation {path}: {said}" in result.message
+        assert words in result.message
+        if misbehaviour != "gone":
+            assert "in line " in result.message
+    assert time.monotonic() - began < 60
+    assert Path.cwd() == before
+
+
+@pytest.mark.parametrize(
+    ("function", "misbehaviour"),
+    [("build", "exit"), ("admissible", "loop"), ("extract", "crash")],
+)
+def test_solve_loses_nothing(function: str, misbehaviour: str, two: Instance, tmp_path: Path) -> None:
+    """Tests one function for each kind of misbehaviour that differs in how it is found out."""
+    hold(function, misbehaviour, two, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_solve_with_all(function: str, misbehaviour: str, two: Instance, tmp_path: Path) -> None:
+    """Tests every function with every misbehaviour."""
+    hold(function, misbehaviour, two, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_check_with_all(function: str, misbehaviour: str, tmp_path: Path) -> None:
+    """Tests that each is a broken rule whose complaint names the function."""
+    words = MISBEHAVIOURS[misbehaviour][1]
+    path = written(tmp_path, function, misbehaviour)
+    rules = ("import",) if function == "at_import" else ("used", "claim")
+    found = check(str(path), instances=2, rules=rules)
+    said = " ".join(c.what for f in found for c in f.complaints)
+    broken = [f.rule for f in found if f.status == "failed"]
+    if function == "at_import" and misbehaviour in ("thread", "prints", "moves"):
+        assert broken == ["import"]
+    elif words is None or function == "start":  # which check does not ask
+        assert broken == []
+    elif function == "at_import":
+        assert broken == ["loads"]
+        words = words.replace("called sys.exit(0)", "SystemExit: 0").removeprefix("raised ")
+        assert words in said
+    else:
+        assert len(broken) == 1
+        assert words in said
+        assert f"{function}()" in said
+
+
+def test_check_names_the_function_that_ends_it(tmp_path: Path) -> None:
+    """Tests that the rule in which the interpreter is ended is broken, and the rest is not reached."""
+    found = check(str(written(tmp_path, "data", "gone")), instances=2, rules=("units", "data", "builds"))
+    assert [f.status for f in found] == ["ok", "ok", "ok", "failed", "not reached"]
+    words = "data() ended its interpreter, which ended with exit code 3"
+    assert words in found[3].complaints[0].what
+
+
+def test_objects_cannot_end_python(two: Instance) -> None:
+    """Tests that sys.exit in a function of an object given in Python is an error of that function."""
+    base = load_here("kv-hindsight")
+    fields = {name: getattr(base, name) for name in Formulation.__dataclass_fields__}
+    result = solve(two, Formulation(**{**fields, "build": lambda m: sys.exit(0)}))
+    assert (result.status, result.stop, result.objective.value) == ("feasible", "failed", 8)
+    assert "formulation 'kv-hindsight': build() called sys.exit(0) in line" in result.message
+    wrong = Formulation(**{**fields, "admissible": lambda instance, verdict: "few run"})
+    assert "admissible() returns 'few run'; allowed: a list of sentences" in solve(two, wrong).message
+    missing = Formulation(**{**fields, "extract": lambda model, instance: None})
+    assert "extract() returns None; allowed: a Schedule" in solve(two, missing).message
+
+
+@pytest.mark.slow
+def test_answers_of_unknown_classes(two: Instance, tmp_path: Path) -> None:
+    """Tests that an object of a class of the file itself, which nobody else can load, is said to be one."""
+    path = written(tmp_path)
+    kind = "class Own(Schedule):\n    pass\n\n\ndef build(m):"
+    text = (
+        path.read_text()
+        .replace("def build(m):", kind, 1)
+        .replace("import Formulation", "import Formulation, Schedule", 1)
+    )
+    path.write_text(text.replace("return BASE.extract(model, instance)", "return Own()"))
+    result = solve(two, str(path))
+    assert (result.status, result.stop, result.objective.value) == ("optimal", "failed", 8)  # of the start
+    assert "only its file knows" in result.message
+
+
+def test_one_file_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that a listing names a file that loops at import, and goes on; and that nobody else imports it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    written(folder, "at_import", "loop", "looping")
+    written(folder, stem="whole")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(FOLDERS_VARIABLE, "own")
+    found = {entry.name: entry for entry in found_formulations()}
+    assert "looping.py cannot be loaded: its import did not end within 2 s; it was in line" in str(
+        found["looping"].error
+    )
+    assert isinstance(found["whole"].formulation, HeldFormulation)
+
+
+def test_solvers_through_pyomo_and_export(two: Instance, tmp_path: Path) -> None:
+    """Tests what works with Pyomo's own model for a file in another process."""
+    path = str(written(tmp_path))
+    result = solve(two, path, "appsi_highs")
+    assert (result.status, result.objective.value) == ("optimal", 8)
+    text, made_by = exported(two, path)
+    assert made_by.name == "mine"
+    assert text == exported(two, load_here(path))[0]
+
+
+def test_a_model_of_arrays_is_the_model(two: Instance) -> None:
+    """Tests that a Pyomo model made of arrays compiles to the same arrays, and that every solver takes them."""
+    form, _ = compile_model(load_here("kv-hindsight-flow").instantiate(two))
+    again, columns = compile_model(pyomo_model(form))
+    order = [var.index() for var in columns]
+    assert np.array_equal(form.cost[order], again.cost)
+    assert np.array_equal(form.lower[order], again.lower)
+    assert np.array_equal(form.integer[order], again.integer)
+    assert sorted(form.values) == sorted(again.values)
+    model = CompiledModel(form, 0)
+    assert backend("highs").solve(model, Limits(60), {}).found == "solution"
+    assert model.x is not None
+    assert form.cost @ model.x + form.offset == pytest.approx(8)
+
+
+def test_threads_do_not_keep_the_command(tmp_path: Path) -> None:
+    """Tests that the command line ends with its work, not with threads that somebody began."""
+    code = (
+        "import sys, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start();"
+        " sys.argv = ['modelkit', 'list', 'nothing']; from modelkit.__main__ import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "Invalid value" in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
+    """Tests that no process is left that loops when its parent is killed."""
+    path = written(tmp_path, "build", "loop")
+    path.write_text(
+        path.read_text().replace("while True: pass", "print(os.getpid(), flush=True)\n    while True: pass")
+    )
+    instance = str(bundled("instances") / "two-requests.json")
+    command = [sys.executable, "-m", "modelkit", "solve", instance, "-f", str(path)]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+    assert parent.stderr is not None
+    child = int(next(line for line in parent.stderr if line.strip().isdigit()))
+    parent.kill()
+    parent.wait()
+    parent.stderr.close()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the process outlived its parent")
