@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelkit.cases import Case
+from modelkit.cases import Case, sentence_of
 from modelkit.charts.curves import series
 from modelkit.charts.svg import Axis, Figure, Panel, Plot, Swatch, time_axis
 from modelkit.charts.timeline import Scene
@@ -47,7 +47,7 @@ def distances(case: Case) -> Figure | None:
             "optimal" if not most else percent(most) if exact else f"{percent(least, 'down')} to {percent(most, 'up')}"
         )
         plot.text(0, top + 7, f"{entry.label}: {shown}", "row", 60)
-    lead = f"Each schedule lies this far above the optimum. The bound is {case.bound.words}."
+    lead = f"Each schedule lies this far above the optimum. {sentence_of(case.reference_words)}."
     legend = (Swatch("fill", "sure", sure), Swatch("fill", "doubt", doubt))
     return Figure("distances", "How far from the optimum", lead, (Panel("", plot.svg(), bare=True),), legend)
 
