@@ -48,6 +48,11 @@ class Problem:
     parameters: str = ""
 
     @property
+    def judged(self) -> bool:
+        """Whether the objective is a metric of the judge's."""
+        return self.objective in _JUDGED
+
+    @property
     def noun(self) -> str:
         """What the objective is called in a sentence."""
         return metric_noun(self.objective)
@@ -74,18 +79,18 @@ class Problem:
 
     def quantity(self, value: float | None) -> str:
         """A value of the objective, with its unit where it is a metric of the judge's; others have one of their own."""
-        if value is None or self.objective in _JUDGED:
+        if value is None or self.judged:
             return quantity(self.objective, value)
         return number(value)
 
     def bare(self, value: float | None) -> str:
         """The same for a column whose heading names the unit."""
-        return bare(self.objective, value) if self.objective in _JUDGED else self.quantity(value)
+        return bare(self.objective, value) if self.judged else self.quantity(value)
 
     @property
     def unit_words(self) -> str:
         """The unit for such a heading."""
-        return unit_words(self.objective) if self.objective in _JUDGED else ""
+        return unit_words(self.objective) if self.judged else ""
 
 
 def _whole(value: Any) -> Any:

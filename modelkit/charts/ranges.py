@@ -88,7 +88,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
         return None
     far = max(values[-1] for _, values in rows)
     low = min(1.0, *(values[0] for _, values in rows))
-    what = "value / best bound" if to_bound else "value / best schedule"
+    what = "value / certified bound" if to_bound else "value / best schedule"
     axis = Axis(low, max(far, low + 1e-3) + (far - low) * 0.04, what)
     alt = "Ratios. " + "; ".join(
         f"{name}: {count(len(v), 'instance')}, median {np.median(v):.3f}, worst {v[-1]:.3f}" for name, v in rows
@@ -106,7 +106,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
     lead = "A dot is an instance; the box holds the middle half of them, the line is the median."
     return Figure(
         "ratios-to-bound" if to_bound else "ratios-to-best",
-        "How far above the bound" if to_bound else "How far above the best",
+        "How far above the certified bound" if to_bound else "How far above the best",
         lead,
         (Panel("", plot.svg(), bare=True),),
     )

@@ -136,7 +136,6 @@ def _print_case(case: Case, titled: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from modelkit.cases import sentence_of
     from modelkit.words import percent, seconds
 
     def plain(text: str) -> Text:
@@ -163,7 +162,7 @@ def _print_case(case: Case, titled: bool) -> None:
     console.print(table)
     notes = []
     if case.bound is not None:
-        notes.append(sentence_of(case.reference_words))
+        notes.append(f"gap: {case.reference_words}")
     if any(e.result.objective.bound_by == "solver" for e in case.entries):
         notes.append("* the solver's word")
     if notes:

@@ -23,7 +23,7 @@ def instance_page(found: Sequence[Case]) -> dict[str, Any]:
     """A page on one instance: a part for each problem."""
     first = found[0]
     several = len(found) > 1
-    headline = f"{len(found)} problems, each with an optimum of its own" if several else first.headline
+    headline = f"{len(found)} problems, which are not compared with each other" if several else first.headline
     kicker = f"{_cut(first.name, 120)} · {count(first.stamp.requests, 'request')}"
     if not several and first.problem.variant:
         kicker += f" · {first.problem.title}"

@@ -73,14 +73,14 @@ def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
         for k, (problem, of_it) in enumerate(by_problem.items(), start=1)
     ]
     instances, runs = len(by_instance(found)), sum(not e.guest for c in found for e in c.entries)
-    failures = [(c, e) for c in found for e in c.failures if not e.guest]
-    headline = f"{len(parts)} problems, each with optima of its own" if several else parts[0]["headline"]
+    failures = [(c, e) for c in found for e in c.failures]
+    headline = f"{len(parts)} problems, which are not compared with each other" if several else parts[0]["headline"]
     return {
         "title": f"{instances} instances: {headline}",
         "kicker": f"{count(instances, 'instance')} · {count(runs, 'run')}",
         "headline": headline,
         "problems": parts,
-        "failures": _failures_table(failures) if failures else None,
+        "failures": _failures_table(failures, several) if failures else None,
         "provenance": _many_provenance(found),
     }
 
@@ -172,6 +172,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
         a, b = m.above_bound, m.above_best
         spent = [t for _, e in m.valid if (t := e.result.seconds.total) is not None]
         failed = len(m.entries) - len(m.valid)
+        word = "against the rules" if all(e.guest for _, e in m.entries) else "failed"
         cells = (
             Cell(m.label, m.label),
             Cell(f"{len(m.valid)} of {len(m.entries)}", sort_key(len(m.valid))),
@@ -181,7 +182,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
             Cell(percent(fmean(b)) if b else "–", sort_key(fmean(b) if b else None)),
             Cell(f"{m.wins}", sort_key(m.wins)),
             Cell(seconds(fmean(spent)) if spent else "–", sort_key(fmean(spent) if spent else None)),
-            Cell(f"{failed} failed" if failed else "all valid", sort_key(failed)),
+            Cell(f"{failed} {word}" if failed else "all valid", sort_key(failed)),
         )
         rows.append(Row(cells, "bad" if failed else ""))
     columns = (
@@ -192,14 +193,15 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
     return Table(caption, columns, tuple(rows))
 
 
-def _failures_table(failures: Sequence[tuple[Case, Entry]]) -> Table:
-    rows = tuple(
-        Row((Cell(c.name, c.name), Cell(e.label, e.label), Cell(e.words, e.words)), "bad")
-        for c, e in failures[:MOST_FAILURES]
-    )
+def _failures_table(failures: Sequence[tuple[Case, Entry]], several: bool) -> Table:
+    rows = []
+    for c, e in failures[:MOST_FAILURES]:
+        words = [c.name, e.label, *([c.problem.title] if several else []), e.words]
+        rows.append(Row(tuple(Cell(word, word) for word in words), "bad"))
     more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
-    columns = (Column("Instance", False), Column("Run", False), Column("What happened", False))
-    return Table(f"Runs without a valid schedule.{more}", columns, rows)
+    headings = ["Instance", "Run", *(["Problem"] if several else []), "What happened"]
+    columns = tuple(Column(words, False) for words in headings)
+    return Table(f"Runs without a valid schedule.{more}", columns, tuple(rows))
 
 
 def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
@@ -223,10 +225,13 @@ def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
         )
         rows.append(Row(cells, "bad" if c.best is None else ""))
     columns = (
-        Column("Instance", False), Column("Requests"), Column("Best value"), Column("Best bound"), Column("Gap"),
+        Column("Instance", False), Column("Requests"), Column("Best value"), Column("Bound"), Column("Gap"),
         Column("Best run", False), Column("State", False),
     )  # fmt: skip
-    return Table("The best schedule and the best bound on each instance.", columns, tuple(rows))
+    caption = (
+        "The best schedule and the bound on each instance: certified if any is, unless a solver’s meets the schedule."
+    )
+    return Table(caption, columns, tuple(rows))
 
 
 def _many_provenance(found: Sequence[Case]) -> list[tuple[str, str]]:
