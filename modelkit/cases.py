@@ -1,4 +1,4 @@
-"""What result and certificate files say together about one instance.
+"""What result and certificate files say together about one problem on one instance.
 
 Where the instance is at hand nothing in the files is believed: schedules are replayed and certificates
 recomputed, and what does not hold is shown as refused. Where it is not, the files are quoted and said to be.
@@ -6,112 +6,29 @@ recomputed, and what does not hold is shown as refused. Where it is not, the fil
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from modelkit.certificate import Certificate
+from modelkit.entries import Claim, Entry, distinguished, entry, guest, label
 from modelkit.instance import Instance, InstanceStamp
-from modelkit.judge import Verdict, judge
 from modelkit.lookup import Instances
-from modelkit.result import Result, agree
-from modelkit.verify import certificate_faults, verify_result
-from modelkit.words import count, listed, metric_noun, percent, quantity
+from modelkit.lower_bounds import LowerBound, above, bounded, lower_bounds, meets
+from modelkit.problems import Formulations, Problem, Rules, problem_of, rules_of
+from modelkit.result import Result
+from modelkit.words import count, listed, percent
 
-#: How far the word of a file was checked: all of it, not at all, or with faults found.
-Standing = Literal["checked", "stated", "refused"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What one file says, and the file's name."""
-
-    content: Result | Certificate
-    file: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run on the case's instance.
-
-    Parameters
-    ----------
-    label
-        What it is called, unlike all others of its case.
-    value
-        The judge's value of the case's objective; None unless the schedule is valid.
-    standing, faults
-        Whether the file was checked, and what was found wrong.
-    verdict
-        The replay, where the instance is at hand and there is a schedule.
-    """
-
-    label: str
-    result: Result
-    file: str
-    value: float | None
-    standing: Standing
-    faults: tuple[str, ...]
-    verdict: Verdict | None
-
-    @property
-    def state(self) -> str:
-        """``optimal``, ``valid``, ``invalid``, ``infeasible`` or ``none``."""
-        if self.faults or self.result.violations:
-            return "invalid"
-        if self.value is None:
-            return "infeasible" if self.result.status == "infeasible" else "none"
-        return "optimal" if self.result.status == "optimal" else "valid"
-
-    @property
-    def words(self) -> str:
-        """The state in words, with what happened where that is not plain."""
-        stops = {"time_limit": "time limit", "interrupted": "interrupted", "failed": "failed"}
-        stop = stops.get(self.result.stop)
-        if self.state == "invalid":
-            broken = [str(v.get("message", "a rule is broken")) for v in self.result.violations] or list(self.faults)
-            more = f", and {count(len(broken) - 1, 'more fault')}" if len(broken) > 1 else ""
-            return f"invalid: {broken[0]}{more}"
-        if self.state == "infeasible":
-            return "infeasible: no schedule exists"
-        if self.state == "none":
-            reason = self.result.message.partition("\n")[0]
-            return f"no schedule ({stop or 'finished'})" + (f": {reason}" if reason else "")
-        if self.state == "optimal":
-            return "optimal"
-        return "valid" + (f", {stop}" if stop and stop != "failed" else ", but the run failed" if stop else "")
-
-
-@dataclass(frozen=True)
-class LowerBound:
-    """A lower bound on the objective of every schedule, and whose word it is.
-
-    ``certified``: from a certificate; ``checked``: recomputed here.
-    """
-
-    value: float
-    certified: bool
-    checked: bool
-    source: str
-    certificate: Certificate | None = None
-
-    @property
-    def words(self) -> str:
-        """Who says so."""
-        if not self.certified:
-            return f"claimed by {self.source}, which cannot be rechecked"
-        return "certified, recomputed exactly" if self.checked else "by its certificate, which was not recomputed here"
+__all__ = ["Case", "Claim", "Entry", "LowerBound", "by_instance", "cases"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """All runs on one instance, with the best bound on each side.
+    """All runs on one instance that are about one problem, with the best bound on each side.
 
     Parameters
     ----------
-    objective
-        The metric by which schedules are compared.
+    problem
+        The objective by which schedules are compared, and the rules that they keep.
     bound
         The best certified lower bound; the best of a solver's where none is certified.
     claimed
@@ -122,7 +39,7 @@ class Case:
 
     stamp: InstanceStamp
     instance: Instance | None
-    objective: str
+    problem: Problem
     entries: tuple[Entry, ...]
     bound: LowerBound | None
     claimed: LowerBound | None
@@ -149,9 +66,31 @@ class Case:
         return min(self.valid, key=lambda e: e.value or 0.0, default=None)
 
     @property
+    def objective(self) -> str:
+        """The metric that is minimised."""
+        return self.problem.objective
+
+    @property
     def solved(self) -> bool:
         """Whether the best schedule meets the bound."""
-        return self.bound is not None and self.best is not None and _meets(self.best.value, self.bound.value)
+        return self.bound is not None and self.best is not None and meets(self.best.value, self.bound.value)
+
+    @property
+    def reference(self) -> LowerBound | None:
+        """The bound that distances are measured by: a solver's where that makes the best schedule optimal."""
+        if self.claimed is not None and self.best is not None and meets(self.best.value, self.claimed.value):
+            return self.claimed
+        return self.bound
+
+    @property
+    def reference_words(self) -> str:
+        """What that bound is and whose."""
+        if self.reference is None:
+            return "no bound is known"
+        words = f"the bound is {self.problem.quantity(self.reference.value)}, {self.reference.words}"
+        if self.reference is self.claimed and self.bound is not None:
+            words += f" (certified: {self.problem.quantity(self.bound.value)})"
+        return words
 
     @property
     def infeasible(self) -> bool:
@@ -159,22 +98,39 @@ class Case:
         return not self.valid and any(e.state == "infeasible" for e in self.entries)
 
     def above_bound(self, entry: Entry) -> float | None:
-        """How far above the optimum it can be at most, by the bound; relative."""
-        if entry.value is None or self.bound is None or self.bound.value <= 0:
-            return None
-        return max(0.0, entry.value / self.bound.value - 1)
+        """How far above the optimum it can be at most, by the bound of reference; relative."""
+        if entry.state == "optimal":
+            return 0.0
+        return above(entry.value, self.reference)
+
+    def above_certified(self, entry: Entry) -> float | None:
+        """The same by a certified bound; None where none is."""
+        return above(entry.value, self.bound) if self.bound is not None and self.bound.certified else None
 
     def above_best(self, entry: Entry) -> float | None:
         """How far above the optimum it is at least, because a schedule so much better is known; relative."""
-        if entry.value is None or self.best is None or not self.best.value:
+        best = None if self.best is None else self.best.value
+        if entry.value is None or best is None or (best <= 0 and entry.value > best):
             return None
-        return max(0.0, entry.value / self.best.value - 1)
+        return max(0.0, entry.value / best - 1) if best > 0 else 0.0
 
     def gap(self, entry: Entry) -> float | None:
-        """(value - best bound) / value."""
-        if entry.value is None or self.bound is None or not entry.value:
+        """(value - bound of reference) / value; 0 where the value is proven optimal."""
+        reference = self.reference
+        if entry.state == "optimal":
+            return 0.0
+        if entry.value is None or reference is None:
             return None
-        return max(0.0, (entry.value - self.bound.value) / entry.value)
+        if meets(entry.value, reference.value):
+            return 0.0
+        return max(0.0, (entry.value - reference.value) / entry.value) if entry.value > 0 else None
+
+    @property
+    def certified_gap(self) -> float | None:
+        """(best value - certified bound) / best value."""
+        if self.best is None or not self.best.value or self.bound is None or not self.bound.certified:
+            return None
+        return max(0.0, (self.best.value - self.bound.value) / self.best.value) if self.best.value > 0 else None
 
     def sentence(self, entry: Entry, certified_too: bool = True) -> str:
         """How far from the optimum a valid schedule is, in words that are true.
@@ -184,104 +140,201 @@ class Case:
         certified_too
             Whether to say what is certified where a solver claims more.
         """
-        best, least = self.best, self.above_best(entry) or 0.0
+        best, least = self.best, self.above_best(entry)
         reference = self.claimed if self._claim_matters(entry) else self.bound
         proven = f"; {percent(least, 'down')} is proven" if least else ""
-        if entry.value is None or best is None:
+        if entry.value is None or best is None or best.value is None:
             return f"{entry.label} has no valid schedule"
-        if reference is None or reference.value <= 0:
+        if least is None:
+            further = self.problem.quantity(entry.value - best.value)
+            return f"{entry.label} is at least {further} above the optimum"
+        most = above(entry.value, reference)
+        whose = "" if reference is None or reference.certified else f" by the bound of {reference.source}"
+        if reference is not None and meets(best.value, reference.value):
+            words = (
+                f"{entry.label} is " + (f"{percent(most or least)} above the optimum" if least else "optimal") + whose
+            )
+        elif most is None:
+            known = "no lower bound is known" if reference is None else "no lower bound says how far it can be off"
             if not least:
-                return f"{entry.label} is the best of these schedules; no lower bound is known"
+                return f"{entry.label} is the best of these schedules; {known}"
             return f"{entry.label} is at least {percent(least, 'down')} above the optimum; no bound says at most"
-        whose = "" if reference.certified else f" by the bound of {reference.source}"
-        most = max(0.0, entry.value / reference.value - 1)
-        if _meets(best.value, reference.value):
-            words = f"{entry.label} is " + (f"{percent(most)} above the optimum" if least else "optimal") + whose
         else:
             words = f"{entry.label} is at most {percent(most, 'up')} above the optimum{whose}{proven}"
-        certified = self.above_bound(entry) if reference is self.claimed and certified_too else None
+        certified = above(entry.value, self.bound) if reference is self.claimed and certified_too else None
         return words + (f" (certified: at most {percent(certified, 'up')})" if certified else "")
 
     def _claim_matters(self, entry: Entry) -> bool:
         """Whether a solver's claim says something of the entry that is not certified anyway."""
         if self.claimed is None or self.best is None or entry.value is None:
             return False
-        certified, claimed = self.above_bound(entry), max(0.0, entry.value / self.claimed.value - 1)
-        closes = _meets(self.best.value, self.claimed.value)
-        return certified is None or closes or percent(claimed, "up") != percent(certified, "up")
+        certified, claimed = above(entry.value, self.bound), above(entry.value, self.claimed)
+        closes = meets(self.best.value, self.claimed.value)
+        if certified is None or claimed is None or closes:
+            return True
+        return percent(claimed, "up") != percent(certified, "up")
 
     @property
     def headline(self) -> str:
         """The finding in one sentence: about the best policy where there is one, else about the best schedule."""
         if self.best is None:
             if self.infeasible:
-                return "No schedule exists for this instance"
+                variant = self.problem.variant
+                return (
+                    f"No schedule keeps the rules of {variant}" if variant else "No schedule exists for this instance"
+                )
             return "No run gave a valid schedule"
         policies = [e for e in self.valid if e.result.producer.kind == "policy"]
-        return self.sentence(min(policies, key=lambda e: e.value or 0.0, default=self.best), certified_too=False)
+        told = min(policies, key=lambda e: e.value or 0.0, default=self.best)
+        said = self.sentence(told, certified_too=False)
+        return f"{said}; {told.unchecked}" if told.unchecked else said
 
     @property
     def findings(self) -> list[str]:
         """What else is known, as sentences."""
         out = []
-        noun = metric_noun(self.objective)
+        noun = self.problem.noun
         if self.best is not None:
-            value = quantity(self.objective, self.best.value)
+            value = self.problem.quantity(self.best.value)
             if self.solved and self.bound is not None:
                 out.append(f"The least {noun} is {value}, reached by {self.best.label} ({self.bound.words}).")
             elif self.bound is not None:
-                least = quantity(self.objective, self.bound.value)
+                least = self.problem.quantity(self.bound.value)
+                most = above(self.best.value, self.bound)
                 out.append(
                     f"The best schedule known has a {noun} of {value} ({self.best.label}); none is below {least}"
-                    f" ({self.bound.words}), so it is at most"
-                    f" {percent(self.above_bound(self.best) or 0.0, 'up')} above the optimum."
+                    f" ({self.bound.words})"
+                    + (f", so it is at most {percent(most, 'up')} above the optimum." if most is not None else ".")
                 )
             else:
                 out.append(f"The best schedule known has a {noun} of {value} ({self.best.label}); no bound is known.")
         elif self.bound is not None:
-            out.append(f"No {noun} is below {quantity(self.objective, self.bound.value)} ({self.bound.words}).")
+            out.append(f"No {noun} is below {self.problem.quantity(self.bound.value)} ({self.bound.words}).")
         if self.infeasible:
             out += [m for e in self.entries if e.state == "infeasible" and (m := e.result.message)][:1]
         if self.claimed is not None and self.best is not None and not self.solved:
-            claim = quantity(self.objective, self.claimed.value)
-            more = ", which would make the best schedule optimal" if _meets(self.best.value, self.claimed.value) else ""
+            claim = self.problem.quantity(self.claimed.value)
+            more = ", which would make the best schedule optimal" if meets(self.best.value, self.claimed.value) else ""
             out.append(f"{self.claimed.source} claims a bound of {claim}{more}; that is not certified.")
         shown = self.headline
         policies = [e for e in self.valid if e.result.producer.kind == "policy"]
         ranked = sorted(policies or self.valid, key=lambda e: e.value or 0.0)
         known = self.bound is not None
         told = [e for e in ranked[:4] if known or self.above_best(e)]
-        out += [f"{s}." for e in told if (s := self.sentence(e)) != shown]
+        out += [f"{s}." for e in told if (s := self.sentence(e)) != shown.partition("; rules of")[0]]
         failures = [e for e in self.failures if e.state != "infeasible"]
         if failures:
             have = "has" if len(failures) == 1 else "have"
             labels = listed([e.label for e in failures])
-            out.append(f"{count(len(failures), 'run')} of {len(self.entries)} {have} no valid schedule: {labels}.")
+            under = f" under the rules of {self.problem.variant}" if self.problem.variant else ""
+            out.append(
+                f"{count(len(failures), 'run')} of {len(self.entries)} {have} no valid schedule{under}: {labels}."
+            )
+        out += list(
+            dict.fromkeys(
+                f"{sentence_of(e.unchecked)}." for e in self.entries if e.unchecked and e.unchecked not in shown
+            )
+        )
         return [*out, *self.contradictions]
 
 
-def cases(claims: Iterable[Claim], instances: Instances) -> list[Case]:
-    """The claims by instance, in the order in which the instances first appear."""
-    by_instance: dict[str, list[Claim]] = {}
+def sentence_of(words: str) -> str:
+    """Words with a capital at their beginning."""
+    return words[:1].upper() + words[1:]
+
+
+def by_instance(found: Iterable[Case]) -> list[list[Case]]:
+    """The cases of each instance."""
+    groups: dict[str, list[Case]] = {}
+    for case in found:
+        groups.setdefault(case.stamp.sha256, []).append(case)
+    return list(groups.values())
+
+
+def cases(claims: Iterable[Claim], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
+    """The claims by instance and by problem, in the order in which the instances first appear.
+
+    Of one instance the problem with the judge's rules alone comes first, then variants by name.
+    """
+    groups: dict[str, list[Claim]] = {}
     for claim in claims:
-        by_instance.setdefault(claim.content.instance.sha256, []).append(claim)
-    return [_case(group, instances) for group in by_instance.values()]
+        groups.setdefault(claim.content.instance.sha256, []).append(claim)
+    known = formulations or Formulations()
+    return [case for group in groups.values() for case in _cases(sorted(group, key=_rank), instances, known)]
 
 
-def _case(claims: Sequence[Claim], instances: Instances) -> Case:
+def _cases(claims: Sequence[Claim], instances: Instances, formulations: Formulations) -> list[Case]:
+    """The cases of one instance: policies that keep a variant's rules stand beside its results as well."""
     stamp = claims[0].content.instance
     instance = instances.find(stamp)
-    claims = sorted(claims, key=_rank)
-    results = [claim for claim in claims if isinstance(claim.content, Result)]
-    objective = _objective(claims, instance)
-    entries = [_entry(claim, objective, instance) for claim in results]
-    entries = _distinguished(entries)
+    groups = _by_problem(claims, instance, formulations)
+    made: dict[Problem, tuple[list[Entry], list[LowerBound]]] = {}
+    for problem, mine in groups.items():
+        rules = rules_of(problem, instance, formulations)
+        results = [claim for claim in mine if isinstance(claim.content, Result)]
+        entries = distinguished([entry(claim, problem, rules, instance) for claim in results])
+        bounds = lower_bounds(mine, entries, problem, instance, formulations)
+        if problem.variant:
+            entries, bounds = _joined(problem, rules, entries, bounds, made)
+        made[problem] = (entries, bounds)
+    return [_case(stamp, instance, problem, *found) for problem, found in made.items()]
+
+
+def _by_problem(
+    claims: Sequence[Claim], instance: Instance | None, formulations: Formulations
+) -> dict[Problem, list[Claim]]:
+    """The claims of each problem; runs that state none are with what their formulation's other runs are about."""
+    groups: dict[Problem, list[Claim]] = {}
+    told: dict[str, Problem] = {}
+    silent = []
+    for claim in claims:
+        if isinstance(claim.content, Certificate):
+            groups.setdefault(Problem(bounded(claim.content)), []).append(claim)
+        elif (problem := problem_of(claim.content, formulations)) is not None:
+            groups.setdefault(problem, []).append(claim)
+            told[claim.content.producer.name] = problem
+        else:
+            silent.append(claim)
+    plain = next((p for p in groups if not p.variant), None)
+    for claim in silent:
+        assert isinstance(claim.content, Result)
+        name = claim.content.producer.name.rpartition("/")[2].removesuffix(".py").replace("_", "-")
+        usual = "makespan_ms" if instance is not None and not instance.is_unit else "total_latency_rounds"
+        problem = told.get(name) or plain or next(iter(groups), Problem(usual))
+        groups.setdefault(problem, []).append(claim)
+    return {p: sorted(groups[p], key=_rank) for p in sorted(groups, key=lambda p: (p.variant, p.parameters))}
+
+
+def _joined(
+    problem: Problem,
+    rules: Rules,
+    entries: list[Entry],
+    bounds: list[LowerBound],
+    made: dict[Problem, tuple[list[Entry], list[LowerBound]]],
+) -> tuple[list[Entry], list[LowerBound]]:
+    """A variant's entries with the policies' schedules, and its bounds with those on every schedule's value."""
+    plain = [(p, found) for p, found in made.items() if not p.variant]
+    policies = [
+        e for _, (hosts, _) in plain for e in hosts if e.result.producer.kind == "policy" and e.value is not None
+    ]
+    guests = [g for e in policies if (g := guest(e, problem, rules)) is not None]
+    inherited = [b for p, (_, lowers) in plain if rules.inherits and p.objective == problem.objective for b in lowers]
+    return [*entries, *guests], [*bounds, *inherited]
+
+
+def _case(
+    stamp: InstanceStamp,
+    instance: Instance | None,
+    problem: Problem,
+    entries: Sequence[Entry],
+    lowers: Sequence[LowerBound],
+) -> Case:
     bounds, contradictions = [], []
-    best = min((e.value for e in entries if e.value is not None), default=None)
-    for lower in _bounds(claims, entries, objective, instance):
-        if best is not None and lower.value > best and not _meets(best, lower.value):
+    best = min((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0, default=None)
+    for lower in lowers:
+        if best is not None and lower.value > (best.value or 0.0) and not meets(best.value, lower.value):
             contradictions.append(
-                f"{lower.source} claims a bound of {quantity(objective, lower.value)}, which a valid schedule refutes;"
+                f"{lower.source} claims a bound of {problem.quantity(lower.value)}, which a valid schedule refutes;"
                 " it is left out."
             )
         else:
@@ -289,7 +342,16 @@ def _case(claims: Sequence[Claim], instances: Instances) -> Case:
     certified = max((b for b in bounds if b.certified), key=lambda b: (b.checked, b.value), default=None)
     solver = max((b for b in bounds if not b.certified), key=lambda b: b.value, default=None)
     claimed = solver if certified and solver and solver.value > certified.value else None
-    return Case(stamp, instance, objective, tuple(entries), certified or solver, claimed, tuple(contradictions))
+    held = tuple(_held_against(e, best) for e in entries)
+    return Case(stamp, instance, problem, held, certified or solver, claimed, tuple(contradictions))
+
+
+def _held_against(entry: Entry, best: Entry | None) -> Entry:
+    """The entry, refuted where it calls itself optimal or the instance infeasible and a schedule says otherwise."""
+    if best is None or best.value is None:
+        return entry
+    worse = entry.state == "optimal" and not meets(entry.value, best.value)
+    return replace(entry, refuted_by=best.label) if worse or entry.state == "infeasible" else entry
 
 
 def _rank(claim: Claim) -> tuple[str, str, int, str]:
@@ -299,92 +361,3 @@ def _rank(claim: Claim) -> tuple[str, str, int, str]:
     producer = claim.content.producer
     kind = {"improvement": "search"}.get(producer.kind, producer.kind)
     return (kind, label(claim.content), producer.seed or 0, claim.file)
-
-
-def _objective(claims: Sequence[Claim], instance: Instance | None) -> str:
-    """The metric that certificates bound, or else the one that most runs minimise."""
-    for claim in claims:
-        certificate = claim.content if isinstance(claim.content, Certificate) else claim.content.certificate
-        if certificate is not None:
-            return "total_latency_rounds" if certificate.kind == "kv-prices" else "makespan_ms"
-    names = Counter(c.content.objective.name for c in claims if isinstance(c.content, Result))
-    known = [name for name, _ in names.most_common() if name]
-    if known:
-        return known[0]
-    return "makespan_ms" if instance is not None and not instance.is_unit else "total_latency_rounds"
-
-
-def _entry(claim: Claim, objective: str, instance: Instance | None) -> Entry:
-    result = claim.content
-    assert isinstance(result, Result)
-    faults: tuple[str, ...] = ()
-    verdict = None
-    if instance is not None:
-        faults = verify_result(result, instance).faults
-        if result.schedule is not None:
-            verdict = judge(instance, result.schedule)
-    standing: Standing = "stated" if instance is None else "refused" if faults else "checked"
-    sound = result.status in ("optimal", "feasible") and not faults and not result.violations
-    value = result.metrics.get(objective) if sound else None
-    return Entry(label(result), result, claim.file, value, standing, faults, verdict)
-
-
-def label(result: Result) -> str:
-    """What a run is called: ``kv-hindsight-flow on HiGHS``, ``mc-sf``."""
-    producer = result.producer
-    if producer.kind == "improvement":
-        return {"local-search": "local search", "bound": "local search"}.get(producer.name, producer.name)
-    name = producer.name.replace("\\", "/").rpartition("/")[2] if producer.name.endswith(".py") else producer.name
-    return f"{name} on {solver_name(producer.solver)}" if producer.solver else name
-
-
-def solver_name(name: str) -> str:
-    """As its makers write it."""
-    return {"highs": "HiGHS", "scip": "SCIP", "appsi_highs": "HiGHS (appsi)", "gurobi": "Gurobi"}.get(name, name)
-
-
-def _distinguished(entries: list[Entry]) -> list[Entry]:
-    """Labels made unlike each other: by seed, else by file, else by number."""
-
-    def told_apart(ways: list[str]) -> bool:
-        return len(set(ways)) == len(ways)
-
-    out = list(entries)
-    for shared in [name for name, n in Counter(e.label for e in entries).items() if n > 1]:
-        places = [i for i, e in enumerate(entries) if e.label == shared]
-        seeds = [f"seed {entries[i].result.producer.seed}" for i in places]
-        files = [entries[i].file.removesuffix(".json").removesuffix(".result") for i in places]
-        marks = (
-            seeds if told_apart(seeds) else files if told_apart(files) else [f"no. {k + 1}" for k in range(len(places))]
-        )
-        for i, mark in zip(places, marks, strict=True):
-            out[i] = replace(entries[i], label=f"{shared}, {mark}")
-    return out
-
-
-def _bounds(
-    claims: Sequence[Claim], entries: Sequence[Entry], objective: str, instance: Instance | None
-) -> list[LowerBound]:
-    """Lower bounds on every schedule of the instance; a variant's own bound says nothing of others."""
-    metric = {"kv-prices": "total_latency_rounds"}
-    out = []
-    labels = iter(entries)
-    for claim in claims:
-        content = claim.content
-        source = next(labels).label if isinstance(content, Result) else claim.file or "the certificate"
-        certificate = content if isinstance(content, Certificate) else content.certificate
-        if certificate is not None and metric.get(certificate.kind, "makespan_ms") == objective:
-            checked = instance is not None and not certificate_faults(certificate, instance)
-            if checked or instance is None:
-                out.append(LowerBound(certificate.value, True, checked, source, certificate))
-        if isinstance(content, Result) and content.objective.bound is not None:
-            stated = content.objective
-            of_all = content.producer.problem is not None and stated.name == objective
-            if of_all and stated.bound_by == "solver" and stated.bound is not None:
-                who = solver_name(content.producer.solver or content.producer.name)
-                out.append(LowerBound(stated.bound, False, False, who))
-    return out
-
-
-def _meets(value: float | None, bound: float) -> bool:
-    return agree(value, bound)

@@ -13,6 +13,7 @@ from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.lookup import Instances
+from modelkit.problems import Formulations
 from modelkit.result import Result
 from modelkit.runs import TIME_LIMIT, Run, planned
 from modelkit.workers import Finished, Task, cores, run_all
@@ -32,9 +33,9 @@ class Comparison:
     results
         In the order of the plan.
     cases
-        One for each instance, in the order given.
+        By instance, in the order given, and by problem: results of different problems are not compared.
     stems
-        Beginning of the names of each instance's files.
+        Of each case, the beginning of the names of its instance's files.
     left_out
         What was asked for and does not fit an instance, in words.
     interrupted
@@ -130,7 +131,7 @@ def compare(
         interrupted = True
     claims = [Claim(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
     results = tuple(claim.content for claim in claims if isinstance(claim.content, Result))
-    found = cases(claims, Instances(known=plan.instances.values()))
+    found = cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
     stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
     named = tuple(stems[case.stamp.sha256] for case in found)
     return Comparison(Path(folder), results, tuple(found), named, plan.left_out, interrupted)

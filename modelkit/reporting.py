@@ -16,17 +16,19 @@ from typing import Any
 from urllib.parse import quote
 
 from modelkit.bounds import CertifiedBound
-from modelkit.cases import Case, Claim, cases
+from modelkit.cases import Case, Claim, by_instance, cases
 from modelkit.certificate import Certificate
 from modelkit.charts.svg import plain, safe
 from modelkit.comparing import Comparison
 from modelkit.errors import ModelkitError, UsageError
+from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.lookup import Instances
 from modelkit.pages import figure_table, instance_page, many_page
 from modelkit.pages.tables import Table
 from modelkit.plugins import bundled
+from modelkit.problems import Formulations
 from modelkit.result import Result
 from modelkit.version import VERSION
 
@@ -42,6 +44,7 @@ def report(
     path: str | os.PathLike[str] = "report.html",
     *,
     instances: Iterable[Instance] = (),
+    formulations: Iterable[str | Formulation] = (),
     title: str | None = None,
     papers: Table | None = None,
 ) -> Path | None:
@@ -56,6 +59,9 @@ def report(
     instances
         The instances, where they are at hand. Otherwise they are looked for by their hash beside the
         files; without them schedules cannot be replayed, and the page says so.
+    formulations
+        Formulations, names or files of variants among the results that lie in no folder where modelkit finds them:
+        their rules and objectives judge the schedules. Without, the page says what was not checked.
     title
         Of the page.
     papers
@@ -77,19 +83,20 @@ def report(
         return report_comparison(results, path, title=title)
     single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
     claims, folders, unread = _claimed([results] if single else results)  # type: ignore[list-item,arg-type]
-    found = cases(claims, Instances(folders, instances))
+    found = cases(claims, Instances(folders, instances), Formulations(formulations))
     return write_text(path, page(found, title=title, unread=unread, papers=papers))
 
 
 def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None) -> Path | None:
     """Write the report of a comparison; on several instances with a page for each in its folder, linked."""
     links = {}
-    if len(comparison.cases) > 1:
+    stems = {case.stamp.sha256: stem for case, stem in zip(comparison.cases, comparison.stems, strict=True)}
+    if len(stems) > 1:
         start = "." if os.fspath(path) == "-" else Path(path).parent
-        for case, stem in zip(comparison.cases, comparison.stems, strict=True):
-            write_text(comparison.folder / f"{stem}.html", page([case]))
-            target = os.path.relpath(comparison.folder / f"{stem}.html", start)
-            links[case.stamp.sha256] = quote(target.replace(os.sep, "/"))
+        for of_one in by_instance(comparison.cases):
+            file = comparison.folder / f"{stems[of_one[0].stamp.sha256]}.html"
+            write_text(file, page(of_one))
+            links[of_one[0].stamp.sha256] = quote(os.path.relpath(file, start).replace(os.sep, "/"))
     return write_text(path, page(comparison.cases, title=title, links=links))
 
 
@@ -138,11 +145,12 @@ def page(
     papers
         A table of claims of papers.
     """
-    if len(found) == 1:
-        template, content = "instance.html.j2", instance_page(found[0])
+    if len(by_instance(found)) == 1:
+        template, content = "instance.html.j2", instance_page(found)
     else:
         template, content = "many.html.j2", many_page(found, links or {})
-    content["findings"] = [*content["findings"], *unread]
+    first = content["problems"][0]
+    first["findings"] = [*first["findings"], *unread]
     if title is not None:
         content["title"], content["kicker"] = title, f"{title} · {content['kicker']}"
     style, script = _asset("report.css"), _asset("report.js")

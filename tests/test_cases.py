@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from modelkit.certificate import certify
 from modelkit.instance import Instance, InstanceStamp, Server
 from modelkit.judge import judge
 from modelkit.lookup import Instances
+from modelkit.plugins import bundled
+from modelkit.problems import Formulations
 from modelkit.result import Objective, Producer, Result
 from modelkit.schedule import schedule_from_starts
 from modelkit.words import percent
@@ -53,7 +57,7 @@ def case(*contents: Result | mk.Certificate, known: Instance | None = None) -> C
 
 def test_sentences(two: Instance) -> None:
     """Tests the words on a policy with no bound, a solver's, a certified one, and both."""
-    policy, best = made(two, WORSE, "mc-sf"), made(two, BEST, "exact", kind="formulation")
+    policy, best = made(two, WORSE, "mc-sf"), made(two, BEST, "exact", kind="formulation", problem="kv-hindsight")
     assert (policy.objective.value, best.objective.value) == (10, 8)
     nothing = case(policy, best, known=two)
     assert nothing.headline == "mc-sf is at least 25.0\u202f% above the optimum; no bound says at most"
@@ -84,7 +88,11 @@ def test_a_bound_of_a_variant_bounds_nothing_else(two: Instance) -> None:
     """Tests that only bounds on every schedule count, and that one which a valid schedule refutes is left out."""
     policy = made(two, BEST, "mc-sf")
     variant = made(two, WORSE, "batch-cap", kind="formulation", bound=10)
-    assert case(policy, variant, known=two).bound is None
+    plain, own = cases([Claim(policy), Claim(variant)], Instances(known=[two]))
+    assert (plain.bound, plain.best and plain.best.label) == (None, "mc-sf")
+    assert own.bound is not None
+    assert [e.label for e in own.entries] == ["batch-cap on HiGHS"]
+    assert own.headline.endswith("rules of batch-cap not checked: file not found")
     refuted = case(policy, made(two, WORSE, "wrong", kind="formulation", bound=10, problem="kv-hindsight"), known=two)
     assert refuted.bound is None
     assert "which a valid schedule refutes" in refuted.findings[-1]
@@ -146,3 +154,105 @@ def test_percentages_round_to_the_safe_side(share: float, up: str, down: str) ->
     """Tests that "at most" rounds up and "at least" down."""
     assert percent(share, "up") == f"{up}\u202f%"
     assert percent(share, "down") == f"{down}\u202f%"
+
+
+HEAVY = {"weight": {"long": 5}}
+
+
+def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
+    """Tests that a weighted optimum is optimal, is not ranked by total latency, and that policies are held to it."""
+    weighted = mk.solve(two, "kv-weighted-latency", parameters=HEAVY)
+    policy = mk.simulate(two, "mc-sf")
+    plain, own = cases([Claim(policy), Claim(mk.bound(two, time_limit=0.1).certificate), Claim(weighted)],
+                       Instances(known=[two]))  # fmt: skip
+    assert (plain.objective, [e.label for e in plain.entries]) == ("total_latency_rounds", ["mc-sf"])
+    assert own.problem.title == 'weighted latency of kv-weighted-latency (weight = {"long": 5, "short": 1})'
+    solved, guest = own.entries
+    assert (solved.state, solved.value, own.gap(solved), own.above_bound(solved)) == ("optimal", 26, 0, 0)
+    assert (guest.label, guest.guest, guest.value) == ("mc-sf", True, 32)
+    assert own.bound is not None
+    assert not own.bound.certified, "a certificate of total latency says nothing of it"
+    assert own.problem.quantity(26) == "26", "its unit is not known"
+    (alone,) = cases([Claim(weighted)], Instances(known=[two]))
+    assert alone.headline == "kv-weighted-latency on HiGHS is optimal by the bound of HiGHS"
+
+
+def test_policies_are_held_to_a_variants_rules(two: Instance) -> None:
+    """Tests that a policy's schedule beside a variant is judged by its rules, and that the plain bound holds there."""
+    roomy = two.replace(server=mk.Server(kv_capacity_tokens=60))
+    capped = mk.solve(roomy, "kv-batch-cap", parameters={"batch_cap": 1})
+    claims = [Claim(mk.simulate(roomy, "mc-sf")), Claim(mk.bound(roomy, time_limit=0.1).certificate), Claim(capped)]
+    plain, own = cases(claims, Instances(known=[roomy]))
+    assert plain.solved
+    assert plain.best is not None
+    assert (plain.best.label, plain.best.value) == ("mc-sf", 6)
+    solved, guest = own.entries
+    assert (solved.value, solved.state, own.gap(solved)) == (8, "optimal", 0)
+    assert guest.value is None
+    assert guest.words.startswith("against the rules: from round 0 on 2 requests are in progress, the cap is 1")
+    assert own.bound is not None
+    assert (own.bound.value, own.bound.certified) == (6, True)
+    assert own.claimed is own.reference
+    assert own.reference_words.startswith("the bound is 8\u202frounds, claimed by HiGHS")
+
+
+def test_a_forged_variant_is_refused(two: Instance) -> None:
+    """Tests that a variant's value is recomputed, and that parameters in a file that it does not take are told."""
+    weighted = mk.solve(two, "kv-weighted-latency", parameters=HEAVY)
+    boast = weighted.model_copy(
+        update={"objective": weighted.objective.model_copy(update={"value": 20.0, "bound": 20})}
+    )
+    (entry,) = case(boast, known=two).entries
+    assert (entry.state, entry.value) == ("invalid", None)
+    odd = weighted.producer.model_copy(update={"parameters": {"colour": 1}})
+    (entry,) = case(weighted.model_copy(update={"producer": odd}), known=two).entries
+    assert (entry.state, entry.standing) == ("optimal", "stated")
+    assert "rules of kv-weighted-latency not checked" in entry.words
+
+
+def test_a_formulation_that_is_not_at_hand_is_said_to_be(two: Instance, tmp_path: Path) -> None:
+    """Tests a variant in a file: with the file it is judged, without it is not called invalid."""
+    source = (bundled("formulations") / "kv_weighted_latency.py").read_text()
+    file = tmp_path / "my_weights.py"
+    file.write_text(source.replace('name="kv-weighted-latency"', 'name="my-weights"'))
+    result = mk.solve(two, str(file), parameters=HEAVY)
+    (entry,) = case(result, known=two).entries
+    assert (entry.value, entry.words) == (26, "optimal; rules of my-weights not checked: file not found")
+    (known,) = cases([Claim(result)], Instances(known=[two]), Formulations([str(file)]))
+    assert (known.entries[0].words, known.entries[0].standing) == ("optimal", "checked")
+
+
+def test_what_a_schedule_refutes_is_not_said(two: Instance) -> None:
+    """Tests that a run is not called optimal, nor an instance infeasible, beside a schedule that says otherwise."""
+    wrong = made(two, WORSE, "wrong", kind="formulation", bound=10, problem="kv-hindsight")
+    both = case(made(two, BEST, "mc-sf"), wrong, known=two)
+    (said,) = [e for e in both.entries if e.label.startswith("wrong")]
+    assert (said.state, said.words) == ("valid", "valid; says that it is optimal, which mc-sf refutes")
+    never = Result(
+        instance=InstanceStamp.of(two), status="infeasible", stop="finished",
+        producer=Producer(kind="formulation", name="x", problem="kv-hindsight"),
+        objective=Objective(name="total_latency_rounds"),
+    )  # fmt: skip
+    both = case(made(two, BEST, "mc-sf"), never, known=two)
+    assert both.failures[0].words == "no schedule: says that none exists, which mc-sf refutes"
+    late = mk.solve(two, "kv-deadlines", parameters={"deadline": 3})
+    assert case(late, known=two).headline == "No schedule keeps the rules of kv-deadlines"
+
+
+def test_a_proven_optimum_has_no_gap(two: Instance) -> None:
+    """Tests that an optimum by a solver's bound has gap 0 where the certified bound is lower, and whose it is."""
+    claim = made(two, BEST, "exact", kind="formulation", bound=8, problem="kv-hindsight")
+    both = case(claim, made(two, WORSE, "mc-sf"), certify(two, np.zeros(3)), known=two)
+    gaps = {e.label: both.gap(e) for e in both.entries}
+    assert gaps == {"exact on HiGHS": 0, "mc-sf": pytest.approx(0.2)}
+    assert "claimed by HiGHS" in both.reference_words
+    assert "(certified: 6" in both.reference_words
+
+
+def test_values_that_are_not_positive(two: Instance) -> None:
+    """Tests that no ratio is made of values of 0 and below."""
+    free = mk.solve(two, "kv-weighted-latency", parameters={"weight": 0})
+    nothing = case(free, known=two)
+    (entry,) = nothing.entries
+    assert (entry.value, nothing.gap(entry), nothing.above_best(entry)) == (0, 0, 0)
+    assert nothing.headline == "kv-weighted-latency on HiGHS is optimal by the bound of HiGHS"

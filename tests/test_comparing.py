@@ -207,6 +207,22 @@ def test_parameters_go_to_the_formulations_that_have_them(home: Path, run: Run, 
     assert direct.objective.value > free.objective.value  # type: ignore[operator]
 
 
+def test_variants_have_tables_of_their_own(home: Path, run: Run) -> None:
+    """Tests that what the terminal says of a variant is about its objective, and that its optimum has no gap."""
+    code, stdout, err = run("compare", "two.json", "-f", "kv-weighted-latency", "-P", 'weight={"long": 5}',
+                            "-p", "mc-sf", "--time-limit", "0.5", "-j", "1")  # fmt: skip
+    assert code == 0, err
+    plain, own = stdout.split("two (2 requests, ")[1:]
+    assert plain.startswith("total latency)")
+    assert "kv-weighted-latency" not in plain
+    flat = " ".join(own.split())
+    assert flat.startswith('weighted latency of kv-weighted-latency (weight = {"long": 5, "short": 1})):')
+    (row,) = [line for line in own.splitlines() if "optimal" in line and "HiGHS" not in line.partition(":")[0]][:1]
+    assert "0 %" in row
+    assert run("report", "compare", "-o", "again.html")[0] == 0
+    assert Path("again.html").read_text() == Path("compare/report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

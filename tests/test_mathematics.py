@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,139 @@ def test_every_family_has_a_formula(name: str) -> None:
     assert parser.open == []
 
 
+@pytest.mark.parametrize("name", BUNDLED)
+def test_no_range_is_left_open(name: str) -> None:
+    """Tests that no bundled formula sums over "some" members: each was verified against the built rows."""
+    text = writing.as_text(mathematics(name))
+    assert "[some" not in text
+    assert writing.NOT_SHOWN not in " ".join(text.split())
+    assert "not shown" not in text
+
+
+SAMPLE = """
+import pyomo.environ as pyo
+from modelkit import Formulation, Schedule
+
+
+def build(m):
+    m.REQUESTS = pyo.Set(doc="requests")
+    m.ONLY = pyo.Set(within=m.REQUESTS, doc="one of them")
+    m.one = pyo.Param(m.REQUESTS, doc="among others 1 [1]")
+    m.zero = pyo.Param(m.REQUESTS, doc="among others 0 [1]")
+    m.minus = pyo.Param(m.REQUESTS, within=pyo.Reals, doc="among others -1 [1]")
+    m.long = pyo.Param(m.REQUESTS, doc="output [token]")
+    m.pair = pyo.Param(m.REQUESTS, m.REQUESTS, doc="of two [1]")
+    m.cap = pyo.Param(doc="a limit [1]")
+    m.moving = pyo.Param(initialize=3, mutable=True, doc="changes [1]")
+    m.x = pyo.Var(m.REQUESTS, {bounds}doc="x")
+    m.y = pyo.Var(m.REQUESTS, m.REQUESTS, doc="y")
+    m.goal = pyo.Objective(expr={goal}, sense={sense}, doc="goal")
+    m.rule = pyo.Constraint({over}rule=lambda m{index}: {rule}, doc="rule")
+
+
+def data(instance):
+    ids = [r.id for r in instance.requests]
+    place = dict(enumerate(ids))
+    return {{
+        "REQUESTS": ids, "ONLY": ids[:1], "cap": 1 + len(ids) % 3,
+        "one": {{i: 1 + n for n, i in place.items()}},
+        "zero": {{i: n for n, i in place.items()}},
+        "minus": {{i: n - 1 for n, i in place.items()}},
+        "long": {{r.id: r.output_tokens for r in instance.requests}},
+        "pair": {{(i, j): 1 + n * k for n, i in place.items() for k, j in place.items()}},
+    }}
+
+
+FORMULATION = Formulation(name="sample", summary="s", claim="exact", reference="r", objective="goal", build=build,
+                          data=data, extract=lambda m, i: Schedule(()))
+"""
+
+
+def sample(folder: Path, rule: str, *, indexed: bool = True, goal: str = "0*m.x[m.REQUESTS.first()] + m.cap",
+           sense: str = "1", bounds: str = "") -> Path:  # fmt: skip
+    """A formulation with this rule."""
+    file = folder / "sample.py"
+    over, index = ("m.REQUESTS, ", ", i") if indexed else ("", "")
+    text = SAMPLE.format(rule=rule, over=over, index=index, goal=goal, sense=sense, bounds=bounds)
+    file.write_text(text.replace("m.goal = pyo.Objective(expr=", "m.goal = pyo.Objective(rule=lambda m: "))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("rule", "indexed", "expected"),
+    [
+        ("sum(m.one[i] * m.x[i] for i in m.REQUESTS) <= m.cap", False, "∑[i ∈ REQUESTS] one[i] x[i] ≤ cap"),
+        ("sum(m.minus[i] * m.x[i] for i in m.REQUESTS) <= m.cap", False, "∑[i ∈ REQUESTS] minus[i] x[i] ≤ cap"),
+        ("sum(m.zero[i] * m.x[i] for i in m.REQUESTS) >= 2", False, "∑[i ∈ REQUESTS] zero[i] x[i] ≥ 2"),
+        ("m.one[i] * m.x[i] <= 1", True, "one[i] x[i] ≤ 1"),
+        ("m.one[i] * m.x[i] <= m.one[i]", True, "one[i] x[i] ≤ one[i]"),
+        ("m.x[i] <= m.zero[i]", True, "x[i] ≤ zero[i]"),
+        ("sum(m.x[i] for i in m.ONLY) <= 1", False, "∑[i ∈ ONLY] x[i] ≤ 1"),
+        ("sum(m.one[i] * m.x[i] for i in m.ONLY) <= 1", False, "∑[i ∈ ONLY] one[i] x[i] ≤ 1"),
+        ("m.x[i] + sum(m.x[j] for j in m.ONLY) <= 1", True, None),
+        ("sum(m.x[i] for i in m.REQUESTS if m.long[i] > 3) <= 1", False, None),
+        ("sum((1 if m.long[i] > 3 else 2) * m.x[i] for i in m.REQUESTS) <= 1", False, None),
+        ("(0, m.x[i], 5)", True, None),
+        ("sum(m.pair[i, j] * m.y[i, j] for i in m.REQUESTS for j in m.REQUESTS) == m.cap", False,
+         "∑[i ∈ REQUESTS,i′ ∈ REQUESTS] pair[i,i′] y[i,i′] = cap"),
+        ("sum(m.pair[i, j] * m.y[i, j] for j in m.REQUESTS) == m.cap", True,
+         "∑[i′ ∈ REQUESTS] pair[i,i′] y[i,i′] = cap"),
+        ("-m.x[i] >= -m.long[i]", True, "x[i] ≤ long[i]"),
+        ("m.x[i] - m.long[i] == 0", True, "x[i] = long[i]"),
+        ("m.one[i] * m.x[i] - m.x[i] <= 0", True, "(one[i] - 1) x[i] ≤ 0"),
+        ("m.long[i] * m.one[i] * m.x[i] <= 7", True, "long[i] one[i] x[i] ≤ 7"),
+        ("max(m.one[i], m.long[i]) * m.x[i] <= 7", True, None),
+        ("abs(m.minus[i]) * m.x[i] <= 7", True, None),
+        ("m.long[i] // 2 * m.x[i] <= 7", True, None),
+        ("m.x[i] / m.long[i] <= 7", True, None),
+        ("len(m.REQUESTS) * m.x[i] <= 7", True, None),
+        ("m.moving * m.x[i] <= 7", True, None),
+        ("m.x[i] ** 2 <= 7", True, None),
+        ("0.12345678 * m.x[i] <= 1234567", True, "0.12345678 x[i] ≤ 1234567"),
+        ("m.x[i] <= 7 if m.long[i] > 3 else m.x[i] >= 7", True, None),
+    ],
+)  # fmt: skip
+def test_what_is_shown_is_in_the_model(rule: str, indexed: bool, expected: str | None, tmp_path: Path) -> None:
+    """Tests awkward rules: the formula is the one written here by hand, or it is withheld and a row is shown."""
+    read = mathematics(str(sample(tmp_path, rule, indexed=indexed)))
+    writer = writing.Writer(read, writing.Text())
+    made = writer.formula(read.constraints[0])
+    flat = None if made is None else made.replace("\u00a0", " ")
+    assert flat == expected
+    text = " ".join(writing.as_text(read).split())
+    assert (writing.NOT_SHOWN in text) == (expected is None)
+    for page in (writing.as_latex(read), writing.as_html(read)):
+        assert ("not shown" in page) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("goal", "sense", "expected"),
+    [
+        ("sum(m.x[i] for i in m.REQUESTS) + m.cap", "1", "min  ∑[i ∈ REQUESTS] x[i] + cap"),
+        ("sum(m.one[i] * m.x[i] for i in m.REQUESTS)", "-1", "max  ∑[i ∈ REQUESTS] one[i] x[i]"),
+        ("sum(m.x[i] for i in m.REQUESTS) + len(m.REQUESTS)", "1", None),
+        ("sum(m.x[i] ** 2 for i in m.REQUESTS)", "1", None),
+    ],
+)
+def test_objectives_that_are_shown(goal: str, sense: str, expected: str | None, tmp_path: Path) -> None:
+    """Tests constants and sense of the objective."""
+    read = mathematics(str(sample(tmp_path, "m.x[i] <= 1", goal=goal, sense=sense)))
+    made = writing.Writer(read, writing.Text()).formula(read.objective)
+    assert (made and made.replace("\u00a0", " ")) == expected
+
+
+def test_members_without_a_row_and_bounds_that_differ(tmp_path: Path) -> None:
+    """Tests that a condition on the members is not passed over, nor bounds that only some variables have."""
+    rule = "pyo.Constraint.Skip if i == m.REQUESTS.first() else m.x[i] <= 1"
+    bounds = "bounds=lambda m, i: (-3, m.long[i]), "
+    text = writing.as_text(mathematics(str(sample(tmp_path, rule, bounds=bounds))))
+    assert "for all i ∈ REQUESTS, where the model has a row" in text
+    assert "-3 ≤ x[i] ≤ long[i]" in text
+    bounds = "bounds=lambda m, i: (None, 4 if i == m.REQUESTS.first() else None), "
+    text = writing.as_text(mathematics(str(sample(tmp_path, rule, bounds=bounds))))
+    assert "upper bounds differ by member and are not shown" in " ".join(text.split())
+
+
 class _Balanced(HTMLParser):
     """Notes which elements are still open."""
 
@@ -95,8 +229,6 @@ class _Balanced(HTMLParser):
 
 def test_a_changed_model_changes_the_formula(tmp_path: object) -> None:
     """Tests that the formula is read from the model: the wrong coefficient of a wrong formulation shows."""
-    from pathlib import Path
-
     path = Path(__file__).parent / "wrong_formulations" / "wrong_coefficient.py"
     assert formula(str(path), "kv_capacity_holds") == (
         "∑[(i,k) ∈ ACTIVE[t]] (t + prompt[i] + 1 - k) start[i,k] ≤ kv_capacity"

@@ -177,6 +177,67 @@ def test_infeasible(tmp_path: Path, two: Instance) -> None:
     assert text.count("request &#39;long&#39; needs 2 + 4 = 6 tokens") == 1
 
 
+def test_problems_are_not_ranked_against_each_other(tmp_path: Path, two: Instance) -> None:
+    """Tests a page on two problems: a headline, a table and anchors for each, and no bound of the other's."""
+    weighted = mk.solve(two, "kv-weighted-latency", parameters={"weight": {"long": 5}})
+    results = [mk.simulate(two, "mc-sf"), mk.solve(two), mk.bound(two, time_limit=0.1), weighted]
+    text = written(tmp_path, results, instances=[two])
+    page = Outline(text)
+    assert "<h1>2 problems, which are not compared with each other.</h1>" in text
+    headings = re.findall(r'<h2 id="findings-\d">(.*?)</h2>', text)
+    assert [h.partition(" (")[0] for h in headings] == ["Total latency", "Weighted latency of kv-weighted-latency"]
+    assert text.count("<span>Runs on this instance, compared by") == 2
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    own = text[text.index('id="findings-2"') :]
+    assert "certified" not in own[: own.index('id="provenance"')]
+    assert "No run gave a valid schedule" not in text
+    alone = written(tmp_path, weighted, instances=[two])
+    assert "kv-weighted-latency on HiGHS is optimal" in alone
+    assert "no metric" not in alone
+
+
+def test_many_instances_of_several_problems(tmp_path: Path) -> None:
+    """Tests the summary: means are taken over results of one problem only."""
+    instances = [generate("kv-synthetic", requests=4, seed=k) for k in range(2)]
+    results: list[Any] = []
+    for instance in instances:
+        results += [
+            mk.simulate(instance, "mc-sf"),
+            mk.solve(instance, "kv-makespan"),
+            mk.bound(instance, time_limit=0.1),
+        ]
+    text = written(tmp_path, results, instances=instances)
+    headings = re.findall(r'<h2 id="findings-\d">(.*?)</h2>', text)
+    assert headings == ["Total latency", "Makespan of kv-makespan"]
+    assert text.count("<span>Each kind of run over 2 instances") == 2
+    first = text[text.index('id="methods-1"') : text.index('id="instances-1"')]
+    assert "kv-makespan" not in first
+
+
+def test_runs_against_a_variants_rules_are_listed(tmp_path: Path, two: Instance) -> None:
+    """Tests that what is said to be listed below is, with the problem that it is about, and under which unit."""
+    roomy = [two.replace(name=f"roomy-{k}", server=Server(kv_capacity_tokens=60 + k)) for k in range(2)]
+    results: list[Any] = []
+    for instance in roomy:
+        results += [mk.simulate(instance, "mc-sf"), mk.solve(instance, "kv-batch-cap", parameters={"batch_cap": 1})]
+    text = written(tmp_path, results, instances=roomy)
+    assert "2 runs gave no valid schedule; they are listed below." in text
+    assert "2 against the rules" in text
+    table = text[text.index('id="failures"') : text.index('id="instances-2"')]
+    assert table.count("the cap is 1") >= 2
+    assert "total latency of kv-batch-cap (batch_cap = 1)" in table
+
+
+def test_an_objective_of_its_own_has_no_unit_of_ours(tmp_path: Path, two: Instance) -> None:
+    """Tests that no figure and no table gives a weighted sum in rounds."""
+    weighted = mk.solve(two, "kv-weighted-latency", parameters={"weight": {"long": 5}})
+    progress = [(0.1, 30.0, 20.0), (0.2, 26.0, 26.0)]
+    text = written(tmp_path, weighted.model_copy(update={"progress": progress}), instances=[two])
+    assert "incumbent 26, bound 26" in text
+    assert "26\u202frounds" not in text
+
+
 def test_many(tmp_path: Path) -> None:
     """Tests the summary of several instances: ratios, wins, failures, and a state for each instance."""
     results: list[Any] = []

@@ -11,8 +11,9 @@ from modelkit.certificate import Prices
 from modelkit.charts.svg import COLUMNS, Axis, Figure, Floats, Panel, Plot, Swatch, time_axis
 from modelkit.charts.timeline import Scene
 from modelkit.judge import latencies, percentile
+from modelkit.problems import Problem
 from modelkit.result import relative_gap
-from modelkit.words import metric_noun, number, percent, quantity
+from modelkit.words import number, percent, quantity
 
 #: Values farther off than this, relative to the last, leave the plot at its edge.
 FAR = 0.5
@@ -62,7 +63,7 @@ def latency(scenes: Sequence[Scene]) -> Figure | None:
 def progress(case: Case) -> Figure | None:
     """Incumbent and bound of each solver run over its seconds."""
     runs = [e for e in case.entries if len(e.result.progress) > 1]
-    panels = [panel for e in runs[:8] if (panel := _progress(e)) is not None]
+    panels = [panel for e in runs[:8] if (panel := _progress(e, case.problem)) is not None]
     if not panels:
         return None
     legend = (Swatch("line", "incumbent", "incumbent"), Swatch("line", "bound", "the solver's bound"))
@@ -70,7 +71,7 @@ def progress(case: Case) -> Figure | None:
     return Figure("progress", "Incumbent and bound over time", lead, tuple(panels), legend)
 
 
-def _progress(entry: Entry) -> Panel | None:
+def _progress(entry: Entry, problem: Problem) -> Panel | None:
     points = entry.result.progress
     incumbents = [(t, v) for t, v, _ in points if v is not None]
     bounds = [(t, b) for t, _, b in points if b is not None]
@@ -80,13 +81,11 @@ def _progress(entry: Entry) -> Panel | None:
     end = max(points[-1][0], entry.result.seconds.solve or 0.0)
     low, high = _near(known, incumbents[-1][1] if incumbents else bounds[-1][1])
     room = (high - low) * 0.08 or max(1.0, abs(high) * 0.01)
-    metric = entry.result.objective.name or ""
-    noun = metric_noun(metric)
-    finals = [f"incumbent {quantity(metric, incumbents[-1][1])}"] if incumbents else []
-    finals += [f"bound {quantity(metric, bounds[-1][1])}"] if bounds else []
+    finals = [f"incumbent {problem.quantity(incumbents[-1][1])}"] if incumbents else []
+    finals += [f"bound {problem.quantity(bounds[-1][1])}"] if bounds else []
     alt = f"{entry.label} after {number(end, 3)} s: {', '.join(finals)}"
-    per = 1000.0 if metric.endswith("_ms") else 1.0
-    words = f"{noun} [{'s' if per > 1 else 'rounds'}]"
+    per = 1000.0 if problem.judged and problem.objective.endswith("_ms") else 1.0
+    words = problem.noun + (f" [{'s' if per > 1 else 'rounds'}]" if problem.judged else "")
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis((low - room) / per, (high + room) / per, words), 150, alt).axes()
     plot.steps([t for t, _ in bounds], [v / per for _, v in bounds], "bound", end)
     plot.steps([t for t, _ in incumbents], [v / per for _, v in incumbents], "incumbent", end)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelkit.cases import Case
+from modelkit.cases import Case, sentence_of
 from modelkit.charts.curves import series
 from modelkit.charts.svg import Axis, Figure, Panel, Plot, Swatch, time_axis
 from modelkit.charts.timeline import Scene
@@ -47,7 +47,7 @@ def distances(case: Case) -> Figure | None:
             "optimal" if not most else percent(most) if exact else f"{percent(least, 'down')} to {percent(most, 'up')}"
         )
         plot.text(0, top + 7, f"{entry.label}: {shown}", "row", 60)
-    lead = f"Each schedule lies this far above the optimum. The bound is {case.bound.words}."
+    lead = f"Each schedule lies this far above the optimum. {sentence_of(case.reference_words)}."
     legend = (Swatch("fill", "sure", sure), Swatch("fill", "doubt", doubt))
     return Figure("distances", "How far from the optimum", lead, (Panel("", plot.svg(), bare=True),), legend)
 
@@ -88,7 +88,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
         return None
     far = max(values[-1] for _, values in rows)
     low = min(1.0, *(values[0] for _, values in rows))
-    what = "value / best bound" if to_bound else "value / best schedule"
+    what = "value / certified bound" if to_bound else "value / best schedule"
     axis = Axis(low, max(far, low + 1e-3) + (far - low) * 0.04, what)
     alt = "Ratios. " + "; ".join(
         f"{name}: {count(len(v), 'instance')}, median {np.median(v):.3f}, worst {v[-1]:.3f}" for name, v in rows
@@ -106,7 +106,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
     lead = "A dot is an instance; the box holds the middle half of them, the line is the median."
     return Figure(
         "ratios-to-bound" if to_bound else "ratios-to-best",
-        "How far above the bound" if to_bound else "How far above the best",
+        "How far above the certified bound" if to_bound else "How far above the best",
         lead,
         (Panel("", plot.svg(), bare=True),),
     )

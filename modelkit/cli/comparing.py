@@ -56,6 +56,7 @@ def compare(
     instances, a result for each run, and the report; with several instances also a page for each of them.
     A parameter goes to every formulation that has it.
     """
+    from modelkit.cases import by_instance
     from modelkit.comparing import Comparison
     from modelkit.parameters import parsed_parameters
     from modelkit.reporting import report_comparison
@@ -70,14 +71,22 @@ def compare(
         click.echo(f"left out: {words}", err=True)
     written = report_comparison(comparison, page or os.path.join(output, "report.html"))
     if not quiet:
-        for case in comparison.cases:
-            _print_case(case)
+        for of_one in by_instance(comparison.cases):
+            for case in of_one:
+                _print_case(case, titled=len(of_one) > 1 or bool(case.problem.variant))
         click.echo(f"results in {output}{os.sep}")
         click.echo(f"report  in {written}" if written is not None else "")
     if comparison.interrupted:
         click.echo("interrupted: only the runs shown were done", err=True)
         return 130
-    return max((0 if case.valid else 3 if case.infeasible else 4) for case in comparison.cases)
+    return max(_outcome(of_one) for of_one in by_instance(comparison.cases))
+
+
+def _outcome(found: list[Case]) -> int:
+    """Exit code of what was found on one instance."""
+    if any(case.valid for case in found):
+        return 0
+    return 3 if any(case.infeasible for case in found) else 4
 
 
 def _names(given: tuple[str, ...]) -> list[str] | None:
@@ -94,17 +103,26 @@ def _names(given: tuple[str, ...]) -> list[str] | None:
     "--instance", "-i", "instances", multiple=True, metavar="INSTANCE",
     help="An instance that the results are about; repeatable.  [default: found by its hash beside them]",
 )  # fmt: skip
+@click.option(
+    "--formulation", "-f", "formulations", multiple=True, metavar="NAME|FILE",
+    help="A formulation whose rules judge its results; repeatable.  [default: those that modelkit finds]",
+)  # fmt: skip
 @click.option("--title", help="Title of the page.")
 @quiet_option
 @debug_option
-def report(results: tuple[str, ...], output: str, instances: tuple[str, ...], title: str | None, quiet: bool) -> None:
+def report(
+    results: tuple[str, ...], output: str, instances: tuple[str, ...], formulations: tuple[str, ...],
+    title: str | None, quiet: bool,
+) -> None:  # fmt: skip
     """Write an HTML report from result and certificate files; nothing is run.
 
     RESULT is a file, or a folder whose result and certificate files are taken. Results about one instance
     give a page on it; results about several, a summary. Schedules are replayed and certificates recomputed
-    where the instance is at hand; otherwise the page says that it was not.
+    where the instance is at hand; otherwise the page says that it was not. Results of different problems, such as
+    those of a variant with an objective of its own, are not compared with each other.
     """
-    written = mk.report(results, output, instances=[mk.load(i) for i in instances], title=title)
+    loaded = [mk.load(i) for i in instances]
+    written = mk.report(results, output, instances=loaded, formulations=formulations, title=title)
     if not quiet and written is not None:
         click.echo(f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)")
 
@@ -112,37 +130,39 @@ def report(results: tuple[str, ...], output: str, instances: tuple[str, ...], ti
 # --- what is seen ---------------------------------------------------------------------------------
 
 
-def _print_case(case: Case) -> None:
+def _print_case(case: Case, titled: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from modelkit.words import metric_noun, percent, quantity, seconds
+    from modelkit.words import percent, seconds
 
     def plain(text: str) -> Text:
         return Text(text.replace("\u202f", " "))
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "80")))
-    console.print(plain(f"\n{case.name} ({count(case.stamp.requests, 'request')}): {case.headline}."))
+    problem = case.problem
+    name = f"{case.name} ({count(case.stamp.requests, 'request')}" + (f", {problem.title})" if titled else ")")
+    console.print(plain(f"\n{name}: {case.headline}."))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("run", overflow="fold", min_width=12)
-    for name in (metric_noun(case.objective), "bound", "gap", "time"):
+    for name in (problem.noun, "bound", "gap", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
         gap, spent, own = case.gap(e), e.result.seconds.total, e.result.objective
-        shown = quantity(case.objective, own.bound if own.name == case.objective else None)
+        shown = problem.quantity(own.bound if own.name == problem.objective else None)
         shown += "*" if own.bound_by == "solver" else ""
         cells = (
-            e.label, quantity(case.objective, e.value), shown, "–" if gap is None else percent(gap, "up"),
+            e.label, problem.quantity(e.value), shown, "–" if gap is None else percent(gap, "up"),
             "–" if spent is None else seconds(spent), e.words,
         )  # fmt: skip
         table.add_row(*(plain(cell) for cell in cells))
     console.print(table)
     notes = []
     if case.bound is not None:
-        notes.append(f"gap to the bound {quantity(case.objective, case.bound.value)}, {case.bound.words}")
+        notes.append(f"gap: {case.reference_words}")
     if any(e.result.objective.bound_by == "solver" for e in case.entries):
         notes.append("* the solver's word")
     if notes:

@@ -68,16 +68,19 @@ def solve(
     written = keep(result, path)
     if not quiet:
         say(summary(result), written, path)
-    _report([result], loaded, page, quiet, path)
+    _report([result], loaded, page, quiet, path, settings.get("formulation"))
     if result.stop == "interrupted":
         return 130
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
 
 
-def _report(results: list[mk.Result], instance: mk.Instance, page: str | None, quiet: bool, path: str) -> None:
+def _report(
+    results: list[mk.Result], instance: mk.Instance, page: str | None, quiet: bool, path: str,
+    formulation: str | None = None,
+) -> None:  # fmt: skip
     """Write the report that was asked for."""
     if page is not None:
-        written = mk.report(results, page, instances=[instance])
+        written = mk.report(results, page, instances=[instance], formulations=[formulation] if formulation else [])
         if not quiet:
             say([], written, path)
 

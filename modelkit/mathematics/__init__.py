@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from modelkit.errors import ModelkitError
 from modelkit.formulation import Formulation
 from modelkit.mathematics.lifting import NotLinearError, Row, Side, World, lifted, over_of, read
-from modelkit.mathematics.specimens import specimens
+from modelkit.mathematics.specimens import others, specimens
 from modelkit.mathematics.traced import TracedFloat, TracedInt, polynomial, traced_data
+from modelkit.mathematics.verifying import holds, says_nothing
 from modelkit.plugins import chain_of, load_formulation
 
 __all__ = ["Family", "Mathematics", "Named", "mathematics"]
@@ -29,7 +32,7 @@ _LETTERS = {"REQUESTS": "i", "ROUNDS": "t", "SLOTS": "j", "STAGES": "k", "LEVELS
 class Named:
     """A set, parameter or variable: its name, the letters of its indices, its index sets, what it is and its doc.
 
-    ``lower`` and ``upper`` are bounds of a variable that its domain does not say.
+    ``lower`` and ``upper`` are bounds of a variable that its domain does not say; ``note`` says what has no formula.
     """
 
     name: str
@@ -39,13 +42,14 @@ class Named:
     doc: str
     lower: Side | None = None
     upper: Side | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Family:
-    """An objective or a family of constraints: one formula, or an example row where there is none.
+    """An objective or a family of constraints: one formula that gives every row, or an example where there is none.
 
-    ``over`` are its index sets with their dimensions; ``partial`` says that some members have no row.
+    ``over`` are its index sets with their dimensions; ``partial`` says, where some members have no row, which have.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Family:
     left: Side | None
     right: Side | None
     example: str
-    partial: bool
+    partial: str
 
 
 @dataclass(frozen=True)
@@ -101,17 +105,20 @@ def mathematics(name: str, given: Mapping[str, Any] | None = None) -> Mathematic
     for document in documents:
         letters.update(_letters(document))
     worlds = [_world(formulation, instance) for instance in specimens(formulation, given or {})]
+    more = _others(formulation, given or {})
     first = worlds[0].model
     objective = next(first.component_objects(pyo.Objective, active=True))
     return Mathematics(
         formulation=formulation,
         claim=_section(documents[-1], "Claim"),
         reference=_section(documents[-1], "Reference"),
-        sets=tuple(_named(c, worlds, letters) for c in first.component_objects((pyo.Set, pyo.RangeSet))),
-        parameters=tuple(_named(c, worlds, letters) for c in first.component_objects(pyo.Param)),
-        variables=tuple(_named(c, worlds, letters) for c in first.component_objects(pyo.Var)),
-        objective=_family(objective, worlds, letters),
-        constraints=tuple(_family(c, worlds, letters) for c in first.component_objects(pyo.Constraint, active=True)),
+        sets=tuple(_named(c, worlds, more, letters) for c in first.component_objects((pyo.Set, pyo.RangeSet))),
+        parameters=tuple(_named(c, worlds, more, letters) for c in first.component_objects(pyo.Param)),
+        variables=tuple(_named(c, worlds, more, letters) for c in first.component_objects(pyo.Var)),
+        objective=_family(objective, worlds, more, letters),
+        constraints=tuple(
+            _family(c, worlds, more, letters) for c in first.component_objects(pyo.Constraint, active=True)
+        ),
         letters=letters,
     )
 
@@ -122,7 +129,29 @@ def _world(formulation: Formulation, instance: Any) -> World:
     abstract = formulation.abstract()
     parameters = {c.local_name for c in abstract.component_objects(pyo.Param)}
     data = traced_data(formulation.values(instance), parameters)
-    return World(formulation.created(abstract, data, "a specimen"))
+    with _ones_kept():
+        return World(formulation.created(abstract, data, "a specimen"))
+
+
+@contextmanager
+def _ones_kept() -> Iterator[None]:
+    """Pyomo writes 1 x as x, and the 1 forgets which parameter it is; not here."""
+    from pyomo.core.expr.numeric_expr import enable_expression_optimizations
+
+    enable_expression_optimizations(one=False)
+    try:
+        yield
+    finally:
+        enable_expression_optimizations(one=True)
+
+
+def _others(formulation: Formulation, given: Mapping[str, Any]) -> list[World]:
+    """Models that formulas are verified on and not read from; those that cannot be built are left out."""
+    worlds = []
+    for instance in others(formulation, given):
+        with suppress(ModelkitError):
+            worlds.append(_world(formulation, instance))
+    return worlds
 
 
 def _letters(document: str) -> dict[str, tuple[str, ...]]:
@@ -140,14 +169,18 @@ def _section(document: str, heading: str) -> str:
     return " ".join(match.group(1).split()) if match else ""
 
 
-def _named(component: Any, worlds: list[World], letters: Mapping[str, tuple[str, ...]]) -> Named:
+def _named(component: Any, worlds: list[World], more: list[World], letters: Mapping[str, tuple[str, ...]]) -> Named:
     component = max((getattr(world.model, component.local_name) for world in worlds), key=len)
     kind = component.ctype.__name__
+    name, over = component.local_name, over_of(component)
     lower = upper = None
+    note = ""
     if kind == "Var":
-        data = next(iter(component.values()), None)
-        what = "" if data is None else _domain(data.domain.name)
-        lower, upper = (_bound(component.local_name, end, worlds) for end in ("lb", "ub"))
+        domains = {data.domain.name for world in worlds for data in getattr(world.model, name).values()}
+        what = _domain(domains.pop()) if len(domains) == 1 else "domains differ by member" if domains else ""
+        ends = {end: _bound(name, end, worlds, more) for end in ("lb", "ub")}
+        lower, upper = (ends[end][0] for end in ("lb", "ub"))
+        note = ", ".join(words for _, words in ends.values() if words)
     elif kind == "Param":
         what = _domain(component.domain.name)
     else:
@@ -155,23 +188,29 @@ def _named(component: Any, worlds: list[World], letters: Mapping[str, tuple[str,
         dimension = getattr(one, "dimen", 1)
         several = isinstance(dimension, int) and dimension > 1
         what = "pairs" if dimension == 2 else f"tuples of {dimension}" if several else ""
-    over = over_of(component)
-    name = component.local_name
-    return Named(name, _index_letters(component, letters, over), over, what, component.doc or "", lower, upper)
+    return Named(name, _index_letters(component, letters, over), over, what, component.doc or "", lower, upper, note)
 
 
-def _bound(name: str, end: str, worlds: list[World]) -> Side | None:
-    """A bound that every member of a variable has, where it is more than its domain says."""
-    rows = []
-    for world in worlds:
+def _bound(name: str, end: str, worlds: list[World], more: list[World]) -> tuple[Side | None, str]:
+    """A bound that every member of a variable has, where it is more than its domain says; else what there is to say."""
+    rows, values = [], []
+    plain = 0
+    for world in [*worlds, *more]:
         for key, data in getattr(world.model, name).items():
             value = getattr(data, end)
             if value is None or (not getattr(value, "polynomial", None) and value == _least_or_most(data, end)):
-                return None
-            rows.append(
-                Row(world, key if isinstance(key, tuple) else () if key is None else (key,), {}, polynomial(value))
-            )
-    return lifted(rows) if rows else None
+                plain += 1
+                continue
+            at = key if isinstance(key, tuple) else () if key is None else (key,)
+            rows.append(Row(world, at, {}, polynomial(value)))
+            values.append(float(value))
+    if not rows:
+        return None, ""
+    read_from = [row for row in rows if id(row.world) in {id(world) for world in worlds}]
+    side = None if plain or not read_from else lifted(read_from)
+    if side is not None and holds(side, zip(rows, values, strict=True)):
+        return side, ""
+    return None, f"{'lower' if end == 'lb' else 'upper'} bounds differ by member and are not shown"
 
 
 def _least_or_most(data: Any, end: str) -> float | None:
@@ -202,43 +241,57 @@ def _index_letters(component: Any, letters: Mapping[str, tuple[str, ...]], over:
     return tuple(made)
 
 
-def _family(component: Any, worlds: list[World], letters: Mapping[str, tuple[str, ...]]) -> Family:
-    """Lift a family from its rows in all worlds."""
-    name = component.local_name
-    lefts: list[Row] = []
-    rights: list[Row] = []
+def _family(component: Any, worlds: list[World], more: list[World], letters: Mapping[str, tuple[str, ...]]) -> Family:
+    """Lift a family from its rows in the worlds, and keep what gives every row there and in more worlds."""
+    name, over = component.local_name, over_of(component)
+    lefts: list[tuple[Row, Any]] = []
+    rights: list[tuple[Row, Any]] = []
+    absent: list[Row] = []
     relations: set[str] = set()
     example = ""
-    members = indexed = 0
     readable = True
-    for world in worlds:
+    for world in [*worlds, *more]:
         here = getattr(world.model, name)
-        indexed += len(here.index_set()) if here.is_indexed() else 1
-        for key, row in here.items():
-            members += 1
+        rows = {key: row for key, row in here.items() if row.active}
+        absent += [Row(world, _at(key), {}, {}) for key in here.index_set() if key not in rows] if over else []
+        for key, row in rows.items():
             text = f"{row.name}: {row.expr}"
             example = text if not example or len(text) < len(example) else example
-            index = key if isinstance(key, tuple) else () if key is None else (key,)
             try:
                 relation, left, right = _sides(row)
                 relations.add(relation)
-                lefts.append(Row(world, index, *read(left)))
-                rights.append(Row(world, index, *read(right)))
+                lefts.append((Row(world, _at(key), *read(left)), left))
+                rights.append((Row(world, _at(key), *read(right)), right))
             except NotLinearError:
                 readable = False
     one = readable and len(relations) == 1
-    over = over_of(component)
+    left, right = (_verified(rows, worlds) if one else None for rows in (lefts, rights))
+    partial = ""
+    if absent:
+        silent = left is not None and right is not None and all(says_nothing((left, right), row) for row in absent)
+        partial = "where there are terms" if silent else "where the model has a row"
     return Family(
         name=name,
         letters=_index_letters(component, letters, over),
         over=over,
         doc=component.doc or "",
         relation=relations.pop() if one else "",
-        left=lifted(lefts) if one and lefts else None,
-        right=lifted(rights) if one and rights else None,
+        left=left if right is not None else None,
+        right=right if left is not None else None,
         example=example,
-        partial=members < indexed,
+        partial=partial,
     )
+
+
+def _at(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else () if key is None else (key,)
+
+
+def _verified(rows: list[tuple[Row, Any]], worlds: list[World]) -> Side | None:
+    """The formula of the rows in some worlds, if it gives all rows; None otherwise."""
+    known = {id(world) for world in worlds}
+    side = lifted([row for row, _ in rows if id(row.world) in known])
+    return side if side is not None and holds(side, rows) else None
 
 
 def _sides(row: Any) -> tuple[str, Any, Any]:

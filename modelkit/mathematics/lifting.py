@@ -43,7 +43,8 @@ class Range:
     """What the bound positions of a term run over.
 
     ``kind`` is ``set`` (a set of the model, at ``key``), ``all`` (wherever the variable exists), or ``picked`` (no
-    formula found). ``lower`` and ``upper`` limit one position: (position, symbol).
+    formula found). ``lower`` and ``upper`` limit one position, ``limited``; or what stands there comes in the order of
+    the set ``name`` before position ``before`` of the row.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Range:
     limited: int = -1
     lower: Sym | None = None
     upper: Sym | None = None
+    before: int = -1
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class World:
     domains: dict[str, dict[tuple[int, ...], str]] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, dict[tuple[Any, ...], float]] = field(default_factory=dict)
+    orders: dict[str, dict[Any, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         import pyomo.environ as pyo
@@ -96,8 +99,9 @@ class World:
                 self.sets[each.local_name] = {_tuple(k): {_tuple(v) for v in each[k]} for k in each}
             else:
                 self.sets[each.local_name] = {_tuple(v) for v in each}
+                self.orders[each.local_name] = {v: n for n, v in enumerate(each)}
         for parameter in self.model.component_objects(pyo.Param):
-            values = {_tuple(k): parameter[k] for k in parameter}
+            values = {_tuple(k): pyo.value(parameter[k], exception=False) for k in parameter}
             if all(isinstance(v, int | float) for v in values.values()):
                 self.parameters[parameter.local_name] = values
 
@@ -315,7 +319,7 @@ def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], member
     taken: dict[int, set[tuple[Any, ...]]] = {id(row): set() for row in rows}
     for row, at, _ in members:
         taken[id(row)].add(tuple(at[q] for q in bound))
-    everything = {id(row): [k for k in row.world.keys[variable] if _fits(index, row, k)] for row in rows}
+    everything = {id(row): [k for k in row.world.keys[variable] if fits(index, row, k)] for row in rows}
     rank = len(rows[0].at)
     domain = rows[0].world.domains[variable].get(bound)
     for name, members_of in rows[0].world.sets.items():
@@ -329,10 +333,32 @@ def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], member
                     return Range("set", bound, name, tuple(Sym(f"c{j}") for j in at))
     if all({tuple(k[q] for q in bound) for k in everything[id(row)]} == taken[id(row)] for row in rows):
         return Range("all", bound)
-    return _limited(variable, index, bound, taken, everything, rows) or Range("picked", bound)
+    for name, members_of in rows[0].world.sets.items():
+        if not isinstance(members_of, dict) and all(row.world.sets.get(name) == taken[id(row)] for row in rows):
+            return Range("set", bound, name)
+    found = _limited(variable, index, bound, taken, everything, rows) or _earlier(bound, taken, everything, rows)
+    return found or Range("picked", bound)
 
 
-def _fits(index: tuple[Sym, ...], row: Row, key: tuple[Any, ...]) -> bool:
+def _earlier(
+    bound: tuple[int, ...],
+    taken: dict[int, set[tuple[Any, ...]]],
+    everything: dict[int, list[tuple[Any, ...]]],
+    rows: list[Row],
+) -> Range | None:
+    """Where the variable exists, with one position before one of the row's in the order of a set."""
+    for name, q, j in product(rows[0].world.orders, bound, range(len(rows[0].at))):
+        if all(
+            (k[q] in (order := row.world.orders[name]) and row.at[j] in order and order[k[q]] < order[row.at[j]])
+            == (tuple(k[p] for p in bound) in taken[id(row)])
+            for row in rows
+            for k in everything[id(row)]
+        ):
+            return Range("all", bound, name, limited=q, before=j)
+    return None
+
+
+def fits(index: tuple[Sym, ...], row: Row, key: tuple[Any, ...]) -> bool:
     """Whether a key of the variable agrees with the positions that are not bound."""
     for q, sym in enumerate(index):
         if sym.base == f"p{q}":

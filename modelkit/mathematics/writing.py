@@ -45,6 +45,9 @@ class Text:
     def sum(self, over: str, body: str) -> str:
         return f"∑[{glued(over)}] {body}"
 
+    def before(self, one: str, other: str, order: str) -> str:
+        return f"{one} before {other} in {order}"
+
 
 class Latex(Text):
     """How LaTeX writes it."""
@@ -61,6 +64,9 @@ class Latex(Text):
 
     def sum(self, over: str, body: str) -> str:
         return rf"\sum_{{{over}}} {body}"
+
+    def before(self, one: str, other: str, order: str) -> str:
+        return rf"{one} \text{{ before }} {other} \text{{ in }} {order}"
 
 
 class Html(Text):
@@ -82,6 +88,14 @@ class Html(Text):
 def glued(text: str) -> str:
     """Text that is not broken at the end of a line."""
     return text.replace(", ", ",").replace(" ", "\u00a0")
+
+
+def digits(number: float) -> str:
+    """A number in as few digits as say exactly what it is."""
+    short = f"{number:g}"
+    if float(short) == number:
+        return short
+    return f"{number:.0f}" if float(number).is_integer() else repr(float(number))
 
 
 def latex_text(text: str) -> str:
@@ -178,7 +192,10 @@ class Writer:
                 free = [letter for q, letter in zip(positions, mine, strict=True) if q in over.positions]
                 lead = "" if len(free) == len(mine) else f"{', '.join(free)}: "
                 parts.append(f"{lead}{inside}{self.style.element}{self.style.name(name, upright=True)}")
-        if over.limited >= 0:
+        if over.before >= 0:
+            one, other = (self.style.letter(letters[at]) for at in (f"p{over.limited}", f"c{over.before}"))
+            parts.append(self.style.before(one, other, self.style.name(over.name, upright=True)))
+        elif over.limited >= 0:
             le = self.style.relations["≤"]
             limited = self.style.letter(letters[f"p{over.limited}"])
             low = self.symbol(over.lower, letters) + le if over.lower else ""
@@ -214,7 +231,7 @@ class Writer:
         return f"({text})"
 
     def product(self, leaves: tuple[SymLeaf, ...], number: float, letters: Mapping[str, str]) -> str:
-        factors = [] if number == 1 and leaves else [f"{number:g}"]
+        factors = [] if number == 1 and leaves else [digits(number)]
         for leaf in leaves:
             index = ", ".join(self.symbol(sym, letters) for sym in leaf.at)
             factors.append(self.style.name(leaf.name, index) if leaf.name else index)
@@ -239,6 +256,15 @@ def _tidied(left: Side, right: Side) -> tuple[Side, Side]:
     return sides[0], sides[1]
 
 
+#: What stands in place of a formula that does not give the built rows.
+NOT_SHOWN = "not shown as one formula: none could be verified against the built rows; one of them is"
+
+
+def withheld(family: Family) -> str:
+    """What is said of a family without a formula."""
+    return f"{NOT_SHOWN} {family.example}" if family.example else "not shown: the models looked at have no such row"
+
+
 # --- whole formulations ------------------------------------------------------------------------
 
 
@@ -248,6 +274,7 @@ def head(mathematics: Mathematics) -> list[tuple[str, str]]:
     said = mathematics.claim.casefold().replace(" ", "-").startswith(f.claim)
     rows = [("claim", mathematics.claim if said else f"{f.claim}. {mathematics.claim}")]
     rows.append(("reference", mathematics.reference or f.reference))
+    rows.append(("verified", "each formula gives the rows of the models looked at; variables that are not there are 0"))
     for p in f.parameters:
         default = "" if p.default is None else f", default {p.default:g}"
         rows.append((f"--param {p.name}", f"{p.doc}: {p.allowed}{default}"))
@@ -265,7 +292,7 @@ def as_text(mathematics: Mathematics) -> str:
         lines.append(title)
         for entry in entries:
             name = writer.style.name(entry.name, ", ".join(entry.letters))
-            parts = (entry.doc, entry.what, writer.bounds(entry), writer.domain(entry.letters, entry.over))
+            parts = (entry.doc, entry.what, writer.bounds(entry), entry.note, writer.domain(entry.letters, entry.over))
             said = "; ".join(part for part in parts if part)
             lines += _hanging(f"  {name:<18} ", said)
         lines.append("")
@@ -275,11 +302,11 @@ def as_text(mathematics: Mathematics) -> str:
             lines += _hanging("  ", f"{family.name}: {family.doc}")
             formula = writer.formula(family)
             if formula is None:
-                lines += _hanging("      ", f"no one formula for all its rows; for example {family.example}"[:600])
+                lines += _hanging("      ", withheld(family)[:600])
             else:
                 lines += _hanging("      ", formula)
             if family.over:
-                some = ", where there are terms" if family.partial else ""
+                some = f", {family.partial}" if family.partial else ""
                 lines += _hanging("      ", f"{writer.style.all_}{writer.domain(family.letters, family.over)}{some}")
         lines.append("")
     for title, text in head(mathematics):
@@ -307,7 +334,7 @@ def as_latex(mathematics: Mathematics) -> str:
         for entry in entries:
             name = writer.style.name(entry.name, ", ".join(entry.letters), upright=title == "Sets")
             domain = writer.domain(entry.letters, entry.over)
-            said = latex_text("; ".join(part for part in (entry.doc, entry.what) if part))
+            said = latex_text("; ".join(part for part in (entry.doc, entry.what, entry.note) if part))
             lines.append(
                 rf"  \item[${name}$] {said}" + "".join(f", ${m}$" for m in (writer.bounds(entry), domain) if m)
             )
@@ -316,10 +343,11 @@ def as_latex(mathematics: Mathematics) -> str:
         formula = writer.formula(family)
         lines.append(rf"\paragraph{{{latex_text(family.name)}}} {latex_text(family.doc)}")
         if formula is None:
-            lines.append(rf"For example \texttt{{{latex_text(family.example[:300])}}}.")
+            lines.append(f"{latex_text(NOT_SHOWN)} \\texttt{{{latex_text(family.example[:300])}}}.")
             continue
         domain = writer.domain(family.letters, family.over)
-        lines.append(r"\[" + formula + (rf" \qquad {writer.style.all_}{domain}" if domain else "") + r"\]")
+        some = rf"\text{{, {latex_text(family.partial)}}}" if family.partial else ""
+        lines.append(r"\[" + formula + (rf" \qquad {writer.style.all_}{domain}{some}" if domain else "") + r"\]")
     for title, text in head(mathematics):
         lines.append(rf"\paragraph{{{latex_text(title)}}} {latex_text(text)}")
     return "\n".join(lines) + "\n"
@@ -340,7 +368,7 @@ def html_fragment(mathematics: Mathematics, *, level: int = 1) -> str:
             name = writer.style.name(
                 entry.name, ", ".join(map(writer.style.letter, entry.letters)), upright=title == "Sets"
             )
-            said = html.escape("; ".join(part for part in (entry.doc, entry.what) if part))
+            said = html.escape("; ".join(part for part in (entry.doc, entry.what, entry.note) if part))
             where = "; ".join(part for part in (writer.bounds(entry), writer.domain(entry.letters, entry.over)) if part)
             out.append(f"<tr><td>{name}</td><td>{said}</td><td>{where}</td></tr>")
         out.append("</table>")
@@ -348,8 +376,9 @@ def html_fragment(mathematics: Mathematics, *, level: int = 1) -> str:
         out.append(f"<h{level + 1}>{title}</h{level + 1}>")
         for family in families:
             formula = writer.formula(family)
-            shown = formula or f"for example <code>{html.escape(family.example[:300])}</code>"
+            shown = formula or f"{html.escape(NOT_SHOWN)} <code>{html.escape(family.example[:300])}</code>"
             domain = writer.domain(family.letters, family.over)
+            domain += f", {html.escape(family.partial)}" if domain and family.partial else ""
             out.append(f"<p><b>{html.escape(family.name)}</b>: {html.escape(family.doc)}</p>")
             quantified = f' <span class="for-all">{writer.style.all_}{domain}</span>' if domain else ""
             out.append(f'<p class="formula">{shown}{quantified}</p>')

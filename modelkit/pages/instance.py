@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from modelkit.cases import Case, Entry
+from modelkit.cases import Case, Entry, sentence_of
 from modelkit.charts import curves, occupancy, ranges, timeline
 from modelkit.charts.svg import Figure
 from modelkit.critical_path import critical_path
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge import METRICS
 from modelkit.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
-from modelkit.words import bare, count, listed, metric_noun, percent, quantity, seconds, unit_words
+from modelkit.words import bare, count, listed, percent, seconds, unit_words
 
 #: Schedules that are drawn.
 MOST_SCENES = 6
 
 
-def instance_page(case: Case) -> dict[str, Any]:
-    """A page on one instance."""
-    figures, left_out = _figures(case)
+def instance_page(found: Sequence[Case]) -> dict[str, Any]:
+    """A page on one instance: a part for each problem."""
+    first = found[0]
+    several = len(found) > 1
+    headline = f"{len(found)} problems, which are not compared with each other" if several else first.headline
+    kicker = f"{_cut(first.name, 120)} · {count(first.stamp.requests, 'request')}"
+    if not several and first.problem.variant:
+        kicker += f" · {first.problem.title}"
     return {
-        "title": f"{_cut(case.name, 60)}: {case.headline}",
-        "kicker": f"{_cut(case.name, 120)} · {count(case.stamp.requests, 'request')}",
+        "title": f"{_cut(first.name, 60)}: {headline}",
+        "kicker": kicker,
+        "headline": headline,
+        "problems": [_part(case, f"-{k}" if several else "", several) for k, case in enumerate(found, start=1)],
+        "instance_facts": _instance_facts(found),
+        "provenance": _provenance(found),
+    }
+
+
+def _part(case: Case, mark: str, several: bool) -> dict[str, Any]:
+    """What the page says of one problem; ``mark`` tells its anchors from those of the others."""
+    figures, left_out = _figures(case, several)
+    metrics = _metrics(case)
+    return {
+        "mark": mark,
+        "title": sentence_of(case.problem.title) if several else "",
         "headline": case.headline,
         "findings": case.findings,
         "key_figures": _key_figures(case),
         "runs": _runs(case),
         "troubles": _troubles(case),
-        "figures": figures,
+        "figures": [replace(f, key=f.key + mark) for f in figures],
         "left_out": left_out,
-        "metrics": (metrics := _metrics(case)),
+        "metrics": metrics,
         "meanings": _meanings(metrics),
-        "instance_facts": _instance_facts(case),
-        "provenance": _provenance(case),
     }
 
 
@@ -46,31 +64,32 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
             facts.append(("KV capacity", f"{server.kv_capacity_tokens:,} tokens"))
         if server.slots is not None:
             facts.append(("Slots", f"{server.slots:,}"))
-    noun = metric_noun(case.objective)
     if case.best is not None:
-        facts.append((f"Best {noun}", quantity(case.objective, case.best.value)))
+        facts.append((f"Best {case.problem.noun}", case.problem.quantity(case.best.value)))
     if case.bound is not None:
         kind = "certified" if case.bound.certified else "of a solver"
-        facts.append((f"Lower bound, {kind}", quantity(case.objective, case.bound.value)))
+        facts.append((f"Lower bound, {kind}", case.problem.quantity(case.bound.value)))
+    if case.claimed is not None and case.claimed is case.reference:
+        facts.append(("Lower bound, of a solver", case.problem.quantity(case.claimed.value)))
     if case.best is not None and (gap := case.gap(case.best)) is not None:
-        facts.append(("Gap that remains", percent(gap, "up")))
+        by = " by the solver’s bound" if case.claimed is not None and case.claimed is case.reference else ""
+        facts.append((f"Gap that remains{by}", percent(gap, "up")))
     return facts
 
 
 def _runs(case: Case) -> Table:
-    noun = metric_noun(case.objective)
-    unit = unit_words(case.objective)
+    problem = case.problem
     rows = []
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
         own = e.result.objective
-        comparable = own.name == case.objective
+        comparable = own.name == problem.objective
         by = {"certificate": "certified", "solver": "solver’s"}.get(own.bound_by or "", "")
-        bound = f"{bare(case.objective, own.bound)} {by}" if own.bound is not None and comparable else "–"
+        bound = f"{problem.bare(own.bound)} {by}" if own.bound is not None and comparable else "–"
         above, gap = case.above_bound(e), case.gap(e)
         spent = e.result.seconds.total
         cells = (
             Cell(e.label, e.label),
-            Cell(bare(case.objective, e.value), sort_key(e.value)),
+            Cell(problem.bare(e.value), sort_key(e.value)),
             Cell("–" if above is None else f"≤ {percent(above, 'up')}" if above else "0", sort_key(above)),
             Cell("–" if gap is None else percent(gap, "up"), sort_key(gap)),
             Cell(bound, sort_key(own.bound if comparable else None)),
@@ -78,17 +97,14 @@ def _runs(case: Case) -> Table:
             Cell(e.words, e.words),
         )
         rows.append(Row(cells, "bad" if e.value is None else "best" if e is case.best else ""))
-    lower = "no bound is known"
-    if case.bound is not None:
-        lower = f"the bound is {quantity(case.objective, case.bound.value)}, {case.bound.words}"
     columns = (
-        Column("Run", False), Column(noun.capitalize() + unit), Column("Above the optimum"),
+        Column("Run", False), Column(sentence_of(problem.noun) + problem.unit_words), Column("Above the optimum"),
         Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
     )  # fmt: skip
     bounded = case.bound is not None or any(e.result.objective.bound is not None for e in case.entries)
     kept = [k for k in range(len(columns)) if bounded or k not in (2, 3, 4)]
     return Table(
-        f"Runs on this instance, compared by {noun}; {lower}.",
+        f"Runs on this instance, compared by {problem.title}; {case.reference_words}.",
         tuple(columns[k] for k in kept),
         tuple(Row(tuple(row.cells[k] for k in kept), row.state) for row in rows),
     )
@@ -100,7 +116,9 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
     for e in case.entries:
         more = tuple(dict.fromkeys([*(str(v.get("message", "")) for v in e.result.violations), *e.faults]))
         words = ""
-        if e.faults and e.result.status in ("optimal", "feasible"):
+        if e.guest and e.faults:
+            words = f"a schedule that does not keep the rules of {case.problem.variant}."
+        elif e.faults and e.result.status in ("optimal", "feasible"):
             words = "refused: the file does not hold against the replay."
         elif more:
             words = "the schedule breaks rules."
@@ -115,10 +133,10 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
     return out
 
 
-def _figures(case: Case) -> tuple[list[Figure], list[str]]:
-    """The figures, and words on what could not be drawn."""
+def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
+    """The figures, and words on what could not be drawn; guests are drawn where they are at home."""
     left_out = []
-    replayed = [e for e in case.entries if e.verdict is not None and e.verdict.stays]
+    replayed = [e for e in case.entries if e.verdict is not None and e.verdict.stays and not (e.guest and several)]
     replayed.sort(key=lambda e: (e.value is None, e.value or 0.0))
     if case.instance is None and any(e.result.schedule is not None for e in case.entries):
         left_out.append(
@@ -201,9 +219,10 @@ def _meanings(table: Table | None) -> list[tuple[str, str]]:
     return [] if table is None else [(c.words.partition(" [")[0], c.title) for c in table.columns if c.title]
 
 
-def _instance_facts(case: Case) -> list[tuple[str, str]]:
+def _instance_facts(found: Sequence[Case]) -> list[tuple[str, str]]:
+    case = found[0]
     facts = [("Instance", case.stamp.name or "without a name"), ("SHA-256", case.stamp.sha256)]
-    facts += [("Command line", c) for c in commands([case])]
+    facts += [("Command line", c) for c in commands(found)]
     if case.instance is None:
         return [
             *facts,
@@ -240,10 +259,16 @@ def _clock(instance: Instance) -> str:
     return f"linear, {kind}: {prefill}; decode round {' + '.join(decode)}"
 
 
-def _provenance(case: Case) -> Table:
-    standing = {"checked": "replayed, holds", "stated": "not checked: no instance", "refused": "refused"}
+def _standing(entry: Entry) -> str:
+    """How far the file was checked."""
+    if entry.standing == "stated":
+        return entry.unchecked if entry.verdict is not None else "not checked: no instance"
+    return {"checked": "replayed, holds", "refused": "refused"}[entry.standing]
+
+
+def _provenance(found: Sequence[Case]) -> Table:
     rows = []
-    for e in case.entries:
+    for e in (e for case in found for e in case.entries if not e.guest):
         p = e.result.producer
         versions = [f"modelkit {p.modelkit}"] if p.modelkit else []
         versions += [f"{p.solver} {p.solver_version}"] if p.solver and p.solver_version else []
@@ -252,7 +277,7 @@ def _provenance(case: Case) -> Table:
             Row(
                 (
                     Cell(e.label), Cell(", ".join(versions) or "–"), Cell("–" if p.seed is None else str(p.seed)),
-                    Cell(options or "–"), Cell(standing[e.standing]), Cell(e.file or "–", code=bool(e.file)),
+                    Cell(options or "–"), Cell(_standing(e)), Cell(e.file or "–", code=bool(e.file)),
                 )
             )
         )  # fmt: skip

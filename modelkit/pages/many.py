@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
-from modelkit.cases import Case, Entry
+from modelkit.cases import Case, Entry, by_instance, sentence_of
 from modelkit.charts import ranges
 from modelkit.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
-from modelkit.words import count, number, percent, quantity, seconds
+from modelkit.problems import Problem
+from modelkit.words import count, number, percent, seconds
 
 #: Rows of the failures that are listed.
 MOST_FAILURES = 200
@@ -32,7 +33,7 @@ class Method:
     def above_bound(self) -> list[float]:
         """How far above the optimum at most, where a certified bound is known."""
         return [
-            a for c, e in self.valid if c.bound and c.bound.certified and (a := c.above_bound(e)) is not None
+            a for c, e in self.valid if (a := c.above_certified(e)) is not None
         ]  # fmt: skip
 
     @property
@@ -43,7 +44,7 @@ class Method:
     @property
     def wins(self) -> int:
         """Instances on which no run is better."""
-        return sum(not c.above_best(e) for c, e in self.valid)
+        return sum(c.best is not None and e.value == c.best.value for c, e in self.valid)
 
     @property
     def is_policy(self) -> bool:
@@ -62,35 +63,54 @@ def methods(found: Sequence[Case]) -> list[Method]:
 
 
 def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
-    """A page that summarises many instances."""
+    """A page that summarises many instances: a part for each problem."""
+    by_problem: dict[Problem, list[Case]] = {}
+    for case in found:
+        by_problem.setdefault(case.problem.kind, []).append(case)
+    several = len(by_problem) > 1
+    parts = [
+        _part(problem, of_it, links, f"-{k}" if several else "", several)
+        for k, (problem, of_it) in enumerate(by_problem.items(), start=1)
+    ]
+    instances, runs = len(by_instance(found)), sum(not e.guest for c in found for e in c.entries)
+    failures = [(c, e) for c in found for e in c.failures]
+    headline = f"{len(parts)} problems, which are not compared with each other" if several else parts[0]["headline"]
+    return {
+        "title": f"{instances} instances: {headline}",
+        "kicker": f"{count(instances, 'instance')} · {count(runs, 'run')}",
+        "headline": headline,
+        "problems": parts,
+        "failures": _failures_table(failures, several) if failures else None,
+        "provenance": _many_provenance(found),
+    }
+
+
+def _part(problem: Problem, found: Sequence[Case], links: dict[str, str], mark: str, several: bool) -> dict[str, Any]:
+    """What the page says of one problem; ``mark`` tells its anchors from those of the others."""
     kinds = methods(found)
     bounded = sum(c.bound is not None and c.bound.certified for c in found)
     failures = [(c, e) for c in found for e in c.failures]
-    runs = sum(len(c.entries) for c in found)
-    headline = _many_headline(found, kinds)
     figures = [
         ranges.ratios({m.label: [1 + a for a in m.above_bound] for m in kinds}, to_bound=True),
         ranges.ratios({m.label: [1 + a for a in m.above_best] for m in kinds}, to_bound=False),
         ranges.wins([(m.label, m.wins) for m in kinds], len(found)),
     ]
     return {
-        "title": f"{len(found)} instances: {headline}",
-        "kicker": f"{count(len(found), 'instance')} · {count(runs, 'run')}",
-        "headline": headline,
+        "mark": mark,
+        "title": sentence_of(problem.title) if several or problem.variant else "",
+        "headline": _many_headline(found, kinds),
         "findings": _many_findings(found, kinds, failures),
         "key_figures": [
-            ("Instances", f"{len(found):,}"),
-            ("Runs", f"{runs:,}"),
+            ("Instances", f"{len(by_instance(found)):,}"),
+            ("Runs", f"{sum(len(c.entries) for c in found):,}"),
             ("With a certified bound", f"{bounded:,}"),
             ("Solved: best meets bound", f"{sum(c.solved for c in found):,}"),
             ("Infeasible", f"{sum(c.infeasible for c in found):,}"),
             ("Runs without valid schedule", f"{len(failures):,}"),
         ],
         "methods": _methods_table(kinds, len(found)),
-        "figures": [f for f in figures if f is not None],
-        "failures": _failures_table(failures) if failures else None,
+        "figures": [replace(f, key=f.key + mark) for f in figures if f is not None],
         "instances": _instances_table(found, links),
-        "provenance": _many_provenance(found),
     }
 
 
@@ -102,7 +122,7 @@ def _many_headline(found: Sequence[Case], kinds: Sequence[Method]) -> str:
         return (
             f"{best.label} is at most {percent(fmean(a), 'up')} above the optimum in the mean of"
             f" {count(len(a), 'instance')}"
-            + (f"; {percent(fmean(best.above_best), 'down')} is proven" if max(best.above_best) else "")
+            + (f"; {percent(fmean(best.above_best), 'down')} is proven" if any(best.above_best) else "")
         )
     ranked = [m for m in kinds if m.is_policy and m.above_best] or [m for m in kinds if m.above_best]
     if ranked:
@@ -120,7 +140,7 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
     solved, certified = sum(c.solved for c in found), [c for c in found if c.bound and c.bound.certified]
     if solved:
         out.append(f"On {solved} of {count(len(found), 'instance')} the best schedule meets its bound: it is optimal.")
-    gaps = [g for c in certified if c.best is not None and (g := c.gap(c.best)) is not None]
+    gaps = [g for c in certified if (g := c.certified_gap) is not None]
     if gaps:
         out.append(
             f"The gap between best schedule and certified bound is {percent(fmean(gaps), 'up')} in the mean and"
@@ -128,7 +148,7 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
         )
     for m in sorted((m for m in kinds if m.above_bound), key=lambda m: fmean(m.above_bound)):
         a, b = m.above_bound, m.above_best
-        proven = f"; {percent(fmean(b), 'down')} and {percent(max(b), 'down')} are proven" if max(b) else ""
+        proven = f"; {percent(fmean(b), 'down')} and {percent(max(b), 'down')} are proven" if any(b) else ""
         out.append(
             f"{m.label}: at most {percent(fmean(a), 'up')} above the optimum in the mean and {percent(max(a), 'up')} at"
             f" worst{proven}."
@@ -152,6 +172,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
         a, b = m.above_bound, m.above_best
         spent = [t for _, e in m.valid if (t := e.result.seconds.total) is not None]
         failed = len(m.entries) - len(m.valid)
+        word = "against the rules" if all(e.guest for _, e in m.entries) else "failed"
         cells = (
             Cell(m.label, m.label),
             Cell(f"{len(m.valid)} of {len(m.entries)}", sort_key(len(m.valid))),
@@ -161,7 +182,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
             Cell(percent(fmean(b)) if b else "–", sort_key(fmean(b) if b else None)),
             Cell(f"{m.wins}", sort_key(m.wins)),
             Cell(seconds(fmean(spent)) if spent else "–", sort_key(fmean(spent) if spent else None)),
-            Cell(f"{failed} failed" if failed else "all valid", sort_key(failed)),
+            Cell(f"{failed} {word}" if failed else "all valid", sort_key(failed)),
         )
         rows.append(Row(cells, "bad" if failed else ""))
     columns = (
@@ -172,44 +193,49 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
     return Table(caption, columns, tuple(rows))
 
 
-def _failures_table(failures: Sequence[tuple[Case, Entry]]) -> Table:
-    rows = tuple(
-        Row((Cell(c.name, c.name), Cell(e.label, e.label), Cell(e.words, e.words)), "bad")
-        for c, e in failures[:MOST_FAILURES]
-    )
+def _failures_table(failures: Sequence[tuple[Case, Entry]], several: bool) -> Table:
+    rows = []
+    for c, e in failures[:MOST_FAILURES]:
+        words = [c.name, e.label, *([c.problem.title] if several else []), e.words]
+        rows.append(Row(tuple(Cell(word, word) for word in words), "bad"))
     more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
-    columns = (Column("Instance", False), Column("Run", False), Column("What happened", False))
-    return Table(f"Runs without a valid schedule.{more}", columns, rows)
+    headings = ["Instance", "Run", *(["Problem"] if several else []), "What happened"]
+    columns = tuple(Column(words, False) for words in headings)
+    return Table(f"Runs without a valid schedule.{more}", columns, tuple(rows))
 
 
 def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
     rows = []
     for c in found:
         gap = c.gap(c.best) if c.best is not None else None
-        bound = c.bound
+        bound = c.reference
         by = "" if bound is None or bound.certified else " (solver’s)"
-        state = "infeasible" if c.infeasible else "no schedule" if c.best is None else "solved" if c.solved else "open"
+        closed = c.solved or (bound is not None and bound is c.claimed)
+        state = "infeasible" if c.infeasible else "no schedule" if c.best is None else "solved" if closed else "open"
         value = c.best.value if c.best is not None else None
         least = bound.value if bound is not None else None
         cells = (
             Cell(c.name, c.name, links.get(c.stamp.sha256, "")),
             Cell(f"{c.stamp.requests:,}", sort_key(c.stamp.requests)),
-            Cell(quantity(c.objective, value), sort_key(value)),
-            Cell(quantity(c.objective, least) + by, sort_key(least)),
+            Cell(c.problem.quantity(value), sort_key(value)),
+            Cell(c.problem.quantity(least) + by, sort_key(least)),
             Cell("–" if gap is None else percent(gap, "up"), sort_key(gap)),
             Cell("–" if c.best is None else c.best.label, c.best.label if c.best else ""),
-            Cell(state, state),
+            Cell(state + by if state == "solved" else state, state),
         )
         rows.append(Row(cells, "bad" if c.best is None else ""))
     columns = (
-        Column("Instance", False), Column("Requests"), Column("Best value"), Column("Best bound"), Column("Gap"),
+        Column("Instance", False), Column("Requests"), Column("Best value"), Column("Bound"), Column("Gap"),
         Column("Best run", False), Column("State", False),
     )  # fmt: skip
-    return Table("The best schedule and the best bound on each instance.", columns, tuple(rows))
+    caption = (
+        "The best schedule and the bound on each instance: certified if any is, unless a solver’s meets the schedule."
+    )
+    return Table(caption, columns, tuple(rows))
 
 
 def _many_provenance(found: Sequence[Case]) -> list[tuple[str, str]]:
-    producers = [e.result.producer for c in found for e in c.entries]
+    producers = [e.result.producer for c in found for e in c.entries if not e.guest]
     versions = sorted({f"modelkit {p.modelkit}" for p in producers if p.modelkit})
     versions += sorted({f"{p.solver} {p.solver_version}" for p in producers if p.solver and p.solver_version})
     seeds = sorted({p.seed for p in producers if p.seed is not None})
@@ -218,6 +244,6 @@ def _many_provenance(found: Sequence[Case]) -> list[tuple[str, str]]:
         ("Versions", ", ".join(versions) or "not known"),
         ("Seeds", ", ".join(map(str, seeds)) or "none"),
         ("Options", ", ".join(options) or "none"),
-        ("Files", number(sum(1 for c in found for e in c.entries if e.file))),
+        ("Files", number(sum(1 for c in found for e in c.entries if e.file and not e.guest))),
     ]
     return facts + [("Command line", command) for command in commands(found)]

@@ -31,12 +31,14 @@ def report_study(
     finished = {entry.key for entry in done}
     with Store(folder_of(study, folder)) as store:
         known = [cell for cell in cells(study) if cell.key in finished]
+        own = sorted({cell.name for cell in known if cell.content is not None and Path(cell.name).is_file()})
         specs = {cell.instance.key: cell.instance for cell in known}
         instances = (load(store.file_of(spec)) for spec in specs.values() if store.file_of(spec).is_file())
         return report(
             [store.path(cell.key) for cell in known],
             path if path is not None else f"{study.name}.html",
             instances=instances,
+            formulations=own,
             title=f"{study.name}: {study.description}" if study.description else study.name,
             papers=papers_table(judged) if judged else None,
         )
