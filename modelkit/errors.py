@@ -5,6 +5,7 @@
     ModelkitError            exit code 1
     ├── InputError           2   a file or value is wrong; carries all faults at once
     ├── UsageError           2   a name, option or combination that does not exist
+    │   └── UnwritableError      a file that cannot be written
     ├── FormulationError     2   a formulation file that is broken or does not fit
     ├── InfeasibleError      3   proven: no schedule exists
     ├── SolverError          4   a solver is missing or failed
@@ -36,6 +37,10 @@ class UsageError(ModelkitError):
     """A name, option or combination of options that does not exist."""
 
     exit_code = 2
+
+
+class UnwritableError(UsageError):
+    """A file that cannot be written."""
 
 
 class FormulationError(ModelkitError):
