@@ -76,7 +76,7 @@ def _ended(ending: Ending, code: int) -> int:
 
 def _refuse(error: click.ClickException) -> int:
     """Say what is wrong with the words of a command, in the way of all other errors."""
-    lines = [f"error: {error.format_message()}"]
+    lines = ["error: " + " ".join(error.format_message().split())]
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"  see {error.ctx.command_path} --help")
     click.echo(fitted(printable("\n".join(lines))), err=True)

@@ -72,7 +72,8 @@ def compare(
         news = _News(line)
         comparison: Comparison = mk.compare(
             instances, output, solvers=solvers or ("highs",), bound=bound, parameters=parsed_parameters(params),
-            seeds=seeds or (0,), jobs=jobs, command=command_line(), started=news.started, finished=news.finished, **chosen, **settings,
+            seeds=seeds or (0,), jobs=jobs, command=command_line(), started=news.started,
+            finished=news.finished, **chosen, **settings,
         )  # fmt: skip
     with keeping() as keep:
         written = keep(lambda place: report_comparison(comparison, place), path, "report.html")

@@ -66,7 +66,10 @@ class _Makers(NamingGroup):
             trace = options.get("trace")
             inputs = [trace, *(str(value) for value in options.values() if os.path.isfile(str(value)))]
             stem = maker.name if trace in (None, "-") else safe(Path(str(trace)).name.partition(".")[0])
-            check_outputs({"--output": output or file_name(stem, ending="json")}, inputs)
+            if output is None:  # its name is known when it is made
+                check_outputs({"the instance": file_name(stem, "instance", ending="json")})
+            else:
+                check_outputs({"--output": output}, inputs)
             with progress(quiet, "drawing" if trace is None else f"reading {Path(str(trace)).name}"):
                 instance = self._make(maker.name, **options)
             _write_instance(instance, output, quiet, inputs)

@@ -16,7 +16,7 @@ from modelkit.errors import did_you_mean, shown
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Longest time limit [s]: a thousand years, which every clock and solver stands.
-MOST_SECONDS = 3.2e10
+MOST_SECONDS = 3e10
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -50,18 +50,37 @@ def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.find_root().obj["debug"] = True
 
 
-class Number(click.FloatRange):
-    """A finite number in a range."""
+class Number(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
+    """A finite number in a range.
+
+    Parameters
+    ----------
+    least, most
+        Both allowed.
+    allowed
+        The range in words.
+    """
+
+    name = "float"
+
+    def __init__(self, least: float = -math.inf, most: float = math.inf, allowed: str = "a finite number") -> None:
+        self._least, self._most, self._allowed = least, most, allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no number here; allowed: {self._describe_range()}.", param, ctx)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and self._least <= number <= self._most):
+            self.fail(f"found {shown(str(value))}; allowed: {self._allowed}", param, ctx)
         return number
 
 
 class _Seconds(Number):
-    """A time limit: a finite number of seconds, or None for ``inf``."""
+    """A time limit: a number of seconds, or None for ``inf``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, MOST_SECONDS, f"0 to {MOST_SECONDS:,.0f} seconds, or inf for no limit")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         unlimited = isinstance(value, str) and value.strip().lower() in ("inf", "infinity")
@@ -84,16 +103,13 @@ class NamingGroup(click.Group):
 
 def time_limit_option(words: str) -> Callable[[F], F]:
     """``--time-limit``, None for inf; ``words`` say what it limits."""
-    return click.option(
-        "--time-limit", default=60.0, show_default=True, type=_Seconds(0, MOST_SECONDS), metavar="SECONDS", help=words
-    )
+    return click.option("--time-limit", default=60.0, show_default=True, type=_Seconds(), metavar="SECONDS", help=words)
 
 
 def gap_option(words: str, *, one: bool = False) -> Callable[[F], F]:
     """``--gap``; whether it may be ``one``."""
-    return click.option(
-        "--gap", default=0.0, show_default=True, type=Number(0, 1, max_open=not one), metavar="REL", help=words
-    )
+    kind = Number(0, 1, "0 to 1") if one else Number(0, math.nextafter(1, 0), "0 or more, less than 1")
+    return click.option("--gap", default=0.0, show_default=True, type=kind, metavar="REL", help=words)
 
 
 debug_option = click.option(

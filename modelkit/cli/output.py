@@ -85,8 +85,8 @@ def summary(result: Result) -> list[str]:
         rows.append(("", f"... and {len(result.violations) - 5} more violations"))
     if result.message:
         rows.append(("note", result.message))
-    title = f"{what}{name} ({count(result.instance.requests, 'request')})"
-    return textwrap.wrap(printable(title, also=""), 79, subsequent_indent="  ") + [f"  {line}" for line in two_columns(rows, 77)]
+    title = printable(f"{what}{name} ({count(result.instance.requests, 'request')})", also="")
+    return textwrap.wrap(title, 79, subsequent_indent="  ") + [f"  {line}" for line in two_columns(rows, 77)]
 
 
 def parameters(values: dict[str, Any]) -> str:
