@@ -93,7 +93,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def file_name(*parts: str | None, ending: str) -> str:
     """``a.b.ending`` from parts as they are; when that gets too long, the end of the parts is a hash of them."""
     name = ".".join(part for part in parts if part)
-    most = LONGEST_NAME - len(ending)
+    most = LONGEST_NAME - len(ending) - 1
     if len(os.fsencode(name)) > most:
         mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         name = os.fsencode(name)[: most - 9].decode(errors="ignore") + "-" + mark
