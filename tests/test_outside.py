@@ -25,8 +25,9 @@ from modelkit.cli.live import Line
 from modelkit.cli.saving import keeping
 from modelkit.errors import InputError, UnwritableError
 from modelkit.families import generate
+from modelkit.files import file_name
 from modelkit.interrupts import Ending, interruptible, interrupts_held, taken
-from modelkit.io import check_writable, file_name, save_instance, write_text
+from modelkit.io import check_writable, save_instance, write_text
 from modelkit.news import News
 from modelkit.plugins import formulation_files
 
@@ -156,7 +157,7 @@ def test_what_fails_late_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_bound_keeps_what_the_disk_refuses(home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests the command whose work was lost."""
-    monkeypatch.setattr(saving, "check_writable", lambda path: None)
+    monkeypatch.setattr("modelkit.io.check_writable", lambda path: None)
     monkeypatch.setattr(saving.tempfile, "gettempdir", lambda: str(home))
     said = cli("bound", "a.json", "-o", "no/c.json", "--schedule", "no/s.json", code=2)
     assert "it is kept in" in said.err

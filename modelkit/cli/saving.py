@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelkit.errors import UnwritableError, UsageError
+from modelkit.files import file_name, shown_path
 from modelkit.interrupts import interrupts_held
-from modelkit.io import check_writable, file_name
-from modelkit.io.writing import shown_path
 
 Write = Callable[[str], Path | None]
 
@@ -31,6 +30,8 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str | None
     UsageError
         With everything that is wrong.
     """
+    from modelkit.io import check_writable
+
     wanted = {option: path for option, path in outputs.items() if path is not None}
     read = [path for path in inputs if path not in (None, "-")]
     faults = []

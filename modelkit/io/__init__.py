@@ -14,14 +14,13 @@ from modelkit.io.claims import (
 from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
 from modelkit.io.reading import MOST_NESTING, read_json
-from modelkit.io.writing import check_writable, file_name, write_bytes, write_text
+from modelkit.io.writing import check_writable, write_bytes, write_text
 
 __all__ = [
     "MOST_NESTING",
     "check_writable",
     "checked",
     "faults_of",
-    "file_name",
     "instance_schema",
     "load",
     "load_certificate",

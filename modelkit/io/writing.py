@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
-import hashlib
 import os
 import secrets
 import sys
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelkit.errors import UnwritableError, shown
+from modelkit.files import shown_path
 
-#: Longest name of a file that modelkit names by itself [byte]; systems take 255.
-LONGEST_NAME = 200
 #: What is written to find out whether a folder takes anything [byte]: a block.
 PROBE = 4096
 
@@ -88,22 +86,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if not _is_special(target):
             with _beside(target, bytes(PROBE)):
                 pass
-
-
-def file_name(*parts: str | None, ending: str) -> str:
-    """``a.b.ending`` from parts as they are; when that gets too long, the end of the parts is a hash of them."""
-    name = ".".join(part for part in parts if part)
-    most = LONGEST_NAME - len(ending) - 1
-    if len(os.fsencode(name)) > most:
-        mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-        name = os.fsencode(name)[: most - 9].decode(errors="ignore") + "-" + mark
-    return f"{name}.{ending}"
-
-
-def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as messages have it: a long one is cut."""
-    text = os.fspath(path)
-    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
 
 
 def _is_special(target: Path) -> bool:
