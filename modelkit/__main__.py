@@ -8,31 +8,41 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 
 
 def main() -> None:
-    """Run the command line. Until it is loaded, Ctrl-C simply ends the process: there is nothing to keep."""
+    """Run the command line. Until it is loaded, signals simply end the process: there is nothing to keep."""
     if os.name != "posix":
         from modelkit import NOT_POSIX
 
         print(f"error: {NOT_POSIX}", file=sys.stderr)
         sys.exit(2)
+    _open_standard_numbers()
     minded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if minded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from modelkit.cli import main as run
-    from modelkit.interrupts import interrupt
+    from modelkit.cli.streams import forgiving_streams
+    from modelkit.interrupts import Ending, taken
 
-    if minded:
-        signal.signal(signal.SIGINT, interrupt)
+    ending = Ending()
+    signals = taken(ending)
     try:
-        run()
+        with forgiving_streams():
+            run(ending)
     except SystemExit as end:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written; what is left is tidying up
+        _ignore(signals)
         _leave_threads(end.code)
         raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _ignore(signals)
+
+
+def _ignore(signals: Iterable[int]) -> None:
+    """Let signals pass: all is written, what is left is tidying up."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave_threads(code: object) -> None:
@@ -45,6 +55,15 @@ def _leave_threads(code: object) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _open_standard_numbers() -> None:
+    """Give the numbers of closed standard streams to nothing, before a file that is opened takes one of them."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     ModelkitError            exit code 1
     ├── InputError           2   a file or value is wrong; carries all faults at once
     ├── UsageError           2   a name, option or combination that does not exist
+    │   └── UnwritableError      a file that cannot be written
     ├── FormulationError     2   a formulation file that is broken or does not fit
     │   └── FormulationFailedError  4   one of its functions crashed, hung, ended Python or raised an error
     │       └── FormulationLateError     the model was not built within the time limit
@@ -38,6 +39,10 @@ class UsageError(ModelkitError):
     """A name, option or combination of options that does not exist."""
 
     exit_code = 2
+
+
+class UnwritableError(UsageError):
+    """A file that cannot be written."""
 
 
 class FormulationError(ModelkitError):

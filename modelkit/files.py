@@ -6,6 +6,7 @@ said in words.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -27,6 +28,9 @@ MOST_MEMBERS = 10_000
 #: Seconds that a named pipe may be without a writer.
 PIPE_PATIENCE = 2.0
 
+#: Longest name of a file that modelkit names by itself [byte]; systems take 255.
+LONGEST_NAME = 200
+
 _PIECE = 2**20
 _GZIP = b"\x1f\x8b"
 
@@ -42,6 +46,22 @@ def where_of(source: str | os.PathLike[str]) -> str:
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"found {shown(source)} where the path of a file is expected")
     return "standard input" if os.fspath(source) == "-" else os.fspath(source)
+
+
+def file_name(*parts: str | None, ending: str) -> str:
+    """``a.b.ending`` from parts as they are; when that gets too long, the end of the parts is a hash of them."""
+    name = ".".join(part for part in parts if part)
+    most = LONGEST_NAME - len(ending) - 1
+    if len(os.fsencode(name)) > most:
+        mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        name = os.fsencode(name)[: most - 9].decode(errors="ignore") + "-" + mark
+    return f"{name}.{ending}"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as messages have it: a long one is cut."""
+    text = os.fspath(path)
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
 
 
 def read_bytes(source: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:

@@ -1,4 +1,4 @@
-"""Ctrl-C at moments when it would break something or lose what is already there."""
+"""Signals that ask a process to end, at moments when they would break something or lose what is already there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: Ctrl-C, the request of a scheduler or service manager to end, and a terminal that closes.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 #: Python code that runs while a compiled function takes its arguments or hands over its results. Numba goes on there
 #: with an exception set: KeyboardInterrupt ends in SystemError or in a crash.
 FRAGILE = frozenset({"ctypes", "numba.core.serialize"})
+
+Handler = Callable[[int, FrameType | None], None]
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -34,50 +39,95 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     sys.settrace(lambda *_: None)  # else no frame is traced
 
 
+class Ending:
+    """Handler by which all signals of `ENDING` keep what Ctrl-C keeps; it knows which one came first."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.note(number)
+        interrupt(number, frame)
+
+    def note(self, number: int) -> None:
+        """Keep the number of the first one."""
+        self.number = self.number or number
+
+    @property
+    def exit_code(self) -> int | None:
+        """128 and the number of the signal, None when none came."""
+        return None if self.number is None else 128 + self.number
+
+
+def taken(handler: Handler) -> tuple[signal.Signals, ...]:
+    """Let ``handler`` handle the signals of `ENDING` and return them; not those that whoever began this ignores."""
+    minded = tuple(n for n in ENDING if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler))
+    for number in minded:
+        signal.signal(number, handler)
+    return minded
+
+
+def ignore_all() -> None:
+    """Leave it to the parent process when this one ends: signals often go to a whole group."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C within the block, or the function that this decorates, ends compiled functions cleanly.
 
     Outside the main thread, and where somebody else handles the signal, nothing changes.
     """
-    with _handled_by(interrupt):
+    with _handled_by(lambda usual: interrupt if usual is signal.default_int_handler else usual):
         yield
 
 
 class Held:
-    """Whether Ctrl-C was pressed within the block."""
+    """Whether a signal came within the block."""
 
     pressed = False
 
 
 @contextmanager
 def interrupts_held() -> Iterator[Held]:
-    """Ctrl-C waits within the block, which should be short; the second one does not.
+    """Ctrl-C, and what is handled like it, waits within the block, which should be short; the second one does not.
 
     The caller says what a held one means, by ``pressed``. Outside the main thread, and where somebody else handles the
     signal, nothing is held.
     """
     held = Held()
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held.pressed:
-            interrupt(number, frame)
-        held.pressed = True
+    def holding(usual: Handler) -> Handler:
+        def hold(number: int, frame: FrameType | None) -> None:
+            if held.pressed:
+                usual(number, frame)
+            held.pressed = True
+            if isinstance(usual, Ending):
+                usual.note(number)
 
-    with _handled_by(hold):
+        return hold
+
+    with _handled_by(holding):
         yield held
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let it handle SIGINT within the block, where Python's own handler or `interrupt` does in the main thread."""
-    usual = signal.getsignal(signal.SIGINT)
-    replaceable = usual in (signal.default_int_handler, interrupt)
-    if not replaceable or threading.current_thread() is not threading.main_thread():
+def _handled_by(instead: Callable[[Handler], Handler]) -> Iterator[None]:
+    """Handle signals otherwise within the block: those that Python's own handler or one of this module has."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, handler)
+    found = {number: signal.getsignal(number) for number in ENDING}
+    usual: dict[signal.Signals, Handler] = {
+        number: handler
+        for number, handler in found.items()
+        if callable(handler) and (handler in (signal.default_int_handler, interrupt) or isinstance(handler, Ending))
+    }
     try:
+        for number, handler in usual.items():
+            signal.signal(number, instead(handler))
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -44,7 +44,7 @@ def formulation_files() -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_"):
+            if not path.name.startswith(("_", "test_")) and path.name != "conftest.py":
                 files.setdefault(path.stem.replace("_", "-"), path)
     return files
 

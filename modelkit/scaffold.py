@@ -12,7 +12,7 @@ from pathlib import Path
 from modelkit.errors import UsageError, unknown_name
 from modelkit.formulation import Formulation
 from modelkit.hosting import load_formulation
-from modelkit.io import write_text
+from modelkit.io import check_writable, write_text
 from modelkit.plugins import bundled, formulation_files
 
 #: A name in kebab-case.
@@ -59,6 +59,8 @@ def new_formulation(name: str, folder: Path, *, extends: str | None = None) -> t
     for file in texts:
         if (folder / file).exists():
             raise UsageError(f"{folder / file} is there already; nothing was written")
+    for file in texts:
+        check_writable(folder / file)
     for file, text in texts.items():
         for before, after in words.items():
             text = text.replace(before, after)

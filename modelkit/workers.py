@@ -31,7 +31,7 @@ from typing import Any
 
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, Request, Server
-from modelkit.interrupts import interrupt
+from modelkit.interrupts import ignore_all, interrupt
 from modelkit.io import load_result, save_result
 from modelkit.result import Result
 from modelkit.runs import Run, failure, perform
@@ -217,6 +217,7 @@ class _Worker:
 
 def serve() -> None:
     """Do runs until standard input closes."""
+    ignore_all()
     import modelkit.solving  # noqa: F401  loaded once, here, for all runs
     from modelkit.simulator import simulate
 

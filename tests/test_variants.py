@@ -77,7 +77,8 @@ def test_a_variant_is_taken_only_when_it_is_meant(two: mk.Instance) -> None:
     assert choose(with_extra(two, deadline={"long": 9}))[0].name == "kv-deadlines"
     assert choose(two, None, {"weight": 2})[0].name == "kv-weighted-latency"
     assert choose(with_extra(two, batch_cap=1), "kv-hindsight")[0].name == "kv-hindsight"
-    with pytest.raises(UsageError, match="no formulation has a parameter 'batch_cpa'; did you mean 'batch_cap'"):
+    assert choose(with_extra(two, batch_cap=1, provenance="a cluster"))[0].name == "kv-batch-cap"
+    with pytest.raises(InputError, match=r"extra.batch_cpa: no formulation has such a parameter; did you mean"):
         choose(with_extra(two, batch_cpa=1))
     with pytest.raises(UsageError, match="none has all the parameters batch_cap, weight"):
         choose(with_extra(two, batch_cap=1, weight=1))

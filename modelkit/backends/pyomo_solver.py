@@ -39,7 +39,8 @@ class PyomoBackend:
         try:
             outcome = self.solve(model, Limits(time_limit=10), {})
         except SolverError as error:
-            return False, str(error).partition(": ")[2] or str(error)
+            why = str(error).partition("\n")[0]
+            return False, why.partition(": ")[2] or why
         if outcome.found != "solution" or round(model.x[0].value or 0) != 1:
             return False, outcome.message or "does not solve a model of two variables"
         return True, "through Pyomo"
@@ -127,7 +128,7 @@ class PyomoBackend:
         if not available:
             raise SolverError(
                 f"solver {self.name!r} is not available: Pyomo finds no such solver on this machine"
-                " (modelkit list solvers shows what there is)"
+                "\n  modelkit list solvers shows what there is"
             )
         return solver
 

@@ -17,7 +17,6 @@ import importlib
 import os
 import pickle
 import queue
-import signal
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ import numpy as np
 from modelkit.backends.base import Limits
 from modelkit.backends.standard_form import StandardForm
 from modelkit.errors import ModelkitError, SolverError
+from modelkit.interrupts import ignore_all
 
 StopFlag = threading.Event
 
@@ -93,7 +93,7 @@ class Report:
 
 def main() -> None:
     """Serve jobs until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    ignore_all()
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()

@@ -5,9 +5,7 @@ Everything but Click is imported when a command needs it, so that help appears a
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -27,44 +25,62 @@ from modelkit.cli import (
     studying,
     verifying,
 )  # fmt: skip
-from modelkit.cli.options import CONTEXT, EXIT_CODES
+from modelkit.cli.options import CONTEXT, NamingGroup, exit_codes
 from modelkit.cli.output import fitted, printable
+from modelkit.cli.streams import drop
 from modelkit.errors import ModelkitError, not_enough_memory
+from modelkit.interrupts import Ending
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def main(ending: Ending | None = None) -> None:
+    """Entry point of the command line; ``ending`` handles the signals that end it."""
+    ending = ending or Ending()
     settings: dict[str, Any] = {}
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a character that the terminal lacks is no fault
     try:
         code = cli.main(obj=settings, prog_name="modelkit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        code = error.exit_code
+        code = 2
+    except click.ClickException as error:
+        code = _refuse(error)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        _drop_output()
-        code = 1
+        drop(sys.stdout)
+        code = 0
     except Exception as error:
         code = _report(error, debug=bool(settings.get("debug")))
+    code = _ended(ending, code if isinstance(code, int) else 0)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:  # said already
-        _drop_output()
-    sys.exit(code if isinstance(code, int) else 0)
+        drop(sys.stdout)
+    sys.exit(code)
 
 
-def _drop_output() -> None:
-    """Standard output takes nothing more; Python would try once again at its end."""
-    if sys.stdout is not None:
-        with contextlib.suppress(OSError):  # something without a number stands in for it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _ended(ending: Ending, code: int) -> int:
+    """The exit code, that of a signal if one came, and what is said of it."""
+    if ending.exit_code is not None:
+        code = ending.exit_code
+    if code == 130:
+        click.echo("interrupted", err=True)
+    elif code == ending.exit_code:
+        click.echo(f"ended by {signal.Signals(code - 128).name}", err=True)
+    return code
+
+
+def _refuse(error: click.ClickException) -> int:
+    """Say what is wrong with the words of a command, in the way of all other errors."""
+    lines = ["error: " + " ".join(error.format_message().split())]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        lines.append(f"  see {error.ctx.command_path} --help")
+    click.echo(fitted(printable("\n".join(lines))), err=True)
+    return error.exit_code
 
 
 def _report(error: Exception, *, debug: bool) -> int:
@@ -77,7 +93,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         click.echo(f"error: {not_enough_memory()}", err=True)
         return 4
     if isinstance(error, OSError):
-        _drop_output()
+        drop(sys.stdout)
         named = "" if error.filename is None else f": {error.filename}"
         click.echo(printable(f"error: the system refuses: {error.strerror or error}{named}"), err=True)
         return 2
@@ -89,7 +105,10 @@ def _report(error: Exception, *, debug: bool) -> int:
     return 1
 
 
-@click.group(context_settings=CONTEXT, epilog=EXIT_CODES, invoke_without_command=True)
+@click.group(
+    cls=NamingGroup, context_settings=CONTEXT, invoke_without_command=True,
+    epilog=exit_codes(0, 2, 3, 4, 5, c0="a valid schedule or verified file", c5="`verify` or `check` found it wrong"),
+)  # fmt: skip
 @click.version_option(mk.__version__, prog_name="modelkit")
 @click.pass_context
 def cli(context: click.Context) -> None:

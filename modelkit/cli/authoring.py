@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,17 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelkit.cli.live import progress
 from modelkit.cli.making import all_families, all_formats
 from modelkit.cli.options import (
-    EXIT_CODES,
+    NamingGroup,
     debug_option,
+    exit_codes,
     formulation_option,
     output_option,
     param_option,
     quiet_option,
     time_limit_option,
 )
-from modelkit.cli.output import count, file_stem, say, two_columns
+from modelkit.cli.output import count, say, two_columns
+from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
 from modelkit.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from modelkit.exporting import Format
 
 
-@click.group()
+@click.group(cls=NamingGroup)
 def new() -> None:
     """Write a file to start from."""
 
 
-@new.command("formulation")
+@new.command("formulation", epilog=exit_codes(0, 2))
 @click.argument("name")
 @click.option("--extends", metavar="BASE", help="Write a variant of BASE.  [default: a formulation that stands alone]")
 @click.option(
@@ -53,7 +55,7 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
     click.echo(f"next: modelkit check {files[0]}")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 5, c0="all rules hold", c5="a rule is broken"))
 @click.argument("file")
 @param_option
 @click.option(
@@ -67,8 +69,16 @@ def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> in
     from modelkit import conformance
     from modelkit.parameters import parsed_parameters
 
-    listen = None if quiet else _say_finding
-    found = conformance.check(file, parsed_parameters(params), instances=instances, listen=listen)
+    parameters = parsed_parameters(params)
+    with progress(quiet, f"checking {Path(file).name}") as line:
+
+        def listen(finding: Finding) -> None:
+            if not quiet:
+                _say_finding(finding)
+            rest = conformance.ORDER[conformance.ORDER.index(finding.rule) + 1 :]
+            line.says(f"checking {Path(file).name}", *rest[:1])
+
+        found = conformance.check(file, parameters, instances=instances, listen=listen)
     failed = [f.rule for f in found if f.status == "failed"]
     if quiet:
         for finding in found:
@@ -93,7 +103,7 @@ def _say_finding(finding: Finding) -> None:
             click.echo(textwrap.fill(text, 79, initial_indent=" " * 7 + lead, subsequent_indent=" " * 14))
 
 
-@click.command()
+@click.command(epilog=exit_codes(0, 2))
 @click.argument("name")
 @param_option
 @click.option(
@@ -109,10 +119,13 @@ def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
     """
     from modelkit.io import write_text
 
+    check_outputs({"--output": output}, [name] if name.endswith(".py") else [])
     made = _shown_formulation(name, params, kind) if _is_formulation(name) else _shown_other(name)
-    if output == "-" and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ∑ and ∈ shows ? there
-    write_text(output, made)
+    if output == "-":  # a terminal without ∑ and ∈ shows ? there
+        click.echo(made.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "replace"), nl=False)
+        return
+    with keeping() as keep:
+        keep(lambda path: write_text(path, made), output)
 
 
 def _is_formulation(name: str) -> bool:
@@ -155,7 +168,7 @@ def _shown_other(name: str) -> str:
     return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 3, 4, c0="there is a schedule", c4="not known"))
 @click.argument("instance")
 @formulation_option
 @param_option
@@ -174,7 +187,8 @@ def diagnose(
     from modelkit.parameters import parsed_parameters
 
     parameters = parsed_parameters(params)
-    found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=time_limit, parameters=parameters)
+    with progress(quiet, f"diagnosing {Path(instance).name}"):
+        found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=time_limit, parameters=parameters)
     if not quiet:
         click.echo("\n".join(_diagnosis_lines(instance, found)))
     return {"feasible": 0, "infeasible": 3, "unknown": 4}[found.verdict]
@@ -218,7 +232,7 @@ def _listed(names: Sequence[str]) -> list[str]:
     return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
 
 
-@click.command()
+@click.command(epilog=exit_codes(0, 2, 3))
 @click.argument("instance")
 @formulation_option
 @param_option
@@ -235,9 +249,16 @@ def export(
     from modelkit.io import write_text
     from modelkit.parameters import parsed_parameters
 
-    loaded = mk.load(instance)
-    text, made_by = exported(loaded, formulation, kind, parameters=parsed_parameters(params))
-    path = output or f"{file_stem(instance, loaded.name)}.{made_by.name}.{kind}"
-    written = write_text(path, text)
-    if not quiet:
-        say([f"{made_by.name} of {loaded.name or instance}"], written, path)
+    parameters = parsed_parameters(params)
+    with progress(quiet) as line:
+        loaded = mk.load(instance)
+        stem = file_stem(instance, loaded.name)
+        own = formulation if str(formulation).endswith(".py") else None
+        check_outputs({"--output": output or file_name(stem, ending=kind)}, [instance, own])
+        line.says("building the model")
+        text, made_by = exported(loaded, formulation, kind, parameters=parameters)
+    path = output or file_name(stem, made_by.name, ending=kind)
+    with keeping() as keep:
+        written = keep(lambda path: write_text(path, text), path, f"model.{kind}")
+        if not quiet:
+            say([f"{made_by.name} of {loaded.name or instance}"], [written], path)

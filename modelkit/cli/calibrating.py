@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.live import progress
+from modelkit.cli.options import debug_option, exit_codes, quiet_option
 from modelkit.cli.output import count, number, say, two_columns
+from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
     from modelkit.calibrate import Calibration
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2))
 @click.argument("timings")
 @click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Use only rows with this value in this column; repeatable."
@@ -51,14 +53,17 @@ def calibrate(
     from modelkit.calibrate import calibrate as fit
     from modelkit.io import write_text
 
-    found = fit(
-        timings, where=dict(_choice(w) for w in where), max_prompt_tokens=max_prompt_tokens, max_batch=max_batch
-    )
     stem = "timings" if timings == "-" else Path(timings).name.partition(".")[0]
-    path = output or f"{stem}.clock.json"
-    written = write_text(path, json.dumps(found.document(), indent=1) + "\n")
-    if not quiet:
-        say(_lines(found), written, path)
+    path = output or file_name(stem, ending="clock.json")
+    check_outputs({"--output": path}, [timings])
+    kept = dict(_choice(w) for w in where)
+    with progress(quiet, "fitting"):
+        found = fit(timings, where=kept, max_prompt_tokens=max_prompt_tokens, max_batch=max_batch)
+    text = json.dumps(found.document(), indent=1) + "\n"
+    with keeping() as keep:
+        written = keep(lambda path: write_text(path, text), path, "clock.json")
+        if not quiet:
+            say(_lines(found), [written], path)
 
 
 def _choice(text: str) -> tuple[str, str]:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, command_line, debug_option, param_option, quiet_option, time_limit_option
-from modelkit.cli.output import count, number
+from modelkit.cli.live import Line, progress
+from modelkit.cli.options import (
+    command_line,
+    debug_option,
+    exit_codes,
+    gap_option,
+    param_option,
+    quiet_option,
+    time_limit_option,
+)
+from modelkit.cli.output import count, number, remark, say
+from modelkit.cli.saving import check_outputs, in_folder, keeping
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
     from modelkit.cases import Case
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 3, 4))
 @click.argument("instances", nargs=-1, required=True, metavar="INSTANCE...")
 @click.option(
     "--formulation", "-f", "formulations", multiple=True, metavar="NAME|FILE|none",
@@ -34,10 +42,7 @@ if TYPE_CHECKING:
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
 @time_limit_option("Limit of each solver and bound; inf for none.")
-@click.option(
-    "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
-    help="Stop solvers and bounds at this gap (value - bound) / value.",
-)  # fmt: skip
+@gap_option("Stop solvers and bounds at this gap (value - bound) / value.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="Seed; repeatable.  [default: 0]")
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
@@ -61,23 +66,29 @@ def compare(
     from modelkit.parameters import parsed_parameters
     from modelkit.reporting import report_comparison
 
-    with _live(quiet) as (started, finished):
+    chosen: dict[str, Any] = {"formulations": _names(formulations), "policies": _names(policies)}
+    path = page or in_folder(output, "report.html")
+    check_outputs({"--output": in_folder(output, "report.html"), "--report": page}, instances)
+    with progress(quiet, "planning") as line:
+        news = _News(line)
         comparison: Comparison = mk.compare(
-            instances, output, formulations=_names(formulations), solvers=solvers or ("highs",),
-            policies=_names(policies), bound=bound, parameters=parsed_parameters(params), seeds=seeds or (0,),
-            jobs=jobs, command=command_line(), started=started, finished=finished, **settings,
+            instances, output, solvers=solvers or ("highs",), bound=bound, parameters=parsed_parameters(params),
+            seeds=seeds or (0,), jobs=jobs, command=command_line(), started=news.started,
+            finished=news.finished, **chosen, **settings,
         )  # fmt: skip
-    for words in comparison.left_out:
-        click.echo(f"left out: {words}", err=True)
-    written = report_comparison(comparison, page or os.path.join(output, "report.html"))
-    if not quiet:
-        for of_one in by_instance(comparison.cases):
-            for case in of_one:
-                _print_case(case, titled=len(of_one) > 1 or bool(case.problem.variant))
-        click.echo(f"results in {output}{os.sep}")
-        click.echo(f"report  in {written}" if written is not None else "")
+    with keeping() as keep:
+        written = keep(lambda place: report_comparison(comparison, place), path, "report.html")
+        for words in comparison.left_out:
+            remark("left out", words)
+        if not quiet:
+            for of_one in by_instance(comparison.cases):
+                for case in of_one:
+                    _print_case(case, titled=len(of_one) > 1 or bool(case.problem.variant))
+            click.echo(f"results in {output}{os.sep}")
+            if written is not None:
+                click.echo(f"report  in {written}")
     if comparison.interrupted:
-        click.echo("interrupted: only the runs shown were done", err=True)
+        remark("note", "only the runs shown were done")
         return 130
     return max(_outcome(of_one) for of_one in by_instance(comparison.cases))
 
@@ -96,7 +107,7 @@ def _names(given: tuple[str, ...]) -> list[str] | None:
     return [] if "none" in given else list(given) or None
 
 
-@click.command()
+@click.command(epilog=exit_codes(0, 2))
 @click.argument("results", nargs=-1, required=True, metavar="RESULT...")
 @click.option("--output", "-o", default="report.html", show_default=True, metavar="PATH", help="File; - is stdout.")
 @click.option(
@@ -121,10 +132,16 @@ def report(
     where the instance is at hand; otherwise the page says that it was not. Results of different problems, such as
     those of a variant with an objective of its own, are not compared with each other.
     """
-    loaded = [mk.load(i) for i in instances]
-    written = mk.report(results, output, instances=loaded, formulations=formulations, title=title)
-    if not quiet and written is not None:
-        click.echo(f"wrote {written} ({written.stat().st_size / 1e6:.2f} MB)")
+    files = [path for path in results if not os.path.isdir(path)]
+    check_outputs({"--output": output}, [*files, *instances])
+    with keeping() as keep:
+        known = [mk.load(i) for i in instances]
+        written = keep(
+            lambda path: mk.report(results, path, instances=known, formulations=formulations, title=title),
+            output, "report.html",
+        )  # fmt: skip
+        if not quiet and written is not None:
+            say([f"{written.stat().st_size / 1e6:.2f} MB"], [written], output)
 
 
 # --- what is seen ---------------------------------------------------------------------------------
@@ -169,38 +186,30 @@ def _print_case(case: Case, titled: bool) -> None:
         console.print(plain("; ".join(notes)))
 
 
-@contextmanager
-def _live(quiet: bool) -> Iterator[tuple[Callable[[Any], None] | None, Callable[[Any, int], None] | None]]:
-    """A live line on standard error, when that is a terminal: runs done, failed, in progress."""
-    if quiet or not sys.stderr.isatty():
-        yield None, None
-        return
-    from rich.console import Console
+class _News:
+    """Runs done, failed and in progress, for the line on the terminal."""
 
-    running: dict[str, str] = {}
-    state = {"done": 0, "failed": 0, "of": 0}
-    with Console(stderr=True).status("planning") as status:
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.running: dict[str, str] = {}
+        self.done = self.failed = self.of = 0
 
-        def show() -> None:
-            words = f"{state['done']}/{state['of']} runs" if state["of"] else "running"
-            if state["failed"]:
-                words += f", {state['failed']} without a schedule"
-            names = list(running.values())
-            words += f" · {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "") if names else ""
-            status.update(words.replace("[", "\\["))
+    def started(self, run: Any) -> None:
+        """One more is in progress."""
+        self.running[run.key] = f"{run.label} on {Path(run.instance).name.partition('.json')[0]}"
+        self.show()
 
-        def started(run: Any) -> None:
-            running[run.key] = f"{run.label} on {Path(run.instance).name.partition('.json')[0]}"
-            show()
+    def finished(self, done: Any, of: int) -> None:
+        """One is over."""
+        self.running.pop(done.run.key, None)
+        self.done, self.of = self.done + 1, of
+        self.failed += done.result.status in ("no_schedule", "infeasible")
+        value = done.result.objective.value
+        self.line.above(f"{done.run.label}: {done.result.status}, {'–' if value is None else number(value)}")
+        self.show()
 
-        def finished(done: Any, of: int) -> None:
-            running.pop(done.run.key, None)
-            state["done"] += 1
-            state["of"] = of
-            state["failed"] += done.result.status in ("no_schedule", "infeasible")
-            value = done.result.objective.value
-            shown = "–" if value is None else number(value)
-            status.console.print(f"{done.run.label}: {done.result.status}, {shown}", highlight=False, markup=False)
-            show()
-
-        yield started, finished
+    def show(self) -> None:
+        """Say it."""
+        words = f"{self.done}/{self.of} runs" if self.of else "running"
+        failed = [f"{self.failed} without a schedule"] if self.failed else []
+        self.line.says(words, *failed, *list(self.running.values())[:3])

@@ -10,13 +10,13 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from modelkit.cli.guiding import commands_of
-from modelkit.cli.options import debug_option
+from modelkit.cli.options import debug_option, exit_codes
 from modelkit.errors import UsageError
 
 _VARIABLE = "_MODELKIT_COMPLETE"
 
 
-@click.command()
+@click.command(epilog=exit_codes(0, 2))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 @debug_option

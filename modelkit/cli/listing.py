@@ -8,11 +8,11 @@ import click
 
 import modelkit as mk
 from modelkit.cli.making import all_families, all_formats
-from modelkit.cli.options import debug_option
+from modelkit.cli.options import debug_option, exit_codes
 from modelkit.cli.output import two_columns
 
 
-@click.command("list")
+@click.command("list", epilog=exit_codes(0, 2))
 @click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats", "servers"]))
 @debug_option
 def list_(kind: str) -> None:
@@ -72,7 +72,7 @@ def _solver_rows() -> list[tuple[str, str]]:
     return rows
 
 
-@click.command()
+@click.command(epilog=exit_codes(0))
 @debug_option
 def versions() -> None:
     """Versions of modelkit, Python, Pyomo and the solvers, for bug reports."""

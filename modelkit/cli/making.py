@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,19 @@ import click
 import modelkit as mk
 from modelkit.cli.completing import complete
 from modelkit.cli.guiding import with_example
-from modelkit.cli.options import CONTEXT, PREDICTIONS_HELP, debug_option, output_option, quiet_option
-from modelkit.cli.output import count, say
+from modelkit.cli.live import progress
+from modelkit.cli.options import (
+    CONTEXT,
+    PREDICTIONS_HELP,
+    NamingGroup,
+    Number,
+    debug_option,
+    exit_codes,
+    output_option,
+    quiet_option,
+)
+from modelkit.cli.output import count, remark, say
+from modelkit.cli.saving import check_outputs, file_name, keeping, safe
 
 if TYPE_CHECKING:
     from modelkit.registry import Maker, Option
@@ -25,7 +38,7 @@ _SAMPLES: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Makers(click.Group):
+class _Makers(NamingGroup):
     """A group whose commands are the makers of a registry, loaded when asked for."""
 
     def __init__(
@@ -50,7 +63,16 @@ class _Makers(click.Group):
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
-            _write_instance(self._make(maker.name, **options), output, quiet)
+            trace = options.get("trace")
+            inputs = [trace, *(str(value) for value in options.values() if os.path.isfile(str(value)))]
+            stem = maker.name if trace in (None, "-") else safe(Path(str(trace)).name.partition(".")[0])
+            if output is None:  # its name is known when it is made
+                check_outputs({"the instance": file_name(stem, "instance", ending="json")})
+            else:
+                check_outputs({"--output": output}, inputs)
+            with progress(quiet, "drawing" if trace is None else f"reading {Path(str(trace)).name}"):
+                instance = self._make(maker.name, **options)
+            _write_instance(instance, output, quiet, inputs)
 
         command = click.Command(
             maker.name,
@@ -59,7 +81,9 @@ class _Makers(click.Group):
             help=f"{maker.summary}.\n\n{maker.reference}.",
             short_help=maker.summary,
             context_settings=CONTEXT,
-            epilog=with_example(" ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]])),
+            epilog=with_example(
+                " ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]]), exit_codes(0, 2)
+            ),
         )
         complete(command.params)
         decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
@@ -73,6 +97,8 @@ def _click_option(option: Option) -> click.Option:
     if option.kind is bool:
         return click.Option([flag], is_flag=True, help=option.help)
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
+    if kind is float:
+        kind = Number()
     return click.Option(
         [flag], type=kind, default=option.default, show_default=option.default is not None, help=option.help
     )
@@ -122,25 +148,38 @@ import_ = _Makers(
 )
 
 
-def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:
-    path = output or f"{instance.name}.json"
+def _write_instance(instance: mk.Instance, output: str | None, quiet: bool, inputs: list[str | None]) -> None:
+    path = output or file_name(safe(instance.name), ending="json")
+    if output is None:
+        check_outputs({"the instance": path}, inputs)
+    with keeping() as keep:
+        written = keep(partial(_save, instance), path, "instance.json")
+        if not quiet:
+            _tell(instance, written, path)
+
+
+def _save(instance: mk.Instance, path: str) -> Path | None:
     mk.save_instance(instance, path)
-    if not quiet:
-        _warn_of_oversized(instance)
-        limits = ", ".join(
-            f"{label} {value:,}"
-            for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
-            if value is not None
-        )
-        _say_failed(instance)
-        _warn_of_load(instance)
-        last = max(r.arrival for r in instance.requests)
-        say(
-            [f"{instance.name}: {count(len(instance.requests), 'request')}, last arrival {last:,g}"
-             + (f", {limits}" if limits else "")],
-            None if path == "-" else Path(path),
-            path,
-        )  # fmt: skip
+    return None if path == "-" else Path(path)
+
+
+def _tell(instance: mk.Instance, written: Path | None, path: str) -> None:
+    """Say what was made."""
+    _warn_of_oversized(instance)
+    limits = ", ".join(
+        f"{label} {value:,}"
+        for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
+        if value is not None
+    )
+    _say_failed(instance)
+    _warn_of_load(instance)
+    last = max(r.arrival for r in instance.requests)
+    say(
+        [f"{instance.name}: {count(len(instance.requests), 'request')}, last arrival {last:,g}"
+         + (f", {limits}" if limits else "")],
+        [written],
+        path,
+    )  # fmt: skip
 
 
 def _warn_of_oversized(instance: mk.Instance) -> None:
@@ -150,11 +189,11 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
     too_big = oversized(instance)
     if too_big:
         first = too_big[0]
-        click.echo(
-            f"warning: {len(too_big)} of {len(instance.requests)} requests can never fit"
+        remark(
+            "warning",
+            f"{len(too_big)} of {len(instance.requests)} requests can never fit"
             f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
             f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
-            err=True,
         )
 
 
@@ -162,10 +201,10 @@ def _say_failed(instance: mk.Instance) -> None:
     """Say which rows of a trace were failures."""
     lines = instance.extra.get("failed_lines")
     if lines:
-        click.echo(
-            f"note: {count(len(lines), 'failed request')} left out, the first in line {lines[0]};"
+        remark(
+            "note",
+            f"{count(len(lines), 'failed request')} left out, the first in line {lines[0]};"
             " extra.failed_lines names them all",
-            err=True,
         )
 
 
@@ -174,4 +213,4 @@ def _warn_of_load(instance: mk.Instance) -> None:
     from modelkit.stability import load, load_words
 
     if (words := load_words(load(instance))) is not None:
-        click.echo(f"warning: {words}", err=True)
+        remark("warning", words)

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from modelkit.errors import did_you_mean, shown
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Longest time limit [s]: a thousand years, which every clock and solver stands.
+MOST_SECONDS = 3e10
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-EXIT_CODES = """\b
-Exit codes: 0 a valid schedule or a verified file, 1 an unexpected fault,
-2 usage or bad input, 3 proven infeasible, 4 stopped without a schedule,
-5 verify found the file wrong, 130 interrupted (what was found is written)."""
+#: What the exit codes mean; `exit_codes` says which of them a command has.
+_MEANINGS = {
+    0: "done",
+    1: "an unexpected fault",
+    2: "usage, bad input, or a file that cannot be written",
+    3: "proven infeasible",
+    4: "stopped without a schedule",
+    5: "found wrong",
+    130: "interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP; what was found is written",
+}
+
+
+def exit_codes(*codes: int, **meanings: str) -> str:
+    """The part of a help text on the exit codes that a command can return; 1 and 130 any can.
+
+    Parameters
+    ----------
+    meanings
+        Other words: ``c0="a valid schedule"``.
+    """
+    words = {code: meanings.get(f"c{code}", _MEANINGS[code]) for code in sorted({*codes, 1, 130})}
+    text = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in words.items())}."
+    return "\b\n" + textwrap.fill(text, 76, subsequent_indent="  ")
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -24,16 +50,66 @@ def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.find_root().obj["debug"] = True
 
 
-def _unlimited(_: click.Context, __: click.Parameter, seconds: float) -> float | None:
-    return None if seconds == float("inf") else seconds
+class Number(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
+    """A finite number in a range.
+
+    Parameters
+    ----------
+    least, most
+        Both allowed.
+    allowed
+        The range in words.
+    """
+
+    name = "float"
+
+    def __init__(self, least: float = -math.inf, most: float = math.inf, allowed: str = "a finite number") -> None:
+        self._least, self._most, self._allowed = least, most, allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and self._least <= number <= self._most):
+            self.fail(f"found {shown(str(value))}; allowed: {self._allowed}", param, ctx)
+        return number
+
+
+class _Seconds(Number):
+    """A time limit: a number of seconds, or None for ``inf``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, MOST_SECONDS, f"0 to {MOST_SECONDS:,.0f} seconds, or inf for no limit")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        unlimited = isinstance(value, str) and value.strip().lower() in ("inf", "infinity")
+        return None if unlimited else super().convert(value, param, ctx)
+
+
+class NamingGroup(click.Group):
+    """A group that names the nearest of its commands for one that it does not have."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            near = did_you_mean(name, known) or f"; there is {', '.join(known)}"
+            ctx.fail(f"No such command {shown(name)}{near}")
+        return super().resolve_command(ctx, args)
 
 
 def time_limit_option(words: str) -> Callable[[F], F]:
     """``--time-limit``, None for inf; ``words`` say what it limits."""
-    return click.option(
-        "--time-limit", default=60.0, show_default=True, type=click.FloatRange(0), metavar="SECONDS",
-        callback=_unlimited, help=words,
-    )  # fmt: skip
+    return click.option("--time-limit", default=60.0, show_default=True, type=_Seconds(), metavar="SECONDS", help=words)
+
+
+def gap_option(words: str, *, one: bool = False) -> Callable[[F], F]:
+    """``--gap``; whether it may be ``one``."""
+    kind = Number(0, 1, "0 to 1") if one else Number(0, math.nextafter(1, 0), "0 or more, less than 1")
+    return click.option("--gap", default=0.0, show_default=True, type=kind, metavar="REL", help=words)
 
 
 debug_option = click.option(

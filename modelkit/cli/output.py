@@ -1,22 +1,17 @@
-"""What people see, and where results go when the disk refuses them."""
+"""What people see."""
 
 from __future__ import annotations
 
 import shutil
-import sys
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-import modelkit as mk
 from modelkit.cli.options import command_line
-from modelkit.errors import UsageError
-from modelkit.interrupts import interrupts_held
+from modelkit.cli.streams import on_terminal
 
 if TYPE_CHECKING:
     from modelkit.result import Result
@@ -29,12 +24,12 @@ def recorded(result: Result) -> Result:
     return with_command(result, command_line())
 
 
-def two_columns(rows: list[tuple[str, str]]) -> list[str]:
-    """Lines of 80 columns at most: names on the left, their texts wrapped on the right."""
+def two_columns(rows: list[tuple[str, str]], most: int = 79) -> list[str]:
+    """Lines of ``most`` columns at most: names on the left, their texts wrapped on the right."""
     width = max((len(name) for name, _ in rows), default=0) + 2
     lines = []
     for name, text in rows:
-        wrapped = textwrap.wrap(text, max(30, 79 - width)) or [""]
+        wrapped = textwrap.wrap(text, max(30, most - width)) or [""]
         lines.append(f"{name:<{width}}{wrapped[0]}")
         lines += [" " * width + more for more in wrapped[1:]]
     return lines
@@ -90,9 +85,8 @@ def summary(result: Result) -> list[str]:
         rows.append(("", f"... and {len(result.violations) - 5} more violations"))
     if result.message:
         rows.append(("note", result.message))
-    return [f"{what}{name} ({count(result.instance.requests, 'request')})"] + [
-        f"  {line}" for line in two_columns(rows)
-    ]
+    title = printable(f"{what}{name} ({count(result.instance.requests, 'request')})", also="")
+    return textwrap.wrap(title, 79, subsequent_indent="  ") + [f"  {line}" for line in two_columns(rows, 77)]
 
 
 def parameters(values: dict[str, Any]) -> str:
@@ -136,9 +130,18 @@ def printable(text: str, also: str = "\n") -> str:
 
 def fitted(text: str) -> str:
     """Text broken between words where a terminal on standard error would break it anywhere."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not on_terminal():
         return text
-    width = max(40, shutil.get_terminal_size().columns)
+    return wrapped(text, max(40, shutil.get_terminal_size().columns))
+
+
+def remark(kind: str, words: str) -> None:
+    """Say on standard error what a user should know: a ``note`` or a ``warning``, in lines of 80 columns."""
+    click.echo(wrapped(printable(f"{kind}: {words}", also=""), 79), err=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines broken between words, what follows of each indented further."""
     lines = []
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
@@ -149,65 +152,7 @@ def fitted(text: str) -> str:
     return "\n".join(lines)
 
 
-def say(lines: list[str], written: Path | None, path: str) -> None:
-    """Print for people: on standard error when standard output carries the data."""
-    for line in lines:
+def say(lines: list[str], written: Iterable[Path | None], path: str) -> None:
+    """Print for people, and the files written: on standard error when standard output carries the data."""
+    for line in [*lines, *(f"  wrote {file}" for file in written if file is not None)]:
         click.echo(printable(line, also=""), err=path == "-")
-    if written is not None:
-        click.echo(printable(f"  wrote {written}", also=""), err=path == "-")
-
-
-def keep(result: Result, path: str) -> Path | None:
-    """Write a result; when that fails, elsewhere, so that nothing is lost. Ctrl-C waits until it is written."""
-    with interrupts_held() as held:
-        written = _kept(result, path)
-    if held.pressed:
-        raise KeyboardInterrupt
-    return written
-
-
-def _kept(result: Result, path: str) -> Path | None:
-    try:
-        return mk.save_result(result, path)
-    except UsageError as error:
-        rescue = Path(tempfile.gettempdir()) / Path(path).name
-        if result.schedule is None or rescue.resolve() == Path(path).resolve():
-            raise
-        try:
-            mk.save_result(result, rescue)
-        except UsageError:
-            for line in summary(result):
-                click.echo(line, err=True)
-            raise error from None
-        raise UsageError(f"{error}\n  the result is kept in {rescue}") from None
-
-
-def file_stem(instance: str, name: str) -> str:
-    """The beginning of the names of files about an instance."""
-    if instance == "-":
-        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-")
-        return safe or "instance"
-    return Path(instance).name.removesuffix(".gz").removesuffix(".json")
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """A live line on standard error, when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("loading") as status:
-
-        def listen(news: Any) -> None:
-            parts = [f"{news.phase} {news.seconds:.0f} s"]
-            if news.incumbent is not None:
-                parts.append(f"incumbent {number(news.incumbent)}")
-            if news.bound is not None:
-                parts.append(f"bound {number(news.bound)}")
-            if news.gap is not None:
-                parts.append(f"gap {news.gap:.2%}")
-            status.update(" · ".join(parts))
-
-        yield listen

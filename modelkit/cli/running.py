@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 import modelkit as mk
+from modelkit.cli.live import progress
 from modelkit.cli.options import (
-    EXIT_CODES,
     PREDICTIONS_HELP,
     debug_option,
+    exit_codes,
     formulation_option,
+    gap_option,
     output_option,
     param_option,
     quiet_option,
@@ -20,21 +25,18 @@ from modelkit.cli.options import (
     seed_option,
     time_limit_option,
 )
-from modelkit.cli.output import file_stem, keep, progress, recorded, say, summary
-from modelkit.errors import UsageError
-from modelkit.interrupts import interrupts_held
+from modelkit.cli.output import recorded, remark, say, summary
+from modelkit.cli.saving import Keeper, check_outputs, file_name, file_stem, in_folder, keeping
+from modelkit.errors import UsageError, shown
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 3, 4))
 @click.argument("instance")
 @formulation_option
 @param_option
 @click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
 @time_limit_option("Limit of the solver; inf for none.")
-@click.option(
-    "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1), metavar="REL",
-    help="Stop at this gap (value - bound) / value.",
-)  # fmt: skip
+@gap_option("Stop at this gap (value - bound) / value.", one=True)
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.  [default: the solver's]")
 @seed_option
 @click.option(
@@ -58,31 +60,47 @@ def solve(
     """Solve INSTANCE with a formulation, judge the schedule, write a result."""
     from modelkit.parameters import parsed_parameters
 
-    loaded = mk.load(instance)
     settings["options"] = dict(_key_value(option) for option in options)
     settings["parameters"] = parsed_parameters(params)
-    with progress(quiet) as listen:
-        result = recorded(mk.solve(loaded, listen=listen, **settings))
-    names = (file_stem(instance, loaded.name), result.producer.name, result.producer.solver)
-    path = output or ".".join(name for name in names if name) + ".result.json"
-    written = keep(result, path)
-    if not quiet:
-        say(summary(result), written, path)
-    _report([result], loaded, page, quiet, path, settings.get("formulation"))
+    with progress(quiet) as line:
+        loaded = mk.load(instance)
+        stem = file_stem(instance, loaded.name)
+        own = settings["formulation"] if str(settings["formulation"]).endswith(".py") else None
+        check_outputs({"--output": output or _named(stem), "--report": page}, [instance, own])
+        result = recorded(mk.solve(loaded, listen=line.hear, **settings))
+    path = output or _named(stem, result.producer.name, result.producer.solver)
+    with keeping() as keep:
+        written = [
+            keep(partial(mk.save_result, result), path, _named(stem)),
+            _report(keep, [result], loaded, page, settings["formulation"]),
+        ]
+        if not quiet:
+            _say_unused(loaded, result)
+            say(summary(result), written, "-" if "-" in (path, page) else path)
     if result.stop == "interrupted":
         return 130
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
 
 
+def _named(*parts: str | None) -> str:
+    return file_name(*parts, ending="result.json")
+
+
 def _report(
-    results: list[mk.Result], instance: mk.Instance, page: str | None, quiet: bool, path: str,
+    keep: Keeper, results: list[mk.Result], instance: mk.Instance, page: str | None,
     formulation: str | None = None,
-) -> None:  # fmt: skip
+) -> Path | None:  # fmt: skip
     """Write the report that was asked for."""
-    if page is not None:
-        written = mk.report(results, page, instances=[instance], formulations=[formulation] if formulation else [])
-        if not quiet:
-            say([], written, path)
+    if page is None:
+        return None
+    own = [formulation] if formulation else []
+    return keep(lambda path: mk.report(results, path, instances=[instance], formulations=own), page, "report.html")
+
+
+def _say_unused(instance: mk.Instance, result: mk.Result) -> None:
+    """Name what the instance says that the formulation has no use for."""
+    for key in instance.parameters.keys() - result.producer.parameters.keys():
+        remark("note", f"extra.{key} is not used: {result.producer.name} has no such parameter")
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -92,7 +110,7 @@ def _key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 3))
 @click.argument("instance")
 @click.option(
     "--policy", "-p", "policies", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,...]",
@@ -120,7 +138,7 @@ def simulate(
 ) -> int:  # fmt: skip
     """Run online policies on INSTANCE, judge them, write a result each.
 
-    With several policies, --output names a folder.
+    With several policies, --output names a folder; with one, a file, or a folder that is there or ends in /.
     """
     loaded = mk.load(instance)
     stem = file_stem(instance, loaded.name)
@@ -128,21 +146,34 @@ def simulate(
     policies = tuple(dict.fromkeys(policies))
     if not quiet:
         _say_before(loaded, policies)
+    paths = _paths(stem, policies, output)
+    check_outputs(
+        {f"the result of {p}": paths[p] for p in policies if paths[p] != "-"} | {"--report": page}, [instance]
+    )
     results = []
     for policy in policies:
-        result = recorded(mk.simulate(loaded, policy, **settings))
-        path = f"{stem}.{_in_a_name(policy)}.result.json"
-        if output is not None:
-            path = output
-            if len(policies) > 1 and output != "-":
-                Path(output).mkdir(parents=True, exist_ok=True)
-                path = str(Path(output) / f"{stem}.{_in_a_name(policy)}.result.json")
-        written = keep(result, path)
-        if not quiet:
-            say(summary(result), written, path)
+        with progress(quiet, policy):
+            result = recorded(mk.simulate(loaded, policy, **settings))
+        with keeping() as keep:
+            written = keep(partial(mk.save_result, result), paths[policy], _named(stem, _in_a_name(policy)))
+            if not quiet:
+                say(summary(result), [written], paths[policy])
         results.append(result)
-    _report(results, loaded, page, quiet, output or "")
+    with keeping() as keep:
+        written = _report(keep, results, loaded, page)
+        if not quiet:
+            say([], [written], output or "")
     return max(0 if result.status in ("optimal", "feasible") else 4 for result in results)
+
+
+def _paths(stem: str, policies: tuple[str, ...], output: str | None) -> dict[str, str]:
+    """Where the result of each policy goes."""
+    names = {policy: _named(stem, _in_a_name(policy)) for policy in policies}
+    if output is None:
+        return names
+    if output == "-" or (len(policies) == 1 and not output.endswith("/") and not os.path.isdir(output)):
+        return dict.fromkeys(policies, output)
+    return {policy: in_folder(output, name) for policy, name in names.items()}
 
 
 def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
@@ -152,39 +183,39 @@ def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
 
     share = load(instance)
     if (words := load_words(share)) is not None:
-        click.echo(f"warning: {words}", err=True)
+        remark("warning", words)
     elif share is not None:
-        click.echo(f"load: {share:.0%} of the server at least", err=True)
+        remark("load", f"{share:.0%} of the server at least")
     for name in names:
         entry, _ = chosen_policy(name)
         if not entry.work_conserving:
-            click.echo(
-                f"note: {entry.name} lets requests wait on purpose (it is not work-conserving):"
+            remark(
+                "note",
+                f"{entry.name} lets requests wait on purpose (it is not work-conserving):"
                 " it may fall behind under loads that others serve",
-                err=True,
             )
 
 
 def _in_a_name(policy: str) -> str:
     """A policy and its options as part of a file's name."""
-    return policy.replace(":", ".").replace(",", ".")
+    return policy.replace(":", ".").replace(",", ".").replace("/", "-")
 
 
 def _slot_change(text: str) -> tuple[float, int]:
     at, _, count = text.partition("=")
     try:
-        return float(at), int(count)
+        change = float(at), int(count)
     except ValueError:
-        raise UsageError(f"--slots-at takes SECONDS=SLOTS, found {text!r}") from None
+        change = math.nan, 0
+    if not math.isfinite(change[0]):
+        raise UsageError(f"--slots-at takes SECONDS=SLOTS, such as 60=8; found {shown(text)}")
+    return change
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 3))
 @click.argument("instance")
 @time_limit_option("For prices and local search; inf for a fixed amount of work.")
-@click.option(
-    "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1, max_open=True), metavar="REL",
-    help="Stop at this gap (value - bound) / value.",
-)  # fmt: skip
+@gap_option("Stop at this gap (value - bound) / value.")
 @click.option("--schedule", metavar="PATH", help="Write the best schedule found too, as a result.")
 @seed_option
 @output_option
@@ -199,17 +230,17 @@ def bound(
 
     A schedule close to the bound is found on the way.
     """
-    loaded = mk.load(instance)
-    with progress(quiet) as listen:
-        found = mk.bound(loaded, time_limit=time_limit, gap=gap, seed=seed, listen=listen)
-    path = output or f"{file_stem(instance, loaded.name)}.certificate.json"
+    with progress(quiet) as line:
+        loaded = mk.load(instance)
+        path = output or file_name(file_stem(instance, loaded.name), ending="certificate.json")
+        check_outputs({"--output": path, "--schedule": schedule, "--report": page}, [instance])
+        found = mk.bound(loaded, time_limit=time_limit, gap=gap, seed=seed, listen=line.hear)
     result = recorded(found.result)
-    with interrupts_held():
-        written = mk.save_certificate(found.certificate, path)
-        kept = None if schedule is None else mk.save_result(result, schedule)
-    if not quiet:
-        say(summary(result), written, path)
+    with keeping() as keep:
+        written = [keep(partial(mk.save_certificate, found.certificate), path, "certificate.json")]
         if schedule is not None:
-            say([], kept, schedule if path != "-" else "-")
-    _report([result], loaded, page, quiet, path)
+            written.append(keep(partial(mk.save_result, result), schedule, "schedule.result.json"))
+        written.append(_report(keep, [result], loaded, page))
+        if not quiet:
+            say(summary(result), written, "-" if "-" in (path, schedule, page) else path)
     return 130 if result.stop == "interrupted" else 4 if result.status == "no_schedule" else 0

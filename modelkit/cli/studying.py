@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelkit.cli.options import CONTEXT, EXIT_CODES, debug_option, quiet_option
-from modelkit.cli.output import count, two_columns
+from modelkit.cli.live import progress
+from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, exit_codes, quiet_option
+from modelkit.cli.output import count, remark, say, two_columns
+from modelkit.cli.saving import check_outputs, file_name, keeping
+from modelkit.cli.streams import on_terminal
 
 if TYPE_CHECKING:
     from modelkit.studies import Status, Step, Study, Verdict
@@ -21,7 +23,7 @@ folder_option = click.option(
 )
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=NamingGroup, context_settings=CONTEXT)
 def study() -> None:
     """A grid of runs, resumable, on this machine or a cluster.
 
@@ -29,7 +31,7 @@ def study() -> None:
     """
 
 
-@study.command("list")
+@study.command("list", epilog=exit_codes(0))
 @debug_option
 def list_() -> None:
     """The studies that come along."""
@@ -38,7 +40,7 @@ def list_() -> None:
     click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
 
 
-@study.command(epilog=EXIT_CODES)
+@study.command(epilog=exit_codes(0, 2, 4, c4="every run failed"))
 @study_argument
 @folder_option
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
@@ -66,7 +68,7 @@ def run(
         return 0
     if not quiet:
         if before.stale:
-            click.echo(_stale_words(before))
+            remark("note", _stale_words(before))
         click.echo(f"{loaded.name}: {count(len(before.left), 'run')} to do, {len(before.done):,} done")
     with _progress(quiet, len(before.planned)) as listen:
         after = run_study(loaded, folder, jobs=jobs, cluster=cluster, again=again, listen=listen)
@@ -76,7 +78,7 @@ def run(
     return 0 if len(after.failed) < max(1, len(after.done)) else 4
 
 
-@study.command()
+@study.command(epilog=exit_codes(0, 2))
 @study_argument
 @folder_option
 @click.option("--prune", is_flag=True, help="Delete results that the study does not ask for any more.")
@@ -95,7 +97,7 @@ def status(study: str, folder: str | None, prune: bool) -> None:
         click.echo(f"{count(len(now.stale), 'stale result')} deleted")
 
 
-@study.command()
+@study.command(epilog=exit_codes(0, 2))
 @study_argument
 @folder_option
 @click.option("--output", "-o", metavar="PATH", help="File to write, .csv or .parquet.  [default: NAME.csv]")
@@ -108,14 +110,16 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
     from modelkit.studies import status as status_of
 
     loaded = load_study(study)
-    path = output or f"{loaded.name}.csv"
+    path = output or file_name(loaded.name, ending="csv")
+    check_outputs({"--output": path}, [study])
     done = status_of(loaded, folder).done
-    write(done, path)
-    if not quiet:
-        click.echo(f"{count(len(done), 'run')}\n  wrote {path}")
+    with keeping() as keep:
+        written = keep(lambda path: write(done, path), path, "study.csv")
+        if not quiet:
+            say([count(len(done), "run")], [written], path)
 
 
-@study.command()
+@study.command(epilog=exit_codes(0, 2))
 @study_argument
 @folder_option
 @click.option("--output", "-o", metavar="PATH", help="HTML file to write.  [default: NAME.html]")
@@ -128,13 +132,15 @@ def report(study: str, folder: str | None, output: str | None, quiet: bool) -> N
 
     loaded = load_study(study)
     now = status_of(loaded, folder)
-    written = report_study(loaded, folder, output)
-    if not quiet:
-        _tell(loaded, now)
-        for verdict in verdicts(loaded.claims, measured(now.done)):
-            click.echo("\n".join(_verdict_lines(verdict)))
-        if written is not None:
-            click.echo(f"  wrote {written}")
+    path = output or file_name(loaded.name, ending="html")
+    check_outputs({"--output": path}, [study])
+    with progress(quiet, "writing the report"), keeping() as keep:
+        written = keep(lambda path: report_study(loaded, folder, path), path, "study.html")
+        if not quiet:
+            lines = _told(loaded, now)
+            for verdict in verdicts(loaded.claims, measured(now.done)):
+                lines += _verdict_lines(verdict)
+            say(lines, [written], path)
 
 
 # --- what people see ---------------------------------------------------------------------------
@@ -158,6 +164,10 @@ def _stale_words(status: Status) -> str:
 
 
 def _tell(study: Study, status: Status) -> None:
+    click.echo("\n".join(_told(study, status)))
+
+
+def _told(study: Study, status: Status) -> list[str]:
     rows = [("done", f"{len(status.done):,} of {len(status.planned):,}")]
     if status.failed:
         rows.append(("failed", f"{len(status.failed):,}"))
@@ -168,7 +178,7 @@ def _tell(study: Study, status: Status) -> None:
     other = {entry.modelkit for entry in status.done}
     if len(other) > 1:
         rows.append(("versions", f"results of modelkit {', '.join(sorted(other))}"))
-    click.echo("\n".join([study.name, *(f"  {line}" for line in two_columns(rows))]))
+    return [study.name, *(f"  {line}" for line in two_columns(rows, 77))]
 
 
 def _verdict_lines(verdict: Verdict) -> list[str]:
@@ -195,7 +205,7 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def _progress(quiet: bool, total: int) -> Iterator[Callable[[Any], None] | None]:
     """A live bar on standard error, when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not on_terminal():
         yield None
         return
     from rich.console import Console

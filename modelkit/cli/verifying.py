@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 import modelkit as mk
-from modelkit.cli.options import EXIT_CODES, debug_option, quiet_option
+from modelkit.cli.options import debug_option, exit_codes, quiet_option
 from modelkit.cli.output import printable
 from modelkit.errors import UsageError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(0, 2, 5, c0="verified", c5="refused: the file is wrong"))
 @click.argument("file")
 @click.option(
     "--instance", "-i", metavar="INSTANCE",

@@ -13,11 +13,12 @@ from modelkit.io.claims import (
 )
 from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
 from modelkit.io.reading import MOST_NESTING, read_json
-from modelkit.io.writing import write_text
+from modelkit.io.writing import check_writable, write_bytes, write_text
 from modelkit.validation import faults_of, trimmed
 
 __all__ = [
     "MOST_NESTING",
+    "check_writable",
     "checked",
     "faults_of",
     "instance_schema",
@@ -33,5 +34,6 @@ __all__ = [
     "save_instance",
     "save_result",
     "trimmed",
+    "write_bytes",
     "write_text",
 ]

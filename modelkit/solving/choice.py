@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelkit.diagram import refusal as search_refusal
-from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
+from modelkit.errors import Fault, FormulationFailedError, InputError, UsageError, did_you_mean
 from modelkit.formulation import Formulation
 from modelkit.hosting import found_formulations, load_formulation
 from modelkit.instance import Instance
+from modelkit.plugins import FoundFormulation
 from modelkit.solving.account import SEARCH
 
 #: From how many requests on the search is tried before a solver [request].
@@ -21,8 +22,9 @@ def choose(
 ) -> tuple[Formulation, Instance]:
     """The formulation asked for, or the first that suits, and the instance as it sees it, with its parameters.
 
-    Without a name, formulations are taken that know every key of the instance's ``extra``: those without parameters
-    when there is none, else those whose parameters it names.
+    Without a name, formulations are taken that know every key of the instance's ``extra`` that any of them knows: those
+    without parameters when there is none, else those whose parameters it names. A key that is nearly the name of a
+    parameter is refused: whoever wrote it meant that.
 
     Raises
     ------
@@ -35,14 +37,20 @@ def choose(
         if (why := chosen.refusal(posed)) is not None:
             raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")
         return chosen, posed
-    named = instance.replace(extra={**instance.extra, **parameters}) if parameters else instance
+    found: Iterable[FoundFormulation] = found_formulations()
+    if asked := instance.parameters.keys() | (parameters or {}).keys():
+        found = list(found)  # a parameter may be that of any; otherwise files of users are loaded only when needed
+    known = {p.name for entry in (found if asked else ()) if entry.formulation
+             for p in entry.formulation.parameters}  # fmt: skip
+    for key in sorted(set(parameters or ()) - known):
+        words = did_you_mean(key, known) or f"; they take {', '.join(sorted(known))}"
+        raise UsageError(f"no formulation has a parameter {key!r}{words}")
+    named = instance.replace(extra=_understood(instance, known) | dict(parameters or {}))
     reasons = []
-    known: set[str] = set()
-    for entry in found_formulations():
+    for entry in found:
         if entry.formulation is None:
             reasons.append(f"{entry.name}: {entry.error}")
             continue
-        known.update(p.name for p in entry.formulation.parameters)
         try:
             if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
                 continue
@@ -53,12 +61,25 @@ def choose(
         if why is None:
             return entry.formulation, posed
         reasons.append(f"{entry.name}: {why}")
-    asked = named.parameters
-    for key in sorted(set(asked) - known):
-        reasons.insert(0, f"no formulation has a parameter {key!r}{did_you_mean(key, known)}")
-    if asked and not set(asked) - known:
-        reasons.insert(0, f"none has all the parameters {', '.join(asked)}; say which one with -f")
+    if named.parameters:
+        reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; say which one with -f")
     raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
+
+
+def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
+    """The instance's ``extra`` without the keys that no formulation knows: notes of whoever made it.
+
+    Raises
+    ------
+    InputError
+        One of them is nearly a parameter.
+    """
+    unknown = sorted(instance.parameters.keys() - known)
+    near = [Fault(f"$.extra.{key}", f"no formulation has such a parameter{words}") for key in unknown
+            if (words := did_you_mean(key, known))]  # fmt: skip
+    if near:
+        raise InputError(instance.name or "the instance", near)
+    return {key: value for key, value in instance.extra.items() if key not in unknown}
 
 
 def search_suits(instance: Instance, formulation: Formulation) -> bool:

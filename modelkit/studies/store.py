@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import io
 import json
 import os
 import sqlite3
@@ -27,7 +28,7 @@ from typing import Any
 import modelkit as mk
 from modelkit.errors import ModelkitError, UsageError
 from modelkit.instance import Instance, InstanceStamp
-from modelkit.io import load_result, save_instance
+from modelkit.io import load_result, save_instance, write_bytes, write_text
 from modelkit.result import Result
 from modelkit.studies.claims import Measured
 from modelkit.studies.grid import Cell, InstanceSpec
@@ -259,7 +260,7 @@ def measured(entries: Iterable[Entry]) -> list[Measured]:
     ]
 
 
-def export(entries: Sequence[Entry], path: str | os.PathLike[str]) -> None:
+def export(entries: Sequence[Entry], path: str | os.PathLike[str]) -> Path | None:
     """Write the index as a table: CSV, or Parquet when the name ends in ``.parquet`` (needs pyarrow).
 
     Metrics become columns of their own.
@@ -274,20 +275,16 @@ def export(entries: Sequence[Entry], path: str | os.PathLike[str]) -> None:
         row = {column: getattr(entry, column) for column in _COLUMNS if column != "metrics"}
         rows.append({**row, **json.loads(entry.metrics)})
     columns = list(dict.fromkeys(key for row in rows for key in row)) or [c for c in _COLUMNS if c != "metrics"]
-    target = Path(path)
-    try:
-        if target.suffix == ".parquet":
-            _parquet(rows, columns, target)
-            return
-        with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}") from None
+    if Path(path).suffix == ".parquet":
+        return write_bytes(path, _parquet(rows, columns))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, text.getvalue())
 
 
-def _parquet(rows: list[dict[str, Any]], columns: list[str], target: Path) -> None:
+def _parquet(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -304,4 +301,6 @@ def _parquet(rows: list[dict[str, Any]], columns: list[str], target: Path) -> No
         )
         for column in columns
     }  # fmt: skip
-    parquet.write_table(pyarrow.table(arrays), target)
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table(arrays), content)
+    return content.getvalue()

@@ -1,0 +1,83 @@
+"""A line on standard error, when that is a terminal, that says what is being done and how long it has taken."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from modelkit.cli.output import number
+from modelkit.cli.streams import on_terminal
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from modelkit.news import News
+
+#: A sign that the program lives.
+TURNING = "|/-\\"
+
+
+class Line:
+    """What the line says; a thread draws it four times a second, whatever else is going on."""
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        self.facts: list[str] = []
+        self.began = time.monotonic()
+        self._console: Any = None
+
+    def says(self, phase: str, *facts: str) -> None:
+        """Say this from now on."""
+        self.phase, self.facts = phase, list(facts)
+
+    def hear(self, news: News) -> None:
+        """Say the phase, incumbent, bound and gap of a computation."""
+        facts = []
+        if news.incumbent is not None:
+            facts.append(f"incumbent {number(news.incumbent)}")
+        if news.bound is not None:
+            facts.append(f"bound {number(news.bound)}")
+        if news.gap is not None:
+            facts.append(f"gap {news.gap:.2%}")
+        self.says(news.phase, *facts)
+
+    def above(self, words: str) -> None:
+        """Leave words above the line; nothing where there is no line."""
+        if self._console is not None:
+            self._console.print(words, highlight=False, markup=False)
+
+    def drawn(self) -> Text:
+        """The line as it is now, cut at the width of the terminal."""
+        from rich.text import Text
+
+        elapsed = time.monotonic() - self.began
+        words = " · ".join([f"{TURNING[int(4 * elapsed) % 4]} {self.phase} {elapsed:.0f} s", *self.facts])
+        return Text(words, no_wrap=True, overflow="ellipsis")
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw it within the block; what is printed meanwhile appears above it."""
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True)
+        both = sys.stdout is not None and sys.stdout.isatty()
+        with Live(
+            console=self._console, get_renderable=self.drawn, refresh_per_second=4, transient=True, redirect_stdout=both
+        ):
+            yield
+        self._console = None
+
+
+@contextmanager
+def progress(quiet: bool, phase: str = "loading") -> Iterator[Line]:
+    """The line, shown when standard error is a terminal and nobody asked for quiet."""
+    line = Line(phase)
+    if quiet or not on_terminal():
+        yield line
+        return
+    with line.shown():
+        yield line
