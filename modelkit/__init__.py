@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from modelkit.conformance import check
     from modelkit.diagnosis import diagnose
     from modelkit.errors import ModelkitError
-    from modelkit.families import generate
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
     from modelkit.io import (
@@ -35,15 +34,13 @@ if TYPE_CHECKING:
         save_instance,
         save_result,
     )
-    from modelkit.judge import RequestTimes, Verdict
+    from modelkit.judge import Verdict
     from modelkit.parameters import Parameter
     from modelkit.reporting import report
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
-    from modelkit.servers import find_server
     from modelkit.simulator import simulate
     from modelkit.solving import solve
-    from modelkit.traces import import_trace
     from modelkit.verify import Verification, verify_certificate
     from modelkit.verifying import verify_result
 
@@ -58,7 +55,6 @@ _HOMES = {
     "ModelkitError": "errors",
     "Parameter": "parameters",
     "Request": "instance",
-    "RequestTimes": "judge",
     "Result": "result",
     "Schedule": "schedule",
     "Segment": "schedule",
@@ -70,9 +66,6 @@ _HOMES = {
     "check": "conformance",
     "compare": "comparing",
     "diagnose": "diagnosis",
-    "find_server": "servers",
-    "generate": "families",
-    "import_trace": "traces",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
@@ -102,7 +95,6 @@ __all__ = [
     "ModelkitError",
     "Parameter",
     "Request",
-    "RequestTimes",
     "Result",
     "Schedule",
     "Segment",
@@ -114,9 +106,6 @@ __all__ = [
     "check",
     "compare",
     "diagnose",
-    "find_server",
-    "generate",
-    "import_trace",
     "load",
     "load_certificate",
     "load_claim",

@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 
-from modelkit.errors import Fault, InputError, UsageError, shown
+from modelkit.errors import Fault, InputError, UsageError
 
 #: Largest text that is read at once, after decompression [byte]; a million requests in columns take half.
 MOST_BYTES = 2**26
@@ -36,15 +36,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def where_of(source: str | os.PathLike[str]) -> str:
-    """What to call a file in messages.
-
-    Raises
-    ------
-    UsageError
-        It is no path.
-    """
-    if not isinstance(source, str | os.PathLike):
-        raise UsageError(f"found {shown(source)} where the path of a file is expected")
+    """What to call a file in messages."""
     return "standard input" if os.fspath(source) == "-" else os.fspath(source)
 
 

@@ -6,21 +6,19 @@ Symbols in the field descriptions are those of the formulations' mathematics.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modelkit.errors import MOST_FAULTS, Fault, InfeasibleError, InputError, shown
-from modelkit.validation import faults_of, plain
 
 SCHEMA = "modelkit/instance/1"
 
@@ -38,26 +36,7 @@ Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=F
 TRACE_ATTRIBUTES = ("failed_lines", "prefix_block_tokens", "prefix_hashes")
 
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
-
-
-class _Checked(ModelMetaclass):
-    """Constructors that take NumPy's numbers and name every fault; files are read without them."""
-
-    def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805
-        with contextlib.suppress(ValidationError):
-            return super().__call__(*arguments, **fields)
-        try:
-            return super().__call__(*arguments, **{key: plain(value) for key, value in fields.items()})
-        except ValidationError as error:
-            known: dict[tuple[str, ...], Any] = {(): tuple(cls.model_fields)}  # type: ignore[attr-defined]
-            raise InputError(cls.__name__, faults_of(error, known)) from None
-
-
-class _Data(BaseModel, metaclass=_Checked):
+class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -199,20 +178,6 @@ class Instance(_Data):
     requests: tuple[Request, ...] = Field(min_length=1)
     extra: dict[str, Any] = Field(default={}, description="Parameters of formulation variants; attributes of traces.")
 
-    @field_validator("requests", mode="before")
-    @classmethod
-    def _rows(cls, requests: Any) -> Any:
-        """Rows from columns, a mapping from the fields of `Request` to lists or arrays of one length."""
-        if not isinstance(requests, Mapping):
-            return requests
-        requests = plain(dict(requests))
-        lengths = {key: len(values) for key, values in requests.items() if isinstance(values, list | tuple)}
-        if len(lengths) < len(requests) or len(set(lengths.values())) != 1:
-            fault = Fault("$.requests", f"found columns of the lengths {lengths}; allowed: lists of one length")
-            raise InputError("Instance", [fault])
-        columns = {"id": [f"r{i}" for i in range(1, max(lengths.values()) + 1)], **requests}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
     @model_validator(mode="after")
     def _consistent(self) -> Instance:
         faults = cross_faults(
@@ -230,16 +195,6 @@ class Instance(_Data):
 
     def __hash__(self) -> int:
         return hash(self.sha256)
-
-    def __repr__(self) -> str:
-        server = self.server
-        limits = [f"{key}={value}" for key in ("kv_capacity_tokens", "slots") if (value := getattr(server, key))]
-        return (
-            f"<Instance {self.name!r}: {len(self.requests)} requests, {server.clock.kind} clock"
-            f"{''.join(f', {limit}' for limit in limits)}>"
-        )
-
-    __str__ = __repr__
 
     def replace(self, **changes: Any) -> Instance:
         """A copy with other field values, checked again and without what was computed from the old ones."""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from modelkit.errors import UsageError, did_you_mean, shown, unknown_name
-from modelkit.validation import plain
+from modelkit.errors import unknown_name
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,24 +22,6 @@ class Option:
     default: Any
     choices: tuple[str, ...] | None = None
 
-    def converted(self, value: Any) -> Any:
-        """The value as the function takes it: NumPy's numbers as Python's, whole numbers as floats.
-
-        Raises
-        ------
-        UsageError
-            It is of another type.
-        """
-        value = plain(value)
-        if value is None and self.default is None:
-            return None
-        if self.kind is float and type(value) is int:
-            return float(value)
-        if self.kind in (int, float, bool, str) and type(value) is not self.kind:
-            words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[self.kind]
-            raise UsageError(f"option {self.name}: found {shown(value)}; allowed: {words}")
-        return value
-
 
 @dataclass(frozen=True)
 class Maker:
@@ -51,22 +32,6 @@ class Maker:
     reference: str
     options: tuple[Option, ...]
     make: Callable[..., Any]
-
-    def __call__(self, *arguments: Any, **given: Any) -> Any:
-        """What the function makes of options by name, in the types that they have.
-
-        Raises
-        ------
-        UsageError
-            There is no such option, or its value is of another type.
-        """
-        options = {option.name: option for option in self.options}
-        for name, value in given.items():
-            if name not in options:
-                known = ", ".join(options)
-                raise UsageError(f"{self.name} has no option {name!r}{did_you_mean(name, options)}\n  known: {known}")
-            given[name] = options[name].converted(value)
-        return self.make(*arguments, **given)
 
 
 class Registry:

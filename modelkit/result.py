@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer, PrivateAttr
 
 from modelkit.certificate import Certificate
-from modelkit.errors import UsageError
-from modelkit.instance import Instance
 from modelkit.instance import InstanceStamp as InstanceStamp
-from modelkit.judge import RequestTimes, Verdict, judge, request_times, request_times_csv
+from modelkit.judge import Verdict
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
 
 SCHEMA = "modelkit/result/1"
@@ -182,35 +180,6 @@ class Result(_Record):
     seconds: Seconds = Seconds()
     stages: list[Stage] = []
     log: str = ""
-
-    def __repr__(self) -> str:
-        told = self.objective
-        parts = [f"{self.producer.name} on {self.instance.name!r}: {self.status}"]
-        if told.value is not None:
-            parts.append(f"{told.name} {told.value:g}")
-        if told.bound is not None:
-            parts.append(f"bound {told.bound:g}")
-        return f"<Result {', '.join(parts)}>"
-
-    __str__ = __repr__
-
-    def requests(self, instance: Instance) -> list[RequestTimes]:
-        """When each request of the instance started, gave its first token and was done, by the judge's replay.
-
-        Raises
-        ------
-        UsageError
-            The result is about another instance, or has no schedule.
-        """
-        if self.instance.sha256 != instance.sha256:
-            raise UsageError(f"this result is about {self.instance.name!r}, not about {instance.name!r} as it is here")
-        if self.schedule is None:
-            raise UsageError("this result has no schedule")
-        return request_times(instance, judge(instance, self.schedule))
-
-    def requests_csv(self, instance: Instance) -> str:
-        """What `requests` says as a table, a line each; the heads of its columns name the unit."""
-        return request_times_csv(instance, self.requests(instance))
 
     def document(self) -> dict[str, Any]:
         """The result as JSON-ready data."""

@@ -84,11 +84,6 @@ class Schedule:
             fault = Fault("tokens_per_iteration", f"found {shown(limit)}; allowed: a whole number from 1 to 10^15")
             raise InputError("schedule", [fault])
 
-    def __repr__(self) -> str:
-        admitted = sum(len(segment.admit) for segment in self.segments)
-        end = f", last at {self.segments[-1].at:g}" if self.segments else ""
-        return f"<Schedule: {len(self.segments)} segments, {admitted} admissions{end}>"
-
     def document(self) -> dict[str, object]:
         """The schedule as JSON-ready data."""
         chunked = {} if self.tokens_per_iteration is None else {"tokens_per_iteration": self.tokens_per_iteration}

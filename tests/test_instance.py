@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
-import modelkit as mk
-from modelkit.errors import InfeasibleError, InputError, UsageError
+from modelkit.errors import InfeasibleError, InputError
 from modelkit.instance import Instance, LinearClock, Request, Server
 
 
@@ -90,62 +85,3 @@ def test_says_who_can_never_fit(two: Instance) -> None:
     small = Instance(server=Server(kv_capacity_tokens=5), requests=two.requests)
     with pytest.raises(InfeasibleError, match=r"holds 5 tokens, but\n  request 'long' needs 2 \+ 4 = 6 tokens$"):
         small.check_fits()
-
-
-def test_numbers_of_numpy() -> None:
-    """Tests that constructors, families and parsed JSON take NumPy's numbers and arrays, in columns too."""
-    columns = {"arrival": np.arange(3), "prompt_tokens": np.array([2, 2, 3]), "output_tokens": np.array([2, 3, 4])}
-    whole = Instance(name="three", server=Server(kv_capacity_tokens=np.int64(9)), requests=columns)
-    document = {"schema": "modelkit/instance/1", "name": "three", "server": {"kv_capacity_tokens": np.int32(9)}}
-    assert mk.load({**document, "requests": columns}) == whole
-    rows = [Request(id=f"r{i + 1}", arrival=np.float64(i), prompt_tokens=np.int64(s), output_tokens=np.uint8(o))
-            for i, (s, o) in enumerate([(2, 2), (2, 3), (3, 4)])]  # fmt: skip
-    assert whole.replace(requests=rows) == whole
-    assert mk.generate("chat", requests=np.int64(5), seed=np.int32(1)) == mk.generate("chat", requests=5, seed=1)
-    with pytest.raises(InputError, match="lists of one length"):
-        Instance(server=Server(), requests={"prompt_tokens": [1, 2], "output_tokens": [1]})
-
-
-@pytest.mark.parametrize(
-    ("refused", "words"),
-    [
-        (lambda: Request(id="a", prompt_tokens=0, output_tokens=1), r"\$.prompt_tokens: found 0"),
-        (lambda: Request(id="a", prompt_tokens=np.float64(1.5), output_tokens=1), r"\$.prompt_tokens: found 1.5"),
-        (lambda: Server(kv_capacity=9), "unknown key; did you mean 'kv_capacity_tokens'"),
-        (lambda: LinearClock(kind="linear", decode_base_ms=-1.0), r"\$.decode_base_ms: found -1.0"),
-        (lambda: mk.generate("chat", requests="x"), "option requests: found 'x'; allowed: a whole number"),
-        (lambda: mk.generate("chat", request=3), "no option 'request'; did you mean 'requests'"),
-        (lambda: mk.import_trace("azure", "x.csv", round=3), "no option 'round'"),
-        (lambda: mk.load(3), "found 3 where the path of a file is expected"),
-        (lambda: mk.load_result({}), "where the path of a file is expected"),
-    ],
-)
-def test_refused_input_is_an_error_of_modelkit(refused: Callable[[], object], words: str) -> None:
-    """Tests that what a caller gets wrong is a ModelkitError that says what and where."""
-    with pytest.raises(mk.ModelkitError, match=words):
-        refused()
-
-
-def test_short_representations(two: Instance) -> None:
-    """Tests that instances, schedules and results fit a line."""
-    result = mk.simulate(two, "svf")
-    for value in (two, result, result.schedule, mk.generate("chat", requests=1000)):
-        assert len(repr(value)) < 120
-        assert str(value) == repr(value)
-    assert repr(result) == f"<Result svf on {two.name!r}: feasible, total_latency_rounds {result.objective.value:g}>"
-
-
-def test_times_of_requests(two: Instance) -> None:
-    """Tests the times of each request against the metrics, and the table of them."""
-    result = mk.simulate(two, "svf")
-    times = result.requests(two)
-    assert [row.id for row in times] == [r.id for r in two.requests]
-    assert sum(row.latency or 0 for row in times) == result.metrics["total_latency_rounds"]
-    table = list(csv.DictReader(result.requests_csv(two).splitlines()))
-    assert [float(row["latency_rounds"]) for row in table] == [row.latency for row in times]
-    with pytest.raises(UsageError, match="is about"):
-        result.requests(two.replace(name="another"))
-    chat = mk.generate("chat", requests=30, server="llama2-70b-2xa100")
-    run = mk.simulate(chat, "svf")
-    first = [row.time_to_first_token or 0 for row in run.requests(chat)]
-    assert sum(first) / 30 == pytest.approx(run.metrics["mean_first_token_ms"])

@@ -50,7 +50,7 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
         An option is out of its range.
     """
     maker = REGISTRY[name]
-    instance = checked(f"generate {name}", lambda: maker(**options))
+    instance = checked(f"generate {name}", lambda: maker.make(**options))
     if predictions is None:
         return instance
     return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))

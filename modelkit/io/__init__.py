@@ -11,10 +11,10 @@ from modelkit.io.claims import (
     save_certificate,
     save_result,
 )
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
 from modelkit.io.reading import MOST_NESTING, read_json
 from modelkit.io.writing import check_writable, write_bytes, write_text
-from modelkit.validation import faults_of, trimmed
 
 __all__ = [
     "MOST_NESTING",

@@ -16,10 +16,10 @@ from modelkit.certificate import Certificate
 from modelkit.errors import Fault, InputError, shown
 from modelkit.files import where_of
 from modelkit.instance import whole
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.reading import checked_schema, read_json
 from modelkit.io.writing import write_text
 from modelkit.result import Result, agree
-from modelkit.validation import faults_of, trimmed
 
 
 def load_result(source: str | os.PathLike[str]) -> Result:

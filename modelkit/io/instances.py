@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from modelkit.errors import MOST_FAULTS, Fault, InputError, did_you_mean, shown
 from modelkit.files import where_of
 from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
+from modelkit.io.faults import faults_of, trimmed
 from modelkit.io.reading import checked_schema, read_json, without_collecting
 from modelkit.io.writing import write_text
-from modelkit.validation import faults_of, plain, trimmed
 
 #: Requests of an instance.
 MOST_REQUESTS = 1_000_000
@@ -37,8 +37,8 @@ def load(source: str | os.PathLike[str] | dict[str, Any] | Instance) -> Instance
     Parameters
     ----------
     source
-        Path of a ``.json`` or ``.json.gz`` file, ``"-"`` for standard input, parsed JSON (in which NumPy's numbers
-        and arrays may stand), or an instance, which is returned as it is.
+        Path of a ``.json`` or ``.json.gz`` file, ``"-"`` for standard input, parsed JSON, or an
+        instance, which is returned as it is.
 
     Raises
     ------
@@ -50,10 +50,9 @@ def load(source: str | os.PathLike[str] | dict[str, Any] | Instance) -> Instance
     if isinstance(source, Instance):
         return source
     if isinstance(source, dict):
-        return parse_instance(plain(source), "instance")
-    where = where_of(source)
+        return parse_instance(source, "instance")
     with without_collecting():
-        return parse_instance(read_json(source), where)
+        return parse_instance(read_json(source), where_of(source))
 
 
 def parse_instance(document: object, where: str) -> Instance:

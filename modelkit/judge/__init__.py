@@ -9,7 +9,6 @@ from __future__ import annotations
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
-from modelkit.judge.requests import RequestTimes, request_times, request_times_csv
 from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.schedule import Schedule
 
@@ -17,7 +16,6 @@ __all__ = [
     "METRICS",
     "RULES",
     "TIME_TOLERANCE_MS",
-    "RequestTimes",
     "Stay",
     "Stretch",
     "Verdict",
@@ -25,8 +23,6 @@ __all__ = [
     "judge",
     "latencies",
     "percentile",
-    "request_times",
-    "request_times_csv",
 ]
 
 

@@ -36,7 +36,7 @@ def import_trace(name: str, path: str | os.PathLike[str], **options: object) -> 
     """
     trace_formats()
     maker = _REGISTRY[name]
-    return checked(f"{where_of(path)} as {name}", lambda: maker(path, **options))
+    return checked(f"{where_of(path)} as {name}", lambda: maker.make(path, **options))
 
 
 def oversized(instance: Instance) -> list[Request]:

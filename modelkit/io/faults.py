@@ -1,4 +1,4 @@
-"""Pydantic's errors in our words, each with its place; and NumPy's numbers as Python's, before it sees them."""
+"""Pydantic's errors in our words, each with its place."""
 
 from __future__ import annotations
 
@@ -7,28 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from modelkit.errors import MOST_FAULTS, Fault, did_you_mean, shown
 
 _PLAIN_KEY = re.compile(r"[\w-]{1,100}")
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
-
-
-def plain(value: Any) -> Any:
-    """The value with NumPy's numbers and arrays as Python's numbers and lists, in mappings and sequences too."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if type(value) is dict:
-        return {plain(key): plain(entry) for key, entry in value.items()}
-    if type(value) in (list, tuple) and any(
-        isinstance(entry, np.generic | np.ndarray | dict | list) for entry in value
-    ):
-        return type(value)(plain(entry) for entry in value)
-    return value
 
 
 def trimmed(document: Any, model: Any) -> Any:
