@@ -67,8 +67,8 @@ def simulate(
     limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
     entry, options = chosen_policy(policy)
-    share = load_of(instance)
     schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+    share = load_of(instance, max_batch=max_batch, max_batch_tokens=max_batch_tokens, slots_over_time=slots_over_time)
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
     judged = time.perf_counter()
@@ -76,6 +76,7 @@ def simulate(
     settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
     options |= {key: value for key, value in settings.items() if value is not None}
     options |= {"chunked_prefill": True} if chunked_prefill else {}
+    options |= {"slots_over_time": [list(change) for change in slots_over_time]} if slots_over_time else {}
     return Result(
         instance=InstanceStamp.of(instance),
         producer=Producer(kind="policy", name=entry.name, options=options, seed=seed, modelkit=VERSION),

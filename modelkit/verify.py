@@ -59,8 +59,9 @@ def verify_result(result: Result, instance: Instance, own: OwnRules | None = Non
     unconfirmed: list[str] = []
     if result.instance.requests != len(instance.requests):
         faults.append(f"the file says {result.instance.requests} requests, the instance has {len(instance.requests)}")
-    if result.load is not None and not _same(result.load, load(instance)):
-        faults.append(f"the file says a load of {_shown(result.load)}, the instance {_shown(load(instance))}")
+    share = _load(result, instance)
+    if result.load is not None and not _same(result.load, share):
+        faults.append(f"the file says a load of {_shown(result.load)}, the instance {_shown(share)}")
     if result.schedule is None:
         if result.status in ("optimal", "feasible"):
             faults.append(f"the status is {result.status!r}, but there is no schedule")
@@ -70,6 +71,19 @@ def verify_result(result: Result, instance: Instance, own: OwnRules | None = Non
         _verify_schedule(result, instance, own or OwnRules(), faults, confirmed, unconfirmed)
     _verify_bound(result, instance, faults, confirmed, unconfirmed)
     return Verification(tuple(faults), tuple(confirmed), tuple(unconfirmed))
+
+
+def _load(result: Result, instance: Instance) -> float | None:
+    """The load under the limits that the result says it kept; without them where they make no sense."""
+    stated = result.producer.options
+    limits = {key: stated[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time") if key in stated}
+    counts = [value for key, value in limits.items() if key != "slots_over_time"]
+    if not all(isinstance(value, int) and value >= 1 for value in counts):
+        return load(instance)
+    try:
+        return load(instance, **limits)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return load(instance)
 
 
 def _verify_schedule(

@@ -50,7 +50,7 @@ class _Makers(click.Group):
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
-            _write_instance(self._make(maker.name, **options), output, quiet)
+            _write_instance(self._make(maker.name, quiet=quiet, **options), output, quiet)
 
         command = click.Command(
             maker.name,
@@ -69,12 +69,12 @@ class _Makers(click.Group):
 
 
 def _click_option(option: Option) -> click.Option:
-    flag = f"--{option.name.replace('_', '-')}"
+    names = [option.flag, option.name]
     if option.kind is bool:
-        return click.Option([flag], is_flag=True, help=option.help)
+        return click.Option(names, is_flag=True, help=option.help)
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
     return click.Option(
-        [flag], type=kind, default=option.default, show_default=option.default is not None, help=option.help
+        names, type=kind, default=option.default, show_default=option.default is not None, help=option.help
     )
 
 
@@ -92,16 +92,20 @@ def all_formats() -> dict[str, Maker]:
     return trace_formats()
 
 
-def _generate(name: str, **options: Any) -> mk.Instance:
+def _generate(name: str, *, quiet: bool, **options: Any) -> mk.Instance:
     from modelkit.families import generate
 
     return generate(name, **options)
 
 
-def _import(name: str, trace: str, **options: Any) -> mk.Instance:
+def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> mk.Instance:
     from modelkit.traces import import_trace
 
-    return import_trace(name, trace, **options)
+    return import_trace(name, trace, tell=None if quiet else _note, **options)
+
+
+def _note(words: str) -> None:
+    click.echo(f"note: {words}", err=True)
 
 
 generate = _Makers(
@@ -123,7 +127,7 @@ import_ = _Makers(
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> None:
-    path = output or f"{instance.name}.json"
+    path = output or _free_path(instance)
     mk.save_instance(instance, path)
     if not quiet:
         _warn_of_oversized(instance)
@@ -132,7 +136,6 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
             for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
             if value is not None
         )
-        _say_failed(instance)
         _warn_of_load(instance)
         last = max(r.arrival for r in instance.requests)
         say(
@@ -141,6 +144,18 @@ def _write_instance(instance: mk.Instance, output: str | None, quiet: bool) -> N
             None if path == "-" else Path(path),
             path,
         )  # fmt: skip
+
+
+def _free_path(instance: mk.Instance) -> str:
+    """The file of the instance's name, or where that holds another instance one beside it."""
+    path = Path(f"{instance.name}.json")
+    if not path.exists():
+        return str(path)
+    try:
+        same = mk.load(path) == instance
+    except mk.ModelkitError:
+        same = False
+    return str(path) if same else f"{instance.name}-{instance.sha256[:8]}.json"
 
 
 def _warn_of_oversized(instance: mk.Instance) -> None:
@@ -154,17 +169,6 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
             f"warning: {len(too_big)} of {len(instance.requests)} requests can never fit"
             f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
             f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
-            err=True,
-        )
-
-
-def _say_failed(instance: mk.Instance) -> None:
-    """Say which rows of a trace were failures."""
-    lines = instance.extra.get("failed_lines")
-    if lines:
-        click.echo(
-            f"note: {count(len(lines), 'failed request')} left out, the first in line {lines[0]};"
-            " extra.failed_lines names them all",
             err=True,
         )
 

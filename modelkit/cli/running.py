@@ -124,7 +124,7 @@ def simulate(
     settings["slots_over_time"] = [_slot_change(c) for c in slots_at] or None
     policies = tuple(dict.fromkeys(policies))
     if not quiet:
-        _say_before(loaded, policies)
+        _say_before(loaded, policies, settings)
     results = []
     for policy in policies:
         result = recorded(mk.simulate(loaded, policy, **settings))
@@ -142,12 +142,13 @@ def simulate(
     return max(0 if result.status in ("optimal", "feasible") else 4 for result in results)
 
 
-def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
+def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[str, Any]) -> None:
     """What can be said before anything runs: the load, and policies that let requests wait on purpose."""
     from modelkit.policies import chosen_policy
     from modelkit.stability import load, load_words
 
-    share = load(instance)
+    limits = {key: settings[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time")}
+    share = load(instance, **limits)
     if (words := load_words(share)) is not None:
         click.echo(f"warning: {words}", err=True)
     elif share is not None:

@@ -45,11 +45,12 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     Raises
     ------
     UsageError
-        No such family or prediction model.
+        No such family, option or prediction model.
     InputError
-        An option is out of its range.
+        An option is out of its range or of another type.
     """
     maker = REGISTRY[name]
+    options = maker.checked(options, f"generate {name}")
     instance = checked(f"generate {name}", lambda: maker.make(**options))
     if predictions is None:
         return instance
