@@ -40,7 +40,7 @@ MOONCAKE = mooncake(
 )
 BAILIAN = mooncake(
     {"chat_id": 0, "parent_chat_id": -1, "timestamp": 0.0, "input_length": 32, "output_length": 5, "hash_ids": [0, 1]},
-    {"chat_id": 1, "parent_chat_id": 0, "timestamp": 3.7, "input_length": 40, "output_length": 9, "hash_ids": [0, 1, 2]},
+    {"chat_id": 1, "parent_chat_id": 0, "timestamp": 4, "input_length": 40, "output_length": 9, "hash_ids": [0, 1, 2]},
     {"chat_id": 2, "parent_chat_id": -1, "timestamp": 7.4, "input_length": 16, "output_length": 7, "hash_ids": [3]},
 )
 TEXTS = {"azure": AZURE, "burstgpt": BURST, "mooncake": MOONCAKE, "bailian": BAILIAN, "vidur": VIDUR}

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from modelkit.errors import MOST_FAULTS, Fault, InputError, UsageError, did_you_mean, shown
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, did_you_mean, shown
 from modelkit.files import where_of
 from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
 from modelkit.io.faults import faults_of, trimmed
@@ -120,6 +120,8 @@ def checked(what: str, make: Callable[[], Instance]) -> Instance:
         return make()
     except ValidationError as error:
         raise InputError(f"{what} gives no instance", faults_of(error, {})) from None
+    except ArgumentError as error:
+        raise InputError(f"{what} gives no instance", error.faults) from None
 
 
 def _longest(requests: object) -> int:
