@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelkit.arguments import checked_arguments
 from modelkit.cases import Case, Claim, cases
 from modelkit.errors import UsageError, did_you_mean
 from modelkit.instance import Instance
@@ -58,6 +59,7 @@ class Plan:
     left_out: tuple[str, ...]
 
 
+@checked_arguments
 def compare(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
     folder: str | os.PathLike[str] = "compare",

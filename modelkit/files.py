@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator
 
-from modelkit.errors import Fault, InputError, UsageError
+from modelkit.errors import Fault, InputError, UsageError, shown
 
 #: Largest text that is read at once, after decompression [byte]; a million requests in columns take half.
 MOST_BYTES = 2**26
@@ -54,6 +54,8 @@ _LONGEST_MARK = max(len(mark) for mark, _, _ in _FOREIGN)
 
 def where_of(source: str | os.PathLike[str]) -> str:
     """What to call a file in messages."""
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"found {shown(source)} where a file's path is wanted")
     return "standard input" if os.fspath(source) == "-" else os.fspath(source)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance, plain, whole
@@ -60,13 +60,22 @@ class Segment:
         if type(self.admit) is not tuple or not all(type(a) is Admission for a in self.admit):
             object.__setattr__(self, "admit", _admissions(self.admit, faults))
         if type(self.evict) is not tuple:
-            object.__setattr__(self, "evict", (self.evict,) if isinstance(self.evict, str) else tuple(self.evict))
+            object.__setattr__(self, "evict", tuple(_ids(self.evict, faults)))
         if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
         if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
             faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: a whole number from 0 to 10^15"))
         if faults:
             raise InputError("segment", faults)
+
+
+def _ids(found: object, faults: list[Fault]) -> list[str]:
+    """Requests' ids from one or a list of them."""
+    ids: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    faults += [
+        Fault("evict", f"found {shown(entry)}; allowed: a request's id") for entry in ids if not isinstance(entry, str)
+    ]
+    return ids
 
 
 def _admissions(found: object, faults: list[Fault]) -> tuple[Admission, ...]:
@@ -100,8 +109,12 @@ class Schedule:
     tokens_per_iteration: int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.segments) is not tuple:
+        if isinstance(self.segments, list):
             object.__setattr__(self, "segments", tuple(self.segments))
+        if not isinstance(self.segments, tuple) or not all(isinstance(s, Segment) for s in self.segments):
+            fault = Fault("segments", f"found {shown(self.segments)}; allowed: a list of segments")
+            raise InputError("schedule", [fault])
+        object.__setattr__(self, "tokens_per_iteration", plain(self.tokens_per_iteration))
         limit = self.tokens_per_iteration
         if limit is not None and not (isinstance(limit, int) and 1 <= limit <= MAX_ROUNDS):
             fault = Fault("tokens_per_iteration", f"found {shown(limit)}; allowed: a whole number from 1 to 10^15")

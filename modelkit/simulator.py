@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from modelkit.arguments import checked_arguments
 from modelkit.continuous import ContinuousSimulation, Limits
 from modelkit.errors import PolicyError as PolicyError
 from modelkit.errors import UsageError
@@ -25,6 +26,7 @@ from modelkit.stages import StageSimulation, stages_refusal
 from modelkit.version import VERSION
 
 
+@checked_arguments
 @interruptible()
 def simulate(
     instance: Instance,

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance
+from modelkit.io import load
 from modelkit.judge import Verdict, judge
 from modelkit.result import Result
-from modelkit.stability import load
+from modelkit.stability import load as load_of
 
 #: Metrics of a file may differ from the judge's by so much, relatively; sums of doubles are no closer.
 METRIC_TOLERANCE = 1e-9
@@ -40,11 +42,13 @@ class OwnRules:
     value: Callable[[Verdict], float | None] | None = None
 
 
+@checked_arguments
 def verify_result(result: Result, instance: Instance, own: OwnRules | None = None) -> Verification:
     """Judge the schedule of ``result`` again and hold every number of the file against the replay.
 
     ``own`` says what a variant's formulation adds; without, its rules and its objective are not confirmed.
     """
+    instance = load(instance)
     if result.instance.sha256 != instance.sha256:
         return Verification(
             (
@@ -79,11 +83,11 @@ def _load(result: Result, instance: Instance) -> float | None:
     limits = {key: stated[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time") if key in stated}
     counts = [value for key, value in limits.items() if key != "slots_over_time"]
     if not all(isinstance(value, int) and value >= 1 for value in counts):
-        return load(instance)
+        return load_of(instance)
     try:
-        return load(instance, **limits)
+        return load_of(instance, **limits)
     except (TypeError, ValueError, ZeroDivisionError):
-        return load(instance)
+        return load_of(instance)
 
 
 def _verify_schedule(
@@ -152,8 +156,10 @@ def _verify_bound(
         faults.append(f"the status is 'optimal', but value {_shown(value)} and bound {_shown(bound)} do not agree")
 
 
+@checked_arguments
 def verify_certificate(certificate: Certificate, instance: Instance) -> Verification:
     """Recompute the bound of ``certificate`` from its proof and the instance alone, exactly."""
+    instance = load(instance)
     what, unit = ("total latency", "rounds") if certificate.kind == "kv-prices" else ("makespan", "ms")
     faults = certificate_faults(certificate, instance)
     confirmed = (

@@ -212,6 +212,8 @@ def save_instance(instance: Instance, path: str | os.PathLike[str]) -> None:
     UsageError
         The file cannot be written.
     """
+    if not isinstance(instance, Instance):
+        raise UsageError(f"save_instance takes an instance; found {shown(instance)}")
 
     def refuse(place: str, words: str) -> NoReturn:
         raise InputError(f"instance {instance.name!r}, not written", [Fault(place, words)])

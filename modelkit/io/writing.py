@@ -10,7 +10,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from modelkit.errors import UsageError
+from modelkit.errors import UsageError, shown
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
@@ -32,6 +32,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
     UsageError
         The file cannot be written (no such folder, no permission, disk full).
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"found {shown(path)} where a file's path is wanted")
     data = text.encode("utf-8", "backslashreplace")  # half a character: in JSON that is its escape
     if os.fspath(path) == "-":
         try:

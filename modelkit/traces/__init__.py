@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from modelkit.arguments import checked_arguments
 from modelkit.files import where_of
 from modelkit.instance import Instance, Request
 from modelkit.io import checked
@@ -36,6 +37,7 @@ def trace_formats() -> dict[str, Maker]:
     return _REGISTRY.makers()
 
 
+@checked_arguments
 def import_trace(
     format: str,
     path: str | os.PathLike[str],
