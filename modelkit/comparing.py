@@ -142,7 +142,8 @@ def _loaded(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
 ) -> list[tuple[str, Instance]]:
     """(stem, instance), the stems unlike each other; the same instance twice counts once."""
-    given = [instances] if isinstance(instances, str | os.PathLike | Instance) else list(instances)
+    one = isinstance(instances, str | bytes | os.PathLike | Instance) or not isinstance(instances, Iterable)
+    given: list[Any] = [instances] if one else list(instances)  # type: ignore[arg-type]
     out: dict[str, tuple[str, Instance]] = {}
     stems: set[str] = set()
     for item in given:

@@ -1,4 +1,4 @@
-"""Imports read what the file says: units, blocks, rows left out, windows, limits, names; whatever is written is read."""
+"""Imports read what the file says: units, blocks, rows left out, windows, limits, names; what is written is read."""
 
 from __future__ import annotations
 
