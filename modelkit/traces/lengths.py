@@ -94,7 +94,7 @@ def lengths(
         host = find_server(server)
         if kv_capacity is not None:
             host = host.model_copy(update={"kv_capacity_tokens": kv_capacity})
-    table = read_csv(path, [c for c in (prompt_column, output_column, arrival_column) if c is not None], trace=True)
+    table = read_csv(path, [c for c in (prompt_column, output_column, arrival_column) if c is not None])
     chosen = _columns(table, prompt_column, output_column, output_law, arrival_column)
     takes_arrivals = server is not None and rate is None and chosen.arrival is not None
     unit = _unit(table.where, chosen.arrival or "", time_unit) if takes_arrivals else None
@@ -185,6 +185,7 @@ def _columns(table: Table, prompt: str | None, output: str | None, law: str | No
 def _usual(table: Table, names: Sequence[str], what: str, but: str | None = None) -> str | None:
     """The column with one of these names, whatever unit follows it."""
     found = [c for c in table.columns if c != but and _plain_name(c)[0] in names]
+    table.require(dict.fromkeys(found))
     if len(found) > 1:
         listed = ", ".join(repr(c) for c in found)
         words = f"several columns may hold the {what}s: {listed}; say --{what}-column"
