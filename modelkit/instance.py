@@ -33,7 +33,7 @@ Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
 
 #: Keys of ``extra`` that importers write: they describe requests and ask nothing of a formulation.
-TRACE_ATTRIBUTES = ("failed_lines", "prefix_block_tokens", "prefix_hashes")
+TRACE_ATTRIBUTES = ("failed_lines", "no_output_lines", "oversized_lines", "prefix_block_tokens", "prefix_hashes")
 
 
 if TYPE_CHECKING:

@@ -111,6 +111,7 @@ def test_rows_without_output_are_counted(read: Any, cli: Any, tmp_path: Path) ->
     assert [r.prompt_tokens for r in instance.requests] == [374, 7]
     assert "1 without output left out" in instance.description
     assert instance.extra == {"no_output_lines": [3]}
+    assert not instance.parameters
     assert notes == ["1 row without output left out, the first in line 3; extra.no_output_lines names them all"]
     said = cli("import", "azure", str(tmp_path / "trace.csv"), "-o", str(tmp_path / "a.json"))
     assert "note: 1 row without output left out" in said.err
@@ -118,7 +119,8 @@ def test_rows_without_output_are_counted(read: Any, cli: Any, tmp_path: Path) ->
     assert not quiet.err
     with pytest.raises(InputError, match="ContextTokens: found '374.5'"):
         read("azure", text.replace("374.0", "374.5"))
-    _, notes = read("azure", text, kv_capacity=100, drop_oversized=True)
+    fitting, notes = read("azure", text, kv_capacity=100, drop_oversized=True)
+    assert not fitting.parameters
     assert "1 row oversized left out, the first in line 2; extra.oversized_lines names them all" in notes
 
 
