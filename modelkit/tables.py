@@ -88,14 +88,10 @@ class Table:
             if c not in self.columns
         ]
         missing += [Fault("line 1", f"the column {c!r} stands twice") for c in columns if self.columns.count(c) > 1]
-        if missing and self.is_json:
-            wanted = ", ".join(columns)
-            raise InputError(
-                self.where, [Fault("line 1", f"JSON has no columns; allowed: a CSV table with the columns {wanted}")]
-            )
         if missing:
             found = ", ".join(self.columns[:12]) or "none"
-            missing.append(Fault("line 1", f"its columns: {shown(found, 200)}"))
+            words = "it is JSON; allowed: a CSV table" if self.is_json else f"its columns: {shown(found, 200)}"
+            missing.append(Fault("line 1", words))
             raise InputError(self.where, missing)
 
     def rows(self) -> Iterator[Row]:
