@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelkit.conformance import check
     from modelkit.diagnosis import diagnose
     from modelkit.errors import ModelkitError
+    from modelkit.families import generate
     from modelkit.formulation import Formulation
     from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
     from modelkit.io import (
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
         save_instance,
         save_result,
     )
-    from modelkit.judge import Verdict
+    from modelkit.judge import RequestTimes, Verdict
     from modelkit.parameters import Parameter
     from modelkit.reporting import report
     from modelkit.result import Result
     from modelkit.schedule import Admission, Schedule, Segment
+    from modelkit.servers import find_server, presets
     from modelkit.simulator import simulate
     from modelkit.solving import solve
+    from modelkit.traces import import_trace
     from modelkit.verify import Verification, verify_certificate
     from modelkit.verifying import verify_result
 
@@ -55,6 +58,7 @@ _HOMES = {
     "ModelkitError": "errors",
     "Parameter": "parameters",
     "Request": "instance",
+    "RequestTimes": "judge",
     "Result": "result",
     "Schedule": "schedule",
     "Segment": "schedule",
@@ -66,10 +70,14 @@ _HOMES = {
     "check": "conformance",
     "compare": "comparing",
     "diagnose": "diagnosis",
+    "find_server": "servers",
+    "generate": "families",
+    "import_trace": "traces",
     "load": "io",
     "load_certificate": "io",
     "load_claim": "io",
     "load_result": "io",
+    "presets": "servers",
     "report": "reporting",
     "save_certificate": "io",
     "save_instance": "io",
@@ -95,6 +103,7 @@ __all__ = [
     "ModelkitError",
     "Parameter",
     "Request",
+    "RequestTimes",
     "Result",
     "Schedule",
     "Segment",
@@ -106,10 +115,14 @@ __all__ = [
     "check",
     "compare",
     "diagnose",
+    "find_server",
+    "generate",
+    "import_trace",
     "load",
     "load_certificate",
     "load_claim",
     "load_result",
+    "presets",
     "report",
     "save_certificate",
     "save_instance",

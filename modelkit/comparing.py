@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelkit.arguments import checked_arguments
 from modelkit.cases import Case, Claim, cases
 from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.instance import Instance
@@ -59,6 +60,7 @@ class Plan:
     left_out: tuple[str, ...]
 
 
+@checked_arguments
 def compare(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
     folder: str | os.PathLike[str] = "compare",
@@ -141,7 +143,8 @@ def _loaded(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
 ) -> list[tuple[str, Instance]]:
     """(stem, instance), the stems unlike each other; the same instance twice counts once."""
-    given = [instances] if isinstance(instances, str | os.PathLike | Instance) else list(instances)
+    one = isinstance(instances, str | bytes | os.PathLike | Instance) or not isinstance(instances, Iterable)
+    given: list[Any] = [instances] if one else list(instances)  # type: ignore[arg-type]
     out: dict[str, tuple[str, Instance]] = {}
     stems: set[str] = set()
     for item in given:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
@@ -60,6 +61,7 @@ class Diagnosis:
     message: str = ""
 
 
+@checked_arguments
 def diagnose(
     instance: Instance,
     formulation: str | Formulation | None = None,

@@ -4,6 +4,7 @@
 
     ModelkitError            exit code 1
     ├── InputError           2   a file or value is wrong; carries all faults at once
+    │   └── ArgumentError    2   a value that a program handed over; a ValueError too
     ├── UsageError           2   a name, option or combination that does not exist
     │   └── UnwritableError      a file that cannot be written
     ├── FormulationError     2   a formulation file that is broken or does not fit
@@ -126,6 +127,10 @@ class InputError(ModelkitError):
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"  ... and {len(self.faults) - SHOWN_FAULTS} more")
         super().__init__("\n".join(lines))
+
+
+class ArgumentError(InputError, ValueError):
+    """An `InputError` for values that a Python program handed over; a `ValueError` too."""
 
 
 class _Short(reprlib.Repr):

@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 
-from modelkit.errors import Fault, InputError, UsageError
+from modelkit.errors import Fault, InputError, UsageError, shown
 
 #: Largest text that is read at once, after decompression [byte]; a million requests in columns take half.
 MOST_BYTES = 2**26
@@ -23,6 +23,9 @@ MOST_BYTES = 2**26
 MOST_TABLE_BYTES = 2**28
 MOST_LINES = 2_000_000
 LONGEST_LINE = 2**20
+#: The same of a trace, of whose rows only those that are asked for are kept.
+MOST_TRACE_BYTES = 2**33
+MOST_TRACE_LINES = 100_000_000
 #: Gzip files can be concatenated; more members than this are no file that anybody made in good faith.
 MOST_MEMBERS = 10_000
 #: Seconds that a named pipe may be without a writer.
@@ -33,10 +36,30 @@ LONGEST_NAME = 200
 
 _PIECE = 2**20
 _GZIP = b"\x1f\x8b"
+#: First bytes of what people take for text, what it is, and how it becomes text.
+_FOREIGN = (
+    (b"\xfd7zXZ\0", "xz data", "unpack it with `xz -d`"),
+    (b"BZh", "bzip2 data", "unpack it with `bunzip2`"),
+    (b"\x28\xb5\x2f\xfd", "zstd data", "unpack it with `zstd -d`"),
+    (b"\x04\x22\x4d\x18", "lz4 data", "unpack it with `lz4 -d`"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it with `7z x`"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
+    (b"PAR1", "a Parquet table", "write it as CSV, such as with pandas.read_parquet(...).to_csv(...)"),
+    (b"ARROW1", "an Arrow table", "write it as CSV, such as with pandas.read_feather(...).to_csv(...)"),
+    (b"\x89HDF", "an HDF5 file", "write its table as CSV"),
+    (b"SQLite format 3", "a SQLite database", "write its table as CSV"),
+    (b"%PDF", "a PDF document", "give the table itself"),
+    (b"\xff\xfe\0\0", "UTF-32 text", "save it as UTF-8"),
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+)
+_LONGEST_MARK = max(len(mark) for mark, _, _ in _FOREIGN)
 
 
 def where_of(source: str | os.PathLike[str]) -> str:
     """What to call a file in messages."""
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"found {shown(source)} where a file's path is wanted")
     return "standard input" if os.fspath(source) == "-" else os.fspath(source)
 
 
@@ -87,8 +110,15 @@ def read_text(source: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
         raise InputError(where_of(source), [fault]) from None
 
 
-def read_lines(source: str | os.PathLike[str]) -> Iterator[str]:
+def read_lines(
+    source: str | os.PathLike[str], *, most: int = MOST_LINES, most_bytes: int = MOST_TABLE_BYTES
+) -> Iterator[str]:
     """Lines of a table with their ends; the file is read no further than they are asked for.
+
+    Parameters
+    ----------
+    most, most_bytes
+        Lines, and bytes after decompression, that are read at most.
 
     Raises
     ------
@@ -102,7 +132,7 @@ def read_lines(source: str | os.PathLike[str]) -> Iterator[str]:
     def refused(words: str) -> InputError:
         return InputError(where_of(source), [Fault(f"line {number + 1}", words)])
 
-    stream = io.BufferedReader(_Stream(_content(source, MOST_TABLE_BYTES)), _PIECE)
+    stream = io.BufferedReader(_Stream(_content(source, most_bytes)), _PIECE)
     text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     with text:
         while True:
@@ -114,8 +144,8 @@ def read_lines(source: str | os.PathLike[str]) -> Iterator[str]:
                 return
             if len(line) > LONGEST_LINE:
                 raise refused(f"longer than {LONGEST_LINE:,} characters")
-            if number == MOST_LINES:
-                raise refused(f"more than {MOST_LINES:,} lines, the most that are read")
+            if number == most:
+                raise refused(f"more than {most:,} lines, the most that are read")
             number += 1
             yield line
 
@@ -142,8 +172,12 @@ def _content(source: str | os.PathLike[str], most: int) -> Iterator[bytes]:
     """Pieces of the content, none of them empty, ``most`` bytes in all."""
     where = where_of(source)
     total = 0
+    head = b""
     try:
         for piece in _inflated(_pieces(source)):
+            if len(head) < _LONGEST_MARK:
+                head += piece[:_LONGEST_MARK]
+                _refuse_foreign(where, head)
             total += len(piece)
             if total > most:
                 raise InputError(where, [Fault("$", f"holds more than {most // 1024:,} KiB, the most that is read")])
@@ -155,6 +189,15 @@ def _content(source: str | os.PathLike[str], most: int) -> Iterator[bytes]:
         raise UsageError(f"cannot read {where}: {error.strerror or error}") from None
     except ValueError as error:  # a null byte in the name
         raise UsageError(f"cannot read {where!r}: {error}") from None
+
+
+def _refuse_foreign(where: str, head: bytes) -> None:
+    """Raise when data begin as those of a format that is no UTF-8 text."""
+    for mark, name, advice in _FOREIGN:
+        if head.startswith(mark):
+            raise InputError(where, [Fault("$", f"{name}, not UTF-8 text; {advice}")])
+    if len(head) >= 4 and (not any(head[:4:2]) or not any(head[1:4:2])) and any(head[:4]):  # without its mark
+        raise InputError(where, [Fault("$", "UTF-16 text, not UTF-8 text; save it as UTF-8")])
 
 
 def _pieces(source: str | os.PathLike[str]) -> Iterator[bytes]:

@@ -12,13 +12,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from modelkit.errors import MOST_FAULTS, Fault, InfeasibleError, InputError, shown
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InfeasibleError, InputError, UsageError, shown
 
 SCHEMA = "modelkit/instance/1"
 
@@ -33,11 +33,64 @@ Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
 
 #: Keys of ``extra`` that importers write: they describe requests and ask nothing of a formulation.
-TRACE_ATTRIBUTES = ("failed_lines", "prefix_block_tokens", "prefix_hashes")
+TRACE_ATTRIBUTES = ("failed_lines", "no_output_lines", "oversized_lines", "prefix_block_tokens", "prefix_hashes")
 
 
-class _Data(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Checked
+else:
+
+    class _Checked(type(BaseModel)):
+        """Makes calls of a class take numpy's values, and say faults as all of modelkit does.
+
+        A call only: what is read from files goes past it.
+        """
+
+        def __call__(cls, *args, **fields):
+            if args:
+                raise UsageError(f"{cls.__name__} takes its fields by name: {', '.join(cls.model_fields)}")
+            try:
+                return super().__call__(**cls.prepared({key: plain(value) for key, value in fields.items()}))
+            except ValidationError as error:
+                faults = [
+                    Fault("".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in e["loc"]).lstrip("."), _words(e))
+                    for e in error.errors(include_url=False)[:MOST_FAULTS]
+                ]
+                raise ArgumentError(cls.__name__, faults) from None
+
+
+class _Data(BaseModel, metaclass=_Checked):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a call before they are checked."""
+        return fields
+
+
+def _words(error: Any) -> str:
+    """A fault as pydantic states it, in our words."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    return f"found {shown(error['input'])}; {error['msg'].replace('Input should be ', 'allowed: ')}"
+
+
+def plain(value: Any) -> Any:
+    """Numpy's numbers and arrays, and what holds them, as Python's own values; anything else unchanged."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value)) if any(type(v) not in _PLAIN for v in value) else value
+    if type(value) is dict:
+        return {plain(key): plain(entry) for key, entry in value.items()}
+    return value
+
+
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class UnitClock(_Data):
@@ -190,6 +243,31 @@ class Instance(_Data):
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
         return self
 
+    @classmethod
+    def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a call, with requests in rows.
+
+        They may be columns by name, ``{"prompt_tokens": array, "output_tokens": array}``; their ids are r1, r2, ...
+        unless a column ``id`` says others.
+        """
+        columns = fields.get("requests")
+        if isinstance(columns, dict):
+            return {**fields, "requests": _rows_of(columns)}
+        return fields if not isinstance(columns, list) else {**fields, "requests": _with_ids(columns)}
+
+    def __repr__(self) -> str:
+        server = self.server
+        limits = [
+            f"{name} {value:,}"
+            for name, value in (("M", server.kv_capacity_tokens), ("slots", server.slots))
+            if value is not None
+        ]
+        n = len(self.requests)
+        words = [repr(self.name), f"{n:,} request{'' if n == 1 else 's'}", *limits, f"{server.clock.kind} clock"]
+        return f"Instance({', '.join(words)})"
+
+    __str__ = __repr__
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and (self is other or self.sha256 == other.sha256)
 
@@ -306,6 +384,27 @@ class Instance(_Data):
             )
 
 
+def _rows_of(columns: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Rows from columns of one length."""
+    wrong = [
+        Fault(f"requests.{key}", f"found {shown(values)}; allowed: a list or array, one value a request")
+        for key, values in columns.items()
+        if not isinstance(values, list | tuple)
+    ]
+    lengths = {} if wrong else {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        wrong = [Fault("requests", f"columns of other lengths: {shown(lengths, 200)}")]
+    if wrong:
+        raise ArgumentError("Instance", wrong)
+    keys = list(columns)
+    return _with_ids([dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+def _with_ids(rows: list[Any]) -> tuple[Any, ...]:
+    """Rows of data get their ids by position where they have none."""
+    return tuple({"id": f"r{i}", **row} if isinstance(row, dict) else row for i, row in enumerate(rows, start=1))
+
+
 class InstanceStamp(_Data):
     """Which instance a file is about."""
 
@@ -313,13 +412,30 @@ class InstanceStamp(_Data):
     sha256: str
     requests: Annotated[int, Field(strict=True)]
     family: str | None = None
+    _instance: Instance | None = PrivateAttr(default=None)
+
+    @property
+    def instance(self) -> Instance | None:
+        """The instance itself, where the stamp was made in this process."""
+        return self._instance
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InstanceStamp) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_instance": None}}
 
     @classmethod
     def of(cls, instance: Instance) -> InstanceStamp:
         """Stamp of ``instance``; the family is the first word of its source when generated."""
         kind, _, rest = instance.source.partition(" ")
         family = rest.split(" ")[0] if kind == "family" and rest else None
-        return cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
+        stamp = cls(name=instance.name, sha256=instance.sha256, requests=len(instance.requests), family=family)
+        stamp._instance = instance
+        return stamp
 
 
 def _check_all_fit(limit: str, at_fault: list[str]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import numbers
+import operator
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from modelkit.errors import unknown_name
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+_KINDS = {bool: "True or False", str: "text", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,35 @@ class Option:
     default: Any
     choices: tuple[str, ...] | None = None
 
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return f"--{self.name.strip('_').replace('_', '-')}"
+
+    def plain(self, value: Any, faults: list[Fault]) -> Any:
+        """A value as Python's own type, such as one of numpy's; a fault when it is of another type."""
+        if value is None and self.default is None:
+            return None
+        try:
+            if self.kind is bool:
+                if type(value).__name__ not in ("bool", "bool_"):
+                    raise TypeError
+                return bool(value)
+            if self.kind is str:
+                if not isinstance(value, str | os.PathLike | numbers.Real) or isinstance(value, bool):
+                    raise TypeError
+                text = str(value)
+                if self.choices and text not in self.choices:
+                    allowed = ", ".join(self.choices)
+                    faults.append(Fault(self.flag, f"found {shown(value)}; allowed: {allowed}"))
+                return text
+            if isinstance(value, str | bytes | bool):
+                raise TypeError
+            return operator.index(value) if self.kind is int else float(value)
+        except (TypeError, ValueError, OverflowError):
+            faults.append(Fault(self.flag, f"found {shown(value)}; allowed: {_KINDS.get(self.kind, 'another type')}"))
+            return value
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -32,6 +66,28 @@ class Maker:
     reference: str
     options: tuple[Option, ...]
     make: Callable[..., Any]
+
+    def checked(self, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """The options with plain values of their types.
+
+        Raises
+        ------
+        UsageError
+            There is no such option.
+        InputError
+            Values of other types, all at once.
+        """
+        known = {option.name: option for option in self.options}
+        for name in options:
+            if name not in known:
+                raise UsageError(
+                    f"{what} has no option {name!r}{did_you_mean(name, known)}\n  known: {', '.join(known)}"
+                )
+        faults: list[Fault] = []
+        plain = {name: known[name].plain(value, faults) for name, value in options.items()}
+        if faults:
+            raise InputError(what, faults)
+        return plain
 
 
 class Registry:

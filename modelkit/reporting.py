@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from modelkit.arguments import checked_arguments
 from modelkit.bounds import CertifiedBound
 from modelkit.cases import Case, Claim, by_instance, cases
 from modelkit.certificate import Certificate
@@ -39,6 +40,7 @@ Reportable = Result | Certificate | CertifiedBound | str | os.PathLike[str]
 _PATTERNS = ("*.result.json", "*.result.json.gz", "*.certificate.json", "*.certificate.json.gz")
 
 
+@checked_arguments
 def report(
     results: Reportable | Comparison | Iterable[Reportable],
     path: str | os.PathLike[str] = "report.html",

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer, PrivateAttr
 
 from modelkit.certificate import Certificate
+from modelkit.errors import Fault, InputError, UsageError, shown
+from modelkit.instance import Instance, whole
 from modelkit.instance import InstanceStamp as InstanceStamp
-from modelkit.judge import Verdict
+from modelkit.judge import RequestTimes, Verdict, judge, request_times
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
 
 SCHEMA = "modelkit/result/1"
@@ -180,6 +182,44 @@ class Result(_Record):
     seconds: Seconds = Seconds()
     stages: list[Stage] = []
     log: str = ""
+
+    def __repr__(self) -> str:
+        solver = f" on {self.producer.solver}" if self.producer.solver else ""
+        words = [f"{self.producer.name}{solver} for {self.instance.name!r}", self.status]
+        if self.objective.value is not None:
+            words.append(f"{self.objective.name} {whole(self.objective.value)!r}")
+        if self.objective.bound is not None:
+            words.append(f"bound {whole(self.objective.bound)!r}")
+        return f"Result({', '.join(words)})"
+
+    __str__ = __repr__
+
+    def requests(self, instance: Instance | None = None) -> RequestTimes:
+        """When each request arrived, started, had its first token and finished: the judge's replay.
+
+        Parameters
+        ----------
+        instance
+            The instance that the result is about; needed where the result was read from a file.
+
+        Raises
+        ------
+        UsageError
+            The instance is needed, or there is no schedule.
+        InputError
+            The instance is another one.
+        """
+        instance = instance if instance is not None else self.instance.instance
+        if instance is None:
+            raise UsageError("the result was read from a file: say requests(instance), with the instance it is about")
+        if not isinstance(instance, Instance):
+            raise UsageError(f"requests takes an instance, such as mk.load(PATH); found {shown(instance)}")
+        if instance.sha256 != self.instance.sha256:
+            words = f"the result is about {self.instance.name!r}, sha256 {self.instance.sha256[:16]}..."
+            raise InputError("instance", [Fault("sha256", f"found {instance.sha256[:16]}...; {words}")])
+        if self.schedule is None:
+            raise UsageError("the result has no schedule, so no request has times")
+        return request_times(instance, judge(instance, self.schedule))
 
     def document(self) -> dict[str, Any]:
         """The result as JSON-ready data."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelkit.errors import Fault, InputError, shown
-from modelkit.instance import Instance, whole
+from modelkit.instance import Instance, plain, whole
 
 #: Bound on times and round counts, within which doubles count exactly.
 MAX_ROUNDS = 10**15
@@ -53,8 +53,15 @@ class Segment:
     rounds: int = 0
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 <= self.at <= MAX_ROUNDS:
+        faults: list[Fault] = []
+        if type(self.rounds) is not int or type(self.at) not in (int, float):  # numpy's numbers, or none at all
+            for field in ("at", "rounds"):
+                object.__setattr__(self, field, plain(getattr(self, field)))
+        if type(self.admit) is not tuple or not all(type(a) is Admission for a in self.admit):
+            object.__setattr__(self, "admit", _admissions(self.admit, faults))
+        if type(self.evict) is not tuple:
+            object.__setattr__(self, "evict", tuple(_ids(self.evict, faults)))
+        if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
         if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
             faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: a whole number from 0 to 10^15"))
@@ -62,7 +69,30 @@ class Segment:
             raise InputError("segment", faults)
 
 
-@dataclass(frozen=True, slots=True)
+def _ids(found: object, faults: list[Fault]) -> list[str]:
+    """Requests' ids from one or a list of them."""
+    ids: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    faults += [
+        Fault("evict", f"found {shown(entry)}; allowed: a request's id") for entry in ids if not isinstance(entry, str)
+    ]
+    return ids
+
+
+def _admissions(found: object, faults: list[Fault]) -> tuple[Admission, ...]:
+    """Admissions from request ids, pairs of an id and a slot, or a list of such."""
+    admissions = []
+    for entry in (found,) if isinstance(found, str) else found if isinstance(found, list | tuple) else ():
+        request, slot = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, None)
+        if isinstance(request, str):
+            admissions.append(Admission(request, plain(slot)))
+        else:
+            faults.append(Fault("admit", f"found {shown(entry)}; allowed: a request's id, or [id, slot]"))
+    if not isinstance(found, str | list | tuple):
+        faults.append(Fault("admit", f"found {shown(found)}; allowed: a list of requests' ids"))
+    return tuple(admissions)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Schedule:
     """Segments in time order.
 
@@ -79,10 +109,21 @@ class Schedule:
     tokens_per_iteration: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.segments, list):
+            object.__setattr__(self, "segments", tuple(self.segments))
+        if not isinstance(self.segments, tuple) or not all(isinstance(s, Segment) for s in self.segments):
+            fault = Fault("segments", f"found {shown(self.segments)}; allowed: a list of segments")
+            raise InputError("schedule", [fault])
+        object.__setattr__(self, "tokens_per_iteration", plain(self.tokens_per_iteration))
         limit = self.tokens_per_iteration
         if limit is not None and not (isinstance(limit, int) and 1 <= limit <= MAX_ROUNDS):
             fault = Fault("tokens_per_iteration", f"found {shown(limit)}; allowed: a whole number from 1 to 10^15")
             raise InputError("schedule", [fault])
+
+    def __repr__(self) -> str:
+        n = len(self.segments)
+        admitted = sum(len(segment.admit) for segment in self.segments)
+        return f"Schedule({n:,} segment{'' if n == 1 else 's'}, {admitted:,} admitted)"
 
     def document(self) -> dict[str, object]:
         """The schedule as JSON-ready data."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modelkit.errors import Fault, InputError, unknown_name
+from modelkit.errors import Fault, InputError, UsageError, shown, unknown_name
 from modelkit.instance import LinearClock, Server
 from modelkit.io import faults_of, read_json, trimmed
 
@@ -116,12 +116,12 @@ _PRESETS = (
 )  # fmt: skip
 
 
-def servers() -> dict[str, Preset]:
+def presets() -> dict[str, Preset]:
     """All presets by name."""
     return {preset.name: preset for preset in _PRESETS}
 
 
-def find_server(text: str) -> Server:
+def find_server(text: str | os.PathLike[str]) -> Server:
     """The server that a preset's name says, or a JSON file with a clock or a server.
 
     Raises
@@ -131,11 +131,14 @@ def find_server(text: str) -> Server:
     InputError
         With all faults of the file.
     """
-    presets = servers()
-    if text in presets:
-        return presets[text].server
+    if not isinstance(text, str | os.PathLike):
+        raise UsageError(f"a server is a preset's name or a JSON file; found {shown(text)}")
+    text = os.fspath(text)
+    known_presets = presets()
+    if text in known_presets:
+        return known_presets[text].server
     if not text.endswith((".json", ".json.gz")) and not os.path.isfile(text):
-        raise unknown_name("server", text, presets)
+        raise unknown_name("server", text, known_presets)
     document = read_json(text)
     if isinstance(document, dict) and "kind" in document:
         document = {"clock": document}

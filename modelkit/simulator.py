@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from modelkit.arguments import checked_arguments
 from modelkit.continuous import ContinuousSimulation, Limits
 from modelkit.errors import PolicyError as PolicyError
 from modelkit.errors import UsageError
@@ -25,6 +26,7 @@ from modelkit.stages import StageSimulation, stages_refusal
 from modelkit.version import VERSION
 
 
+@checked_arguments
 @interruptible()
 def simulate(
     instance: Instance,
@@ -67,8 +69,8 @@ def simulate(
     limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
     entry, options = chosen_policy(policy)
-    share = load_of(instance)
     schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+    share = load_of(instance, max_batch=max_batch, max_batch_tokens=max_batch_tokens, slots_over_time=slots_over_time)
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
     judged = time.perf_counter()
@@ -76,6 +78,7 @@ def simulate(
     settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
     options |= {key: value for key, value in settings.items() if value is not None}
     options |= {"chunked_prefill": True} if chunked_prefill else {}
+    options |= {"slots_over_time": [list(change) for change in slots_over_time]} if slots_over_time else {}
     return Result(
         instance=InstanceStamp.of(instance),
         producer=Producer(kind="policy", name=entry.name, options=options, seed=seed, modelkit=VERSION),

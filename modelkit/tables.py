@@ -6,12 +6,13 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from modelkit.errors import Fault, InputError, did_you_mean, shown
-from modelkit.files import read_lines, where_of
+from modelkit.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, where_of
 from modelkit.instance import MAX_TOKENS
 
 
@@ -32,11 +33,15 @@ class Row:
         return Fault(f"line {self.line}, {column}", f"found {shown(self.cells.get(column))}; allowed: {allowed}")
 
     def tokens(self, column: str, faults: list[Fault], *, least: int = 1) -> int:
-        """A number of tokens; ``least`` when it is none, with a fault."""
+        """A number of tokens, 374 or 374.0; ``least`` when it is none, with a fault."""
         value = self.cells.get(column)
         if isinstance(value, str):
-            value = value.strip()
-            value = int(value) if value.isascii() and value.isdigit() and len(value) < 12 else None
+            whole, point, zeros = value.strip().partition(".")
+            value = int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 12 else None
+            if point and zeros.strip("0"):
+                value = None
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
             faults.append(self.fault(column, f"{least} to {MAX_TOKENS}"))
             return least
@@ -59,11 +64,15 @@ class Row:
 
 
 class Table:
-    """A CSV file that is read once, row by row."""
+    """A CSV file that is read once, row by row; its cells stand between commas, semicolons or tabs."""
 
     def __init__(self, where: str, lines: Iterable[str]) -> None:
         self.where = where
-        self._reader = csv.DictReader(lines)
+        lines = iter(lines)
+        head = next(lines, "")
+        self.is_json = head.lstrip()[:1] in ("{", "[")
+        marks = [mark for mark in ";\t" if mark in head and "," not in head]
+        self._reader = csv.DictReader(chain([head], lines), delimiter=marks[0] if marks else ",")
         try:
             self.columns: Sequence[str] = [(name or "").strip() for name in self._reader.fieldnames or ()]
         except csv.Error as error:
@@ -81,7 +90,8 @@ class Table:
         missing += [Fault("line 1", f"the column {c!r} stands twice") for c in columns if self.columns.count(c) > 1]
         if missing:
             found = ", ".join(self.columns[:12]) or "none"
-            missing.append(Fault("line 1", f"its columns: {shown(found, 200)}"))
+            words = "it is JSON; allowed: a CSV table" if self.is_json else f"its columns: {shown(found, 200)}"
+            missing.append(Fault("line 1", words))
             raise InputError(self.where, missing)
 
     def rows(self) -> Iterator[Row]:
@@ -93,8 +103,14 @@ class Table:
             raise InputError(self.where, [Fault(f"line {self._reader.line_num}", str(error))]) from None
 
 
-def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = ()) -> Table:
-    """A CSV file that has these columns.
+def _lines(path: str | os.PathLike[str], trace: bool) -> Iterator[str]:
+    if trace:
+        return read_lines(path, most=MOST_TRACE_LINES, most_bytes=MOST_TRACE_BYTES)
+    return read_lines(path)
+
+
+def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = (), *, trace: bool = False) -> Table:
+    """A CSV file that has these columns; a ``trace`` may be longer than what is kept whole.
 
     Raises
     ------
@@ -103,13 +119,26 @@ def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = ()) -> Table
     UsageError
         It cannot be opened.
     """
-    table = Table(where_of(path), read_lines(path))
+    table = Table(where_of(path), _lines(path, trace))
     table.require(columns)
     return table
 
 
-def read_json_lines(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Row]:
+def read_json_lines(
+    path: str | os.PathLike[str],
+    keys: Iterable[str],
+    *,
+    trace: bool = False,
+    hint: Callable[[Mapping[str, Any]], str] = lambda _: "",
+) -> Iterator[Row]:
     """Rows of a file with one JSON object a line that has these keys.
+
+    Parameters
+    ----------
+    trace
+        The file may be longer than what is kept whole.
+    hint
+        What else to say of an object that lacks a key.
 
     Raises
     ------
@@ -119,18 +148,22 @@ def read_json_lines(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterat
         The file cannot be opened.
     """
     where, keys = where_of(path), tuple(keys)
-    for line, text in enumerate(read_lines(path), start=1):
+    for line, text in enumerate(_lines(path, trace), start=1):
         if not text.strip():
             continue
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
-            raise InputError(where, [Fault(f"line {line}", f"not JSON: {reason}")]) from None
+            table = line == 1 and text.lstrip()[:1] not in ("{", "[") and any(mark in text for mark in ",;\t")
+            words = "looks like a CSV table; allowed: a JSON object a line" if table else f"not JSON: {reason}"
+            raise InputError(where, [Fault(f"line {line}", words)]) from None
         if not isinstance(found, dict):
             raise InputError(where, [Fault(f"line {line}", f"found {shown(found)}; allowed: a JSON object")])
         missing = [
-            Fault(f"line {line}", f"has no key {key!r}{did_you_mean(key, found)}") for key in keys if key not in found
+            Fault(f"line {line}", f"has no key {key!r}{did_you_mean(key, found) or hint(found)}")
+            for key in keys
+            if key not in found
         ]
         if missing:
             raise InputError(where, missing)

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeVar
 
+from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
 from modelkit.claim_fields import unverified
 from modelkit.consistency import contradictions, shown
 from modelkit.errors import InputError
 from modelkit.feasibility import obstacles, one_at_a_time
 from modelkit.instance import Instance, InstanceStamp
+from modelkit.io import load
 from modelkit.judge import Verdict, judge
 from modelkit.result import Result, agree
 from modelkit.schedule import Schedule
-from modelkit.stability import load
+from modelkit.stability import load as load_of
 
 T = TypeVar("T")
 
@@ -110,6 +112,7 @@ class _Findings:
         )
 
 
+@checked_arguments
 def verify_result(result: Result, instance: Instance, own: OwnRules | None = None) -> Verification:
     """Judge the schedule of ``result`` again and hold every field of the file against the replay.
 
@@ -118,6 +121,7 @@ def verify_result(result: Result, instance: Instance, own: OwnRules | None = Non
     own
         What the formulation of the result says. None: its rules are not checked, nor is an objective of its own.
     """
+    instance = load(instance)
     if result.instance.sha256 != instance.sha256:
         words = (
             f"the result is about another instance: its sha256 is {result.instance.sha256[:16]}...,"
@@ -127,8 +131,8 @@ def verify_result(result: Result, instance: Instance, own: OwnRules | None = Non
     found = _Findings()
     found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
     found.faults += _stamp_faults(result.instance, instance, "the file says")
-    if result.load is not None and not agree(result.load, load(instance)):
-        found.faults.append(f"the file says a load of {shown(result.load)}, the instance {shown(load(instance))}")
+    if result.load is not None and not agree(result.load, share := _load(result, instance)):
+        found.faults.append(f"the file says a load of {shown(result.load)}, the instance {shown(share)}")
     found.faults += contradictions(result)
     own = own or _own_rules_missing(result)
     _verify_producer(result, own, found)
@@ -201,6 +205,19 @@ def _is_feasible(instance: Instance, own: OwnRules | None, found: _Findings) -> 
     if verdict is None or not verdict.valid:
         return False
     return own is None or own.breaks is None or _broken(own, own.breaks, verdict, found) == []
+
+
+def _load(result: Result, instance: Instance) -> float | None:
+    """The load under the limits that the result says it kept; without them where they make no sense."""
+    stated = result.producer.options
+    limits = {key: stated[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time") if key in stated}
+    counts = [value for key, value in limits.items() if key != "slots_over_time"]
+    if not all(isinstance(value, int) and value >= 1 for value in counts):
+        return load_of(instance)
+    try:
+        return load_of(instance, **limits)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return load_of(instance)
 
 
 def _verify_schedule(
@@ -350,8 +367,10 @@ def _verify_bound(result: Result, instance: Instance, found: _Findings) -> None:
             found.unconfirmed["optimality"] = f"the status 'optimal': that no schedule is better is the word of {who}"
 
 
+@checked_arguments
 def verify_certificate(certificate: Certificate, instance: Instance) -> Verification:
     """Recompute the bound of ``certificate`` from its proof and the instance alone, exactly."""
+    instance = load(instance)
     found = _Findings(certificate_faults(certificate, instance))
     if found.faults:
         return found.conclusion()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, FormulationError, InputError, UsageError
 from modelkit.formulation import Formulation
 from modelkit.hosting import load_formulation
@@ -17,6 +18,7 @@ from modelkit.verify import OwnRules, Verification
 from modelkit.verify import verify_result as verified
 
 
+@checked_arguments
 def verify_result(
     result: Result,
     instance: Instance,

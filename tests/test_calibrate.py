@@ -10,7 +10,7 @@ import pytest
 
 from modelkit.calibrate import COEFFICIENTS, calibrate
 from modelkit.errors import InputError, UsageError
-from modelkit.servers import find_server, servers
+from modelkit.servers import find_server, presets
 
 HEADER = "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
 LAW = (13.5, 0.25, 40.0, 0.5, 0.001)
@@ -130,7 +130,7 @@ def test_rows_are_chosen(tmp_path: Path) -> None:
 
 def test_presets_are_what_the_fits_say(shared_data: Path) -> None:
     """Tests that each preset's law is the fit of its source, and the errors those of the data card."""
-    for preset in servers().values():
+    for preset in presets().values():
         if preset.rows:
             batch = 32 if "2x" in preset.name else 64
             found = calibrate(

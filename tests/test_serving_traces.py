@@ -38,7 +38,12 @@ MOONCAKE = mooncake(
     {"timestamp": 3000, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]},
     {"timestamp": 0, "input_length": 600, "output_length": 9, "hash_ids": [0, 2]},
 )
-TEXTS = {"azure": AZURE, "burstgpt": BURST, "mooncake": MOONCAKE, "vidur": VIDUR}
+BAILIAN = mooncake(
+    {"chat_id": 0, "parent_chat_id": -1, "timestamp": 0.0, "input_length": 32, "output_length": 5, "hash_ids": [0, 1]},
+    {"chat_id": 1, "parent_chat_id": 0, "timestamp": 4, "input_length": 40, "output_length": 9, "hash_ids": [0, 1, 2]},
+    {"chat_id": 2, "parent_chat_id": -1, "timestamp": 7.4, "input_length": 16, "output_length": 7, "hash_ids": [3]},
+)
+TEXTS = {"azure": AZURE, "burstgpt": BURST, "mooncake": MOONCAKE, "bailian": BAILIAN, "vidur": VIDUR}
 
 
 @pytest.fixture(params=["plain", "gzip"])

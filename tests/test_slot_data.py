@@ -52,7 +52,7 @@ def test_lengths_from_columns(tmp_path: Path) -> None:
 def test_faults_of_lengths_are_reported_together(tmp_path: Path) -> None:
     """Tests wrong columns, values and options."""
     path = tmp_path / "table.csv"
-    path.write_text("question,answer\n74,0\n-3,50\n9.5,\n")
+    path.write_text("question,answer\n74,-1\n-3,50\n9.5,\n")
     with pytest.raises(InputError) as caught:
         import_trace("lengths", path, prompt_column="question", output_column="answer")
     assert [fault.path for fault in caught.value.faults] == [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelkit.arguments import checked_arguments
 from modelkit.bounds.prices import Ascent, ascend
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
 from modelkit.errors import InterruptedWith, ModelkitError, UsageError
@@ -69,6 +70,7 @@ class CertifiedBound:
         return self.result.objective.gap
 
 
+@checked_arguments
 @interruptible()
 def bound(
     instance: Instance,

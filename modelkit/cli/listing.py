@@ -44,10 +44,10 @@ def _policy_rows() -> list[tuple[str, str]]:
 
 
 def _server_rows() -> list[tuple[str, str]]:
-    from modelkit.servers import servers
+    from modelkit.servers import presets
 
     rows = []
-    for preset in servers().values():
+    for preset in presets().values():
         law = preset.server.clock
         assert isinstance(law, mk.LinearClock)
         rows.append(

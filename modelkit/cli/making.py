@@ -71,7 +71,7 @@ class _Makers(NamingGroup):
             else:
                 check_outputs({"--output": output}, inputs)
             with progress(quiet, "drawing" if trace is None else f"reading {Path(str(trace)).name}"):
-                instance = self._make(maker.name, **options)
+                instance = self._make(maker.name, quiet=quiet, **options)
             _write_instance(instance, output, quiet, inputs)
 
         command = click.Command(
@@ -93,14 +93,14 @@ class _Makers(NamingGroup):
 
 
 def _click_option(option: Option) -> click.Option:
-    flag = f"--{option.name.replace('_', '-')}"
+    names = [option.flag, option.name]
     if option.kind is bool:
-        return click.Option([flag], is_flag=True, help=option.help)
+        return click.Option(names, is_flag=True, help=option.help)
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
     if kind is float:
         kind = Number()
     return click.Option(
-        [flag], type=kind, default=option.default, show_default=option.default is not None, help=option.help
+        names, type=kind, default=option.default, show_default=option.default is not None, help=option.help
     )
 
 
@@ -118,16 +118,20 @@ def all_formats() -> dict[str, Maker]:
     return trace_formats()
 
 
-def _generate(name: str, **options: Any) -> mk.Instance:
+def _generate(name: str, *, quiet: bool, **options: Any) -> mk.Instance:
     from modelkit.families import generate
 
     return generate(name, **options)
 
 
-def _import(name: str, trace: str, **options: Any) -> mk.Instance:
+def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> mk.Instance:
     from modelkit.traces import import_trace
 
-    return import_trace(name, trace, **options)
+    return import_trace(name, trace, tell=None if quiet else _note, **options)
+
+
+def _note(words: str) -> None:
+    remark("note", words)
 
 
 generate = _Makers(
@@ -149,7 +153,7 @@ import_ = _Makers(
 
 
 def _write_instance(instance: mk.Instance, output: str | None, quiet: bool, inputs: list[str | None]) -> None:
-    path = output or file_name(safe(instance.name), ending="json")
+    path = output or _free_path(instance)
     if output is None:
         check_outputs({"the instance": path}, inputs)
     with keeping() as keep:
@@ -171,7 +175,6 @@ def _tell(instance: mk.Instance, written: Path | None, path: str) -> None:
         for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
         if value is not None
     )
-    _say_failed(instance)
     _warn_of_load(instance)
     last = max(r.arrival for r in instance.requests)
     say(
@@ -180,6 +183,18 @@ def _tell(instance: mk.Instance, written: Path | None, path: str) -> None:
         [written],
         path,
     )  # fmt: skip
+
+
+def _free_path(instance: mk.Instance) -> str:
+    """The file of the instance's name, or where that holds another instance one beside it."""
+    path = file_name(safe(instance.name), ending="json")
+    if not os.path.exists(path):
+        return path
+    try:
+        same = mk.load(path) == instance
+    except mk.ModelkitError:
+        same = False
+    return path if same else file_name(safe(instance.name), instance.sha256[:8], ending="json")
 
 
 def _warn_of_oversized(instance: mk.Instance) -> None:
@@ -194,17 +209,6 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
             f"{len(too_big)} of {len(instance.requests)} requests can never fit"
             f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
             f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
-        )
-
-
-def _say_failed(instance: mk.Instance) -> None:
-    """Say which rows of a trace were failures."""
-    lines = instance.extra.get("failed_lines")
-    if lines:
-        remark(
-            "note",
-            f"{count(len(lines), 'failed request')} left out, the first in line {lines[0]};"
-            " extra.failed_lines names them all",
         )
 
 

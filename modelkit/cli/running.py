@@ -145,7 +145,7 @@ def simulate(
     settings["slots_over_time"] = [_slot_change(c) for c in slots_at] or None
     policies = tuple(dict.fromkeys(policies))
     if not quiet:
-        _say_before(loaded, policies)
+        _say_before(loaded, policies, settings)
     paths = _paths(stem, policies, output)
     check_outputs(
         {f"the result of {p}": paths[p] for p in policies if paths[p] != "-"} | {"--report": page}, [instance]
@@ -176,12 +176,13 @@ def _paths(stem: str, policies: tuple[str, ...], output: str | None) -> dict[str
     return {policy: in_folder(output, name) for policy, name in names.items()}
 
 
-def _say_before(instance: mk.Instance, names: tuple[str, ...]) -> None:
+def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[str, Any]) -> None:
     """What can be said before anything runs: the load, and policies that let requests wait on purpose."""
     from modelkit.policies import chosen_policy
     from modelkit.stability import load, load_words
 
-    share = load(instance)
+    limits = {key: settings[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time")}
+    share = load(instance, **limits)
     if (words := load_words(share)) is not None:
         remark("warning", words)
     elif share is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modelkit.arguments import checked_arguments
 from modelkit.families import kv, slots  # noqa: F401  their families register themselves
 from modelkit.families.drawing import REGISTRY, family, timed_instance
 from modelkit.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
@@ -33,6 +34,7 @@ def families() -> dict[str, Maker]:
     return REGISTRY.makers()
 
 
+@checked_arguments
 def generate(name: str, *, predictions: str | None = None, **options: Any) -> Instance:
     """An instance of a family.
 
@@ -45,11 +47,12 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     Raises
     ------
     UsageError
-        No such family or prediction model.
+        No such family, option or prediction model.
     InputError
-        An option is out of its range.
+        An option is out of its range or of another type.
     """
     maker = REGISTRY[name]
+    options = maker.checked(options, f"generate {name}")
     instance = checked(f"generate {name}", lambda: maker.make(**options))
     if predictions is None:
         return instance

@@ -12,12 +12,13 @@ from modelkit.io.claims import (
     save_result,
 )
 from modelkit.io.faults import faults_of, trimmed
-from modelkit.io.instances import checked, instance_schema, load, parse_instance, save_instance
+from modelkit.io.instances import MOST_REQUESTS, checked, instance_schema, load, parse_instance, save_instance
 from modelkit.io.reading import MOST_NESTING, read_json
 from modelkit.io.writing import check_writable, write_bytes, write_text
 
 __all__ = [
     "MOST_NESTING",
+    "MOST_REQUESTS",
     "check_writable",
     "checked",
     "faults_of",

@@ -6,15 +6,22 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from modelkit.errors import MOST_FAULTS, Fault, InputError, did_you_mean, shown
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, did_you_mean, shown
 from modelkit.files import where_of
 from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
 from modelkit.io.faults import faults_of, trimmed
-from modelkit.io.reading import checked_schema, read_json, without_collecting
+from modelkit.io.reading import (
+    MOST_NESTING,
+    beyond_limits,
+    checked_schema,
+    is_deeper,
+    read_json,
+    without_collecting,
+)
 from modelkit.io.writing import write_text
 
 #: Requests of an instance.
@@ -51,6 +58,8 @@ def load(source: str | os.PathLike[str] | dict[str, Any] | Instance) -> Instance
         return source
     if isinstance(source, dict):
         return parse_instance(source, "instance")
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"load takes a path, parsed JSON or an instance; found {shown(source)}")
     with without_collecting():
         return parse_instance(read_json(source), where_of(source))
 
@@ -111,6 +120,8 @@ def checked(what: str, make: Callable[[], Instance]) -> Instance:
         return make()
     except ValidationError as error:
         raise InputError(f"{what} gives no instance", faults_of(error, {})) from None
+    except ArgumentError as error:
+        raise InputError(f"{what} gives no instance", error.faults) from None
 
 
 def _longest(requests: object) -> int:
@@ -192,5 +203,30 @@ def instance_schema() -> dict[str, Any]:
 
 
 def save_instance(instance: Instance, path: str | os.PathLike[str]) -> None:
-    """Write an instance as JSON; gzipped when the name ends in ``.gz``, to standard output for ``-``."""
-    write_text(path, json.dumps(instance.document(), indent=None, ensure_ascii=False) + "\n")
+    """Write an instance as JSON; gzipped when the name ends in ``.gz``, to standard output for ``-``.
+
+    Raises
+    ------
+    InputError
+        It is more than `load` reads, or ``extra`` holds what JSON does not.
+    UsageError
+        The file cannot be written.
+    """
+    if not isinstance(instance, Instance):
+        raise UsageError(f"save_instance takes an instance; found {shown(instance)}")
+
+    def refuse(place: str, words: str) -> NoReturn:
+        raise InputError(f"instance {instance.name!r}, not written", [Fault(place, words)])
+
+    if len(instance.requests) > MOST_REQUESTS:
+        refuse("$.requests", f"found {len(instance.requests):,} requests; allowed: at most {MOST_REQUESTS:,}")
+    document = instance.document()
+    if is_deeper(document, MOST_NESTING):
+        refuse("$.extra", f"nested too deeply; allowed: {MOST_NESTING} levels")
+    try:
+        text = json.dumps(document, indent=None, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        refuse("$.extra", f"is not JSON: {error}")
+    if (words := beyond_limits(text)) is not None:
+        refuse("$", f"{words}; take fewer requests")
+    write_text(path, text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from modelkit.errors import Fault, InputError, shown
-from modelkit.files import read_text, where_of
+from modelkit.files import MOST_BYTES, read_text, where_of
 
 #: What costs memory when JSON is read: marks, how many of them are read, and what they stand for.
 _MOST = (
@@ -58,24 +58,45 @@ def read_json(source: str | os.PathLike[str]) -> object:
             refuse(f"found {shown(word)}; allowed: numbers up to 1.8e308")
         return value
 
-    for mark, most, noun in _MOST:
-        if text.count(mark) > most:
-            refuse(f"holds more than {most:,} {noun}, the most that is read; requests in columns need the fewest")
+    if (words := beyond_limits(text)) is not None:
+        refuse(f"{words}; requests in columns need the fewest")
     try:
         with without_collecting():
             document = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
     except json.JSONDecodeError as error:
-        refuse(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+        refuse(_not_json(text) or f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except RecursionError:
         refuse("nested too deeply")
     except ValueError:  # an integer of more digits than Python converts
         refuse("holds a number of thousands of digits")
-    if _is_deeper(document, MOST_NESTING):
+    if is_deeper(document, MOST_NESTING):
         refuse(f"nested too deeply; allowed: {MOST_NESTING} levels")
     return document
 
 
-def _is_deeper(document: object, most: int) -> bool:
+def _not_json(text: str) -> str | None:
+    """What a text is instead, where it looks like a trace."""
+    head, _, rest = text.lstrip().partition("\n")
+    advice = "`modelkit import FORMAT FILE` makes an instance of a trace; `modelkit list formats` shows the formats"
+    if head[:1] not in ("{", "[") and rest.strip() and any(mark in head for mark in ",;\t"):
+        return f"looks like a CSV table, not JSON; {advice}"
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(json.loads(head), dict) and rest.strip():
+            return f"has a JSON object a line, not one document; {advice}"
+    return None
+
+
+def beyond_limits(text: str) -> str | None:
+    """Why a JSON text is more than is read; None when it is not."""
+    if len(text) > MOST_BYTES // 4 and len(text.encode("utf-8", "backslashreplace")) > MOST_BYTES:
+        return f"holds more than {MOST_BYTES // 1024:,} KiB, the most that is read"
+    for mark, most, noun in _MOST:
+        if text.count(mark) > most:
+            return f"holds more than {most:,} {noun}, the most that is read"
+    return None
+
+
+def is_deeper(document: object, most: int) -> bool:
     """Whether lists and objects stand in each other more than ``most`` deep; O(size), without recursion."""
     level = [document]
     for _ in range(most):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelkit.errors import UnwritableError, shown
+from modelkit.errors import UnwritableError, UsageError, shown
 from modelkit.files import shown_path
 
 #: What is written to find out whether a folder takes anything [byte]: a block.
@@ -37,6 +37,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path | None:
     UnwritableError
         The file cannot be written (no such folder, no permission, disk full).
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"found {shown(path)} where a file's path is wanted")
     data = text.encode("utf-8", "backslashreplace")  # half a character: in JSON that is its escape
     if os.fspath(path) == "-":
         try:

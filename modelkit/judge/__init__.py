@@ -9,6 +9,7 @@ from __future__ import annotations
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
+from modelkit.judge.times import RequestTime, RequestTimes, request_times
 from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.schedule import Schedule
 
@@ -16,6 +17,8 @@ __all__ = [
     "METRICS",
     "RULES",
     "TIME_TOLERANCE_MS",
+    "RequestTime",
+    "RequestTimes",
     "Stay",
     "Stretch",
     "Verdict",
@@ -23,6 +26,7 @@ __all__ = [
     "judge",
     "latencies",
     "percentile",
+    "request_times",
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.errors import InfeasibleError, unknown_name
 from modelkit.formulation import Formulation
@@ -28,6 +29,7 @@ __all__ = ["TIME_LIMIT", "News", "choose", "solve"]
 TIME_LIMIT = 60.0
 
 
+@checked_arguments
 @interruptible()
 def solve(
     instance: Instance,

@@ -1,0 +1,106 @@
+"""The times of every request, from the judge's replay."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+from modelkit.errors import UsageError
+from modelkit.instance import Instance, whole
+from modelkit.judge.verdict import Stay, Verdict
+
+
+class RequestTime(NamedTuple):
+    """When a request arrived, started, had its first token and finished, and finish - arrival; None where it never did.
+
+    Where it was evicted, ``start`` and ``first_token`` are of the stay that ended last.
+    """
+
+    id: str
+    arrival: float
+    start: float | None
+    first_token: float | None
+    finish: float | None
+    latency: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class RequestTimes(Sequence[RequestTime]):
+    """One `RequestTime` a request, in the order of the instance.
+
+    Parameters
+    ----------
+    unit
+        ``rounds`` under the unit clock, else ``ms``; of all times.
+    """
+
+    unit: str
+    rows: tuple[RequestTime, ...]
+
+    @overload
+    def __getitem__(self, position: int) -> RequestTime: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[RequestTime]: ...
+    def __getitem__(self, position: int | slice) -> RequestTime | Sequence[RequestTime]:
+        return self.rows[position]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[RequestTime]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        return f"RequestTimes({len(self.rows):,} request{'' if len(self.rows) == 1 else 's'}, in {self.unit})"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The same as lists by column; the names of times end in their unit, such as ``latency_ms``."""
+        names = ["id", *(f"{name}_{self.unit}" for name in RequestTime._fields[1:])]
+        return {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The columns as CSV, written to ``path`` where one is named.
+
+        Raises
+        ------
+        UsageError
+            The file cannot be written.
+        """
+        columns = self.columns()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(self.rows)
+        if path is not None:
+            try:
+                Path(path).write_text(text.getvalue(), encoding="utf-8", newline="")
+            except (OSError, ValueError) as error:
+                raise UsageError(f"cannot write {os.fspath(path)!r}: {getattr(error, 'strerror', error)}") from None
+        return text.getvalue()
+
+
+def request_times(instance: Instance, verdict: Verdict) -> RequestTimes:
+    """Times of every request of a replayed schedule."""
+    last: dict[int, Stay] = {}
+    for found in verdict.stays:
+        if found.request not in last or not last[found.request].completed:
+            last[found.request] = found
+    per_time = 1 if instance.is_unit else 1000
+    rows = []
+    for i, request in enumerate(instance.requests):
+        arrival, stay = request.arrival * per_time, last.get(i)
+        finish = stay.end if stay is not None and stay.completed else None
+        times = (
+            arrival,
+            None if stay is None else stay.begin,
+            None if stay is None else stay.first_token,
+            finish,
+            None if finish is None else finish - arrival,
+        )
+        rows.append(RequestTime(request.id, *(whole(time) for time in times)))
+    return RequestTimes("rounds" if instance.is_unit else "ms", tuple(rows))
