@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from modelkit import arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
@@ -83,6 +84,9 @@ def diagnose(
     UsageError, InputError, FormulationError, SolverError
         As `modelkit.solving.solve`.
     """
+    arguments.check(
+        "diagnose", {"time_limit": (arguments.seconds, time_limit), "parameters": (arguments.named_values, parameters)}
+    )
     if solver not in SOLVERS:
         raise unknown_name("solver for diagnosing", solver, SOLVERS)
     instance = load(instance)
@@ -103,7 +107,7 @@ def diagnose(
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")
         verdict: Literal["infeasible", "unknown"] = "infeasible" if isinstance(error, InfeasibleError) else "unknown"
         return Diagnosis(verdict, chosen.name, message=str(error))
-    limits = Limits(time_limit)
+    limits = Limits(arguments.plain_seconds(time_limit))
     if not known:
         engine = backend(solver)
         assert isinstance(engine, ProcessBackend)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from modelkit import arguments
 from modelkit.continuous import ContinuousSimulation, Limits
 from modelkit.errors import PolicyError as PolicyError
 from modelkit.errors import UsageError
@@ -63,6 +64,14 @@ def simulate(
     PolicyError
         The policy admitted what does not fit or evicted what does not run.
     """
+    arguments.check("simulate", {
+        "policy": (arguments.text, policy), "seed": (arguments.seed, seed),
+        "predictions": (arguments.optional_text, predictions), "max_batch": (arguments.at_least_one, max_batch),
+        "max_batch_tokens": (arguments.at_least_one, max_batch_tokens),
+        "chunked_prefill": (arguments.yes_or_no, chunked_prefill),
+    })  # fmt: skip
+    seed, chunked_prefill = int(seed), bool(chunked_prefill)
+    max_batch, max_batch_tokens = arguments.plain_whole(max_batch), arguments.plain_whole(max_batch_tokens)
     instance = load(instance)
     limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelkit import arguments
 from modelkit.bounds.prices import Ascent, ascend
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
 from modelkit.errors import InterruptedWith, UsageError
@@ -83,12 +84,17 @@ def bound(
     Raises
     ------
     UsageError
-        The instance is neither of the KV-cache problem nor of the slot problem.
+        The instance is neither of the KV-cache problem nor of the slot problem, or an argument is not of its kind.
     InfeasibleError
         Some request can never run.
     TooLargeError
         Arrivals and outputs reach too far.
     """
+    arguments.check("bound", {
+        "time_limit": (arguments.seconds, time_limit), "gap": (arguments.share, gap),
+        "seed": (arguments.seed, seed), "listen": (arguments.listener, listen),
+    })  # fmt: skip
+    time_limit, gap, seed = arguments.plain_seconds(time_limit), float(gap), int(seed)
     instance = load(instance)
     instance.check_fits()
     began = time.perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modelkit import arguments
 from modelkit.backends import Limits, backend
 from modelkit.errors import InfeasibleError, unknown_name
 from modelkit.formulation import Formulation
@@ -80,7 +81,8 @@ def solve(
     Raises
     ------
     UsageError
-        Unknown formulation, parameter, solver, policy or option, or an instance outside the formulation.
+        Unknown formulation, parameter, solver, policy or option, an argument of another kind than these, or an
+        instance outside the formulation.
     InputError
         A parameter's value is not allowed.
     FormulationError
@@ -88,6 +90,16 @@ def solve(
     SolverError
         The solver is missing or refuses the model.
     """
+    arguments.check("solve", {
+        "formulation": (_is_formulation, formulation), "solver": (arguments.optional_text, solver),
+        "time_limit": (arguments.seconds, time_limit), "gap": (arguments.share, gap),
+        "threads": (arguments.threads, threads), "seed": (arguments.seed, seed),
+        "warm_start": (arguments.text, warm_start), "options": (arguments.named_values, options),
+        "parameters": (arguments.named_values, parameters), "listen": (arguments.listener, listen),
+    })  # fmt: skip
+    limits = Limits(
+        arguments.plain_seconds(time_limit), float(gap), arguments.plain_whole(threads), int(seed)
+    )
     instance = load(instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
@@ -101,7 +113,7 @@ def solve(
         posed,
         chosen,
         engine,
-        Limits(time_limit, gap, threads, seed),
+        limits,
         dict(options or {}),
         warm_start,
         listen or (lambda news: None),
@@ -113,3 +125,9 @@ def solve(
     except InfeasibleError as error:
         return run.result("infeasible", "finished", message=str(error))
     return run.go()
+
+
+def _is_formulation(value: Any) -> str | None:
+    if value is None or isinstance(value, str | Formulation):
+        return None
+    return "a name or file as text, a Formulation, or None"
