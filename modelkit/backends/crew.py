@@ -25,7 +25,7 @@ from typing import Any
 
 from modelkit.backends.worker import HEADER, Job, frames
 from modelkit.errors import SolverError
-from modelkit.locks import Lock
+from modelkit.threads import Lock
 
 #: Processes kept for the next solves, at most.
 MOST_IDLE = 4

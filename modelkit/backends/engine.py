@@ -21,7 +21,7 @@ import highspy
 from modelkit.backends.standard_form import StandardForm
 from modelkit.errors import SolverError
 from modelkit.interrupts import interrupts_held
-from modelkit.locks import Lock
+from modelkit.threads import Lock
 
 T = TypeVar("T")
 

@@ -1,9 +1,11 @@
-"""Locks that a forked process finds free."""
+"""Locks that a forked process finds free, and work shared among threads that a fork does not miss."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 
@@ -44,3 +46,25 @@ class Lock:
 
 #: Held while Pyomo works: it keeps settings of the whole process while it builds, compiles and captures output.
 PYOMO = Lock()
+
+
+def shared(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> None:
+    """Do the parts of some work in threads: as many at a time as there are processors, or ``NUMBA_NUM_THREADS`` says.
+
+    The work is compiled and gives the interpreter free. (Numba's own threads end a process that was forked after they
+    had begun, and may not be used by two threads at once.)
+    """
+    if len(parts) == 1:
+        work(*parts[0])
+        return
+    from numba import config  # late: it takes a while to load
+
+    with ThreadPoolExecutor(max_workers=config.NUMBA_NUM_THREADS) as pool:
+        for _ in pool.map(lambda part: work(*part), parts):
+            pass
+
+
+def blocks(count: int, parts: int = 16) -> list[tuple[slice]]:
+    """Consecutive numbers below ``count``, in parts of about the same size."""
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [(slice(begin, end),) for begin, end in zip(bounds[:-1], bounds[1:], strict=True) if end > begin]
