@@ -16,6 +16,7 @@ from modelkit.judge import Verdict
 from modelkit.parameters import Parameter, settled
 from modelkit.schedule import Schedule
 from modelkit.separator import Separator
+from modelkit.threads import PYOMO
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
 Claim = Literal["exact", "lower-bound", "heuristic"]
@@ -215,7 +216,7 @@ class Formulation:
             raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
-            with PauseGC():  # nothing that is built here is garbage; looking for it costs a tenth of the time
+            with PYOMO, PauseGC():  # nothing that is built here is garbage; looking for it costs a tenth of the time
                 return abstract.create_instance({None: values}, report_timing=False)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise FormulationError(

@@ -19,6 +19,7 @@ from typing import Any
 from modelkit.errors import FormulationError, InputError, UsageError, unknown_name
 from modelkit.files import read_bytes
 from modelkit.formulation import Formulation
+from modelkit.threads import Lock
 
 #: Environment variable with folders of formulation files, separated like PATH.
 FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
@@ -83,6 +84,10 @@ def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
     return formulation
 
 
+#: Held while a file runs.
+_loading = Lock()
+
+
 def _load_file(path: Path) -> Formulation:
     try:
         source = read_bytes(path)
@@ -90,18 +95,19 @@ def _load_file(path: Path) -> Formulation:
         raise FormulationError(str(error).replace("cannot read ", "cannot read formulation ", 1)) from None
     digest = hashlib.sha256(source + os.fsencode(path.resolve())).hexdigest()[:16]
     module_name = f"modelkit_formulation_{digest}"
-    module: Any = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
-            raise FormulationError(f"formulation {path} cannot be loaded: {place(error, path)}") from error
+    with _loading:  # else another thread sees a module half run
+        module: Any = sys.modules.get(module_name)
+        if module is None:
+            spec = importlib.util.spec_from_file_location(module_name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+            try:
+                spec.loader.exec_module(module)
+            except (Exception, SystemExit) as error:
+                del sys.modules[module_name]
+                raise FormulationError(f"formulation {path} cannot be loaded: {place(error, path)}") from error
     found = getattr(module, "FORMULATION", None)
     if not isinstance(found, Formulation):
         raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")

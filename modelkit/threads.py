@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def shared(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> N
         return
     from numba import config  # late: it takes a while to load
 
-    with ThreadPoolExecutor(max_workers=config.NUMBA_NUM_THREADS) as pool:
+    with ThreadPoolExecutor(max_workers=int(vars(config)["NUMBA_NUM_THREADS"])) as pool:
         for _ in pool.map(lambda part: work(*part), parts):
             pass
 
@@ -67,4 +68,4 @@ def shared(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> N
 def blocks(count: int, parts: int = 16) -> list[tuple[slice]]:
     """Consecutive numbers below ``count``, in parts of about the same size."""
     bounds = [count * part // parts for part in range(parts + 1)]
-    return [(slice(begin, end),) for begin, end in zip(bounds[:-1], bounds[1:], strict=True) if end > begin]
+    return [(slice(begin, end),) for begin, end in itertools.pairwise(bounds) if end > begin]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from modelkit.backends.base import Size
 from modelkit.errors import SolverError
+from modelkit.threads import PYOMO
 
 Floats = npt.NDArray[np.float64]
 
@@ -121,7 +122,7 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
     """
     from pyomo.common.gc_manager import PauseGC
 
-    with PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
+    with PYOMO, PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
         return _compiled(model, use_start)[:2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress
@@ -66,9 +67,20 @@ class Incumbents:
 
     def refutes(self, bound: float | None) -> bool:
         """Whether a solution costs less than a bound says."""
-        return (
-            bound is not None and self.value is not None and bound > self.value and _differ(bound, self.value)
-        )
+        return bound is not None and self.value is not None and bound > self.value and _differ(bound, self.value)
+
+    def check(self, outcome: Outcome) -> None:
+        """Withdraw the bounds that a solution refutes, and say what was wrong."""
+        if self.refutes(outcome.bound):
+            self.remark(
+                f"the bound {outcome.bound:g} of {self.solver} was withdrawn: it knows a solution that costs"
+                f" {self.value:g}"
+            )
+            outcome.bound, outcome.stop = None, "failed"
+        outcome.progress = [
+            replace(news, bound=None) if self.refutes(news.bound) else news for news in outcome.progress
+        ]
+        outcome.message = "; ".join(filter(None, [outcome.message, *self.remarks]))
 
     def start_accepted(self) -> bool | None:
         """Whether the solver began from the start that it was given; None when it was given none.
@@ -191,16 +203,8 @@ class Watch:
         """The outcome with what is computed here; a bound that a solution refutes is withdrawn."""
         outcome.size = self.job.form.size
         outcome.bound = self.job.form.tightened(outcome.bound)
-        if self.incumbents.refutes(outcome.bound):
-            self.incumbents.remark(
-                f"the bound {outcome.bound:g} of {self.job.solver} was withdrawn: it knows a solution that costs"
-                f" {self.incumbents.value:g}"
-            )
-            outcome.bound, outcome.stop = None, "failed"
-        outcome.progress = [
-            p if not self.incumbents.refutes(p.bound) else Progress(p.seconds, p.incumbent, None) for p in self.news
-        ]
+        outcome.progress = self.news
         if self.job.task == "solve":
             outcome.start_accepted = self.incumbents.start_accepted()
-        outcome.message = "; ".join(filter(None, [outcome.message, *self.incumbents.remarks]))
+        self.incumbents.check(outcome)
         return outcome

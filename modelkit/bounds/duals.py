@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from modelkit.bounds.relaxation import Floats
@@ -37,7 +39,7 @@ def linear_prices(instance: Instance, *, time_limit: float | None = None) -> tup
 
     model = load_formulation("kv-hindsight-lp").instantiate(instance)
     form, columns = compile_model(model)
-    limit = {} if time_limit is None else {"time_limit": float(time_limit)}
+    limit: dict[str, Any] = {} if time_limit is None else {"time_limit": float(time_limit)}
     solver = engine.new_highs(form, **limit)
     engine.run(solver)
     solution = solver.getSolution()

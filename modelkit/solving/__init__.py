@@ -97,9 +97,7 @@ def solve(
         "warm_start": (arguments.text, warm_start), "options": (arguments.named_values, options),
         "parameters": (arguments.named_values, parameters), "listen": (arguments.listener, listen),
     })  # fmt: skip
-    limits = Limits(
-        arguments.plain_seconds(time_limit), float(gap), arguments.plain_whole(threads), int(seed)
-    )
+    limits = Limits(arguments.plain_seconds(time_limit), float(gap), arguments.plain_whole(threads), int(seed))
     instance = load(instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)

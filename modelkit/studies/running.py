@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from modelkit.errors import UsageError
 from modelkit.io import parse_result, save_result
 from modelkit.result import Result
 from modelkit.runs import TIME_LIMIT, Run, failure, solve_arguments
+from modelkit.scratch import scratch_folder
 from modelkit.studies.grid import Cell, cells
 from modelkit.studies.plan import Study
 from modelkit.studies.store import Entry, Store
@@ -211,8 +211,8 @@ def _on_cluster(tasks: Sequence[tuple[Run, Path]], address: str) -> Generator[Fi
 
 def perform_remotely(document: dict[str, Any], content: bytes, name: str) -> str:
     """On a worker of the cluster: do the run in a process of its own; its result as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        instance, written = Path(folder) / name, Path(folder) / "out.result.json"
+    with scratch_folder() as folder:
+        instance, written = folder / name, folder / "out.result.json"
         instance.write_bytes(content)
         run = Run.model_validate({**document, "instance": str(instance)})
         for _ in run_all([(run, written)], jobs=1):
