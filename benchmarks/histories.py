@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import stamp
+
 import modelkit as mk
 from modelkit.backends import backend
 from modelkit.errors import ModelkitError
@@ -242,6 +244,7 @@ def load_all() -> None:
 
 
 def main(count: int) -> None:
+    made = stamp()
     load_all()
     fresh = fresh_answers()
     wrong: dict[int, list[str]] = {}
@@ -254,7 +257,7 @@ def main(count: int) -> None:
             wrong[seed] = faults
             print(seed, faults, flush=True)
         if seed % 10 == 9 or seed == count - 1:
-            figures = {"histories": seed + 1, "wrong": len(wrong), "steps": dict(sorted(done.items())),
+            figures = {**made, "histories": seed + 1, "wrong": len(wrong), "steps": dict(sorted(done.items())),
                        "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
             RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
             print(figures, flush=True)
