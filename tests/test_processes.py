@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -27,7 +28,7 @@ from modelkit.backends import Limits, Outcome, backend, engine
 from modelkit.backends.crew import SolverProcess
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.watch import Watch, patience
-from modelkit.backends.worker import Job
+from modelkit.backends.worker import Job, Report
 from modelkit.bounds import start_windows
 from modelkit.diagram import cliques
 from modelkit.errors import SolverError, UsageError
@@ -332,6 +333,20 @@ def test_highs_solves_of_others(before: int | None, after: int | None) -> None:
         thread.submit(life).result()
 
 
+def test_ctrl_c_stops_a_linear_program() -> None:
+    """Tests that Ctrl-C reaches the thread in which HiGHS runs and is raised when that is over."""
+    stop = threading.Event()
+    ended: list[bool] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        ended.append(stop.wait(20))
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.apart(work, stop)
+    assert ended == [True]
+
+
 def test_a_linear_program_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that the cliques say why they stopped, in their stage and in the message."""
     monkeypatch.setattr(engine, "apart", lambda call, stop=None: highspy.HighsStatus.kError)
@@ -412,6 +427,30 @@ def test_folders_of_the_dead_are_removed(tmp_path: Path, monkeypatch: pytest.Mon
         assert mine.is_dir()
         assert sorted(tmp_path.iterdir()) == sorted([*others, mine])
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("solver", ["highs", "scip"])
+def test_a_stop_before_the_solver_begins(solver: str) -> None:
+    """Tests that a solver that is stopped while it takes the model ends cleanly, without a bound."""
+    module = importlib.import_module(f"modelkit.backends.{solver}")
+    stop = threading.Event()
+    stop.set()
+    reading, writing = os.pipe()
+    made = module.solve(Job(solver, knapsack(), Limits(), {}), Report(writing, 1), stop)
+    os.close(reading)
+    os.close(writing)
+    assert made["stop"] in ("interrupted", "finished")
+    assert made.get("bound") in (None, -9.0)
+
+
+def test_ctrl_c_is_kept_where_the_solver_dies_of_it() -> None:
+    """Tests that a solver process that ends after Ctrl-C is no failure of its own."""
+    watch = Watch(Told(), Job("highs", knapsack(), Limits(), {}), None)  # type: ignore[arg-type]
+    watch.stopping = "interrupted"
+    watch.process.last_words = lambda: "gone"  # type: ignore[method-assign]
+    found = watch.take(("died",))
+    assert found is not None
+    assert (found.stop, found.message) == ("interrupted", "gone")
 
 
 def test_patience_fits_the_limit() -> None:

@@ -6,7 +6,7 @@ import pickle
 from typing import Any
 
 import numpy as np
-from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, Model, Sepa
+from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, SCIP_STAGE, Model, Sepa
 from pyscipopt.scip import Expr, ExprCons, Term
 
 from modelkit.backends.base import Conflict, Limits, finite, typed_option
@@ -71,7 +71,8 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     elif status not in ("optimal", "gaplimit", "nodelimit", "totalnodelimit", "stallnodelimit", "sollimit",
                         "bestsollimit", "primallimit", "duallimit"):  # fmt: skip
         outcome.update(stop="failed", message=f"SCIP ended with the status {status!r}")
-    outcome["bound"] = finite(model.getDualbound()) if outcome["found"] in ("solution", "nothing") else None
+    if outcome["found"] in ("solution", "nothing") and model.getStage() >= SCIP_STAGE.TRANSFORMED:  # else SCIP aborts
+        outcome["bound"] = finite(model.getDualbound())
     return outcome
 
 

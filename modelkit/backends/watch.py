@@ -158,7 +158,7 @@ class Watch:
             self.process.free = True
             raise rest[0] if isinstance(rest[0], ModelkitError) else SolverError(str(rest[0]))
         else:
-            return self.salvaged("failed", self.process.last_words())
+            return self.salvaged(self.stopping or "failed", self.process.last_words())
         return None
 
     def hear(self, seconds: float, bound: float | None) -> None:
