@@ -82,7 +82,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
     import highspy
     import pyomo.environ  # noqa: F401
 
-    from modelkit.backends.highs import lp_model
+    from modelkit.backends.engine import lp_model
     from modelkit.backends.standard_form import compile_model
     from modelkit.instance import Instance, Request, Server
     from modelkit.plugins import load_formulation

@@ -153,6 +153,11 @@ def _ascents(found: Any) -> str:
     return "chats of 3,000 after 2 s: " + ", ".join(f"{row['method']} {row['after_2_s']:,.0f}" for row in rows)
 
 
+def _histories(found: Any) -> str:
+    steps = sum(found["steps"].values())
+    return f"{found['histories']:,} histories of {steps:,} steps in all: {found['wrong']} with another answer"
+
+
 def _studies(found: Any) -> str:
     cost, kills = found["overhead"], found["kills"]
     same = "nothing lost, nothing twice" if kills["equal"] else "RUNS LOST"
@@ -198,6 +203,10 @@ BENCHMARKS = (
               "paper's ratios: 3 and 8", _serving),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
+    Benchmark(
+        "histories.py", "random histories of the Python interface: errors, Ctrl-C, kills, threads, forks",
+        "answers of fresh processes", _histories,
+    ),
     Benchmark("studies.py", "what a study costs beside its runs; kills at random moments", "nothing lost", _studies),
     Benchmark("fuzz.py", "hostile inputs to every reader and the command line",
               "10,000 inputs, none fails; under 5 s and 1 GiB each", _fuzz),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,17 @@ _NAMES: dict[type, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "True or False", dict: "a dictionary",
     Mapping: "a dictionary", type(None): "None",
 }  # fmt: skip
+
+
+#: What arguments of a name may be, beyond their types; None says that they are not given.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "time_limit": (lambda value: value >= 0, "a number of seconds from 0, or None for no limit"),
+    "gap": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "threads": (lambda value: 1 <= value <= 1024, "a whole number from 1 to 1024, or None to leave it to the solver"),
+    "seed": (lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1"),
+    "max_batch": (lambda value: value >= 1, "a whole number from 1, or None"),
+    "max_batch_tokens": (lambda value: value >= 1, "a whole number from 1, or None"),
+}
 
 
 def checked_arguments(function: _F) -> _F:
@@ -45,10 +57,12 @@ def checked_arguments(function: _F) -> _F:
             if kinds and not _fits(value, kinds):
                 allowed = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in kinds)
                 faults.append(Fault(name, f"found {shown(value)}; allowed: {allowed}"))
-            elif name == "seed" and isinstance(value, int) and value < 0:
-                faults.append(Fault(name, f"found {shown(value)}; allowed: 0 or more"))
+            elif name in _RANGES and value is not None and not _RANGES[name][0](value):
+                faults.append(Fault(name, f"found {shown(value)}; allowed: {_RANGES[name][1]}"))
         if faults:
             raise ArgumentError(function.__name__, faults)
+        if bound.arguments.get("time_limit") == math.inf:
+            bound.arguments["time_limit"] = None
         return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]

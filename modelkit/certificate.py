@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
+from modelkit.threads import blocks, shared
 
 SCHEMA = "modelkit/certificate/1"
 
@@ -33,6 +34,8 @@ SCHEMA = "modelkit/certificate/1"
 PRECISION = 30
 #: Rounds for which prices are recomputed; 32 bytes of memory each. Two weeks in rounds of 55 ms have as many.
 MOST_ROUNDS = 22_000_000
+#: From so many starts on, threads share the work.
+MUCH = 2_000_000
 
 #: The metric that each kind bounds from below.
 OBJECTIVES = {"kv-prices": "total_latency_rounds", "slot-closed-form": "makespan_ms", "packing": "makespan_ms"}
@@ -233,7 +236,12 @@ def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
         p = np.cumsum(priced)
         q = np.cumsum(priced * np.arange(latest + 1))
         least = np.empty(len(output), dtype=np.int64)
-        least_costs(p, q, arrays.arrival, arrays.prompt, output, last, denominator, least)
+        shared(
+            blocks(len(output)) if len(output) * last > MUCH else [(slice(None),)],
+            lambda part: least_costs(
+                p, q, arrays.arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
+            ),
+        )
         return sum(least.tolist())
     # Python's unbounded integers: slower, and needed only for absurd prices
     if len(output) * latest > MOST_UNBOUNDED:

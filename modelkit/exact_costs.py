@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit, prange
+from numba import njit
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def least_costs(
     p: Any, q: Any, arrival: Any, prompt: Any, output: Any, last: int, denominator: int, least: Any
 ) -> None:
@@ -22,7 +22,7 @@ def least_costs(
     From ``last``, the last round with a price, on nothing is charged, so no later start is cheaper; and
     since prices are not negative, neither is a start whose ``d (k + o - a)`` alone is at least the least so far.
     """
-    for i in prange(len(output)):
+    for i in range(len(output)):
         a, s, o = arrival[i], prompt[i], output[i]
         low = denominator * o + (s - a) * (p[a + o] - p[a]) + (q[a + o] - q[a])
         for k in range(a + 1, last + 1):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from modelkit.errors import FormulationError
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
+from modelkit.scratch import scratch_folder
 from modelkit.solving import choose
 
 #: Longest name that the formats' readers take.
@@ -50,8 +49,8 @@ def _written(formulation: Formulation, posed: Instance, kind: Format) -> str:
     from pyomo.common.errors import PyomoException
 
     model = formulation.instantiate(posed)
-    with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
-        path = Path(folder) / f"model.{kind}"
+    with scratch_folder() as folder:
+        path = folder / f"model.{kind}"
         try:
             model.write(str(path), io_options={"labeler": readable_names()})
         except (PyomoException, ValueError, RuntimeError) as error:

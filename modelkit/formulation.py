@@ -18,6 +18,7 @@ from modelkit.judge import Verdict
 from modelkit.parameters import Parameter, settled
 from modelkit.schedule import Schedule
 from modelkit.separator import Separator
+from modelkit.threads import PYOMO
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
 Claim = Literal["exact", "lower-bound", "heuristic"]
@@ -277,7 +278,7 @@ class Formulation:
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             # nothing that is built here is garbage; looking for it costs a tenth of the time
-            with asking(self.words, "build", passing=_REFUSED), PauseGC():
+            with PYOMO, asking(self.words, "build", passing=_REFUSED), PauseGC():
                 return abstract.create_instance({None: values}, report_timing=False)
         except _REFUSED as error:
             raise FormulationError(

@@ -20,6 +20,7 @@ from modelkit.asking import LOADED, asking
 from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError, unknown_name
 from modelkit.files import read_bytes
 from modelkit.formulation import Formulation
+from modelkit.threads import Lock
 
 #: Environment variable with folders of formulation files, separated like PATH.
 FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
@@ -91,6 +92,10 @@ def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
     return formulation
 
 
+#: Held while a file runs.
+_loading = Lock()
+
+
 def _load_file(path: Path) -> Formulation:
     try:
         source = read_bytes(path)
@@ -98,20 +103,21 @@ def _load_file(path: Path) -> Formulation:
         raise FormulationError(str(error).replace("cannot read ", "cannot read formulation ", 1)) from None
     whole = path.resolve()  # before it runs and perhaps changes the folder
     module_name = LOADED + hashlib.sha256(source + os.fsencode(whole)).hexdigest()[:16]
-    module: Any = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, whole)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
-        try:
-            with asking(f"formulation {path}", IMPORT):
-                spec.loader.exec_module(module)
-        except (ModelkitError, MemoryError) as failed:
-            del sys.modules[module_name]
-            cause = failed.__cause__ or failed
-            raise FormulationError(f"formulation {path} cannot be loaded: {place(cause, whole)}") from cause
+    with _loading:  # else another thread sees a module half run
+        module: Any = sys.modules.get(module_name)
+        if module is None:
+            spec = importlib.util.spec_from_file_location(module_name, whole)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+            try:
+                with asking(f"formulation {path}", IMPORT):
+                    spec.loader.exec_module(module)
+            except (ModelkitError, MemoryError) as failed:
+                del sys.modules[module_name]
+                cause = failed.__cause__ or failed
+                raise FormulationError(f"formulation {path} cannot be loaded: {place(cause, whole)}") from cause
     found = getattr(module, "FORMULATION", None)
     if not isinstance(found, Formulation):
         raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,7 @@ import pyomo.environ as pyo
 import pytest
 
 import modelkit as mk
-from modelkit.backends import Limits, Progress, backend, backends, process, worker
+from modelkit.backends import Limits, Progress, backend, backends, watch, worker
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_model
 from modelkit.errors import SolverError, UsageError
@@ -198,19 +196,20 @@ def test_a_dead_solver_loses_nothing(name: str) -> None:
 
 def test_nothing_is_told_after_the_end() -> None:
     """Tests that what a solver says while its memory is freed does not pass for news of the next job."""
-    channel = io.BytesIO()
-    report = worker.Report(channel)
+    reading, writing = os.pipe()
+    report = worker.Report(writing, 3)
     report.solution(np.ones(1), 7.0, 3.0)
     report.end("outcome", {})
-    told = channel.getvalue()
     report.bound(5.0)
-    assert channel.getvalue() == told
-    assert told.endswith(pickle.dumps(("outcome", {}), protocol=pickle.HIGHEST_PROTOCOL))
+    os.close(writing)
+    messages = list(worker.frames(reading))
+    os.close(reading)
+    assert [message[:2] for message in messages] == [(3, "solution"), (3, "outcome")]
 
 
 def test_a_stuck_solver_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that the watchdog ends a solver that overruns its limit, with the incumbent kept."""
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(watch, "GRACE", 0.3)
     engine = backend("highs")
     assert isinstance(engine, ProcessBackend)
     outcome = engine.solve(hard(), Limits(time_limit=1), {}, listen=when_incumbent(engine, signal.SIGSTOP))
@@ -222,8 +221,9 @@ def when_incumbent(engine: ProcessBackend, number: int) -> Callable[[Progress], 
     """Send a signal to the solver process as soon as it has an incumbent."""
 
     def listen(progress: Progress) -> None:
-        if progress.incumbent is not None and engine._worker is not None and engine._worker.alive:
-            os.kill(engine._worker.process.pid, number)
+        busy = [solver for solver in engine.crew.all if not solver.free and solver.alive]
+        if progress.incumbent is not None and busy:
+            os.kill(busy[0].process.pid, number)
 
     return listen
 

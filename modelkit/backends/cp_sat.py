@@ -6,7 +6,6 @@ OR-Tools and HiGHS cannot be loaded into one process: this one is CP-SAT's own.
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ortools.sat.python import cp_model
 
 from modelkit.backends.base import Limits, typed_option
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.worker import Job, Report, StopFlag
+from modelkit.backends.worker import Job, Report, StopFlag, interrupted_by
 from modelkit.errors import ModelRefusedError, UsageError, did_you_mean
 
 #: Bounds of variables that have none of their own; sums of some thousand of them stay within 64 bits.
@@ -49,18 +48,10 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         solver.log_callback = lambda text: print(text, file=log)
         solver.parameters.log_search_progress = True
         solver.parameters.log_to_stdout = False
-        done = threading.Event()
-
-        def interrupt() -> None:
-            stop.wait()
-            if not done.is_set():
-                solver.stop_search()
-
-        threading.Thread(target=interrupt, daemon=True).start()
         try:
-            status = solver.solve(whole, listener)
+            with interrupted_by(stop, solver.stop_search):
+                status = solver.solve(whole, listener)
         finally:
-            done.set()
             solver.log_callback = None
     outcome: dict[str, Any] = {"found": "nothing", "stop": "finished", "message": ""}
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
@@ -78,23 +69,12 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome["bound"] = bound if status != cp_model.UNKNOWN or bound else None
         if "x" in outcome and _is_far(form, outcome["x"]):
             return {"found": "unbounded", "stop": "finished", "message": "the model is unbounded", "bound": None}
-    outcome["start_accepted"] = _keeps(form)  # CP-SAT does not say what it thinks of a hint
     return outcome
 
 
 def _is_far(form: StandardForm, x: np.ndarray[Any, Any]) -> bool:
     """Whether a variable without bound of its own is at the one it was given."""
     return bool(((np.abs(x) >= FAR) & np.isinf(np.where(x > 0, form.upper, form.lower))).any())
-
-
-def _keeps(form: StandardForm) -> bool | None:
-    """Whether the start keeps to all rows and bounds; None without a complete start."""
-    if form.start is None or np.isnan(form.start).any():
-        return None
-    row = np.repeat(np.arange(len(form.row_lower)), np.diff(form.indptr))
-    activity = np.bincount(row, form.values * form.start[form.indices], len(form.row_lower))
-    inside = (activity >= form.row_lower - 1e-6) & (activity <= form.row_upper + 1e-6)
-    return bool(inside.all() and (form.start >= form.lower).all() and (form.start <= form.upper).all())
 
 
 def _gap(solver: cp_model.CpSolver) -> float:
@@ -128,7 +108,7 @@ def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
         )
     factor = _factor(form.cost, "objective")
     model.minimize(cp_model.LinearExpr.weighted_sum(variables, np.rint(form.cost * factor).astype(int).tolist()))
-    if form.start is not None and _keeps(form) is not False:
+    if form.start is not None and form.value_faults(form.start) is None:
         for var, value in zip(variables, form.start.tolist(), strict=True):
             if not math.isnan(value):
                 model.add_hint(var, round(value))

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,11 @@ import numpy as np
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
 from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
+from modelkit.backends.watch import Incumbents
 from modelkit.errors import SolverError
+from modelkit.scratch import scratch_folder
 from modelkit.separator import Separator
+from modelkit.threads import PYOMO
 
 
 class PyomoBackend:
@@ -58,14 +60,20 @@ class PyomoBackend:
         """See `Backend.solve`. Progress is heard only at the end."""
         if isinstance(model, CompiledModel):
             return self._solve_arrays(model, limits, options, use_start, listen)
+        with PYOMO:
+            return self._solved(model, limits, options, use_start, listen)
+
+    def _solved(
+        self, model: Any, limits: Limits, options: dict[str, Any], use_start: bool, listen: Listener | None
+    ) -> Outcome:
         import pyomo.environ as pyo
         from pyomo.common.errors import ApplicationError
 
-        form, _ = compile_model(model)
+        form, columns = compile_model(model)
         solver = self._solver()
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
-            log_path = os.path.join(folder, "solver.log")
+        with scratch_folder() as folder:
+            log_path = str(folder / "solver.log")
             extra = self._arguments(solver, limits, use_start, log_path)
             try:
                 with _quiet():
@@ -94,12 +102,12 @@ class PyomoBackend:
         if outcome.found not in ("solution", "nothing"):
             outcome.bound = None
         outcome.version = _version(solver)
-        value = (
-            pyo.value(next(model.component_data_objects(pyo.Objective, active=True)))
-            if outcome.found == "solution"
-            else None
-        )
-        outcome.progress = [Progress(time.monotonic() - began, value, outcome.bound)]
+        incumbents = Incumbents(self.name, form)
+        if outcome.found == "solution":
+            incumbents.add(np.array([math.nan if var.value is None else var.value for var in columns]), None)
+            outcome.found = "nothing" if incumbents.x is None else "solution"
+        outcome.progress = [Progress(time.monotonic() - began, incumbents.value, outcome.bound)]
+        incumbents.check(outcome)
         if listen is not None:
             listen(outcome.progress[-1])
         return outcome

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from typing import Any
 
 import numpy as np
-from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, Model, Sepa
+from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, SCIP_STAGE, Model, Sepa
 from pyscipopt.scip import Expr, ExprCons, Term
 
 from modelkit.backends.base import Conflict, Limits, finite, typed_option
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.worker import Job, PackedSeparator, Report, StopFlag
+from modelkit.backends.worker import Job, PackedSeparator, Report, StopFlag, interrupted_by
 from modelkit.errors import UsageError, did_you_mean
 
 
@@ -33,35 +32,30 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     def values(solution: Any) -> np.ndarray[Any, Any]:
         return np.array([model.getSolVal(solution, var) for var in variables])
 
+    told = False
+
     def on_event(_: Any, event: Any) -> None:
+        nonlocal told
         bound = finite(model.getDualbound())
-        if event.getType() == SCIP_EVENTTYPE.BESTSOLFOUND:
-            best = model.getBestSol()
+        # a start is the best solution from the beginning, and no event tells it
+        if event.getType() == SCIP_EVENTTYPE.BESTSOLFOUND or (not told and model.getNSols() > 0):
+            best, told = model.getBestSol(), True
             report.solution(values(best), model.getSolObjVal(best), bound)
         else:
             report.bound(bound)
 
     model.attachEventHandlerCallback(on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED])
-    accepted = _pass_start(model, variables, job.form.start) if job.form.start is not None else None
+    if job.form.start is not None:
+        _pass_start(model, variables, job.form.start)
     cuts = _Cuts.included(model, variables, job.separation) if job.separation is not None else None
-    done = threading.Event()
-
-    def interrupt() -> None:
-        stop.wait()
-        if not done.is_set():
-            model.interruptSolve()
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    try:
-        if not stop.is_set():
+    if not stop.is_set():
+        with interrupted_by(stop, model.interruptSolve):
             model.optimizeNogil()
-    finally:
-        done.set()
 
     if cuts is not None and cuts.error is not None:
         raise cuts.error
     status = model.getStatus()
-    outcome: dict[str, Any] = {"found": "nothing", "stop": "finished", "message": "", "start_accepted": accepted}
+    outcome: dict[str, Any] = {"found": "nothing", "stop": "finished", "message": ""}
     outcome["cuts"] = cuts.many if cuts is not None else None
     if model.getNSols() > 0:
         best = model.getBestSol()
@@ -72,12 +66,13 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome.update(found="unbounded", message="the model is unbounded or infeasible")
     elif status == "timelimit":
         outcome["stop"] = "time_limit"
-    elif status == "userinterrupt":
+    elif status == "userinterrupt" or (status == "unknown" and stop.is_set()):
         outcome["stop"] = "interrupted"
     elif status not in ("optimal", "gaplimit", "nodelimit", "totalnodelimit", "stallnodelimit", "sollimit",
                         "bestsollimit", "primallimit", "duallimit"):  # fmt: skip
         outcome.update(stop="failed", message=f"SCIP ended with the status {status!r}")
-    outcome["bound"] = finite(model.getDualbound()) if outcome["found"] in ("solution", "nothing") else None
+    if outcome["found"] in ("solution", "nothing") and model.getStage() >= SCIP_STAGE.TRANSFORMED:  # else SCIP aborts
+        outcome["bound"] = finite(model.getDualbound())
     return outcome
 
 
@@ -164,15 +159,15 @@ def _fill(model: Model, form: StandardForm) -> list[Any]:
     return variables
 
 
-def _pass_start(model: Model, variables: list[Any], start: np.ndarray[Any, Any]) -> bool:
+def _pass_start(model: Model, variables: list[Any], start: np.ndarray[Any, Any]) -> None:
     known = ~np.isnan(start)
     solution = model.createSol() if known.all() else model.createPartialSol()
     for var, value, given in zip(variables, start.tolist(), known.tolist(), strict=True):
         if given:
             model.setSolVal(solution, var, value)
     if known.all() and not model.checkSol(solution, original=True):
-        return False
-    return bool(model.addSol(solution))
+        return  # SCIP would drop it, too, and say so on every node
+    model.addSol(solution)
 
 
 def _set_options(model: Model, limits: Limits, options: dict[str, Any], form: StandardForm) -> None:

@@ -11,8 +11,13 @@ import numpy.typing as npt
 
 from modelkit.backends.base import Size
 from modelkit.errors import SolverError
+from modelkit.threads import PYOMO
 
 Floats = npt.NDArray[np.float64]
+
+#: By how much a solution may break a row or bound, as a share of its largest term where that is above 1; and how far an
+#: integer variable may be from a whole number. Solvers allow themselves 1e-6 of a model that they have scaled.
+FEASIBILITY, WHOLENESS = 1e-5, 1e-4
 
 
 @dataclass(slots=True)
@@ -48,11 +53,59 @@ class StandardForm:
             and (self.cost[priced] == np.rint(self.cost[priced])).all()
         )
 
+    def objective(self, x: Floats) -> float:
+        """What a point of shape [n] costs."""
+        return float(self.cost @ x) + self.offset
+
+    def fault(self, x: Floats) -> str | None:
+        """What a point of shape [n] breaks by more than `FEASIBILITY`, in words; None for a solution."""
+        if x.shape != self.cost.shape or not np.isfinite(x).all():
+            return "it is not a point of the model"
+        return self.value_faults(x) or self._row_fault(x)
+
+    def value_faults(self, x: Floats) -> str | None:
+        """What the known values of a point break by themselves: bounds and wholeness; NaN is not known."""
+        known = ~np.isnan(x)
+        value, lower, upper = x[known], self.lower[known], self.upper[known]
+        outside = np.maximum(lower - value, value - upper) / _scale(np.minimum(np.abs(lower), np.abs(upper)))
+        if (worst := _worst(outside)) > FEASIBILITY:
+            return f"it breaks a bound of a variable by {worst:.2g}"
+        whole = value[self.integer[known]]
+        if (worst := _worst(np.abs(whole - np.rint(whole)))) > WHOLENESS:
+            return f"an integer variable is {worst:.2g} away from a whole number"
+        return None
+
+    def _row_fault(self, x: Floats) -> str | None:
+        row = np.repeat(np.arange(len(self.row_lower)), np.diff(self.indptr))
+        terms = self.values * x[self.indices]
+        activity = np.bincount(row, terms, len(self.row_lower))
+        largest = np.zeros(len(self.row_lower))
+        np.maximum.at(largest, row, np.abs(terms))
+        outside = np.maximum(self.row_lower - activity, activity - self.row_upper) / np.maximum(1.0, largest)
+        worst = _worst(outside)
+        return f"it breaks a row by {worst:.2g}" if worst > FEASIBILITY else None
+
+    def agrees(self, x: Floats, start: Floats) -> bool:
+        """Whether a solution has the known values of a start: those of integer variables, or all where it has none."""
+        known = ~np.isnan(start)
+        if (known & self.integer).any():
+            known &= self.integer
+        return bool((np.abs(x[known] - start[known]) <= WHOLENESS * _scale(start[known])).all())
+
     def tightened(self, bound: float | None) -> float | None:
         """The bound, rounded up when the objective is integral (less a solver's tolerance)."""
         if bound is None or not self.objective_is_integral():
             return bound
         return float(math.ceil(bound - max(1e-6, 1e-9 * abs(bound))))
+
+
+def _scale(values: Floats) -> Floats:
+    """Size of values, 1 where they are smaller or infinite."""
+    return np.maximum(1.0, np.where(np.isfinite(values), np.abs(values), 1.0))
+
+
+def _worst(values: Floats) -> float:
+    return float(values.max(initial=0.0))
 
 
 @dataclass(slots=True)
@@ -110,7 +163,7 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
         return replace(model.form, start=model.form.start if use_start else None), []
     from pyomo.common.gc_manager import PauseGC
 
-    with PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
+    with PYOMO, PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
         return _compiled(model, use_start)[:2]
 
 

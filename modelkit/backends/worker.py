@@ -1,27 +1,35 @@
 """The solver process: a solver runs here, apart from the caller, so that it can be stopped or die alone.
 
-Pickled messages come in on standard input and go out on the pipe that was standard output. Whatever
-the solver prints goes to standard error, which the parent keeps in a file.
+Pickled messages, each after its length, come in on standard input and go out on the pipe that was standard output.
+Whatever the solver prints goes to standard error, which the parent keeps in a file. Every message carries the number
+of its question.
 
 ====================================  =========================================================
-in                                    a ``Job``; or ``"stop"``
-out                                   ``("progress", seconds, incumbent, bound)``
-                                      ``("solution", seconds, objective, bound, x)``
-                                      ``("outcome", dict)`` or ``("error", exception)``: the job is done
+in                                    a ``Job``; or ``("stop", number)``
+out                                   ``(number, "begun")``
+                                      ``(number, "bound", seconds, bound)``
+                                      ``(number, "solution", seconds, objective, bound, x)``
+                                      ``(number, "outcome", dict)`` or ``(number, "error", exception)``:
+                                      the job is done
 ====================================  =========================================================
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import os
 import pickle
 import queue
+import signal
+import struct
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +39,9 @@ from modelkit.errors import ModelkitError, SolverError
 from modelkit.interrupts import ignore_all
 
 StopFlag = threading.Event
+
+#: The length of a message, before it.
+HEADER = "!Q"
 
 
 @dataclass(slots=True)
@@ -46,77 +57,144 @@ class PackedSeparator:
 
 @dataclass(slots=True)
 class Job:
-    """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem."""
+    """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem.
+
+    ``number`` and ``log_path`` are filled in by those who send and receive it.
+    """
 
     solver: str
     form: StandardForm
     limits: Limits
     options: dict[str, Any]
-    log_path: str
     task: Literal["solve", "conflict"] = "solve"
     separation: PackedSeparator | None = None
+    number: int = 0
+    log_path: str = os.devnull
 
 
 class Report:
     """Tells the parent about the progress and the end of one job; after the end, nothing.
 
     A solver may call back once more when its memory is freed, during the next job.
+
+    Parameters
+    ----------
+    channel
+        Descriptor of the pipe.
+    number
+        Of the question.
     """
 
-    def __init__(self, channel: BinaryIO) -> None:
+    def __init__(self, channel: int, number: int) -> None:
         self._channel = channel
+        self._number = number
         self._began = time.monotonic()
-        self._last: tuple[float | None, float | None] = (None, None)
+        self._bound: float | None = None
         self._ended = False
 
-    def _send(self, message: tuple[Any, ...]) -> None:
+    def _send(self, *message: Any) -> None:
         if not self._ended:
-            pickle.dump(message, self._channel, protocol=pickle.HIGHEST_PROTOCOL)
-            self._channel.flush()
+            content = pickle.dumps((self._number, *message), protocol=pickle.HIGHEST_PROTOCOL)
+            left = memoryview(struct.pack(HEADER, len(content)) + content)
+            while left:
+                left = left[os.write(self._channel, left) :]
+
+    def begin(self) -> None:
+        """Tell that the solver is loaded and begins."""
+        self._send("begun")
 
     def bound(self, bound: float | None) -> None:
-        """Tell a new bound, beside the incumbent told last: no value is told before its solution."""
-        if bound != self._last[1]:
-            self._last = self._last[0], bound
-            self._send(("progress", time.monotonic() - self._began, *self._last))
+        """Tell a new bound."""
+        if bound != self._bound:
+            self._bound = bound
+            self._send("bound", time.monotonic() - self._began, bound)
 
     def solution(self, x: np.ndarray[Any, Any], objective: float, bound: float | None) -> None:
-        """Tell a new incumbent."""
-        self._last = objective, bound
-        self._send(("solution", time.monotonic() - self._began, objective, bound, x))
+        """Tell a new incumbent, and what the solver says it costs."""
+        self._send("solution", time.monotonic() - self._began, objective, bound, x)
 
-    def end(self, *message: Any) -> None:
+    def end(self, kind: Literal["outcome", "error"], content: Any) -> None:
         """Tell how the job ended."""
-        self._send(message)
+        self._send(kind, content)
         self._ended = True
 
 
-def main() -> None:
-    """Serve jobs until standard input ends."""
+def frames(descriptor: int) -> Iterator[Any]:
+    """Messages from a pipe until it ends; one that is cut short is none."""
+    buffer = bytearray()
+    length = struct.calcsize(HEADER)
+    while True:
+        while len(buffer) >= length and len(buffer) >= length + (size := struct.unpack_from(HEADER, buffer)[0]):
+            message = pickle.loads(memoryview(buffer)[length : length + size].tobytes())
+            del buffer[: length + size]
+            yield message
+        content = os.read(descriptor, 1 << 20)
+        if not content:
+            return
+        buffer += content
+
+
+@contextlib.contextmanager
+def interrupted_by(stop: StopFlag, interrupt: Callable[[], Any]) -> Iterator[None]:
+    """Call ``interrupt`` from another thread when the flag is set within the block.
+
+    Again and again: a solver forgets it when it is only about to begin.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if stop.is_set():
+                interrupt()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def main(life: int, log: int) -> None:
+    """Serve jobs until standard input ends.
+
+    Parameters
+    ----------
+    life
+        Descriptor of a pipe that ends with the parent.
+    log
+        Descriptor of the file for solvers' logs.
+    """
     ignore_all()
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _end_with(life)
+    channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    log_path = path if os.path.exists(path := f"/dev/fd/{log}") else os.devnull
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
     stop = StopFlag()
 
     def listen() -> None:
-        while True:
-            try:
-                message = pickle.load(sys.stdin.buffer)
-            except EOFError:
-                os._exit(0)  # the parent is gone
-            if message == "stop":
-                stop.set()
-            else:
-                stop.clear()
-                jobs.put(message)
+        asked = 0
+        with contextlib.suppress(Exception):
+            for message in frames(sys.stdin.fileno()):
+                if isinstance(message, Job):
+                    asked = message.number
+                    stop.clear()
+                    jobs.put(message)
+                elif message == ("stop", asked):
+                    stop.set()
+        os._exit(0)  # the parent is gone
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
         job = jobs.get()
-        report = Report(channel)
+        job.log_path = log_path
+        report = Report(channel, job.number)
         try:
             solver = importlib.import_module(f"modelkit.backends.{job.solver.replace('-', '_')}")
+            report.begin()
             made = solver.conflict(job) if job.task == "conflict" else solver.solve(job, report, stop)
             outcome = {**made, "version": solver.version()}
             report.end("outcome", outcome)
@@ -126,5 +204,10 @@ def main() -> None:
             report.end("error", SolverError(f"{job.solver} failed: {type(error).__name__}: {error}"))
 
 
-if __name__ == "__main__":
-    main()
+def _end_with(life: int) -> None:
+    """Have the system end this process when the pipe does: a solver may hold the interpreter, so no thread can."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
+    with contextlib.suppress(OSError, AttributeError):  # not every system has this
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)

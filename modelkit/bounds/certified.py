@@ -101,7 +101,7 @@ def bound(
     Raises
     ------
     UsageError
-        The instance is neither of the KV-cache problem nor of the slot problem.
+        The instance is neither of the KV-cache problem nor of the slot problem, or an argument is not of its kind.
     InfeasibleError
         Some request can never run.
     TooLargeError

@@ -33,20 +33,15 @@ def linear_prices(instance: Instance, *, time_limit: float | None = None) -> tup
     SolverError
         HiGHS has no duals to give.
     """
-    import highspy  # late, as it is for all other solves
-
-    from modelkit.backends.highs import lp_model
+    from modelkit.backends import engine  # late, as it is for all other solves
     from modelkit.backends.standard_form import compile_model
     from modelkit.plugins import load_formulation
 
     model = load_formulation("kv-hindsight-lp").instantiate(instance)
     form, columns = compile_model(model)
-    solver: Any = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
-    if time_limit is not None:
-        solver.setOptionValue("time_limit", float(time_limit))
-    solver.passModel(lp_model(form))
-    solver.run()
+    limit: dict[str, Any] = {} if time_limit is None else {"time_limit": float(time_limit)}
+    solver = engine.new_highs(form, **limit)
+    engine.run(solver)
     solution = solver.getSolution()
     if not solution.dual_valid:
         raise SolverError("HiGHS ended without duals of kv-hindsight-lp")
@@ -55,5 +50,4 @@ def linear_prices(instance: Instance, *, time_limit: float | None = None) -> tup
     for t in model.ROUNDS:
         if id(model.held[t]) in place:
             prices[t] = max(0.0, -solution.col_dual[place[id(model.held[t])]])
-    optimal = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
-    return prices, float(solver.getInfo().objective_function_value) if optimal else None
+    return prices, form.objective(np.array(solution.col_value)) if engine.is_optimal(solver) else None

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from modelkit.instance import Instance
+from modelkit.threads import blocks, shared
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -86,9 +87,13 @@ class Relaxation:
         least = np.empty(len(self.output))
         latest = self.latest(prices, hint)
         work = int((latest - self.arrival).sum())
-        (_cheapest_in_threads if work > MUCH else _cheapest)(
-            p, q, self.arrival, self.prompt, self.output, latest, cheapest, least
-        )
+        shared(
+            blocks(len(least)) if work > MUCH else [(slice(None),)],
+            lambda part: _cheapest(
+                p, q, self.arrival[part], self.prompt[part], self.output[part], latest[part], cheapest[part],
+                least[part],
+            ),
+        )  # fmt: skip
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
 
     def smoothed(
@@ -101,9 +106,15 @@ class Relaxation:
         values = np.empty(n)
         # handing little work to threads takes longer than doing it
         work = int(((last - first) // stride).sum())
-        (_smoothed_in_threads if work > MUCH else _smoothed)(
-            p, q, self.arrival, self.prompt, self.output, first, last, stride, temperature, width, self._slope,
-            self._jump, values, smooth.mean, smooth.first, smooth.last,
+        alone = [(slice(None), slice(None))]
+        apart = [(slice(share, None, SHARES), slice(share, share + 1)) for share in range(SHARES)]
+        shared(
+            apart if work > MUCH else alone,
+            lambda part, share: _smoothed(
+                p, q, self.arrival[part], self.prompt[part], self.output[part], first[part], last[part], stride[part],
+                temperature, width, self._slope[share], self._jump[share], values[part], smooth.mean[part],
+                smooth.first[part], smooth.last[part],
+            ),
         )  # fmt: skip
         held = np.cumsum(self._jump.sum(axis=0) + np.cumsum(self._slope.sum(axis=0)))
         smooth.excess = held[1 : self.rounds + 1] - self.capacity
@@ -131,9 +142,9 @@ class Smooth:
         self.mean, self.first, self.last = mean, first, last
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _cheapest(p: Any, q: Any, arrival: Any, prompt: Any, output: Any, latest: Any, cheapest: Any, least: Any) -> None:
-    for i in prange(len(output)):
+    for i in range(len(output)):
         s, o, wait = prompt[i], output[i], output[i] - arrival[i]
         low, where = np.inf, arrival[i]
         for k in range(arrival[i], latest[i] + 1):
@@ -143,13 +154,13 @@ def _cheapest(p: Any, q: Any, arrival: Any, prompt: Any, output: Any, latest: An
         cheapest[i], least[i] = where, low
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _smoothed(
     p: Any, q: Any, arrival: Any, prompt: Any, output: Any, first: Any, last: Any, stride: Any, temperature: float,
     width: float, slope: Any, jump: Any, values: Any, mean: Any, near_first: Any, near_last: Any,
 ) -> None:  # fmt: skip
     n = len(output)
-    for share in prange(len(slope)):  # prange is range unless compiled in parallel
+    for share in range(len(slope)):
         slope[share] = 0.0
         jump[share] = 0.0
         longest = 0
@@ -192,7 +203,3 @@ def _smoothed(
                     slope[share, k + o + 1] -= w
                     jump[share, k + 1] += w * s
                     jump[share, k + o + 1] -= w * (s + o)
-
-
-_smoothed_in_threads = njit(cache=True, parallel=True)(_smoothed.py_func)
-_cheapest_in_threads = njit(cache=True, parallel=True)(_cheapest.py_func)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from modelkit.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques, first_found
 from modelkit.diagram.kernels import NEVER
+from modelkit.errors import SolverError
 from modelkit.instance import Instance
 
 #: Units of a round in which costs are whole numbers.
@@ -67,7 +68,14 @@ class CliqueProgram:
         Starts of each request that are looked at.
     families
         Of cuts; one is asked only when those before it find nothing.
+
+    Attributes
+    ----------
+    trouble
+        Why the linear program was left before its end, in words; empty when it was not.
     """
+
+    trouble = ""
 
     def __init__(
         self, instance: Instance, windows: list[Ints], families: Sequence[Family] = (conflict_cliques,)
@@ -81,13 +89,19 @@ class CliqueProgram:
 
     def solved(self, deadline: float, target: float) -> CliqueBound:
         """Cutting planes until none is found, the deadline, or the bound exceeds ``target`` - 1."""
+        from modelkit.backends.engine import run
+
         solver = self.linear_program()
         rows = len(self.arrival) + self.rounds
         best = self.priced(np.zeros(rows))
         turn = 0
         for separations in range(1, 100_000):
             solver.setOptionValue("time_limit", solver.getRunTime() + max(0.1, deadline - time.perf_counter()))
-            solver.run()
+            try:
+                run(solver)
+            except SolverError as error:
+                self.trouble = str(error)
+                break
             solution = solver.getSolution()
             if solution.dual_valid:
                 found = self.priced(np.array(solution.row_dual))
@@ -111,10 +125,9 @@ class CliqueProgram:
 
     def linear_program(self) -> Any:
         """A HiGHS model of the starts, with the cuts found so far as its last rows."""
-        import highspy  # late, as it is for all other solves
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csr_matrix  # late, as HiGHS is for all other solves
 
-        from modelkit.backends.highs import lp_model
+        from modelkit.backends.engine import new_highs
         from modelkit.backends.standard_form import StandardForm
 
         of, n = self.candidates, len(self.arrival)
@@ -144,10 +157,7 @@ class CliqueProgram:
             upper=np.full(columns, np.inf),
             integer=np.zeros(columns, dtype=np.bool_),
         )
-        solver = highspy.Highs()
-        solver.setOptionValue("output_flag", False)
-        solver.setOptionValue("threads", 1)
-        solver.passModel(lp_model(form))
+        solver = new_highs(form, threads=1)
         add_cuts(solver, self.cuts)
         return solver
 

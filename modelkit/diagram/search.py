@@ -124,6 +124,7 @@ class Search:
     listen: Callable[[Progress], None] = lambda progress: None
     bound: int = 0
     stages: list[Progress] = field(default_factory=list)
+    trouble: str = ""  # what kept a stage from its work
 
     def __post_init__(self) -> None:
         self.bound = max(self.bound, int(self.instance.arrays.output.sum()))
@@ -167,9 +168,12 @@ class Search:
             self._done("cliques", "not tried: too many starts")
             return None
         share = LARGE_SHARE if len(self.starts) > LARGE else CLIQUES_SHARE
-        known = CliqueProgram(self.instance, windows).solved(self._until(share), self.value)
+        program = CliqueProgram(self.instance, windows)
+        known = program.solved(self._until(share), self.value)
         self._prove(known.bound)
-        self._done("cliques", f"{known.cuts} conflict cliques with a price")
+        self.trouble = program.trouble
+        note = f"{known.cuts} conflict cliques with a price"
+        self._done("cliques", f"{note}; {self.trouble}" if self.trouble else note)
         problem = Reversed.of(self.instance, known)
         if problem.most_multiplier < SCALE * self.value:
             self._done("root diagram", "not tried: sums of costs might not fit 64 bits")

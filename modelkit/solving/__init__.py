@@ -82,7 +82,8 @@ def solve(
     Raises
     ------
     UsageError
-        Unknown formulation, parameter, solver, policy or option, or an instance outside the formulation.
+        Unknown formulation, parameter, solver, policy or option, an argument of another kind than these, or an
+        instance outside the formulation.
     InputError
         A parameter's value is not allowed.
     FormulationError

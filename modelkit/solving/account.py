@@ -32,6 +32,8 @@ from modelkit.version import VERSION
 
 #: The solver that is a search over schedules and not over a model.
 SEARCH = "diagram"
+#: Share by which a bound may be above a value, for floating point.
+ROUNDING = 1e-6
 #: Stages around the search and the solver.
 OUTER_STAGES = ("warm start", NEIGHBOURHOODS, "building the model", "solver")
 
@@ -72,6 +74,7 @@ class Account:
     solver: str | None = None
     search: Search | None = None
     stages: list[Stage] = field(default_factory=list)
+    least: Candidate | None = None  # the best valid schedule that was ever judged
 
     @property
     def solver_name(self) -> str:
@@ -86,20 +89,38 @@ class Account:
             self.listen(News(phase, elapsed, known))
             return
         values = [v for v in (progress.incumbent, known) if v is not None]
-        self.listen(News(phase, elapsed, min(values, default=None), progress.bound))
+        self.listen(News(phase, elapsed, min(values, default=None), self.held(progress.bound)))
+
+    def held(self, bound: float | None) -> float | None:
+        """A bound, or None where a schedule that the judge has seen refutes it."""
+        return None if self.refutes(bound) else bound
+
+    def refutes(self, bound: float | None) -> bool:
+        """Whether a schedule that the judge has seen is better than a bound says."""
+        value = self.least.value if self.least else None
+        return bound is not None and value is not None and bound - value > ROUNDING * max(1.0, abs(value))
 
     def judged(self, source: str, schedule: Schedule) -> Candidate:
         """A schedule with the judge's verdict and the formulation's."""
         before = time.perf_counter()
         verdict = judge(self.instance, schedule)
         self.seconds["judge"] = self.seconds.get("judge", 0.0) + time.perf_counter() - before
-        return Candidate(
+        found = Candidate(
             source,
             schedule,
             verdict,
             self.formulation.valued(self.posed, verdict),
             self.formulation.breaks(self.posed, verdict),
         )
+        known = self.least.value if self.least else None
+        if self.rules_known and found.value is not None and (known is None or found.value < known):
+            self.least = found
+        return found
+
+    @property
+    def rules_known(self) -> bool:
+        """Whether it can be said of a schedule that it keeps to the formulation's own constraints."""
+        return self.formulation.problem is not None or self.formulation.admissible is not None
 
     def passed(self, name: str, since: float, note: str) -> None:
         """Keep a stage that is over."""
@@ -124,18 +145,14 @@ class Account:
 
     def conclude(self, found: Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
-        unknown = self.formulation.problem is None and self.formulation.admissible is None
-        if unknown and not self.start_accepted:
+        if not self.rules_known and not self.start_accepted:
             self.start = None  # whether it keeps to the formulation's own constraints is not known
         best = found
         if self.start is not None and (found is None or (found.value or 0) > (self.start.value or 0)):
             best = self.start
-        bound = self.outcome.bound if self.outcome and self.formulation.claim != "heuristic" else None
-        if self.search is not None and (bound is None or self.search.bound > bound):
-            bound = float(self.search.bound)
-        certificate = self.certified()
-        if certificate is not None and (bound is None or certificate.value >= bound):
-            bound, self.certificate = float(certificate.value), certificate
+        bound, claimant = self.best_bound()
+        if self.search is not None and self.search.trouble:
+            message = "; ".join(filter(None, [message, f"a stage of the search ended early: {self.search.trouble}"]))
         if self.outcome is not None and self.outcome.found == "infeasible":
             if best is None:
                 exact = self.formulation.claim == "exact"
@@ -147,21 +164,34 @@ class Account:
             )
         if best is None:
             said = message or "the solver stopped before it found a schedule"
-            return self.result("no_schedule", stop, bound=bound, message=said)
+            return self.result("no_schedule", stop, bound=self.held(bound), message=said)
         value = best.value
-        if value is not None and bound is not None and bound > value:
-            if bound - value > 1e-6 * max(1.0, abs(value)):
-                stop = "failed"
-                message = (
-                    f"the bound {bound:g} of {self.engine.name} is above the value {value:g} of a valid"
-                    " schedule: the formulation or the solver is wrong"
-                )
-                bound = None
-            else:
-                bound = value
+        known = self.least or best
+        if bound is not None and known.value is not None and bound - known.value > ROUNDING * max(1, abs(known.value)):
+            stop = "failed"
+            message = (
+                f"the bound {bound:g} of {claimant} is above the value {known.value:g} of a valid schedule, that of"
+                f" {known.source}: the formulation or the solver is wrong"
+            )
+            bound = None
+        elif value is not None and bound is not None and bound > value:
+            bound = value
         if best is self.start and not message and self.outcome is not None and (bound is None or bound != value):
             message = f"the solver found nothing better than the schedule of {best.source} that it started from"
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
+
+    def best_bound(self) -> tuple[float | None, str]:
+        """The largest bound, and who claims it."""
+        claims: list[tuple[float, str]] = []
+        if self.outcome is not None and self.outcome.bound is not None and self.formulation.claim != "heuristic":
+            claims.append((self.outcome.bound, self.engine.name))
+        if self.search is not None:
+            claims.append((float(self.search.bound), SEARCH))
+        certificate = self.certified()
+        if certificate is not None and all(certificate.value >= bound for bound, _ in claims):
+            self.certificate = certificate
+            return float(certificate.value), "the certificate"
+        return max(claims, key=lambda claim: claim[0], default=(None, ""))
 
     def refused(self, found: Candidate) -> Result:
         """The judge refuses what the formulation extracted: shown as it is, claimed to be nothing."""
@@ -188,7 +218,7 @@ class Account:
                 told.append((elapsed, stage.value, stage.bound))
         if self.outcome:
             told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
-        return _best_so_far(told)
+        return [(seconds, value, self.held(bound)) for seconds, value, bound in _best_so_far(told)]
 
     def result(
         self,
@@ -248,7 +278,7 @@ class Account:
                 else None
             ),
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
-            stages=self.stages,
+            stages=[stage.model_copy(update={"bound": self.held(stage.bound)}) for stage in self.stages],
             log=outcome.log if outcome else "",
         )
 

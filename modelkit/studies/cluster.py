@@ -8,7 +8,6 @@ that it gives up all the same is handed in again, `TRIES` times in all. What is 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from modelkit.errors import SolverError, UsageError
 from modelkit.io import parse_result, save_result
 from modelkit.runs import Run
+from modelkit.scratch import scratch_folder
 from modelkit.workers import Finished, Task, run_all
 
 #: Times that a run is handed to the cluster before it is given up.
@@ -131,8 +131,8 @@ def _resume(left: int) -> str:
 
 def perform_remotely(document: dict[str, Any], content: bytes, name: str) -> str:
     """On a worker of the cluster: do the run in a process of its own; its result as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        instance, written = Path(folder) / name, Path(folder) / "out.result.json"
+    with scratch_folder() as folder:
+        instance, written = folder / name, folder / "out.result.json"
         instance.write_bytes(content)
         run = Run.model_validate({**document, "instance": str(instance)})
         for _ in run_all([(run, written)], jobs=1):
