@@ -209,14 +209,15 @@ def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
     longest, peak = int(output.max()), int(arrays.peak.max())
     dearest = min(sum(prices.numerators), longest * max(prices.numerators))
     if dearest * peak + denominator * latest < 2**63:
-        from modelkit.exact_costs import least_costs  # late: compiled code takes a while to load
+        from modelkit.exact_costs import least_ahead, least_costs  # late: compiled code takes a while to load
 
         priced = np.zeros(latest + 1, dtype=np.int64)
         priced[prices.rounds] = prices.numerators
-        p = np.cumsum(priced)
-        q = np.cumsum(priced * np.arange(latest + 1))
+        p, block_p = np.cumsum(priced), np.cumsum(least_ahead(priced))
+        time = np.arange(latest + 1)
+        q, block_q = np.cumsum(priced * time), np.cumsum(least_ahead(priced) * time)
         least = np.empty(len(output), dtype=np.int64)
-        least_costs(p, q, arrays.arrival, arrays.prompt, output, last, denominator, least)
+        least_costs(p, q, block_p, block_q, arrays.arrival, arrays.prompt, output, last, denominator, least)
         return sum(least.tolist())
     # Python's unbounded integers: slower, and needed only for absurd prices
     unbounded = np.zeros(latest + 1, dtype=object)
