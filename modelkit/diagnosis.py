@@ -15,6 +15,7 @@ from modelkit.formulation import Formulation
 from modelkit.instance import Instance, LinearClock
 from modelkit.io import load
 from modelkit.solving import TIME_LIMIT, choose
+from modelkit.solving.size import check_model
 
 #: Solvers that find irreducible infeasible subsystems here.
 SOLVERS = ("highs", "scip")
@@ -96,6 +97,7 @@ def diagnose(
     own = [] if general or chosen.obstacles is None else chosen.obstacles(posed)
     known = tuple(general + own)
     try:
+        check_model(chosen, posed)
         model = chosen.instantiate(posed)  # kept: its rows and columns know their names only while it lives
         form, columns, rows = compile_named(model)
     except (InfeasibleError, SolverError) as error:

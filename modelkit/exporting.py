@@ -14,6 +14,7 @@ from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.solving import choose
+from modelkit.solving.size import check_model
 
 #: Longest name that the formats' readers take.
 LONGEST = 200
@@ -38,11 +39,14 @@ def exported(
         As `modelkit.solving.solve`.
     InfeasibleError
         No model is built, because no schedule exists.
+    TooLargeError
+        The model would not fit the memory.
     """
     from pyomo.common.errors import PyomoException
 
     instance = load(instance)
     chosen, posed = choose(instance, formulation, parameters)
+    check_model(chosen, posed)
     model = chosen.instantiate(posed)
     with tempfile.TemporaryDirectory(prefix="modelkit-") as folder:
         path = Path(folder) / f"model.{kind}"

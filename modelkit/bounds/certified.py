@@ -10,9 +10,11 @@ import numpy as np
 
 from modelkit.bounds.hindsight import best_listed
 from modelkit.bounds.prices import Ascent, ascend
+from modelkit.bounds.relaxation import Floats
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
 from modelkit.deadline import Deadline, within
 from modelkit.errors import InterruptedWith, UsageError
+from modelkit.idle import busy
 from modelkit.improve import first_schedule, latency, schedule_of, searched
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, InstanceStamp
@@ -119,7 +121,13 @@ def bound(
         value = float(found)
         tell("local search")
 
+    def certified(prices: Floats) -> Certificate:
+        rounds = timeline.rounds(len(prices))
+        return certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+
     tell("list scheduling")
+    original, timeline = instance, busy(instance)
+    instance = timeline.instance
     with within(deadline):
         starts = first_schedule(instance)
     # what comes last, certifying and replaying, takes about as long as the first list schedules
@@ -132,7 +140,7 @@ def bound(
         if (starts > instance.arrays.arrival).any():
             ascent = ascend(instance, starts, deadline=search.share(PRICES_SHARE), listen=priced)
             prices = ascent.prices
-        certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+        certificate = certified(prices)
         least = float(certificate.value)
         if len(prices):
             starts = best_listed(instance, starts, ascent.mean_starts, search)
@@ -157,9 +165,15 @@ def bound(
     options = {"time_limit": time_limit, "gap": gap}
     with interrupts_held() as held:
         if certificate is None:
-            certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+            certificate = certified(prices)
         known = _judged(
-            instance, certificate, schedule_of(instance, starts), "total_latency_rounds", options, seed, began
+            original,
+            certificate,
+            schedule_of(original, timeline.starts(starts)),
+            "total_latency_rounds",
+            options,
+            seed,
+            began,
         )
     return _interrupted(known) if interrupted or held.pressed else known
 

@@ -128,6 +128,7 @@ def ascend(
     waiting = float((starts - arrays.arrival).mean())
     prices = fluid_prices(instance, starts, rounds)
     hint = starts
+    begun = time.perf_counter()
     bound, hint = relaxation.bound(prices, hint)
     best, best_prices, means = bound, prices, [hint.astype(np.float64)]
     free = float(arrays.output.sum())
@@ -137,7 +138,7 @@ def ascend(
         listen(best)
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
-    slowest = 0.0
+    slowest = 2 * REFRESHES * (time.perf_counter() - begun)
     small = len(starts) * rounds <= SMALL
     interrupted = False
     try:
@@ -152,9 +153,7 @@ def ascend(
             for _ in range(REFRESHES):
                 windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
                 near = max(spacing * finest, apart)
-                prices, mean = _stage(
-                    relaxation, prices, windows, temperature, near, iterations // REFRESHES, deadline
-                )
+                prices, mean = _stage(relaxation, prices, windows, temperature, near, iterations // REFRESHES, deadline)
                 bound, hint = relaxation.bound(prices, np.rint(mean).astype(np.int64))
                 if bound > best:
                     best, best_prices = bound, prices

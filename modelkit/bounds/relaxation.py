@@ -103,7 +103,17 @@ class Relaxation:
         latest = self.latest(prices, hint)
         work = int((latest - self.arrival).sum())
         (_cheapest_in_threads if work > MUCH else _cheapest)(
-            p, q, block_p, block_q, self.arrival, self.prompt, self.output, latest, known, close, cheapest,
+            p,
+            q,
+            block_p,
+            block_q,
+            self.arrival,
+            self.prompt,
+            self.output,
+            latest,
+            known,
+            close,
+            cheapest,
             least,
         )
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest

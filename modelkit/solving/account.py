@@ -9,9 +9,12 @@ from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress
 from modelkit.bounds import Starts, local_search, slot_certificate
+from modelkit.bounds.relaxation import Floats
 from modelkit.certificate import Certificate, certify
+from modelkit.deadline import Deadline
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.formulation import Formulation
+from modelkit.idle import Busy, busy
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.news import News
@@ -73,6 +76,17 @@ class Account:
     search: Search | None = None
     stages: list[Stage] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Set the deadline, and leave out the time in which no optimal schedule runs anything."""
+        limit = self.limits.time_limit
+        self.deadline = Deadline() if limit is None else Deadline(self.began + limit)
+        self.timeline: Busy = (
+            busy(self.instance) if self.formulation.problem == "kv-hindsight" else Busy.whole(self.instance)
+        )
+        self.inner, self.inner_posed = self.timeline.instance, self.posed
+        if self.inner is not self.instance:
+            self.inner_posed = self.posed.replace(requests=self.inner.requests)
+
     @property
     def solver_name(self) -> str:
         """The solver that had the last word."""
@@ -119,8 +133,12 @@ class Account:
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
         if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
-            return certify(self.instance, local_search(self.instance).prices)
+            return self.proven(local_search(self.inner).prices)
         return self.certificate
+
+    def proven(self, prices: Floats) -> Certificate:
+        """Certificate from prices of rounds without idle time."""
+        return certify(self.instance, prices, rounds=self.timeline.rounds(len(prices)))
 
     def conclude(self, found: Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
@@ -164,7 +182,23 @@ class Account:
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
 
     def refused(self, found: Candidate) -> Result:
-        """The judge refuses what the formulation extracted: shown as it is, claimed to be nothing."""
+        """The judge refuses what the formulation extracted: shown only where nothing valid is known, claimed to be nothing.
+
+        Then neither the solver's bound counts, for its model is not the problem; what is certified does.
+        """
+        kept = self.start if self.start is not None and self.start.value is not None else None
+        if kept is not None and not (self.formulation.problem is None and self.formulation.admissible is None):
+            why = (found.broken or [v.message for v in found.verdict.violations])[0]
+            certificate = self.certified()
+            bound = None if certificate is None else float(certificate.value)
+            self.certificate = certificate
+            if self.search is not None and (bound is None or self.search.bound > bound):
+                bound, self.certificate = float(self.search.bound), None
+            message = (
+                f"the schedule of {found.source} is refused ({why}); kept is that of {kept.source}, with no bound but"
+                " what was proven without the solver"
+            )
+            return self.result(status_of(kept.verdict, kept.value, bound), "failed", kept, bound, message)
         if found.broken:
             message = (
                 f"the schedule that formulation {self.formulation.name!r} extracted breaks the formulation's own"
@@ -189,6 +223,18 @@ class Account:
         if self.outcome:
             told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
         return told
+
+    @staticmethod
+    def credible(value: float | None, bound: float | None, best: Candidate | None) -> tuple[float | None, float | None]:
+        """An incumbent and a bound on the way, as far as the best judged schedule bears them out."""
+        known = best.value if best else None
+        if known is None:  # no schedule was judged to be valid
+            return None, bound
+        return value if value is None or value >= known else known, bound if bound is None or bound <= known else None
+
+    def _told(self, stage: Stage, best: Candidate | None) -> Stage:
+        value, bound = self.credible(stage.value, stage.bound, best)
+        return stage.model_copy(update={"value": value, "bound": bound})
 
     def result(
         self,
@@ -233,7 +279,7 @@ class Account:
             violations=[v.document() for v in best.verdict.violations] if best else [],
             schedule=best.schedule if best else None,
             certificate=self.certificate if bound is not None else None,
-            progress=self.progress(),
+            progress=[(t, *self.credible(v, b, best)) for t, v, b in self.progress()],
             start=Start(policy=self.started_from, accepted=self.start_accepted),
             model=(
                 ModelSize(
@@ -248,6 +294,6 @@ class Account:
                 else None
             ),
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
-            stages=self.stages,
+            stages=[self._told(stage, best) for stage in self.stages],
             log=outcome.log if outcome else "",
         )
