@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def bound(
         if len(prices):
             starts = best_listed(instance, starts, ascent.mean_starts, search)
             left = None if time_limit is None else search.left
-            limits = {"time_limit": left, "effort": None} if left is not None else {}
+            limits: dict[str, Any] = {"time_limit": left, "effort": None} if left is not None else {}
             target = certificate.value / max(1e-9, 1 - gap)
             few = few_run_at_once(instance)
             if few and left is not None:

@@ -182,7 +182,7 @@ class Account:
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
 
     def refused(self, found: Candidate) -> Result:
-        """The judge refuses what the formulation extracted: shown only where nothing valid is known, claimed to be nothing.
+        """The judge refuses what the formulation extracted: shown where nothing valid is known, claimed to be nothing.
 
         Then neither the solver's bound counts, for its model is not the problem; what is certified does.
         """

@@ -184,9 +184,10 @@ class Run(Account):
         use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
         limits = self.limits
         if self.deadline.finite:
-            limits = replace(limits, time_limit=self.deadline.left - HANDOVER * self.seconds["build"])
-            if limits.time_limit <= 0:
+            left = self.deadline.left - HANDOVER * self.seconds["build"]
+            if left <= 0:
                 raise TooLateError("building the model took all of the time limit")
+            limits = replace(limits, time_limit=left)
         outcome = self.engine.solve(
             model,
             limits,
