@@ -242,11 +242,12 @@ class Run(Account):
     def improved(self, message: str, stop: StopReason) -> Result:
         """What the time that is left makes of the schedule known, with the bound that the prices prove."""
         assert self.start is not None
-        self.certificate = self.certified()
-        goal = None if self.certificate is None else self.certificate.value
+        self.certificate = self.proven(local_search(self.inner).prices)
         starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
         left = SEARCH_SHARE * self.deadline.left
-        found = searched(self.inner, starts, seed=self.limits.seed, effort=None, time_limit=left, target=goal)
+        found = searched(
+            self.inner, starts, seed=self.limits.seed, effort=None, time_limit=left, target=self.certificate.value
+        )
         better = self.judged("local-search", self.outer(schedule_of(self.inner, found)))
         if better.value is not None and better.value < (self.start.value or 0):
             self.start = better
