@@ -104,7 +104,8 @@ def test_the_origin_of_time_changes_nothing(origin: int) -> None:
     one, other = mk.solve(here, time_limit=None), mk.solve(there, time_limit=None)
     assert one.status == other.status == "optimal"
     assert one.objective == other.objective
-    assert one.schedule is not None and other.schedule is not None
+    assert one.schedule is not None
+    assert other.schedule is not None
     assert (starts_of(here, one.schedule) + origin == starts_of(there, other.schedule)).all()
     priced, moved_prices = bound(here, time_limit=None).certificate, bound(there, time_limit=None).certificate
     assert priced.bound == moved_prices.bound

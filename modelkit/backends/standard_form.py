@@ -14,6 +14,9 @@ from modelkit.errors import SolverError
 
 Floats = npt.NDArray[np.float64]
 
+#: Feasibility tolerance of most solvers, the least that they take, and by how much a row of whole numbers may be off.
+USUAL_TOLERANCE, LEAST_TOLERANCE, TOLERATED = 1e-6, 1e-10, 0.1
+
 
 @dataclass(slots=True)
 class StandardForm:
@@ -47,6 +50,15 @@ class StandardForm:
             and self.integer[priced].all()
             and (self.cost[priced] == np.rint(self.cost[priced])).all()
         )
+
+    @property
+    def tolerance(self) -> float | None:
+        """Feasibility tolerance at which a row of whole numbers cannot be off by one; None where the usual 1e-6 does.
+
+        A binary that is off by the tolerance counts its coefficient times as much; solvers go down to 1e-10.
+        """
+        finest = TOLERATED / float(abs(self.values).max(initial=1.0))
+        return None if finest >= USUAL_TOLERANCE else max(LEAST_TOLERANCE, finest)
 
     def tightened(self, bound: float | None) -> float | None:
         """The bound, rounded up when the objective is integral (less a solver's tolerance)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import update_wrapper
 
 import numpy as np
 
@@ -53,26 +53,31 @@ class Hindsight:
     cut: bool = False
 
 
-def _kept(find: Callable[[Instance], Hindsight]) -> Callable[[Instance], Hindsight]:
-    """Keep what is found: for good, or for the solve that has this deadline where that cut it short."""
-    known: OrderedDict[tuple[Instance, Deadline | None], Hindsight] = OrderedDict()
+class _Kept:
+    """Keeps what is found: for good, or for the solve that has this deadline where that cut it short."""
 
-    @wraps(find)
-    def look_up(instance: Instance) -> Hindsight:
+    def __init__(self, find: Callable[[Instance], Hindsight]) -> None:
+        self.find = find
+        self.known: OrderedDict[tuple[Instance, Deadline | None], Hindsight] = OrderedDict()
+        update_wrapper(self, find)
+
+    def __call__(self, instance: Instance) -> Hindsight:
         for key in ((instance, None), (instance, current())):
-            if key in known:
-                known.move_to_end(key)
-                return known[key]
-        found = find(instance)
-        known[instance, current() if found.cut else None] = found
-        if len(known) > KEPT:
-            known.popitem(last=False)
+            if key in self.known:
+                self.known.move_to_end(key)
+                return self.known[key]
+        found = self.find(instance)
+        self.known[instance, current() if found.cut else None] = found
+        if len(self.known) > KEPT:
+            self.known.popitem(last=False)
         return found
 
-    return look_up
+    def cache_clear(self) -> None:
+        """Forget everything."""
+        self.known.clear()
 
 
-@_kept
+@_Kept
 def local_search(instance: Instance) -> Hindsight:
     """Prices and the schedule of a local search; the same on every machine.
 
@@ -109,7 +114,7 @@ def local_search(instance: Instance) -> Hindsight:
     return found
 
 
-@_kept
+@_Kept
 def hindsight(instance: Instance) -> Hindsight:
     """The best schedule and prices that a few seconds give; the same on every machine.
 
