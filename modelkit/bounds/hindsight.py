@@ -72,6 +72,10 @@ class _Kept:
             self.known.popitem(last=False)
         return found
 
+    def __contains__(self, instance: Instance) -> bool:
+        """Whether something is kept of it, for whatever deadline."""
+        return any(known == instance for known, _ in self.known)
+
     def cache_clear(self) -> None:
         """Forget everything."""
         self.known.clear()
