@@ -53,6 +53,10 @@ class TooLargeError(SolverError):
     """The instance is larger than can be held in memory."""
 
 
+class TooLateError(TooLargeError):
+    """The instance is too large for the time that is left."""
+
+
 def latency(instance: Instance, starts: Ints) -> int:
     """Total latency of the schedule with these starts, shape [n]."""
     return int((starts + instance.arrays.output - instance.arrays.arrival).sum())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import TooLargeError, bound
+from modelkit.bounds import TooLargeError, TooLateError, bound
 from modelkit.certificate import Prices, exact_bound
 from modelkit.deadline import Deadline, current, within
 from modelkit.diagnosis import diagnose
@@ -20,7 +20,7 @@ from modelkit.idle import busy
 from modelkit.improve import fits, latency, starts_of
 from modelkit.instance import Instance, Request, Server
 from modelkit.plugins import load_formulation
-from modelkit.solving.size import TooLateError, check_model
+from modelkit.solving.size import check_model
 
 
 def sparse_instance(seed: int, n: int = 4) -> Instance:
@@ -166,3 +166,12 @@ def test_a_model_that_takes_too_long_is_not_begun() -> None:
     check_model(flow, chats)
     with pytest.raises(TooLateError, match="left of the time limit"):
         check_model(flow, chats, Deadline.after(1e-4))
+
+
+def test_a_limit_too_short_for_a_model_gives_the_best_known() -> None:
+    """Tests that schedule and certified bound are there, and that no solver was begun."""
+    result = mk.solve(generate("chat", requests=600, rate=0.0), time_limit=1.0)
+    assert (result.status, result.stop) == ("feasible", "time_limit")
+    assert result.objective.bound_by == "certificate"
+    assert "no solver ran" in result.message
+    assert result.model is None

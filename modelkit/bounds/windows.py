@@ -23,7 +23,7 @@ import numpy as np
 from modelkit.bounds.hindsight import hindsight
 from modelkit.bounds.relaxation import Ints, Relaxation
 from modelkit.deadline import current
-from modelkit.improve import TooLargeError, first_schedule, latency
+from modelkit.improve import TooLargeError, TooLateError, first_schedule, latency
 from modelkit.instance import Instance
 
 #: Above so many starts no model is built; at 6 non-zeros each it would not fit a workstation's memory.
@@ -68,7 +68,7 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     latest = _simple_latest(instance, best)
     count = int((latest - arrays.arrival + 1).sum())
     if count * SECONDS_PER_START > LOOK_SHARE * current().left:
-        raise TooLargeError(
+        raise TooLateError(
             f"the start windows of {len(instance.requests):,} requests are to be found among {count:,} starts,"
             f" for which too little is left of the time limit ({current().left:.1f} s)"
         )

@@ -30,7 +30,7 @@ from modelkit.interrupts import interrupts_held
 @formulation_option
 @param_option
 @click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
-@time_limit_option("Limit of the solver; inf for none.")
+@time_limit_option("For the whole solve; inf for none.")
 @click.option(
     "--gap", default=0.0, show_default=True, type=click.FloatRange(0, 1), metavar="REL",
     help="Stop at this gap (value - bound) / value.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelkit.backends import Outcome
-from modelkit.bounds import TooLargeError, bound, check_size, hindsight, local_search, starts_kept
+from modelkit.bounds import TooLargeError, TooLateError, bound, check_size, hindsight, local_search, starts_kept
 from modelkit.deadline import within
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
@@ -21,7 +21,7 @@ from modelkit.result import Result, Stage, StopReason, status_of
 from modelkit.schedule import Schedule
 from modelkit.simulator import clairvoyant_schedule, fitting_policies
 from modelkit.solving.account import SEARCH, Account, Candidate
-from modelkit.solving.size import TooLateError, check_model
+from modelkit.solving.size import check_model
 from modelkit.stages import stages_refusal
 
 _NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelkit.bounds import TooLargeError
+from modelkit.bounds import TooLargeError, TooLateError
 from modelkit.deadline import Deadline
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
@@ -13,10 +13,6 @@ MOST_NONZEROS = 20_000_000
 SECONDS_PER_NONZERO = 3e-6
 #: Share of the time that is left which building and handing over may take.
 BUILD_SHARE = 0.5
-
-
-class TooLateError(TooLargeError):
-    """There is no time left for the model."""
 
 
 def check_model(formulation: Formulation, posed: Instance, deadline: Deadline | None = None) -> None:
