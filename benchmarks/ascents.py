@@ -19,6 +19,7 @@ from record import stamp
 
 from modelkit.bounds.prices import ascend, fluid_prices
 from modelkit.bounds.relaxation import Relaxation
+from modelkit.deadline import Deadline
 from modelkit.families import generate
 from modelkit.improve import first_schedule, latency
 from modelkit.instance import Instance
@@ -105,7 +106,7 @@ def bundle(instance: Instance, starts: np.ndarray, seconds: float, tell: Callabl
 
 def smooth(instance: Instance, starts: np.ndarray, seconds: float, tell: Callable[[float], None]) -> None:
     """The ascent of ``modelkit.bounds.prices``."""
-    ascend(instance, starts, deadline=time.perf_counter() + seconds, listen=tell)
+    ascend(instance, starts, deadline=Deadline.after(seconds), listen=tell)
 
 
 def main() -> None:

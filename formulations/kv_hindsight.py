@@ -147,6 +147,11 @@ def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_wi
     }
 
 
+def nonzeros(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> int:
+    """One for each start and round of its output, and one for each start."""
+    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, windows(instance), strict=True))
+
+
 def extract(m: Any, instance: Instance) -> Schedule:
     """The schedule that the values of ``start`` say."""
     return schedule_from_starts(instance, dict(key for key, var in m.start.items() if chosen(var)))
@@ -171,6 +176,8 @@ FORMULATION = Formulation(
     build=build,
     data=data,
     variant_data=lambda instance: data(instance, possible_starts),
+    nonzeros=nonzeros,
+    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
     suits=suits,

@@ -150,6 +150,11 @@ def data(instance: Instance, windows: Any = start_windows) -> dict[str, Any]:
     }
 
 
+def nonzeros(instance: Instance, windows: Any = start_windows) -> int:
+    """One for each start of a class and round of its output, and one for each start; told of the requests."""
+    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, windows(instance), strict=True))
+
+
 def extract(m: Any, instance: Instance) -> Schedule:
     """The schedule that the values say; within a class, earlier requests start earlier."""
     chosen: dict[str, int] = {}
@@ -181,6 +186,8 @@ FORMULATION = Formulation(
     build=build,
     data=data,
     variant_data=lambda instance: data(instance, possible_starts),
+    nonzeros=nonzeros,
+    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
     suits=lambda instance: False,

@@ -42,13 +42,14 @@ from pyomo.core.expr.numeric_expr import LinearExpression
 
 from modelkit.bounds import hindsight, start_windows
 from modelkit.cuts import Candidates, Separation, conflict_cliques, triples
+from modelkit.deadline import current
 from modelkit.diagram.cliques import SCALE, CliqueProgram
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.separator import Separator
 
-#: Seconds of separation at most.
-SEPARATION = 30.0
+#: Seconds of separation at most, and share of the time that is left.
+SEPARATION, SHARE = 30.0, 0.3
 #: Of rows: the second is asked when the first finds nothing.
 FAMILIES = (conflict_cliques, triples)
 #: Rows in the tree: added when violated by more, at most so many at a time.
@@ -74,7 +75,7 @@ def data(instance: Instance) -> dict[str, Any]:
     if instance.server.kv_capacity_tokens is None:
         return {"CLIQUES": [], "MEMBERS": {}, "most": {}}
     program = CliqueProgram(instance, start_windows(instance), FAMILIES)
-    bound = program.solved(time.perf_counter() + SEPARATION, float("inf"))
+    bound = program.solved(min(time.perf_counter() + SEPARATION, current().share(SHARE).at), float("inf"))
     of, ids = program.candidates, [r.id for r in instance.requests]
     kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
     starts_of = {i: np.flatnonzero(row).tolist() for i, row in zip(ids, kept, strict=True)}

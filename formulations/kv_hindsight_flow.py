@@ -186,6 +186,13 @@ def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_wi
     }
 
 
+def nonzeros(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> int:
+    """6 for each start, 5 for each round."""
+    starts_of = windows(instance)
+    ends = (int(k[-1]) + r.output_tokens for r, k in zip(instance.requests, starts_of, strict=True))
+    return 6 * sum(map(len, starts_of)) + 5 * (max(ends) - min(int(k[0]) for k in starts_of))
+
+
 def extract(m: Any, instance: Instance) -> Schedule:
     """The schedule that the values of ``start`` say."""
     return schedule_from_starts(instance, dict(key for key, var in m.start.items() if chosen(var)))
@@ -218,6 +225,8 @@ FORMULATION = Formulation(
     build=build,
     data=data,
     variant_data=lambda instance: data(instance, possible_starts),
+    nonzeros=nonzeros,
+    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
 )

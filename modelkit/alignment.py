@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelkit.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
 
@@ -151,7 +152,7 @@ def squeeze(
     return plan
 
 
-@njit(cache=True)
+@kernel
 def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> None:
     """In this order, each request where it overloads least, and then wastes least."""
     last = len(boundaries) - 1
@@ -174,7 +175,7 @@ def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occ
         _occupy(i, best, output, boundaries, slots, occupied)
 
 
-@njit(cache=True)
+@kernel
 def _occupy(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: Any) -> int:
     """Request i starts at boundary k; returns the overload that it adds."""
     end = boundaries[k] + output[i]
@@ -188,7 +189,7 @@ def _occupy(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: 
     return added
 
 
-@njit(cache=True)
+@kernel
 def _vacate(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: Any) -> int:
     """Request i no longer starts at boundary k; returns the overload that it takes away."""
     end = boundaries[k] + output[i]
@@ -202,7 +203,7 @@ def _vacate(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: 
     return gone
 
 
-@njit(cache=True)
+@kernel
 def _overload(output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> int:
     """Fill ``occupied`` anew; returns the overload, or -1 when a request ends after T."""
     occupied[:] = 0
@@ -222,7 +223,7 @@ def _overload(output: Any, boundaries: Any, slots: int, start: Any, occupied: An
     return over
 
 
-@njit(cache=True)
+@kernel
 def _tabulate(boundaries: Any, table: Any) -> None:
     """Rounds from each round to the next boundary; what does not fit into the table is searched for."""
     r = 0
@@ -232,7 +233,7 @@ def _tabulate(boundaries: Any, table: Any) -> None:
             r += 1
 
 
-@njit(cache=True)
+@kernel
 def _waste(end: int, boundaries: Any, table: Any) -> int:
     """Rounds that a slot waits after a request that ends here."""
     if end < len(table):
@@ -240,7 +241,7 @@ def _waste(end: int, boundaries: Any, table: Any) -> int:
     return int(boundaries[np.searchsorted(boundaries, end)] - end)
 
 
-@njit(cache=True)
+@kernel
 def _anneal(
     output: Any, boundaries: Any, slots: int, start: Any, occupied: Any, trials: int, weights: Any, heat: Any, rng: Any
 ) -> int:
@@ -321,7 +322,7 @@ def _anneal(
     return _overload(output, boundaries, slots, start, occupied)
 
 
-@njit(cache=True)
+@kernel
 def _settle(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> int:
     """Take the shortest requests out of overloaded periods, to where they fit; T grows when they fit nowhere."""
     last = len(boundaries) - 1

@@ -154,10 +154,17 @@ def certify_slots(instance: Instance, weights: Weights | None = None) -> Certifi
     return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
 
 
-def certify(instance: Instance, prices: np.ndarray[Any, Any], *, seconds: float | None = None) -> Certificate:
+def certify(
+    instance: Instance,
+    prices: np.ndarray[Any, Any],
+    *,
+    rounds: np.ndarray[Any, Any] | None = None,
+    seconds: float | None = None,
+) -> Certificate:
     """Certificate from floating-point prices; ``prices[t]`` is the price of round t [latency round / token].
 
-    The prices are rounded to multiples of 2^-30 first, and the bound is that of the rounded prices.
+    Where ``rounds`` are given, ascending, it is that of ``rounds[t]``, and all other rounds are free. The prices are
+    rounded to multiples of 2^-30 first, and the bound is that of the rounded prices.
 
     Raises
     ------
@@ -171,8 +178,9 @@ def certify(instance: Instance, prices: np.ndarray[Any, Any], *, seconds: float 
     precision = max(0, min(PRECISION, 61 - math.ceil(math.log2(highest + 1))))
     numerators = np.rint(np.maximum(prices, 0) * 2**precision).astype(np.int64)
     numerators[:1] = 0
-    rounds = np.flatnonzero(numerators)
-    written = Prices(denominator=2**precision, rounds=rounds.tolist(), numerators=numerators[rounds].tolist())
+    priced = np.flatnonzero(numerators)
+    times = priced if rounds is None else rounds[priced]
+    written = Prices(denominator=2**precision, rounds=times.tolist(), numerators=numerators[priced].tolist())
     bound = exact_bound(instance, written)
     return Certificate(
         instance=InstanceStamp.of(instance),
@@ -212,34 +220,37 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     if faults:
         raise InputError("certificate", faults)
     denominator, total = prices.denominator, sum(prices.numerators)
-    costs = _least_costs(instance, prices, last)
+    costs = _least_costs(instance, prices)
     return Fraction(costs - (capacity or 0) * total, denominator)
 
 
-def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
+def _least_costs(instance: Instance, prices: Prices) -> int:
     """Sum over requests of the least cost of a start, times the denominator."""
     arrays = instance.arrays
     denominator, output = prices.denominator, arrays.output
     if not prices.rounds:
         return denominator * int(output.sum())
-    latest = max(last, int(arrays.arrival.max())) + int(output.max()) + 1
+    arrival, rounds = _without_free_rounds(arrays.arrival, int(output.max()), np.array(prices.rounds))
+    last = int(rounds[-1])
+    latest = last + int(output.max()) + 1
     if latest > MOST_ROUNDS:
         raise InputError("certificate", [Fault("$", f"{latest:,} rounds; prices are recomputed for {MOST_ROUNDS:,}")])
     # no cost is above: what the dearest rounds of one request charge, and the latency
     longest, peak = int(output.max()), int(arrays.peak.max())
     dearest = min(sum(prices.numerators), longest * max(prices.numerators))
     if dearest * peak + denominator * latest < 2**63:
-        from modelkit.exact_costs import least_costs  # late: compiled code takes a while to load
+        from modelkit.exact_costs import least_ahead, least_costs  # late: compiled code takes a while to load
 
         priced = np.zeros(latest + 1, dtype=np.int64)
-        priced[prices.rounds] = prices.numerators
-        p = np.cumsum(priced)
-        q = np.cumsum(priced * np.arange(latest + 1))
+        priced[rounds] = prices.numerators
+        p, block_p = np.cumsum(priced), np.cumsum(least_ahead(priced))
+        time = np.arange(latest + 1)
+        q, block_q = np.cumsum(priced * time), np.cumsum(least_ahead(priced) * time)
         least = np.empty(len(output), dtype=np.int64)
         shared(
             blocks(len(output)) if len(output) * last > MUCH else [(slice(None),)],
             lambda part: least_costs(
-                p, q, arrays.arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
+                p, q, block_p, block_q, arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
             ),
         )
         return sum(least.tolist())
@@ -247,13 +258,35 @@ def _least_costs(instance: Instance, prices: Prices, last: int) -> int:
     if len(output) * latest > MOST_UNBOUNDED:
         raise InputError("certificate", [Fault("$.prices", "are too high to be recomputed for so many rounds")])
     unbounded = np.zeros(latest + 1, dtype=object)
-    unbounded[prices.rounds] = prices.numerators
+    unbounded[rounds] = prices.numerators
     p = np.cumsum(unbounded)
     q = np.cumsum(unbounded * np.arange(latest + 1).astype(object))
     costs = 0
-    for a, s, o in zip(arrays.arrival.tolist(), arrays.prompt.tolist(), output.tolist(), strict=True):
+    for a, s, o in zip(arrival.tolist(), arrays.prompt.tolist(), output.tolist(), strict=True):
         k = np.arange(a, max(a, last) + 1).astype(object)
         begin, end = slice(a, a + len(k)), slice(a + o, a + o + len(k))
         cost = (s - k) * (p[end] - p[begin]) + (q[end] - q[begin]) + denominator * (k + (o - a))
         costs += int(cost.min())
     return costs
+
+
+def _without_free_rounds(
+    arrival: np.ndarray[Any, Any], longest: int, rounds: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Arrivals and rounds with a price, when long stretches of rounds without are cut down; no least cost changes.
+
+    Of a stretch of more than 2 l free rounds, l the longest output, the first l and the last l are kept. Who arrives
+    between them, and who arrives after the last price, runs free of charge at once, before the cut and after it; who
+    arrives before finds its first free start within the first l, and a later one costs more; who arrives later still
+    sees the same rounds.
+    """
+    ends = np.concatenate([[0], rounds])
+    cut = np.maximum(0, np.diff(ends) - 1 - 2 * longest)
+    removed = np.cumsum(cut)
+    begin, end = ends[:-1] + longest, ends[:-1] + longest + cut  # rounds begin + 1 .. end are taken out
+    early = np.minimum(arrival, ends[-1])
+    stretch = np.maximum(0, np.searchsorted(begin, early, side="right") - 1)
+    after = np.where(begin[stretch] <= early, np.minimum(early, end[stretch]) - begin[stretch], 0)
+    before = removed[stretch] - cut[stretch]
+    inside = np.where(cut[stretch] > 0, np.minimum(after, cut[stretch]), 0)
+    return early - before - inside, rounds - removed

@@ -18,6 +18,7 @@ from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.solving import TIME_LIMIT, choose
+from modelkit.solving.size import check_model
 
 #: Solvers that find irreducible infeasible subsystems here.
 SOLVERS = ("highs", "scip")
@@ -100,6 +101,7 @@ def diagnose(
     own = [] if general else chosen.hindrances(posed)
     known = tuple(general + own)
     try:
+        check_model(chosen, posed)
         form, columns, rows = chosen.apply(_compiled, posed, within=math.inf if time_limit is None else time_limit)
     except (InfeasibleError, SolverError) as error:
         if known:

@@ -13,6 +13,7 @@ from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.scratch import scratch_folder
 from modelkit.solving import choose
+from modelkit.solving.size import check_model
 
 #: Longest name that the formats' readers take.
 LONGEST = 200
@@ -37,9 +38,12 @@ def exported(
         As `modelkit.solving.solve`.
     InfeasibleError
         No model is built, because no schedule exists.
+    TooLargeError
+        The model would not fit the memory.
     """
     instance = load(instance)
     chosen, posed = choose(instance, formulation, parameters)
+    check_model(chosen, posed)
     text: str = chosen.apply(_written, posed, kind)
     return text, chosen
 

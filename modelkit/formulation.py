@@ -74,6 +74,9 @@ class Formulation:
         nobody can hold its claim against brute force.
     value
         The objective, computed from the judge's replay. None: the judge's metric named by ``objective``.
+    nonzeros, variant_nonzeros
+        Of the model of an instance, about, told before it is built, for what is built within a time limit; the second
+        for variants, as ``variant_data``. None: not known.
     obstacles
         Why an instance has no schedule, in the domain's words, one sentence each; for ``modelkit diagnose``.
     separator
@@ -98,6 +101,8 @@ class Formulation:
     parameters: tuple[Parameter, ...] = ()
     admissible: Callable[[Instance, Verdict], list[str]] | None = None
     value: Callable[[Instance, Verdict], float] | None = None
+    nonzeros: Callable[[Instance], int] | None = None
+    variant_nonzeros: Callable[[Instance], int] | None = None
     obstacles: Callable[[Instance], list[str]] | None = None
     separator: Callable[[Any, Instance], Separator | None] | None = None
 
@@ -213,7 +218,6 @@ class Formulation:
                     part(m)
 
         def both_data(instance: Instance) -> dict[str, Any]:
-            same = self.problem is not None and self.problem == base.problem
             inherited = base.data if same else base.variant_data or base.data
             parts = [part(instance) for part in (inherited, self.data) if part]
             return {key: value for part in parts for key, value in part.items()}
@@ -227,6 +231,7 @@ class Formulation:
             return [words for part in parts for words in part]
 
         own = {p.name for p in self.parameters}
+        same = self.problem is not None and self.problem == base.problem
         return replace(
             self,
             extends=None,
@@ -234,6 +239,7 @@ class Formulation:
             admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
             value=self.value or (base.value if self.objective in (None, base.objective) else None),
             obstacles=both_obstacles,
+            nonzeros=self.nonzeros or (base.nonzeros if same else base.variant_nonzeros),
             objective=self.objective or base.objective,
             needs=both_needs,
             build=both_build,

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from modelkit.deadline import Deadline, current
 from modelkit.errors import InterruptedWith, SolverError
 from modelkit.instance import Instance
+from modelkit.kernel import kernel
 from modelkit.memory_profile import change, empty_profile, first_fit, link, place, unlink
 from modelkit.schedule import Schedule, schedule_from_starts
 from modelkit.simulator import clairvoyant_schedule
@@ -31,6 +32,8 @@ Ints = npt.NDArray[np.int64]
 #: Policies whose hindsight schedules are candidates to begin with, on instances of up to MANY requests.
 SCOUTS = ("svf", "mc-sf", "mc-benchmark")
 MANY = 2_000
+#: Share of the time that is left which a further one may take.
+SCOUTS_SHARE = 0.2
 #: Request-rounds that an improvement without a time limit may touch; a second or two.
 EFFORT = 5e8
 #: Longest horizon of a memory profile [round].
@@ -48,6 +51,10 @@ HEAT, WARM = 0.3, 300
 
 class TooLargeError(SolverError):
     """The instance is larger than can be held in memory."""
+
+
+class TooLateError(TooLargeError):
+    """The instance is too large for the time that is left."""
 
 
 def latency(instance: Instance, starts: Ints) -> int:
@@ -119,12 +126,24 @@ def _profile(instance: Instance) -> tuple[Ints, Ints]:
 
 
 def first_schedule(instance: Instance) -> Ints:
-    """Starts of the best list schedule by volume, output or arrival, or of a policy told the true lengths."""
+    """Starts of the best list schedule by volume, output or arrival, or of a policy told the true lengths.
+
+    Within a deadline those that take long may be left out, never the first.
+    """
     arrays = instance.arrays
-    candidates = [listed(instance, key) for key in (volumes(instance), arrays.output, arrays.arrival)]
-    if len(arrays.output) <= MANY:
-        candidates += [starts_of(instance, clairvoyant_schedule(instance, policy)) for policy in SCOUTS]
-    return min(candidates, key=lambda starts: int(starts.sum()))
+    best = listed(instance, volumes(instance))
+    for key in (arrays.output, arrays.arrival):
+        if not current().over:
+            best = min(best, listed(instance, key), key=lambda starts: int(starts.sum()))
+    slowest = 0.0
+    for policy in SCOUTS if len(arrays.output) <= MANY else ():
+        begun = time.perf_counter()
+        if slowest > SCOUTS_SHARE * current().left:
+            break
+        found = starts_of(instance, clairvoyant_schedule(instance, policy))
+        best = min(best, found, key=lambda starts: int(starts.sum()))
+        slowest = max(slowest, time.perf_counter() - begun)
+    return best
 
 
 def improved_schedule(
@@ -174,8 +193,11 @@ def searched(
     time_limit: float | None = None,
     target: float | None = None,
     listen: Callable[[int], None] | None = None,
+    deadline: Deadline | None = None,
 ) -> Ints:
     """Local search from the schedule with these starts; parameters as in `improved_schedule`.
+
+    The search cools down within ``time_limit``; a ``deadline`` only cuts it short.
 
     Raises
     ------
@@ -214,7 +236,7 @@ def searched(
             if time_limit is not None:
                 shares.append(elapsed / time_limit if time_limit > 0 else 1.0)
             share = max(shares, default=0.5)
-            if share >= 1:
+            if share >= 1 or (deadline is not None and deadline.over):
                 break
             _search(
                 current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
@@ -228,7 +250,7 @@ def searched(
     return best
 
 
-@njit(cache=True)
+@kernel
 def _search(
     starts: Any, best: Any, arrival: Any, prompt: Any, output: Any, weight: Any, capacity: int, held: Any, least: Any,
     head: Any, following: Any, previous: Any, steps: int, temperature: float, blur: float, size: int, rng: Any,

@@ -12,39 +12,29 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@overload
-def kernel(function: F) -> F: ...
-@overload
-def kernel(*, parallel: bool) -> Callable[[F], F]: ...
-def kernel(function: Any = None, *, parallel: bool = False) -> Any:
-    """Compile a function at its first call, without the interpreter; ``@kernel`` or ``@kernel(parallel=True)``."""
-    if function is None:
-        return lambda f: _compiled(f, parallel)
-    return _compiled(function, parallel)
-
-
-def _compiled(function: Callable[..., Any], parallel: bool) -> Any:
-    """The function, compiled at its first call."""
+def kernel(function: F) -> F:
+    """Compile a function at its first call, to run without the interpreter and its lock."""
     try:
-        return _cached(function, parallel)
+        return _cached(function)
     except RuntimeError:  # Numba found no place
         pass
     folder = _own_temporary_folder()
     if folder is not None:
         with _cache_folder(folder), contextlib.suppress(RuntimeError):
-            return _cached(function, parallel)
-    return numba.njit(parallel=parallel)(function)
+            return _cached(function)
+    compiled: Any = numba.njit(nogil=True)(function)
+    return cast("F", compiled)
 
 
-def _cached(function: Callable[..., Any], parallel: bool) -> Any:
-    dispatcher: Any = numba.njit(cache=True, parallel=parallel)(function)
+def _cached(function: F) -> F:
+    dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
     save = dispatcher._cache.save_overload
 
     def save_if_possible(signature: Any, compiled: Any) -> None:
@@ -52,7 +42,7 @@ def _cached(function: Callable[..., Any], parallel: bool) -> Any:
             save(signature, compiled)
 
     dispatcher._cache.save_overload = save_if_possible
-    return dispatcher
+    return cast("F", dispatcher)
 
 
 def _own_temporary_folder() -> str | None:

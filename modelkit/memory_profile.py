@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelkit.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
 
@@ -25,7 +26,7 @@ def empty_profile(rounds: int) -> tuple[Ints, Ints]:
     return np.zeros(blocks * BLOCK, dtype=np.int64), np.zeros(blocks, dtype=np.int64)
 
 
-@njit(cache=True)
+@kernel
 def change(held: Any, least: Any, k: int, s: int, o: int, sign: int) -> None:
     """Add (``sign`` 1) or take out (-1) a request of prompt s and output o started at k. O(o)."""
     for t in range(k + 1, k + o + 1):
@@ -37,7 +38,7 @@ def change(held: Any, least: Any, k: int, s: int, o: int, sign: int) -> None:
         least[b] = low
 
 
-@njit(cache=True)
+@kernel
 def first_fit(held: Any, least: Any, k: int, s: int, o: int, capacity: int, limit: int) -> int:
     """First start from k on at which the request fits; ``limit`` when there is none before ``limit``.
 
@@ -63,7 +64,7 @@ def first_fit(held: Any, least: Any, k: int, s: int, o: int, capacity: int, limi
     return limit
 
 
-@njit(cache=True)
+@kernel
 def place(
     order: Any, arrival: Any, prompt: Any, output: Any, capacity: int, held: Any, least: Any, starts: Any
 ) -> None:
@@ -74,7 +75,7 @@ def place(
         change(held, least, k, prompt[i], output[i], 1)
 
 
-@njit(cache=True)
+@kernel
 def link(i: int, k: int, head: Any, following: Any, previous: Any) -> None:
     """Enter i in the list of requests that start at k; the lists begin at ``head[k]`` and end with -1."""
     j = head[k]
@@ -84,7 +85,7 @@ def link(i: int, k: int, head: Any, following: Any, previous: Any) -> None:
     head[k] = i
 
 
-@njit(cache=True)
+@kernel
 def unlink(i: int, k: int, head: Any, following: Any, previous: Any) -> None:
     """Take i out of the list of requests that start at k."""
     before, after = previous[i], following[i]

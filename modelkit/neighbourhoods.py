@@ -42,11 +42,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from modelkit.deadline import Deadline
 from modelkit.errors import InterruptedWith
 from modelkit.improve import latency
 from modelkit.instance import Instance
+from modelkit.kernel import kernel
 from modelkit.memory_profile import change, empty_profile, first_fit
 
 Ints = npt.NDArray[np.int64]
@@ -65,7 +66,7 @@ COMPARED = 8
 FEW_AT_ONCE = 5.0
 
 
-@njit(cache=True)
+@kernel
 def resolve(
     freed: Any, earliest: Any, prompt: Any, output: Any, capacity: int, held: Any, least: Any, end: int, allowed: int,
     nodes: int, seen: Any, best: Any,
@@ -320,6 +321,7 @@ def windows_searched(
     time_limit: float | None = None,
     target: float | None = None,
     listen: Callable[[int], None] | None = None,
+    deadline: Deadline | None = None,
 ) -> Ints:
     """Starts no worse than these, by iterated local search whose moves are exact.
 
@@ -331,6 +333,8 @@ def windows_searched(
         Bound on the nodes for each request, None for none.
     time_limit
         Seconds, None for none.
+    deadline
+        When it is over at the latest, None for never.
     target
         Total latency at which to stop, such as a lower bound.
     listen
@@ -353,7 +357,7 @@ def windows_searched(
 
     def over() -> bool:
         late = time_limit is not None and time.perf_counter() - began >= time_limit
-        return late or plan.visited >= nodes or best.sum() <= goal
+        return late or (deadline is not None and deadline.over) or plan.visited >= nodes or best.sum() <= goal
 
     plan = _Plan(instance, starts, over)
     try:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelkit.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
 
@@ -158,7 +159,7 @@ def _lpt(output: Ints, order: Ints, slots: int) -> tuple[Ints, int]:
     return slot, most
 
 
-@njit(cache=True)
+@kernel
 def _first_fit(output: Any, order: Any, slots: int, capacity: int) -> Any:
     load = np.zeros(slots, dtype=np.int64)
     slot = np.zeros(len(output), dtype=np.int64)
@@ -173,7 +174,7 @@ def _first_fit(output: Any, order: Any, slots: int, capacity: int) -> Any:
     return slot, True
 
 
-@njit(cache=True)
+@kernel
 def _repair(output: Any, first: Any, slots: int, target: int, tries: int, rng: Any) -> Any:
     """Packing nearer to ``target`` and its largest work."""
     n = len(output)

@@ -112,6 +112,8 @@ def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any],
     settings: dict[str, Any] = {"mip_rel_gap": limits.gap, "random_seed": limits.seed % 2**31}
     if form.objective_is_integral():
         settings["mip_abs_gap"] = 0.999
+    if form.tolerance is not None:
+        settings |= dict.fromkeys(("mip_feasibility_tolerance", "primal_feasibility_tolerance"), form.tolerance)
     if limits.time_limit is not None:
         settings["time_limit"] = float(limits.time_limit)
     if limits.threads is not None:

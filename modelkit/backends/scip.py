@@ -174,6 +174,8 @@ def _set_options(model: Model, limits: Limits, options: dict[str, Any], form: St
     settings: dict[str, Any] = {"limits/gap": limits.gap, "randomization/randomseedshift": limits.seed % 2**31}
     if form.objective_is_integral():
         settings["limits/absgap"] = 0.999
+    if form.tolerance is not None:
+        settings["numerics/feastol"] = form.tolerance
     if limits.time_limit is not None:
         settings["limits/time"] = float(limits.time_limit)
     if limits.threads is not None:

@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 #: By how much a solution may break a row or bound, as a share of its largest term where that is above 1; and how far an
 #: integer variable may be from a whole number. Solvers allow themselves 1e-6 of a model that they have scaled.
 FEASIBILITY, WHOLENESS = 1e-5, 1e-4
+#: Feasibility tolerance of most solvers, the least that they take, and by how much a row of whole numbers may be off.
+USUAL_TOLERANCE, LEAST_TOLERANCE, TOLERATED = 1e-6, 1e-10, 0.1
 
 
 @dataclass(slots=True)
@@ -91,6 +93,15 @@ class StandardForm:
         if (known & self.integer).any():
             known &= self.integer
         return bool((np.abs(x[known] - start[known]) <= WHOLENESS * _scale(start[known])).all())
+
+    @property
+    def tolerance(self) -> float | None:
+        """Feasibility tolerance at which a row of whole numbers cannot be off by one; None where the usual 1e-6 does.
+
+        A binary that is off by the tolerance counts its coefficient times as much; solvers go down to 1e-10.
+        """
+        finest = TOLERATED / float(abs(self.values).max(initial=1.0))
+        return None if finest >= USUAL_TOLERANCE else max(LEAST_TOLERANCE, finest)
 
     def tightened(self, bound: float | None) -> float | None:
         """The bound, rounded up when the objective is integral (less a solver's tolerance)."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from modelkit.arguments import checked_arguments
+from modelkit.bounds.hindsight import best_listed
 from modelkit.bounds.prices import Ascent, ascend
+from modelkit.bounds.relaxation import Floats
 from modelkit.certificate import Certificate, Weights, certify, certify_slots
+from modelkit.deadline import Deadline, within
 from modelkit.errors import InterruptedWith, ModelkitError, UsageError
-from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
+from modelkit.idle import busy
+from modelkit.improve import first_schedule, latency, schedule_of, searched
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.interrupts import interruptible, interrupts_held
@@ -88,9 +93,8 @@ def bound(
     Parameters
     ----------
     time_limit
-        Seconds for prices and search; a limit that is too short for the first prices, or for compiling what is
-        compiled when it is first used, is overrun. None: a fixed amount of work, after which the same seed gives
-        the same bytes.
+        Seconds until the result is there: prices, search and judgement; only the first compilation of what is compiled
+        when it is first used overruns it. None: a fixed amount of work, after which the same seed gives the same bytes.
     gap
         Gap (value - bound) / value at which the search stops.
     seed
@@ -110,6 +114,7 @@ def bound(
     instance = load(instance)
     instance.check_fits()
     began = time.perf_counter()
+    deadline = Deadline.after(time_limit)
     if (outside := stages_refusal(instance)) is None:
         return _slot_bound(instance, time_limit, gap, seed, listen or (lambda news: None))
     if not instance.is_unit or instance.server.slots is not None:
@@ -134,24 +139,31 @@ def bound(
         value = float(found)
         tell("local search")
 
+    def certified(prices: Floats) -> Certificate:
+        rounds = timeline.rounds(len(prices))
+        return certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+
     tell("list scheduling")
-    starts = first_schedule(instance)
+    original, timeline = instance, busy(instance)
+    instance = timeline.instance
+    with within(deadline):
+        starts = first_schedule(instance)
+    # what comes last, certifying and replaying, takes about as long as the first list schedules
+    search = deadline if time_limit is None else Deadline(deadline.at - (time.perf_counter() - began))
     value = float(latency(instance, starts))
     prices = np.zeros(0)
     certificate: Certificate | None = None
     interrupted = False
     try:
         if (starts > instance.arrays.arrival).any():
-            deadline = None if time_limit is None else began + PRICES_SHARE * time_limit
-            ascent = ascend(instance, starts, deadline=deadline, listen=priced)
+            ascent = ascend(instance, starts, deadline=search.share(PRICES_SHARE), listen=priced)
             prices = ascent.prices
-        certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+        certificate = certified(prices)
         least = float(certificate.value)
         if len(prices):
-            orders = [listed(instance, mean) for mean in ascent.mean_starts]
-            starts = min([starts, *orders], key=lambda s: int(s.sum()))
-            left = None if time_limit is None else max(0.0, began + time_limit - time.perf_counter())
-            limits = {"time_limit": left, "effort": None} if left is not None else {}
+            starts = best_listed(instance, starts, ascent.mean_starts, search)
+            left = None if time_limit is None else search.left
+            limits: dict[str, Any] = {"time_limit": left, "effort": None} if left is not None else {}
             target = certificate.value / max(1e-9, 1 - gap)
             few = few_run_at_once(instance)
             if few and left is not None:
@@ -159,7 +171,7 @@ def bound(
             starts = searched(instance, starts, seed=seed, target=target, listen=shortened, **limits)
             if few:
                 if left is not None:
-                    limits["time_limit"] = (1 - LOCAL_SHARE) * left
+                    limits["time_limit"] = search.left
                 starts = windows_searched(instance, starts, seed=seed, target=target, listen=shortened, **limits)
     except KeyboardInterrupt as stop:
         interrupted = True
@@ -171,9 +183,15 @@ def bound(
     options = {"time_limit": time_limit, "gap": gap}
     with interrupts_held() as held:
         if certificate is None:
-            certificate = certify(instance, prices, seconds=time.perf_counter() - began)
+            certificate = certified(prices)
         known = _judged(
-            instance, certificate, schedule_of(instance, starts), "total_latency_rounds", options, seed, began
+            original,
+            certificate,
+            schedule_of(original, timeline.starts(starts)),
+            "total_latency_rounds",
+            options,
+            seed,
+            began,
         )
     return _interrupted(known) if interrupted or held.pressed else known
 

@@ -28,12 +28,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkit.bounds.relaxation import Floats, Ints, Relaxation
+from modelkit.deadline import Deadline
 from modelkit.errors import InterruptedWith
 from modelkit.improve import volumes
 from modelkit.instance import Instance
 
 #: Temperatures of the stages as shares of the mean waiting; with each the knots' spacing (times the finest), stride.
 STAGES = ((0.03, 8, 16), (0.01, 4, 8), (0.003, 2, 4), (0.001, 1, 1), (0.0002, 1, 1))
+#: Where everybody waits long, knots and starts are no closer than this share of the temperature: costs that differ by
+#: less than it are alike.
+ALIKE = 0.25
 #: Iterations of L-BFGS in a stage: so many on large instances, up to so many on small ones.
 ITERATIONS, MOST_ITERATIONS = 100, 600
 #: Pairs of a request and a round that all iterations of a stage may look at before there are fewer of them.
@@ -98,7 +102,7 @@ def ascend(
     instance: Instance,
     starts: Ints,
     *,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     listen: Callable[[float], None] | None = None,
 ) -> Ascent:
     """Prices with a good bound.
@@ -108,7 +112,7 @@ def ascend(
     starts
         Of a known schedule, shape [n]: where the fluid start and the scale come from.
     deadline
-        On the clock of ``time.perf_counter``; after it the ascent stops. None: a fixed amount of work.
+        After it the ascent stops. None: a fixed amount of work.
     listen
         Called with the bound after each stage.
 
@@ -117,12 +121,14 @@ def ascend(
     InterruptedWith
         Ctrl-C; it carries the best prices so far.
     """
+    deadline = deadline or Deadline()
     arrays = instance.arrays
     rounds = int((starts + arrays.output).max()) + int(arrays.output.max()) // 4 + 1
     relaxation = Relaxation(instance, rounds)
     waiting = float((starts - arrays.arrival).mean())
     prices = fluid_prices(instance, starts, rounds)
     hint = starts
+    begun = time.perf_counter()
     bound, hint = relaxation.bound(prices, hint)
     best, best_prices, means = bound, prices, [hint.astype(np.float64)]
     free = float(arrays.output.sum())
@@ -132,7 +138,7 @@ def ascend(
         listen(best)
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
-    slowest = 0.0
+    slowest = 2 * REFRESHES * (time.perf_counter() - begun)
     small = len(starts) * rounds <= SMALL
     interrupted = False
     try:
@@ -140,14 +146,14 @@ def ascend(
             if small:
                 spacing, stride = 1, 1
             begun = time.perf_counter()
-            if waiting == 0 or (deadline is not None and begun + 0.5 * slowest > deadline):
+            if waiting == 0 or deadline.left <= 0.5 * slowest:
                 break
             temperature = share * waiting
+            apart = 1 if small else int(ALIKE * temperature)
             for _ in range(REFRESHES):
-                windows = _windows(relaxation, prices, starts, hint, temperature, stride)
-                prices, mean = _stage(
-                    relaxation, prices, windows, temperature, spacing * finest, iterations // REFRESHES, deadline
-                )
+                windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
+                near = max(spacing * finest, apart)
+                prices, mean = _stage(relaxation, prices, windows, temperature, near, iterations // REFRESHES, deadline)
                 bound, hint = relaxation.bound(prices, np.rint(mean).astype(np.int64))
                 if bound > best:
                     best, best_prices = bound, prices
@@ -173,13 +179,13 @@ class _Windows:
 
 
 def _windows(
-    relaxation: Relaxation, prices: Floats, known: Ints, hint: Ints, temperature: float, stride: int
+    relaxation: Relaxation, prices: Floats, known: Ints, hint: Ints, temperature: float, stride: int, apart: int
 ) -> _Windows:
     """Windows around the starts that are not too expensive at these prices.
 
     They hold the starts of a known schedule, without which the bound over the windows could grow for ever.
     """
-    strides = np.maximum(1, np.minimum(stride, relaxation.output // 8))
+    strides = np.maximum(max(1, apart), np.minimum(stride, relaxation.output // 8))
     end = np.maximum(relaxation.rounds, relaxation.arrival)
     latest = relaxation.latest(prices, hint, WIDTH * temperature)
     latest = np.maximum(known, np.minimum(end, latest + np.maximum(20, (latest - relaxation.arrival) // 2)))
@@ -195,7 +201,7 @@ def _windows(
 
 def _stage(
     relaxation: Relaxation, prices: Floats, windows: _Windows, temperature: float, spacing: int, iterations: int,
-    deadline: float | None,
+    deadline: Deadline,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Ascent of the smooth bound at one temperature; the new prices and the mean starts there."""
     rounds = relaxation.rounds
@@ -220,7 +226,7 @@ def _stage(
 
 
 def _climbed(
-    function: Callable[[Floats], tuple[float, Floats]], x: Floats, iterations: int, deadline: float | None
+    function: Callable[[Floats], tuple[float, Floats]], x: Floats, iterations: int, deadline: Deadline
 ) -> Floats:
     """Maximise a smooth concave function over x >= 0: projected L-BFGS with backtracking.
 
@@ -241,7 +247,7 @@ def _climbed(
             direction = rising * (0.01 * max(float(np.sqrt(x @ x)), 1e-6) / norm)
         step = 1.0
         while step > 1e-6:
-            if deadline is not None and time.perf_counter() > deadline:
+            if deadline.over:
                 return x
             x_new = np.maximum(0.0, x + step * direction)
             value_new, gradient_new = function(x_new)

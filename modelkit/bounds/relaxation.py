@@ -14,7 +14,8 @@ whose gradient in round t is the excess over M of the tokens held when i starts 
 proportional to exp(-c_i(k) / tau).
 
 Since prices are not negative, ``c_i(k) >= k + o_i - a_i``: starts later than any known cost of i need not be
-looked at. That keeps every request inside its busy period.
+looked at. That keeps every request inside its busy period. Of those, whole blocks are passed over: with m_t the least
+of the next BLOCK prices, a start d < BLOCK rounds after k pays at least ``sum_j m_{k+j} (s_i + j)``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from modelkit.instance import Instance
+from modelkit.kernel import kernel
 from modelkit.threads import blocks, shared
 
 Ints = npt.NDArray[np.int64]
@@ -35,6 +36,10 @@ Floats = npt.NDArray[np.float64]
 SHARES = 4
 #: From so many starts on, threads share the work.
 MUCH = 2_000_000
+#: Starts that are passed over together; a power of two.
+BLOCK = 64
+#: Costs closer than this may be in either order, as they are computed [round]; and as a share of the sums in them.
+CLOSE, ROUNDING = 1e-6, 1e-12
 #: Starts that cost more than the least by so many temperatures weigh nothing.
 COLD = 14.0
 
@@ -67,6 +72,14 @@ class Relaxation:
         priced[1 : self.rounds + 1] = prices
         return np.cumsum(priced), np.cumsum(priced * self._time)
 
+    def least_ahead(self, prices: Floats) -> Floats:
+        """The least of the next BLOCK prices, from each round on."""
+        least, reach = np.append(prices, np.zeros(BLOCK)), 1
+        while reach < BLOCK:
+            least[:-reach] = np.minimum(least[:-reach], least[reach:])
+            reach *= 2
+        return least[: self.rounds]
+
     def costs(self, starts: Ints, p: Floats, q: Floats) -> Floats:
         """Cost of one start of each request; shape [n]."""
         ends = starts + self.output
@@ -76,13 +89,16 @@ class Relaxation:
 
     def latest(self, prices: Floats, hint: Ints, slack: float = 0.0) -> Ints:
         """Last start of each request that may cost at most the ``hint``'s cost plus ``slack``; shape [n]."""
-        known = self.costs(hint, *self.sums(prices)) + slack + 1e-6
+        known = self.costs(hint, *self.sums(prices)) + slack + CLOSE
         last = np.floor(np.minimum(known, 2.0**60)).astype(np.int64) + self.arrival - self.output
         return np.asarray(np.maximum(self.arrival, np.minimum(np.maximum(self.rounds, self.arrival), last)))
 
     def bound(self, prices: Floats, hint: Ints) -> tuple[float, Ints]:
         """L and the cheapest start of each request, over all starts. O(n T) at worst."""
         p, q = self.sums(prices)
+        block_p, block_q = self.sums(self.least_ahead(prices))
+        close = CLOSE + ROUNDING * self.size * float(p[-1])
+        known = self.costs(hint, p, q) + close
         cheapest = np.empty(len(self.output), dtype=np.int64)
         least = np.empty(len(self.output))
         latest = self.latest(prices, hint)
@@ -90,8 +106,8 @@ class Relaxation:
         shared(
             blocks(len(least)) if work > MUCH else [(slice(None),)],
             lambda part: _cheapest(
-                p, q, self.arrival[part], self.prompt[part], self.output[part], latest[part], cheapest[part],
-                least[part],
+                p, q, block_p, block_q, self.arrival[part], self.prompt[part], self.output[part], latest[part],
+                known[part], close, cheapest[part], least[part],
             ),
         )  # fmt: skip
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
@@ -142,19 +158,27 @@ class Smooth:
         self.mean, self.first, self.last = mean, first, last
 
 
-@njit(cache=True, nogil=True)
-def _cheapest(p: Any, q: Any, arrival: Any, prompt: Any, output: Any, latest: Any, cheapest: Any, least: Any) -> None:
+@kernel
+def _cheapest(
+    p: Any, q: Any, block_p: Any, block_q: Any, arrival: Any, prompt: Any, output: Any, latest: Any, known: Any,
+    close: float, cheapest: Any, least: Any,
+) -> None:  # fmt: skip
     for i in range(len(output)):
         s, o, wait = prompt[i], output[i], output[i] - arrival[i]
-        low, where = np.inf, arrival[i]
-        for k in range(arrival[i], latest[i] + 1):
-            cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
-            if cost < low:
-                low, where = cost, k
+        low, where, most = np.inf, arrival[i], known[i]
+        for b in range(arrival[i], latest[i] + 1, BLOCK):
+            ahead = (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait)
+            if ahead > most:
+                continue
+            for k in range(b, min(b + BLOCK, latest[i] + 1)):
+                cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
+                if cost < low:
+                    low, where = cost, k
+            most = min(most, low + close)
         cheapest[i], least[i] = where, low
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _smoothed(
     p: Any, q: Any, arrival: Any, prompt: Any, output: Any, first: Any, last: Any, stride: Any, temperature: float,
     width: float, slope: Any, jump: Any, values: Any, mean: Any, near_first: Any, near_last: Any,

@@ -22,13 +22,16 @@ import numpy as np
 
 from modelkit.bounds.hindsight import hindsight
 from modelkit.bounds.relaxation import Ints, Relaxation
-from modelkit.improve import TooLargeError, first_schedule, latency
+from modelkit.deadline import current
+from modelkit.improve import TooLargeError, TooLateError, first_schedule, latency
 from modelkit.instance import Instance
 
 #: Above so many starts no model is built; at 6 non-zeros each it would not fit a workstation's memory.
 MOST_STARTS = 2_000_000
 #: Above so many starts after the first two proofs, the third is not tried.
 MOST_LOOKED_AT = 200_000_000
+#: Seconds that looking at a start takes, and the share of the time that is left which that may take.
+SECONDS_PER_START, LOOK_SHARE = 2e-8, 0.3
 #: Share of the values by which floating point could be wrong, generously.
 ROUNDING = 1e-9
 
@@ -64,6 +67,11 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
     best = hindsight(instance).latency
     latest = _simple_latest(instance, best)
     count = int((latest - arrays.arrival + 1).sum())
+    if count * SECONDS_PER_START > LOOK_SHARE * current().left:
+        raise TooLateError(
+            f"the start windows of {len(instance.requests):,} requests are to be found among {count:,} starts,"
+            f" for which too little is left of the time limit ({current().left:.1f} s)"
+        )
     prices = hindsight(instance).prices
     if not use_prices or instance.server.kv_capacity_tokens is None or not len(prices):
         _check_size(instance, count)

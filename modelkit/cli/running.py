@@ -35,7 +35,7 @@ from modelkit.errors import UsageError, shown
 @formulation_option
 @param_option
 @click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
-@time_limit_option("Limit of the solver; inf for none.")
+@time_limit_option("For the whole solve; inf for none.")
 @gap_option("Stop at this gap (value - bound) / value.", one=True)
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.  [default: the solver's]")
 @seed_option

@@ -16,9 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from modelkit.cuts.rows import Candidates, Cut, Floats, ones
+from modelkit.kernel import kernel
 
 
 def conflict_cliques(of: Candidates, x: Floats, violation: float, most: int, turn: int = 0) -> list[Cut]:
@@ -27,7 +27,7 @@ def conflict_cliques(of: Candidates, x: Floats, violation: float, most: int, tur
     return [ones(members[a:b]) for a, b in pairwise(begin)]
 
 
-@njit(cache=True)
+@kernel
 def conflict(i: int, k: int, j: int, l: int, prompt: Any, output: Any, capacity: int) -> bool:  # noqa: E741
     """Whether no schedule starts i at k and j at l."""
     if i == j:
@@ -38,7 +38,7 @@ def conflict(i: int, k: int, j: int, l: int, prompt: Any, output: Any, capacity:
     return bool(prompt[i] + end - k + prompt[j] + end - l > capacity)
 
 
-@njit(cache=True)
+@kernel
 def _grown(
     request: Any, start: Any, x: Any, prompt: Any, output: Any, capacity: int, violation: float, most: int, turn: int
 ) -> Any:

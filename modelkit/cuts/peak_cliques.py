@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from modelkit.cuts.rows import Candidates, Cut, Floats, ones
+from modelkit.kernel import kernel
 
 #: Largest q that is tried.
 MOST_TOGETHER = 5
@@ -42,7 +42,7 @@ def peak_cliques(of: Candidates, x: Floats, violation: float, most: int, turn: i
     return cuts
 
 
-@njit(cache=True)
+@kernel
 def _tried(x: Any, start: Any, end: Any, prompt: Any, peak: Any, capacity: int, rounds: int, most_together: int) -> Any:
     """The largest excess of each round with its threshold and q."""
     excess = np.zeros(rounds + 1)

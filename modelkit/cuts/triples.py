@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from modelkit.cuts.conflict_cliques import conflict
 from modelkit.cuts.rows import Candidates, Cut, Floats, ones
+from modelkit.kernel import kernel
 
 #: Smallest value of a start that a row is grown from.
 SMALL = 1e-4
@@ -35,7 +35,7 @@ def triples(of: Candidates, x: Floats, violation: float, most: int, turn: int = 
     return [ones(members[a:b], 2) for a, b in pairwise(begin)]
 
 
-@njit(cache=True)
+@kernel
 def exceed(i: int, a: int, j: int, b: int, h: int, c: int, prompt: Any, output: Any, capacity: int) -> bool:
     """Whether no schedule starts i at a, j at b and h at c."""
     if conflict(i, a, j, b, prompt, output, capacity) or conflict(i, a, h, c, prompt, output, capacity):
@@ -48,7 +48,7 @@ def exceed(i: int, a: int, j: int, b: int, h: int, c: int, prompt: Any, output: 
     return bool(prompt[i] + prompt[j] + prompt[h] + 3 * end - a - b - c > capacity)
 
 
-@njit(cache=True)
+@kernel
 def _grown(
     support: Any, request: Any, start: Any, x: Any, prompt: Any, output: Any, capacity: int, violation: float,
     most: int, turn: int,
@@ -125,7 +125,7 @@ def _grown(
     return np.array(members), np.array(begin)
 
 
-@njit(cache=True)
+@kernel
 def _too_much(a: int, b: int, c: int, k: Any, end: Any, level: Any, capacity: int) -> bool:
     """Whether three starts of the support are active in the round of the first of their ends and hold too much."""
     t = min(end[a], end[b], end[c])

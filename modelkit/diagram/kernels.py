@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from modelkit.kernel import kernel
 
 #: No value: no schedule, no path.
 NEVER = 1 << 60
@@ -18,7 +19,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FNV = np.uint64(1099511628211)
 
 
-@njit(cache=True)
+@kernel
 def _place(
     held: Any, begin: int, started: Any, maybe: Any, coarse: int, value: int, bound: int, table: Any, chain: Any,
     state: Any, count: int,
@@ -56,7 +57,7 @@ def _place(
     return count
 
 
-@njit(cache=True)
+@kernel
 def _set_number(mask: Any, sets: Any, set_table: Any, known: int) -> Any:
     """Number of a set of requests, which is added when it is new; -1 when there is no room."""
     x = mask * _MIX
@@ -73,7 +74,7 @@ def _set_number(mask: Any, sets: Any, set_table: Any, known: int) -> Any:
     return known
 
 
-@njit(cache=True)
+@kernel
 def expand(
     k: int, capacity: int, load: Any, output: Any, pure: Any, price: int, reduced: Any, limit: int, state: Any,
     count: int, following: Any, table: Any, chain: Any, sets: Any, set_table: Any, known: int, first: Any,
@@ -157,7 +158,7 @@ def expand(
     return fresh, arcs, known
 
 
-@njit(cache=True)
+@kernel
 def refine(
     k: int, capacity: int, load: Any, output: Any, twin: Any, set_cost: Any, sets: Any, old_first: Any,
     old_arc_to: Any, old_arc_set: Any, to_go: Any, limit: int, remembered: Any, state: Any, count: int,
@@ -233,7 +234,7 @@ def refine(
     return fresh, arcs
 
 
-@njit(cache=True)
+@kernel
 def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any) -> None:
     """Cost of the cheapest path from each node to a terminal."""
     for k in range(len(layers) - 2, -1, -1):
@@ -247,7 +248,7 @@ def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: An
             to_go[v] = low
 
 
-@njit(cache=True)
+@kernel
 def cheapest_path(
     layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, sets: Any, to_go: Any,
     times: Any, starts: Any,
@@ -274,7 +275,7 @@ def cheapest_path(
         k += 1
 
 
-@njit(cache=True)
+@kernel
 def prune(
     layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any, limit: int,
     new_first: Any, new_arc_to: Any, new_arc_set: Any, new_terminal: Any, new_layers: Any, number: Any, come: Any,
@@ -317,7 +318,7 @@ def prune(
     return nodes, arcs
 
 
-@njit(cache=True)
+@kernel
 def path_costs(
     layers: Any, first: Any, arc_to: Any, arc_set: Any, set_cost: Any, to_go: Any, come: Any, through: Any
 ) -> None:
@@ -335,7 +336,7 @@ def path_costs(
                     through[a] = value + to_go[w]
 
 
-@njit(cache=True)
+@kernel
 def paid(profile: Any, prices: Any, count: int, out: Any) -> None:
     """What the memory costs that each state holds already."""
     for e in range(count):
@@ -344,7 +345,7 @@ def paid(profile: Any, prices: Any, count: int, out: Any) -> None:
             out[e] += profile[e, t] * prices[t]
 
 
-@njit(cache=True)
+@kernel
 def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, into: Any) -> None:
     """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
 
@@ -390,7 +391,7 @@ def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, int
             many += 1
 
 
-@njit(cache=True)
+@kernel
 def group(
     profile: Any, started: Any, coarse: Any, order: Any, alone: int, most: int, grain: int, bits: Any, into: Any,
     table: Any, chain: Any,
@@ -439,7 +440,7 @@ def group(
     return groups
 
 
-@njit(cache=True)
+@kernel
 def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, unpaid: Any, into: Any) -> None:
     """Let the first state of each group stand for all: it holds as little and costs as little as any of them."""
     for e in range(len(into)):

@@ -17,8 +17,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from modelkit.kernel import kernel
 from modelkit.policies import Policy, Room, Seen, View, register, share
 
 
@@ -103,7 +103,7 @@ class Profile:
             self._columns[:, place : len(self._order)] = self._columns[:, place + 1 : len(self._order) + 1]
 
 
-@njit(cache=True)
+@kernel
 def _least_start(columns: Any, count: int, prompt: int, output: int, now: int, capacity: int) -> int:
     """``now`` when (1) holds with one more request admitted then; otherwise a later round before which it cannot.
 

@@ -25,7 +25,7 @@ from modelkit.solving.run import Run
 
 __all__ = ["TIME_LIMIT", "News", "choose", "solve"]
 
-#: Default limit of the solver [s].
+#: Default limit [s].
 TIME_LIMIT = 60.0
 
 
@@ -56,7 +56,8 @@ def solve(
         KV-cache problem with little memory. None: ``highs``, after ``diagram`` where that suits and no formulation
         is asked for.
     time_limit
-        Seconds for the solver, None for no limit.
+        Seconds until the result is there: warm start, search, model, solver and judgement; None for no limit. A model
+        that cannot be built within it is not begun: the result is the best schedule known, with a certified bound.
     gap
         Relative gap (value - bound) / value at which the solver may stop.
     threads

@@ -9,9 +9,12 @@ from typing import Any
 
 from modelkit.backends import Backend, Limits, Outcome, Progress
 from modelkit.bounds import Starts, local_search, slot_certificate
+from modelkit.bounds.relaxation import Floats
 from modelkit.certificate import Certificate, certify
+from modelkit.deadline import Deadline
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.formulation import Formulation
+from modelkit.idle import Busy, busy
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.news import News
@@ -75,6 +78,17 @@ class Account:
     search: Search | None = None
     stages: list[Stage] = field(default_factory=list)
     least: Candidate | None = None  # the best valid schedule that was ever judged
+
+    def __post_init__(self) -> None:
+        """Set the deadline, and leave out the time in which no optimal schedule runs anything."""
+        limit = self.limits.time_limit
+        self.deadline = Deadline() if limit is None else Deadline(self.began + limit)
+        self.timeline: Busy = (
+            busy(self.instance) if self.formulation.problem == "kv-hindsight" else Busy.whole(self.instance)
+        )
+        self.inner, self.inner_posed = self.timeline.instance, self.posed
+        if self.inner is not self.instance:
+            self.inner_posed = self.posed.replace(requests=self.inner.requests)
 
     @property
     def solver_name(self) -> str:
@@ -140,8 +154,12 @@ class Account:
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
         if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
-            return certify(self.instance, local_search(self.instance).prices)
+            return self.proven(local_search(self.inner).prices)
         return self.certificate
+
+    def proven(self, prices: Floats) -> Certificate:
+        """Certificate from prices of rounds without idle time."""
+        return certify(self.instance, prices, rounds=self.timeline.rounds(len(prices)))
 
     def conclude(self, found: Candidate | None, stop: StopReason, message: str) -> Result:
         """The better of what the solver found and what it started from, with the bound."""
@@ -194,7 +212,23 @@ class Account:
         return max(claims, key=lambda claim: claim[0], default=(None, ""))
 
     def refused(self, found: Candidate) -> Result:
-        """The judge refuses what the formulation extracted: shown as it is, claimed to be nothing."""
+        """The judge refuses what the formulation extracted: shown where nothing valid is known, claimed to be nothing.
+
+        Then neither the solver's bound counts, for its model is not the problem; what is certified does.
+        """
+        kept = self.start if self.start is not None and self.start.value is not None else None
+        if kept is not None and self.rules_known:
+            why = (found.broken or [v.message for v in found.verdict.violations])[0]
+            certificate = self.certified()
+            bound = None if certificate is None else float(certificate.value)
+            self.certificate = certificate
+            if self.search is not None and (bound is None or self.search.bound > bound):
+                bound, self.certificate = float(self.search.bound), None
+            message = (
+                f"the schedule of {found.source} is refused ({why}); kept is that of {kept.source}, with no bound but"
+                " what was proven without the solver"
+            )
+            return self.result(status_of(kept.verdict, kept.value, bound), "failed", kept, bound, message)
         if found.broken:
             message = (
                 f"the schedule that formulation {self.formulation.name!r} extracted breaks the formulation's own"
@@ -218,7 +252,19 @@ class Account:
                 told.append((elapsed, stage.value, stage.bound))
         if self.outcome:
             told += [(elapsed + p.seconds, p.incumbent, p.bound) for p in self.outcome.progress]
-        return [(seconds, value, self.held(bound)) for seconds, value, bound in _best_so_far(told)]
+        return _best_so_far([(seconds, value, self.held(bound)) for seconds, value, bound in told])
+
+    @staticmethod
+    def credible(value: float | None, bound: float | None, best: Candidate | None) -> tuple[float | None, float | None]:
+        """An incumbent and a bound on the way, as far as the best judged schedule bears them out."""
+        known = best.value if best else None
+        if known is None:  # no schedule was judged to be valid
+            return None, bound
+        return value if value is None or value >= known else known, bound if bound is None or bound <= known else None
+
+    def _told(self, stage: Stage, best: Candidate | None) -> Stage:
+        value, bound = self.credible(stage.value, self.held(stage.bound), best)
+        return stage.model_copy(update={"value": value, "bound": bound})
 
     def result(
         self,
@@ -263,7 +309,7 @@ class Account:
             violations=[v.document() for v in best.verdict.violations] if best else [],
             schedule=best.schedule if best else None,
             certificate=self.certificate if bound is not None else None,
-            progress=self.progress(),
+            progress=[(t, *self.credible(v, b, best)) for t, v, b in self.progress()],
             start=Start(policy=self.started_from, accepted=self.start_accepted),
             model=(
                 ModelSize(
@@ -278,7 +324,9 @@ class Account:
                 else None
             ),
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
-            stages=[stage.model_copy(update={"bound": self.held(stage.bound)}) for stage in self.stages],
+            stages=[
+                self._told(stage.model_copy(update={"bound": self.held(stage.bound)}), best) for stage in self.stages
+            ],
             log=outcome.log if outcome else "",
         )
 

@@ -8,25 +8,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelkit.backends import Outcome
-from modelkit.bounds import TooLargeError, bound, check_size, hindsight, local_search, starts_kept
-from modelkit.certificate import certify
+from modelkit.bounds import TooLargeError, TooLateError, bound, check_size, hindsight, local_search, starts_kept
+from modelkit.deadline import within
 from modelkit.diagram import NEIGHBOURHOODS, Search
 from modelkit.diagram import Progress as SearchProgress
 from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
-from modelkit.hosting import HeldFormulation
-from modelkit.improve import schedule_of, starts_of
+from modelkit.improve import schedule_of, searched, starts_of
 from modelkit.improve_slots import improved_slot_schedule
 from modelkit.interrupts import interrupts_held
 from modelkit.neighbourhoods import few_run_at_once
 from modelkit.news import News
 from modelkit.result import Result, Stage, StopReason, status_of
+from modelkit.schedule import Schedule
 from modelkit.simulator import clairvoyant_schedule, fitting_policies
 from modelkit.solving.account import SEARCH, Account, Candidate
+from modelkit.solving.size import check_model
 from modelkit.stages import stages_refusal
 
 _NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
 #: A solver that has less time left is not begun [s].
 TOO_LATE = 1.0
+#: Time to hand a model over, as a share of the time that building it took.
+HANDOVER = 0.4
+#: Share of the time that is left for a search, where judging and certifying follow.
+SEARCH_SHARE = 0.8
 
 
 @dataclass
@@ -35,22 +40,18 @@ class Run(Account):
 
     def go(self) -> Result:
         """All steps; what a function of the formulation breaks loses nothing that was found before."""
-        try:
-            return self.steps()
-        except FormulationFailedError as error:
-            late = isinstance(error, FormulationLateError)
-            return self.conclude(None, "time_limit" if late else "failed", str(error))
-
-    def left(self) -> float | None:
-        """Seconds until the time limit; None where there is none."""
-        limit = self.limits.time_limit
-        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.began))
+        with within(self.deadline):
+            try:
+                return self.steps()
+            except FormulationFailedError as error:
+                late = isinstance(error, FormulationLateError)
+                return self.conclude(None, "time_limit" if late else "failed", str(error))
 
     def steps(self) -> Result:
         """From the warm start to the judgement."""
         try:
             if self.formulation.problem == "kv-hindsight":
-                check_size(self.instance)
+                check_size(self.inner)
             before = time.perf_counter()
             self.start = self.find_start()
             self.searched = True
@@ -61,13 +62,14 @@ class Run(Account):
                 return self.conclude(None, "finished", "")
             if self.searches and self.search_ends_it():
                 return self.conclude(None, self.search_stop(), "")
+            check_model(self.formulation, self.inner_posed, self.deadline)
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
             self.keep_search()
             return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
         except TooLargeError as error:
-            return self.without_solver(str(error))
+            return self.without_solver(str(error), "time_limit" if isinstance(error, TooLateError) else "finished")
         except MemoryError:
             known = self.conclude(None, "failed", not_enough_memory())
             if known.schedule is None:
@@ -89,11 +91,11 @@ class Run(Account):
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif self.instance.is_unit and self.instance.server.slots is None:
             try:
-                tried = [self.judged("local-search", local_search(self.instance).schedule)]
+                tried = [self.judged("local-search", self.outer(local_search(self.inner).schedule))]
             except InterruptedWith as stop:
-                self.start = self.judged("local-search", stop.best.schedule)
+                self.start = self.judged("local-search", self.outer(stop.best.schedule))
                 if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
-                    self.certificate = certify(self.instance, stop.best.prices)
+                    self.certificate = self.proven(stop.best.prices)
                 raise
         elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
             limit = self.limits.time_limit
@@ -116,14 +118,14 @@ class Run(Account):
         """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
         if self.start is None or self.start.source != "local-search" or not self.instance.is_unit:
             return
-        if self.instance.server.slots is not None or not few_run_at_once(self.instance):
+        if self.instance.server.slots is not None or not few_run_at_once(self.inner):
             return
         before = time.perf_counter()
         self.tell(NEIGHBOURHOODS)
         try:
-            self.start = self.judged("local-search", hindsight(self.instance).schedule)
+            self.start = self.judged("local-search", self.outer(hindsight(self.inner).schedule))
         except InterruptedWith as stop:
-            self.start = self.judged("local-search", stop.best.schedule)
+            self.start = self.judged("local-search", self.outer(stop.best.schedule))
             raise
         self.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
 
@@ -138,18 +140,17 @@ class Run(Account):
         """Search with decision diagrams; whether that is all there is to do."""
         if self.start is None:
             # not asked for, and the limits of the search need one
-            starts = hindsight(self.instance).starts
+            starts = hindsight(self.inner).starts
         else:
-            starts = starts_of(self.instance, self.start.schedule)
-        deadline = float("inf") if self.limits.time_limit is None else self.began + self.limits.time_limit
-        self.search = Search(self.instance, starts, deadline, self.limits.gap, listen=self.hear)
+            starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
+        self.search = Search(self.inner, starts, self.deadline.at, self.limits.gap, listen=self.hear)
         self.tell(f"solving with {SEARCH}")
         before = time.perf_counter()
         self.search.run()
         self.seconds["solve"] = time.perf_counter() - before
         self.keep_search()
         done = self.search.proven or self.solver == SEARCH
-        return done or deadline - time.perf_counter() < TOO_LATE
+        return done or self.deadline.left < TOO_LATE
 
     def search_stop(self) -> StopReason:
         assert self.search is not None
@@ -173,23 +174,21 @@ class Run(Account):
         """Take over the schedule of the search when it is the better one."""
         if self.search is None:
             return
-        found = self.judged(SEARCH, schedule_of(self.instance, self.search.starts))
+        found = self.judged(SEARCH, self.outer(schedule_of(self.inner, self.search.starts)))
         if self.start is None or (found.value is not None and found.value < (self.start.value or 0)):
             self.start = found
 
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
-        left = self.left()
-        model = self.formulation.instantiate(self.posed, within=math.inf if left is None else left)
-        if (
-            self.start is not None
-            and self.formulation.start is not None
-            and not self.formulation.set_start(model, self.posed, self.start.schedule)
-        ):
-            self.start_accepted = False  # it uses a start that no optimal schedule uses
+        left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
+        model = self.formulation.instantiate(self.inner_posed, within=left)
+        if self.start is not None and self.formulation.start is not None:
+            start = self.timeline.within(self.start.schedule)
+            if not self.formulation.set_start(model, self.inner_posed, start):
+                self.start_accepted = False  # it uses a start that no optimal schedule uses
         if self.formulation.problem == "kv-hindsight":
-            self.starts = starts_kept(self.instance)
+            self.starts = starts_kept(self.inner)
         self.seconds["build"] = time.perf_counter() - before
         note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
         self.passed("building the model", before, note)
@@ -200,15 +199,18 @@ class Run(Account):
         before = time.perf_counter()
         use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
         limits = self.limits
-        if self.search is not None or isinstance(self.formulation, HeldFormulation):
-            limits = replace(limits, time_limit=self.left())
+        if self.deadline.finite:
+            left = self.deadline.left - HANDOVER * self.seconds["build"]
+            if left <= 0:
+                raise TooLateError("building the model took all of the time limit")
+            limits = replace(limits, time_limit=left)
         outcome = self.engine.solve(
             model,
             limits,
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
-            separator=self.formulation.separator_for(model, self.posed),
+            separator=self.formulation.separator_for(model, self.inner_posed),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted
@@ -226,17 +228,24 @@ class Run(Account):
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
-            found = self.judged(self.engine.name, self.formulation.schedule_from(model, self.posed))
+            found = self.judged(self.engine.name, self.outer(self.formulation.schedule_from(model, self.inner_posed)))
             if not found.verdict.valid or found.broken:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)
 
-    def without_solver(self, reason: str) -> Result:
+    def outer(self, schedule: Schedule) -> Schedule:
+        """A schedule of the instance without idle time, in all rounds."""
+        return self.timeline.schedule(schedule)
+
+    def without_solver(self, reason: str, stop: StopReason) -> Result:
         """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
         if self.formulation.problem == "slots" and self.start is not None:
-            return self.conclude(None, "finished", f"{reason}; {_NO_SOLVER}")
+            return self.conclude(None, stop, f"{reason}; {_NO_SOLVER}")
         if self.formulation.problem != "kv-hindsight":
-            return self.conclude(None, "failed", reason)
+            late = stop == "time_limit"
+            return self.conclude(None, stop if late else "failed", f"{reason}; no solver ran" if late else reason)
+        if self.deadline.finite and self.start is not None:
+            return self.improved(f"{reason}; {_NO_SOLVER}", stop)
         left = self.limits.time_limit
         if left is not None:
             left = max(0.0, left - (time.perf_counter() - self.began))
@@ -245,3 +254,17 @@ class Run(Account):
         self.certificate = known.certificate
         self.start = self.judged("local-search", known.result.schedule)
         return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
+
+    def improved(self, message: str, stop: StopReason) -> Result:
+        """What the time that is left makes of the schedule known, with the bound that the prices prove."""
+        assert self.start is not None
+        self.certificate = self.proven(local_search(self.inner).prices)
+        starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
+        left = SEARCH_SHARE * self.deadline.left
+        found = searched(
+            self.inner, starts, seed=self.limits.seed, effort=None, time_limit=left, target=self.certificate.value
+        )
+        better = self.judged("local-search", self.outer(schedule_of(self.inner, found)))
+        if better.value is not None and better.value < (self.start.value or 0):
+            self.start = better
+        return self.conclude(None, stop, message)
