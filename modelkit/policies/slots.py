@@ -62,7 +62,7 @@ class LongestFirst(Queue):
 @register(
     "fcfs",
     summary="arrival order; a prefill as soon as a slot is idle",
-    reference="Pang, Li, She, Wang, arXiv 2502.15763, the baseline as it is described; its figures are those of `sorted`",
+    reference="Pang, Li, She, Wang, arXiv 2502.15763, the baseline in words; its figures are `sorted`'s",
     clock="stages",
 )
 class FirstComeFirstServed(Queue):
@@ -76,7 +76,7 @@ class FirstComeFirstServed(Queue):
 @register(
     "sorted",
     summary="longest predicted output first; a prefill as soon as a slot is idle",
-    reference="Pang, Li, She, Wang, arXiv 2502.15763, online sorting; it reproduces the figures of the paper's baseline",
+    reference="Pang, Li, She, Wang, arXiv 2502.15763, online sorting; it has the figures of the paper's baseline",
     clock="stages",
 )
 class Sorted(LongestFirst):
