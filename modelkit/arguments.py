@@ -29,6 +29,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1"),
     "max_batch": (lambda value: value >= 1, "a whole number from 1, or None"),
     "max_batch_tokens": (lambda value: value >= 1, "a whole number from 1, or None"),
+    "options": (lambda value: all(isinstance(name, str) for name in value), "a dictionary with names as its keys"),
+    "parameters": (lambda value: all(isinstance(name, str) for name in value), "a dictionary with names as its keys"),
 }
 
 

@@ -152,10 +152,14 @@ def test_infeasible(home: Path) -> None:
     assert json.loads(Path("small.kv-hindsight.highs.result.json").read_text())["status"] == "infeasible"
 
 
+#: A variant, of which no schedule is known that no solver found.
+WEIGHTED = ("-f", "kv-weighted-latency", "-P", "weight=1")
+
+
 def test_no_schedule(home: Path) -> None:
     """Tests that a limit with nothing to show exits with 4 and still writes the result."""
     assert run("generate", "kv-synthetic", "--requests", "20", "-o", "a.json").returncode == 0
-    made = run("solve", "a.json", "--time-limit", "0.01", "--warm-start", "none", "-o", "r.json")
+    made = run("solve", "a.json", "--time-limit", "0.01", "--warm-start", "none", "-o", "r.json", *WEIGHTED)
     assert made.returncode == 4
     assert json.loads(Path("r.json").read_text())["status"] == "no_schedule"
 

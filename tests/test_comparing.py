@@ -93,7 +93,7 @@ def test_bad_input(home: Path, run: Run, two: Instance) -> None:
         (["two.json", "-p", "none", "-f", "none", "--no-bound", "-j", "1"], "there is nothing to run"),
         (["two.json", "-p", "none", "-p", "mc-sf"], "'none' stands beside other names"),
         (["missing.json"], "cannot read missing.json"),
-        (["two.json", "-o", "two.json"], "cannot make the folder two.json"),
+        (["two.json", "-o", "two.json"], "--output two.json is a file; name a folder"),
     ):
         code, stdout, stderr = run("compare", *arguments)
         assert (code, stdout) == (2, "")

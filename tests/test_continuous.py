@@ -13,7 +13,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.continuous import ContinuousSimulation, Limits
-from modelkit.errors import UsageError
+from modelkit.errors import ModelkitError, UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
 from modelkit.judge import judge
 from modelkit.policies import chosen_policy, policies
@@ -460,14 +460,14 @@ def test_limits_on_batches() -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"max_batch": 0}, "--max-batch: found 0"),
+        ({"max_batch": 0}, "max_batch: found 0"),
         ({"max_batch_tokens": 4}, "request 'a' has 5 prompt tokens, but an iteration takes 4"),
         ({"chunked_prefill": True}, "say how many"),
     ],
 )
 def test_limits_that_cannot_be(limits: dict[str, Any], words: str) -> None:
     """Limits under which a request could never start are refused before the run."""
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(ModelkitError, match=words):
         simulate(case((0, 5, 2)), **limits)
 
 

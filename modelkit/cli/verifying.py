@@ -8,7 +8,7 @@ import click
 
 import modelkit as mk
 from modelkit.cli.options import debug_option, exit_codes, quiet_option
-from modelkit.cli.output import printable
+from modelkit.cli.output import printable, wrapped
 from modelkit.errors import UsageError
 
 
@@ -48,10 +48,10 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
         ):  # fmt: skip
             for line in lines[:20]:
-                click.echo(printable(f"{mark}: {line}", also=""))
+                click.echo(wrapped(printable(f"{mark}: {line}", also=""), 79))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(printable(f"{file}: {verification.summary}", also=""))
+        click.echo(wrapped(printable(f"{file}: {verification.summary}", also=""), 79))
     return 0 if verification.holds else 5
 
 

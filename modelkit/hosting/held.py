@@ -135,6 +135,7 @@ def held(path: Path) -> HeldFormulation:
         return refuse
 
     fields: dict[str, Any] = {k: elsewhere(k) if v is True else v for k, v in facts.items()}
+    fields |= {"nonzeros": None, "variant_nonzeros": None}  # building over there is ended at its limit anyway
     return HeldFormulation(**fields, tie=tie)
 
 
