@@ -89,7 +89,7 @@ def test_a_run_that_fails_takes_no_other_with_it(two: Instance, saved: Path) -> 
     crashed, sound, raised, late, greedy, changed, unknown, last = results(runs, saved.parent)
     assert (sound.status, last.status) == ("feasible", "feasible")
     for result, stop, words in (
-        (crashed, "failed", "the process of this run was killed by signal 11"),
+        (crashed, "failed", "build() ended its interpreter, which crashed with signal 11"),
         (raised, "failed", "on purpose"),
         (late, "time_limit", "ended after 1 s"),
         (greedy, "failed", "not enough memory: the limit is 32,768 MiB; raise it, or take a smaller instance"),
