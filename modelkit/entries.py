@@ -105,7 +105,14 @@ def entry(claim: Claim, problem: Problem, rules: Rules, instance: Instance | Non
     verdict = None
     unchecked = rules.unchecked if result.schedule is not None else ""
     if instance is not None:
-        as_stated = OwnRules(problem.variant, value=stated(result.objective.value)) if problem.variant else None
+        as_stated = None
+        if problem.variant:
+            as_stated = OwnRules(
+                problem.variant,
+                value=stated(result.objective.value),
+                objective=problem.objective,
+                problem=result.producer.problem,
+            )
         try:
             faults = verify_result(result, instance, rules.own or as_stated).faults
         except Exception as error:  # code of the formulation's

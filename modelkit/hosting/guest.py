@@ -85,8 +85,10 @@ def _answer(channel: Connection, message: tuple[Any, ...]) -> None:
         channel.send(("error", _portable(error)))
 
 
-def _portable(error: BaseException) -> ModelkitError:
+def _portable(error: BaseException) -> ModelkitError | MemoryError:
     """An error that can be loaded where the file is not."""
+    if isinstance(error, MemoryError):
+        return MemoryError()
     if isinstance(error, ModelkitError) and type(error).__module__.startswith("modelkit."):
         with contextlib.suppress(Exception):
             error.__cause__ = error.__context__ = None
