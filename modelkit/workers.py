@@ -282,10 +282,14 @@ def _run_apart(run: Run, path: str, lines: _Lines) -> dict[str, Any]:
     began = time.monotonic()
     reading, writing = os.pipe()  # closes when the child ends
     with tempfile.TemporaryFile() as printed:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # a stop that comes at once waits for the child
+        signal.signal(signal.SIGINT, interrupt)
         child = os.fork()
         if child == 0:
             os.close(reading)
             _be_the_run(run, path, printed.fileno())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         os.close(writing)
         stop = _watch(child, reading, run, lines, began)
         os.close(reading)
@@ -329,7 +333,6 @@ def _be_the_run(run: Run, path: str, printed: int) -> None:
     code = 1
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, interrupt)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (printed, 1), (printed, 2)):
             os.dup2(old, new)
@@ -338,6 +341,7 @@ def _be_the_run(run: Run, path: str, printed: int) -> None:
 
             limit = run.memory_mb * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         save_result(perform(run), path)
         code = 0
     except BaseException as error:  # nothing may escape into the worker's own code
