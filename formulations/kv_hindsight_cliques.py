@@ -37,13 +37,14 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import hindsight, start_windows
+from modelkit.bounds import hindsight, possible_starts, start_windows
 from modelkit.cuts import Candidates, Separation, conflict_cliques, triples
 from modelkit.deadline import current
-from modelkit.diagram.cliques import SCALE, CliqueProgram
+from modelkit.diagram.cliques import SCALE, CliqueBound, CliqueProgram
 from modelkit.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.separator import Separator
@@ -73,12 +74,33 @@ def few_fit_together(m: Any, q: int) -> Any:
 def data(instance: Instance) -> dict[str, Any]:
     """The rows of the last linear relaxation, and the starts that its prices leave."""
     if instance.server.kv_capacity_tokens is None:
-        return {"CLIQUES": [], "MEMBERS": {}, "most": {}}
-    program = CliqueProgram(instance, start_windows(instance), FAMILIES)
-    bound = program.solved(min(time.perf_counter() + SEPARATION, current().share(SHARE).at), float("inf"))
-    of, ids = program.candidates, [r.id for r in instance.requests]
+        return variant_data(instance)
+    program, bound = separated(instance)
     kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
-    starts_of = {i: np.flatnonzero(row).tolist() for i, row in zip(ids, kept, strict=True)}
+    starts_of = {r.id: np.flatnonzero(row).tolist() for r, row in zip(instance.requests, kept, strict=True)}
+    return {"STARTS_OF": starts_of, **rows(instance, program, kept)}
+
+
+def variant_data(instance: Instance) -> dict[str, Any]:
+    """The rows alone: they hold for every schedule, but prices say nothing of the optimum of another problem."""
+    if instance.server.kv_capacity_tokens is None:
+        return {"CLIQUES": [], "MEMBERS": {}, "most": {}}
+    program, _ = separated(instance)
+    possible = np.zeros((len(instance.requests), int(program.candidates.start.max()) + 1), dtype=np.bool_)
+    for allowed, starts in zip(possible, possible_starts(instance), strict=True):
+        allowed[starts[starts < len(allowed)]] = True
+    return rows(instance, program, possible)
+
+
+def separated(instance: Instance) -> tuple[CliqueProgram, CliqueBound]:
+    """The linear relaxation with the rows that it violates, and the bound that its prices prove."""
+    program = CliqueProgram(instance, start_windows(instance), FAMILIES)
+    return program, program.solved(min(time.perf_counter() + SEPARATION, current().share(SHARE).at), float("inf"))
+
+
+def rows(instance: Instance, program: CliqueProgram, kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """The rows of a program as data, of the starts that are kept; shape [n, start]."""
+    of, ids = program.candidates, [r.id for r in instance.requests]
     members: dict[int, list[tuple[str, int]]] = {}
     most: dict[int, int] = {}
     for columns, _, right in program.cuts:
@@ -86,7 +108,7 @@ def data(instance: Instance) -> dict[str, Any]:
         left = [(ids[i], k) for i, k in starts if kept[i, k]]
         if len(left) > right:
             most[len(members)], members[len(members)] = right, left
-    return {"STARTS_OF": starts_of, "CLIQUES": list(members), "MEMBERS": members, "most": most}
+    return {"CLIQUES": list(members), "MEMBERS": members, "most": most}
 
 
 def separator(m: Any, instance: Instance) -> Separator | None:
@@ -107,6 +129,7 @@ FORMULATION = Formulation(
     extends="kv-hindsight",
     build=build,
     data=data,
+    variant_data=variant_data,
     separator=separator,
     suits=lambda instance: False,
 )

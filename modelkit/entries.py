@@ -107,8 +107,12 @@ def entry(claim: Claim, problem: Problem, rules: Rules, instance: Instance | Non
     if instance is not None:
         as_stated = None
         if problem.variant:
-            claimed = stated(result.objective.value)
-            as_stated = OwnRules(problem.variant, value=claimed, objective=result.objective.name)
+            as_stated = OwnRules(
+                problem.variant,
+                value=stated(result.objective.value),
+                objective=problem.objective,
+                problem=result.producer.problem,
+            )
         try:
             faults = verify_result(result, instance, rules.own or as_stated).faults
         except Exception as error:  # code of the formulation's

@@ -130,7 +130,7 @@ class Formulation:
             fits, allowed = _RETURNS[function]
             if not fits(answer):
                 raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
-            return float(answer) if function == "value" else answer
+            return _MADE[function](answer) if function in _MADE else answer
 
     @property
     def words(self) -> str:
@@ -179,6 +179,10 @@ class Formulation:
             raise FormulationError(f"{self.words} has no data")
         values: dict[str, Any] = self.asked("data", instance)
         return values
+
+    def size(self, instance: Instance, *, within: float | None = None) -> int | None:
+        """Non-zeros of the model of a posed instance, about, or None; ``within`` as in `instantiate`."""
+        return self.asked("nonzeros", instance) if self.nonzeros else None
 
     def hindrances(self, instance: Instance) -> list[str]:
         """Why a posed instance has no schedule, in the domain's words."""
@@ -230,6 +234,11 @@ class Formulation:
             parts = [part(instance) for part in (base.obstacles, self.obstacles) if part]
             return [words for part in parts for words in part]
 
+        def both_variant_data(instance: Instance) -> dict[str, Any]:
+            both = (base.variant_data or base.data, self.variant_data or self.data)
+            parts = [part(instance) for part in both if part]
+            return {key: value for part in parts for key, value in part.items()}
+
         own = {p.name for p in self.parameters}
         same = self.problem is not None and self.problem == base.problem
         return replace(
@@ -239,7 +248,9 @@ class Formulation:
             admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
             value=self.value or (base.value if self.objective in (None, base.objective) else None),
             obstacles=both_obstacles,
+            variant_data=both_variant_data,
             nonzeros=self.nonzeros or (base.nonzeros if same else base.variant_nonzeros),
+            variant_nonzeros=self.variant_nonzeros or base.variant_nonzeros,
             objective=self.objective or base.objective,
             needs=both_needs,
             build=both_build,
@@ -309,7 +320,10 @@ _RETURNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "admissible": (_are_sentences, "a list of sentences, empty where the schedule breaks nothing"),
     "value": (lambda answer: math.isfinite(float(answer)), "a number"),
     "obstacles": (_are_sentences, "a list of sentences"),
+    "nonzeros": (lambda answer: math.isfinite(float(answer)) and answer >= 0, "a number from 0"),
 }
+#: What is made of answers that other types stand for too, such as NumPy's.
+_MADE: dict[str, Callable[[Any], Any]] = {"value": float, "nonzeros": int}
 
 
 def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:

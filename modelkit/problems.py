@@ -198,7 +198,14 @@ def rules_of(problem: Problem, instance: Instance | None, formulations: Formulat
     if found.metric(instance) != problem.objective:
         return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
     breaks = partial(found.breaks, posed) if found.admissible else None
-    own = OwnRules(name, breaks=breaks, value=partial(found.valued, posed), objective=problem.objective)
+    own = OwnRules(
+        name,
+        breaks=breaks,
+        value=partial(found.valued, posed),
+        objective=problem.objective,
+        problem=found.problem,
+        obstacles=partial(found.hindrances, posed),
+    )
     unchecked = "" if found.admissible else f"rules of {name} not checked: it states none in plain Python"
     return Rules(own, unchecked, inherits)
 

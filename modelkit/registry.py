@@ -110,7 +110,7 @@ class Registry:
         """
 
         def decorate(make: _F) -> _F:
-            if name in self._makers:
+            if name in self._makers and not same_place(make, self._makers[name].make):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._makers[name] = Maker(name, summary, reference, options_of(make, helps), make)
             return make
@@ -125,6 +125,11 @@ class Registry:
         if name not in self._makers:
             raise unknown_name(self.kind, name, self._makers)
         return self._makers[name]
+
+
+def same_place(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two functions or classes are one, perhaps defined twice, as when the cell of a notebook runs again."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def options_of(function: Callable[..., Any], helps: Mapping[str, str]) -> tuple[Option, ...]:

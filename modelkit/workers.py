@@ -1,7 +1,8 @@
 """Runs in parallel, each in a process of its own.
 
 A worker is a process that has modelkit loaded and forks once for each run: a run costs milliseconds more than
-its own work, has its own limits of time and memory, and dies alone. Results go through files, so that what was
+its own work, has its own limits of time and memory, and dies alone. A policy that the program itself registered is
+unknown to workers and runs here. Results go through files, so that what was
 finished is there whatever happens afterwards.
 
 ====================================  =======================================================================
@@ -33,6 +34,7 @@ from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, Request, Server
 from modelkit.interrupts import ignore_all, interrupt
 from modelkit.io import load_result, save_result
+from modelkit.policies import policies
 from modelkit.result import Result
 from modelkit.runs import Run, failure, perform
 
@@ -164,6 +166,8 @@ class _Worker:
         return self.process
 
     def do(self, run: Run, path: Path) -> Finished:
+        if run.kind == "policy" and known_here_only(run.name):
+            return done_here(run, path)
         began = time.monotonic()
         try:
             answer = self.answer(run, path)
@@ -210,6 +214,22 @@ class _Worker:
                 assert pipe is not None
                 pipe.close()
         self.process.wait()
+
+
+def known_here_only(policy: str) -> bool:
+    """Whether a policy was registered by the program that runs, so that workers do not know it."""
+    entry = policies().get(policy.partition(":")[0])
+    return entry is not None and not entry.bundled
+
+
+def done_here(run: Run, path: Path) -> Finished:
+    """A run in this process, which has neither limits nor an end of its own."""
+    result = perform(run)
+    try:
+        save_result(result, path)
+    except ModelkitError as error:
+        result = failure(run, str(error))
+    return Finished(run, path, result)
 
 
 # --- the worker's own side ---------------------------------------------------------------------
@@ -262,10 +282,14 @@ def _run_apart(run: Run, path: str, lines: _Lines) -> dict[str, Any]:
     began = time.monotonic()
     reading, writing = os.pipe()  # closes when the child ends
     with tempfile.TemporaryFile() as printed:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # a stop that comes at once waits for the child
+        signal.signal(signal.SIGINT, interrupt)
         child = os.fork()
         if child == 0:
             os.close(reading)
             _be_the_run(run, path, printed.fileno())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         os.close(writing)
         stop = _watch(child, reading, run, lines, began)
         os.close(reading)
@@ -309,7 +333,6 @@ def _be_the_run(run: Run, path: str, printed: int) -> None:
     code = 1
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, interrupt)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (printed, 1), (printed, 2)):
             os.dup2(old, new)
@@ -318,6 +341,7 @@ def _be_the_run(run: Run, path: str, printed: int) -> None:
 
             limit = run.memory_mb * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         save_result(perform(run), path)
         code = 0
     except BaseException as error:  # nothing may escape into the worker's own code

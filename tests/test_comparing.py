@@ -18,6 +18,8 @@ from modelkit.cli import main
 from modelkit.errors import UsageError
 from modelkit.families import generate
 from modelkit.instance import Instance, LinearClock, Server
+from modelkit.policies import _REGISTRY, register
+from modelkit.policies.lookahead import McSf
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -210,7 +212,7 @@ def test_parameters_go_to_the_formulations_that_have_them(home: Path, run: Run, 
 def test_variants_have_tables_of_their_own(home: Path, run: Run) -> None:
     """Tests that what the terminal says of a variant is about its objective, and that its optimum has no gap."""
     code, stdout, err = run("compare", "two.json", "-f", "kv-weighted-latency", "-P", 'weight={"long": 5}',
-                            "-p", "mc-sf", "--time-limit", "0.5", "-j", "1")  # fmt: skip
+                            "-p", "mc-sf", "--time-limit", "20", "-j", "1")  # fmt: skip
     assert code == 0, err
     plain, own = stdout.split("two (2 requests, ")[1:]
     assert plain.startswith("total latency)")
@@ -237,3 +239,21 @@ def test_wrong_parameters(home: Path, run: Run, arguments: list[str], words: str
     code, _, err = run("compare", "two.json", "-p", "none", "--no-bound", *arguments)
     assert code == 2
     assert words in " ".join(err.split())
+
+
+def test_own_policies_are_compared_and_defined_again(two: Instance, tmp_path: Path) -> None:
+    """Tests that a policy of the calling program runs beside those that workers know, and that a cell may run twice."""
+
+    def define() -> None:
+        @register("another", summary="mc-sf by another name", reference="a test")
+        class Another(McSf):
+            pass
+
+    define()
+    try:
+        define()
+        found = mk.compare(two, tmp_path / "c", policies=["another", "svf"], formulations=[], bound=False)
+        assert [(r.producer.name, r.status) for r in found.results] == [("another", "feasible"), ("svf", "feasible")]
+        assert len(list((tmp_path / "c").glob("*another*.json"))) == 1
+    finally:
+        del _REGISTRY["another"]

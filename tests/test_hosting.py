@@ -318,3 +318,22 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     pytest.fail("the process outlived its parent")
+
+
+def test_a_functions_patience_is_within_the_time_limit(two: Instance, tmp_path: Path, monkeypatch: Any) -> None:
+    """Tests that a rule which does not end costs about the time limit of the solve, and not a patience of its own."""
+    monkeypatch.setattr(host, "PATIENCE", 300.0)
+    monkeypatch.setattr(host, "LEAST_PATIENCE", 1.0)
+    result = solve(two, str(written(tmp_path, "admissible", "loop")), time_limit=2.0)
+    assert "admissible() did not end within" in result.message
+
+
+def test_a_model_that_is_too_large_is_refused_there_too(two: Instance, tmp_path: Path) -> None:
+    """Tests that the size of a model is asked where the file runs, and that an odd answer is an error."""
+    path = written(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("needs=needs,", "needs=needs, nonzeros=lambda instance: 10**12,"))
+    result = solve(two, str(path))
+    assert "its model would have about 1,000,000,000,000 non-zeros" in result.message
+    path.write_text(text.replace("needs=needs,", "needs=needs, nonzeros=lambda instance: 'many',"))
+    assert "nonzeros()" in solve(two, str(path)).message

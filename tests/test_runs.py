@@ -17,7 +17,7 @@ from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.result import Result
 from modelkit.runs import Run, perform, planned
-from modelkit.workers import run_all
+from modelkit.workers import _Worker, run_all
 
 BROKEN = '''"""Ends badly."""
 import os, signal, time
@@ -89,7 +89,7 @@ def test_a_run_that_fails_takes_no_other_with_it(two: Instance, saved: Path) -> 
     crashed, sound, raised, late, greedy, changed, unknown, last = results(runs, saved.parent)
     assert (sound.status, last.status) == ("feasible", "feasible")
     for result, stop, words in (
-        (crashed, "failed", "crashed with signal 11"),
+        (crashed, "failed", "build() ended its interpreter, which crashed with signal 11"),
         (raised, "failed", "on purpose"),
         (late, "time_limit", "ended after 1 s"),
         (greedy, "failed", "not enough memory: the limit is 32,768 MiB; raise it, or take a smaller instance"),
@@ -173,3 +173,16 @@ def test_a_killed_parent_leaves_no_run_behind(two: Instance, saved: Path) -> Non
             return
         time.sleep(0.02)
     pytest.fail("the run is still there after 5 s")
+
+
+def test_a_stop_that_comes_with_the_run_is_heard(two: Instance, saved: Path) -> None:
+    """Tests that a run that is asked to stop before its process can hear it ends at once, not when patience does."""
+    worker = _Worker("1")
+    worker.patience = 50.0
+    began = time.monotonic()
+    try:
+        done = worker.do(broken(saved, two, "time.sleep(60)"), saved.parent / "slow.result.json")
+    finally:
+        worker.end()
+    assert done.result.stop == "interrupted"
+    assert time.monotonic() - began < 40

@@ -147,3 +147,48 @@ def test_attributes_of_traces_ask_for_no_variant(two: mk.Instance) -> None:
     kept = two.replace(extra={"prefix_hashes": [[1], [1, 2]], "prefix_block_tokens": 512, "failed_lines": [3]})
     assert choose(kept)[0].name == choose(two)[0].name
     assert choose(kept.replace(extra={**kept.extra, "batch_cap": 1}))[0].name == "kv-batch-cap"
+
+
+#: One request at a time, by the starts that all programs over starts have.
+ALONE = """
+import pyomo.environ as pyo
+from modelkit import Formulation
+
+
+def build(m):
+    def alone(m, t):
+        active = [m.start[i, k] for i, k in m.start if k < t <= k + m.output[i]]
+        return sum(active) <= 1 if active else pyo.Constraint.Skip
+
+    m.alone = pyo.Constraint(m.ROUNDS, rule=alone)
+
+
+def admissible(instance, verdict):
+    return [f"{s.active} requests run at {s.begin:g}" for s in verdict.stretches if s.active > 1]
+
+
+FORMULATION = Formulation(
+    name="alone", summary="x", claim="exact", reference="x", extends="BASE", build=build, data=lambda i: {},
+    admissible=admissible,
+)
+"""
+STRONGER = """
+from modelkit import Formulation
+FORMULATION = Formulation(
+    name="stronger", summary="x", claim="exact", reference="x", problem="kv-hindsight", extends="kv-hindsight-flow",
+)
+"""
+
+
+@pytest.mark.parametrize("base", ["kv-hindsight", "kv-hindsight-flow", "kv-hindsight-cliques", "stronger"])
+def test_variants_have_all_starts(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that no start is left out of a variant because the optimum of what it extends does not need it."""
+    monkeypatch.setenv("MODELKIT_FORMULATIONS", str(tmp_path))
+    (tmp_path / "stronger.py").write_text(STRONGER)
+    (tmp_path / "alone.py").write_text(ALONE.replace("BASE", base))
+    requests = [{"id": name, "prompt_tokens": 2, "output_tokens": o} for name, o in zip("abc", (5, 5, 4), strict=True)]
+    instance = mk.Instance(server={"kv_capacity_tokens": 100}, requests=requests)
+    result = mk.solve(instance, "alone")
+    assert (result.status, result.objective.value) == ("optimal", 4 + 9 + 14)
+    binding = instance.replace(server={"kv_capacity_tokens": 12})  # rows of starts that do not fit together
+    assert mk.solve(binding, "alone").objective.value == 27

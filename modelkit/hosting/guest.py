@@ -3,12 +3,13 @@
 Messages come in and go out as pickles:
 
 ====  ==============================================================================================================
-in    ``("load", name, folders)``, ``("apply", formulation, function, arguments)`` or ``("call", function, arguments)``
+in    ``("load", name, folders)``, ``("call", function, arguments)`` or
+      ``("apply", formulation, function, arguments, seconds)``
 out   ``("news", object)`` any number of times; then ``("answer", object)`` or ``("error", exception)``
 ====  ==============================================================================================================
 
 A formulation is said by the number that loading it gave. ``function`` is one of modelkit's; applied, it has the
-formulation as its first argument.
+formulation as its first argument, and so many seconds, None for no limit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from modelkit.asking import Listener, what_happened
+from modelkit.deadline import Deadline, within
 from modelkit.errors import FormulationFailedError, ModelkitError, UsageError
 from modelkit.formulation import Formulation
 from modelkit.hosting.marks import Marks
@@ -74,7 +76,8 @@ def _answer(channel: Connection, message: tuple[Any, ...]) -> None:
             _formulations.append(load_formulation(message[1]))
             answer = len(_formulations) - 1, _facts(_formulations[-1])
         elif message[0] == "apply":
-            answer = message[2](_formulations[message[1]], *message[3])
+            with within(Deadline.after(message[4])):
+                answer = message[2](_formulations[message[1]], *message[3])
         else:
             answer = message[1](*message[2])
         channel.send(("answer", answer))

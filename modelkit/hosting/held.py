@@ -70,7 +70,7 @@ class Tie:
             self.load()
         assert self.host is not None
         try:
-            return self._request(("apply", self.number, function, arguments), **limits)
+            return self._request(("apply", self.number, function, arguments, limits.get("within")), **limits)
         except ModelkitError as error:
             if not self.host.usable and not isinstance(error, FormulationLateError):
                 self.failures[key] = error
@@ -94,6 +94,13 @@ class HeldFormulation(Formulation):
         """See `Formulation.instantiate`."""
         model: CompiledModel = self.apply(_built, instance, within=within)
         return model
+
+    def size(self, instance: Instance, *, within: float | None = None) -> int | None:
+        """See `Formulation.size`."""
+        if self.nonzeros is None:
+            return None
+        count: int = self.apply(Formulation.asked, "nonzeros", instance, within=within)
+        return count
 
     def set_start(self, model: CompiledModel, instance: Instance, schedule: Schedule) -> bool:
         """See `Formulation.set_start`."""
@@ -135,7 +142,6 @@ def held(path: Path) -> HeldFormulation:
         return refuse
 
     fields: dict[str, Any] = {k: elsewhere(k) if v is True else v for k, v in facts.items()}
-    fields |= {"nonzeros": None, "variant_nonzeros": None}  # building over there is ended at its limit anyway
     return HeldFormulation(**fields, tie=tie)
 
 

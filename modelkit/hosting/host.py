@@ -18,12 +18,15 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Any
 
+from modelkit.deadline import current
 from modelkit.errors import FormulationError, FormulationFailedError, FormulationLateError, ModelkitError
 from modelkit.hosting.marks import Marks
 from modelkit.plugins import FOLDERS_VARIABLE, IMPORT
 
 #: Seconds that a function of a formulation may take, building apart.
 PATIENCE = 30.0
+#: Seconds that one may take when less is left of the solve that asks it.
+LEAST_PATIENCE = 5.0
 #: Seconds that building may take where nothing else is said.
 BUILD_PATIENCE = 300.0
 #: Seconds that the interpreter and Pyomo may take to start.
@@ -92,7 +95,8 @@ class Host:
         owner, path
             Whom it is about, as messages say it, and the file.
         patience
-            Seconds that each function of the formulation may take, None: `PATIENCE`; building apart.
+            Seconds that each function of the formulation may take; building apart. None: `PATIENCE`, and not much
+            longer than the solve that is going on.
         within
             Seconds that the whole may take; None for as long as it needs, but for its functions.
         listen
@@ -158,7 +162,10 @@ class Host:
     ) -> None:
         now = time.monotonic()
         function, since = self.marks.read()
-        limit = PATIENCE if patience is None else patience
+        limit = patience
+        if limit is None:  # what was left of the solve when the function began
+            left = current().at - time.perf_counter() + now - (since or now)
+            limit = min(PATIENCE, max(LEAST_PATIENCE, left))
         if function in _BUILDING and patience is None:
             limit = BUILD_PATIENCE if within is None else float("inf")
         late = within is not None and now - began > within

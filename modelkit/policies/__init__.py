@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from modelkit.errors import UsageError, did_you_mean, unknown_name
 from modelkit.instance import Instance, LinearClock
-from modelkit.registry import Option, options_of
+from modelkit.registry import Option, options_of, same_place
 
 #: Modules of this package that register policies.
 _MODULES = (
@@ -178,6 +178,11 @@ class PolicyEntry:
     work_conserving: bool = True
     options: tuple[Option, ...] = ()
 
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with modelkit; other processes know no other."""
+        return self.make.__module__.partition(".")[0] == "modelkit"
+
 
 _REGISTRY: dict[str, PolicyEntry] = {}
 _P = TypeVar("_P", bound=type[Policy])
@@ -193,10 +198,13 @@ def register(
     work_conserving: bool = True,
     **helps: str,
 ) -> Callable[[_P], _P]:
-    """Class decorator that registers a policy under ``name``; ``helps`` says what its options are for."""
+    """Class decorator that registers a policy under ``name``; ``helps`` says what its options are for.
+
+    A class that is defined again, as in a notebook, takes the place of the one before.
+    """
 
     def decorate(make: _P) -> _P:
-        if name in _REGISTRY:
+        if name in _REGISTRY and not same_place(make, _REGISTRY[name].make):
             raise ValueError(f"policy {name!r} is registered twice")
         options = options_of(make, helps) if helps else ()
         _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)

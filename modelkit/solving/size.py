@@ -25,15 +25,16 @@ def check_model(formulation: Formulation, posed: Instance, deadline: Deadline | 
     TooLateError
         It could not be built and handed over within half of the time that is left.
     """
-    if formulation.nonzeros is None:
+    deadline = deadline or Deadline()
+    count = formulation.size(posed, within=deadline.left if deadline.finite else None)
+    if count is None:
         return
-    count = formulation.nonzeros(posed)
     if count > MOST_NONZEROS:
         raise TooLargeError(
             f"the instance is too large for formulation {formulation.name!r}: its model would have about {count:,}"
             f" non-zeros; at most {MOST_NONZEROS:,}"
         )
-    seconds, left = SECONDS_PER_NONZERO * count, (deadline or Deadline()).left
+    seconds, left = SECONDS_PER_NONZERO * count, deadline.left
     if seconds > BUILD_SHARE * left:
         raise TooLateError(
             f"building the model of formulation {formulation.name!r} with about {count:,} non-zeros takes about"
