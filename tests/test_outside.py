@@ -193,7 +193,14 @@ def test_numbers_that_are_none(arguments: list[str], home: Path, cli: Cli) -> No
 # --- signals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_keep_the_best(
     number: int, code: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,7 +374,6 @@ def test_the_line_is_cut_at_the_width() -> None:
         ["list", "servers"],
         ["study", "list"],
         ["show", "mc-sf"],
-        ["verify", "a.result.json"],
         ["versions"],
     ],
     ids=" ".join,

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder."""
@@ -15,6 +17,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_generate_simulate_solve_verify(tmp_path: Path) -> None:
     """Tests the whole way, a forged certificate, and slots that change over time."""
     assert run(tmp_path, "generate", "gsm8k", "--requests", "60", "--slots", "9", "-o", "a.json").returncode == 0

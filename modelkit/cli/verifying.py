@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -48,11 +50,17 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
         ):  # fmt: skip
             for line in lines[:20]:
-                click.echo(wrapped(printable(f"{mark}: {line}", also=""), 79))
+                click.echo(_fitted(f"{mark}: {line}"))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(wrapped(printable(f"{file}: {verification.summary}", also=""), 79))
+        click.echo(_fitted(f"{file}: {verification.summary}"))
     return 0 if verification.holds else 5
+
+
+def _fitted(line: str) -> str:
+    """A line as it is for programs, and broken between words on a terminal."""
+    text = printable(line, also="")
+    return wrapped(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text
 
 
 def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
