@@ -314,6 +314,15 @@ def test_no_stream_loses_a_file(streams: str, home: Path) -> None:
     assert "Exception ignored" not in made.stderr
 
 
+@pytest.mark.parametrize("around", ["COLUMNS=80 {} >&-", "COLUMNS=wide {}", "COLUMNS=0 {}"])
+def test_tables_need_no_terminal(around: str, home: Path) -> None:
+    """Tests that the table of a comparison stands neither a closed stream nor an odd width in the way."""
+    command = around.format(" ".join([*MODELKIT, "compare a.json -p svf -f none --no-bound -j 1"]))
+    made = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert (home / "compare" / "report.html").exists()
+
+
 # --- terminals ----------------------------------------------------------------------------------
 
 

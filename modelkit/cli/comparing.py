@@ -147,6 +147,14 @@ def report(
 # --- what is seen ---------------------------------------------------------------------------------
 
 
+def _table_width() -> int | None:
+    """Columns for a table: what COLUMNS says, else 80; None where a terminal tells."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and 0 < int(columns) < 10_000 else 80
+
+
 def _print_case(case: Case, titled: bool) -> None:
     from rich import box
     from rich.console import Console
@@ -158,7 +166,7 @@ def _print_case(case: Case, titled: bool) -> None:
     def plain(text: str) -> Text:
         return Text(text.replace("\u202f", " "))
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "80")))
+    console = Console(highlight=False, width=_table_width())
     problem = case.problem
     name = f"{case.name} ({count(case.stamp.requests, 'request')}" + (f", {problem.title})" if titled else ")")
     console.print(plain(f"\n{name}: {case.headline}."))
