@@ -34,7 +34,7 @@ from modelkit.version import VERSION
 #: Default limit [s].
 TIME_LIMIT = 60.0
 #: Share of the time for the prices; the search over schedules has the rest.
-PRICES_SHARE = 0.4
+PRICES_SHARE = 0.5
 #: Share of that for a local search where exact neighbourhoods follow it.
 LOCAL_SHARE = 0.2
 #: Share of the value by which floating point may put it below an exact bound.
@@ -141,7 +141,10 @@ def bound(
 
     def certified(prices: Floats) -> Certificate:
         rounds = timeline.rounds(len(prices))
-        return certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+        found = certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+        if found.value < int(original.arrays.output.sum()):  # the bound without prices
+            found = certify(original, np.zeros(0), seconds=time.perf_counter() - began)
+        return found
 
     tell("list scheduling")
     original, timeline = instance, busy(instance)

@@ -70,7 +70,7 @@ class Ascent:
     prices
         Price of each round [latency round / token]; index = round, entry 0 unused.
     bound
-        L at these prices, in floating point.
+        L at these prices, in floating point; where there was no time for it, the latency of all outputs.
     mean_starts
         Mean start of each request in each stage, shape [stages, n]: orders for list schedules.
     """
@@ -132,11 +132,13 @@ def ascend(
     relaxation = Relaxation(instance, rounds)
     waiting = float((starts - arrays.arrival).mean())
     prices = fluid_prices(instance, starts, rounds)
+    free = float(arrays.output.sum())
+    if deadline.over:
+        return Ascent(np.concatenate([[0.0], prices]), free, starts[None, :].astype(np.float64))
     begun = time.perf_counter()
     bound, hint = relaxation.bound(prices, starts)
-    last = time.perf_counter() - begun  # what the bound takes, which has to follow an ascent
+    climbing = Deadline(deadline.at - (time.perf_counter() - begun))  # so that there is time for the bound then
     best, best_prices, means = bound, prices, [hint.astype(np.float64)]
-    free = float(arrays.output.sum())
     if free >= best:  # as at no prices: everybody starts at once
         best, best_prices = free, np.zeros(rounds)
     if listen:
@@ -144,31 +146,35 @@ def ascend(
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
     small = len(starts) * rounds <= SMALL
-    points = POINTS
+    points, sizes = POINTS, volumes(instance)
     interrupted = False
     try:
         for share, spacing, stride in STAGES if waiting else ():
+            if climbing.over:
+                break
             if small:
                 spacing, stride = 1, 1
             temperature = share * waiting
             apart = 1 if small else int(ALIKE * temperature)
             near = max(spacing * finest, apart)
-            for _ in range(REFRESHES):
-                climbing = Deadline(deadline.at - last)
+            for refresh in range(REFRESHES):
                 if climbing.over:
                     break
                 windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
-                chosen = _chosen(volumes(instance), windows.starts, points)
-                many = iterations // REFRESHES if len(chosen) == len(starts) else SAMPLE_ITERATIONS
+                chosen = _chosen(sizes, windows.starts, points)
+                all_of_them = len(chosen) == len(starts)
                 prices, mean = _stage(
-                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, near, many, climbing
-                )
+                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, near,
+                    iterations // REFRESHES if all_of_them else SAMPLE_ITERATIONS, climbing,
+                )  # fmt: skip
                 points = min(2 * points, FULL)
                 hint[chosen] = np.rint(mean)
+                if not all_of_them and refresh < REFRESHES - 1 and not climbing.over:
+                    continue  # the bound takes longer than the ascent
                 bound, hint = relaxation.bound(prices, hint)
                 if bound > best:
                     best, best_prices = bound, prices
-                means.append(mean if len(mean) == len(hint) else hint.astype(np.float64))
+                means.append(mean if all_of_them else hint.astype(np.float64))
             if listen:
                 listen(best)
     except KeyboardInterrupt:
