@@ -37,6 +37,8 @@ TIME_LIMIT = 60.0
 PRICES_SHARE = 0.5
 #: Share of that for a local search where exact neighbourhoods follow it.
 LOCAL_SHARE = 0.2
+#: Seconds for each request that certifying takes, which follows the prices, and replaying, which comes last.
+CERTIFYING, REPLAYING = 3e-5, 3e-5
 #: Share of the value by which floating point may put it below an exact bound.
 ROUNDING = 1e-9
 
@@ -151,15 +153,15 @@ def bound(
     instance = timeline.instance
     with within(deadline):
         starts = first_schedule(instance)
-    # what comes last, certifying and replaying, takes about as long as the first list schedules
-    search = deadline if time_limit is None else Deadline(deadline.at - (time.perf_counter() - began))
+    search = Deadline(deadline.at - REPLAYING * len(starts))
     value = float(latency(instance, starts))
     prices = np.zeros(0)
     certificate: Certificate | None = None
     interrupted = False
     try:
         if (starts > instance.arrays.arrival).any():
-            ascent = ascend(instance, starts, deadline=search.share(PRICES_SHARE), listen=priced)
+            until = Deadline(search.share(PRICES_SHARE).at - CERTIFYING * len(starts))
+            ascent = ascend(instance, starts, deadline=until, listen=priced)
             prices = ascent.prices
         certificate = certified(prices)
         least = float(certificate.value)

@@ -55,6 +55,8 @@ MEMORY = 10
 FULL = 20_000_000
 #: Starts that the first ascent looks at, each further one at twice as many, up to FULL; and the fewest requests.
 POINTS, FEWEST = 250_000, 300
+#: Of so many requests one, at most, is asked whether an ascent of some others was good for all.
+ROUGHLY = 16
 #: Knots of the prices, at most about so many.
 KNOTS = 100_000
 #: Starts that cost more than the least by so many temperatures are left out of a stage.
@@ -133,20 +135,29 @@ def ascend(
     waiting = float((starts - arrays.arrival).mean())
     prices = fluid_prices(instance, starts, rounds)
     free = float(arrays.output.sum())
+    best, best_prices, hint = free, prices, starts.copy()
+    means = [starts.astype(np.float64)]
     if deadline.over:
-        return Ascent(np.concatenate([[0.0], prices]), free, starts[None, :].astype(np.float64))
+        return Ascent(np.concatenate([[0.0], prices]), free, np.stack(means))
+    sizes = volumes(instance)
+    some = np.argsort(sizes, kind="stable")[:: max(1, min(ROUGHLY, len(sizes) // FEWEST))]
+    rough = relaxation.sample(some)
+    known, near = rough.bound(prices, hint[some])  # which loads what is compiled
     begun = time.perf_counter()
-    bound, hint = relaxation.bound(prices, starts)
-    climbing = Deadline(deadline.at - (time.perf_counter() - begun))  # so that there is time for the bound then
-    best, best_prices, means = bound, prices, [hint.astype(np.float64)]
-    if free >= best:  # as at no prices: everybody starts at once
-        best, best_prices = free, np.zeros(rounds)
+    rough.bound(prices, near)
+    # so that there is time for the bound of all requests then, which threads share
+    climbing = Deadline(deadline.at - 0.5 * (time.perf_counter() - begun) * len(starts) / len(some))
+    if not deadline.finite or len(some) == len(starts):
+        best, hint = relaxation.bound(prices, hint)
+        means = [hint.astype(np.float64)]
+        if free >= best:  # as at no prices: everybody starts at once
+            best, best_prices = free, np.zeros(rounds)
     if listen:
         listen(best)
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
     small = len(starts) * rounds <= SMALL
-    points, sizes = POINTS, volumes(instance)
+    points = POINTS
     interrupted = False
     try:
         for share, spacing, stride in STAGES if waiting else ():
@@ -156,19 +167,22 @@ def ascend(
                 spacing, stride = 1, 1
             temperature = share * waiting
             apart = 1 if small else int(ALIKE * temperature)
-            near = max(spacing * finest, apart)
+            distance = max(spacing * finest, apart)
             for refresh in range(REFRESHES):
                 if climbing.over:
                     break
                 windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
                 chosen = _chosen(sizes, windows.starts, points)
                 all_of_them = len(chosen) == len(starts)
-                prices, mean = _stage(
-                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, near,
+                climbed, mean = _stage(
+                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, distance,
                     iterations // REFRESHES if all_of_them else SAMPLE_ITERATIONS, climbing,
                 )  # fmt: skip
                 points = min(2 * points, FULL)
-                hint[chosen] = np.rint(mean)
+                roughly = known if all_of_them else rough.bound(climbed, hint[some])[0]
+                if roughly >= known:
+                    prices, known = climbed, roughly
+                    hint[chosen] = np.rint(mean)
                 if not all_of_them and refresh < REFRESHES - 1 and not climbing.over:
                     continue  # the bound takes longer than the ascent
                 bound, hint = relaxation.bound(prices, hint)
