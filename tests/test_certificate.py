@@ -49,6 +49,21 @@ def test_exact_bound_is_the_definition(instance: Instance, scale: int) -> None:
     assert exact_bound(instance, prices) == plain_bound(instance, prices)
 
 
+def test_exact_bound_of_a_long_queue_is_the_definition() -> None:
+    """Tests prices in hills over thousands of rounds, of which whole blocks are passed over."""
+    rng = np.random.default_rng(5)
+    instance = generate("kv-synthetic", requests=12, seed=3)
+    late = instance.replace(
+        requests=tuple(r.model_copy(update={"arrival": int(k)}) for r, k in zip(
+            instance.requests, rng.integers(0, 3000, 12), strict=True
+        ))
+    )  # fmt: skip
+    rounds = np.arange(1, 3000)
+    hills = 2000 * (1 + np.sin(rounds / 300)) * (1 - rounds / 3000) + rng.integers(0, 300, len(rounds))
+    prices = Prices(denominator=64, rounds=rounds.tolist(), numerators=hills.astype(np.int64).tolist())
+    assert exact_bound(late, prices) == plain_bound(late, prices)
+
+
 def test_no_prices_bound_by_the_outputs(instance: Instance) -> None:
     """Tests that free memory leaves the sum of outputs."""
     certificate = certify(instance, np.zeros(0))
@@ -176,8 +191,8 @@ def test_absurd_prices_are_refused_soon() -> None:
     """Tests that prices beyond 64 bits are not computed for hours: on many rounds they prove nothing."""
     many = generate("kv-synthetic", requests=60, seed=3)
     late = many.replace(requests=tuple(r.model_copy(update={"arrival": r.arrival + 5_000_000}) for r in many.requests))
-    last = 5_000_050
-    prices = Prices(denominator=1, rounds=[last - 1, last], numerators=[2**62, 2**62])
+    rounds = list(range(50, 2_500_000, 50))  # with no free rounds between that could be left out
+    prices = Prices(denominator=1, rounds=rounds, numerators=[2**62] * len(rounds))
     began = time.process_time()
     with pytest.raises(InputError, match="too high to be recomputed"):
         exact_bound(late, prices)

@@ -8,8 +8,7 @@ period's end, with the admissions of a list schedule.
 jump together. So the minimum over starts is made smooth (``modelkit.bounds.relaxation``), the smooth bound
 is ascended with L-BFGS, and the temperature is lowered in stages. Prices are linear between knots, starts
 are looked at with a stride and only where they are not too expensive; both get finer as it gets colder. Where there are
-many starts still, some of the requests stand for all, with their share of the capacity, and each time they are twice
-as many. The bound that counts is that of the last prices over all requests and starts.
+far too many starts, some of the requests stand for all, with their share of the capacity. The bound that counts is that of the last prices over all requests and starts.
 
 Why this one: benchmarks/ascents.py runs it beside the volume algorithm and a bundle method with HiGHS as its
 master. On 10,000 chats it is after 8 s where the volume algorithm is after about 20 s; on 200 requests of the Azure
@@ -34,8 +33,14 @@ from modelkit.errors import InterruptedWith
 from modelkit.improve import volumes
 from modelkit.instance import Instance
 
-#: Temperatures of the stages as shares of the mean waiting; with each the knots' spacing (times the finest), stride.
-STAGES = ((0.03, 8, 16), (0.01, 4, 8), (0.003, 2, 4), (0.001, 1, 1), (0.0002, 1, 1))
+#: Up to so many starts, all are looked at.
+FULL = 20_000_000
+#: Temperatures of the stages as shares of the mean waiting; with each the knots' spacing (times the finest), stride,
+#: and how many starts are looked at where some requests stand for all. One that repeats the stage before is left out.
+STAGES = (
+    (0.03, 8, 16, 500_000), (0.01, 4, 8, 2_000_000), (0.003, 2, 4, 8_000_000), (0.003, 2, 4, FULL), (0.001, 1, 1, FULL),
+    (0.0002, 1, 1, FULL),
+)  # fmt: skip
 #: Where everybody waits long, knots and starts are no closer than this share of the temperature: costs that differ by
 #: less than it are alike.
 ALIKE = 0.25
@@ -51,10 +56,8 @@ SMALL = 1_000_000
 REFRESHES = 2
 #: Pairs that L-BFGS remembers.
 MEMORY = 10
-#: Up to so many starts, all are looked at.
-FULL = 20_000_000
-#: Starts that the first ascent looks at, each further one at twice as many, up to FULL; and the fewest requests.
-POINTS, FEWEST = 250_000, 300
+#: From so many starts in the first stage on, some requests stand for all; and how many at least.
+FAR_TOO_MANY, FEWEST = 4_000_000, 1_000
 #: Of so many requests one, at most, is asked whether an ascent of some others was good for all.
 ROUGHLY = 16
 #: Knots of the prices, at most about so many.
@@ -157,12 +160,15 @@ def ascend(
     finest = max(1, rounds // KNOTS)
     iterations = int(min(MOST_ITERATIONS, max(ITERATIONS, EFFORT / (len(starts) * rounds))))
     small = len(starts) * rounds <= SMALL
-    points = POINTS
+    before, all_of_them, sampled = 0.0, False, None
     interrupted = False
     try:
-        for share, spacing, stride in STAGES if waiting else ():
+        for share, spacing, stride, points in STAGES if waiting else ():
             if climbing.over:
                 break
+            if share == before and all_of_them:
+                continue
+            before = share
             if small:
                 spacing, stride = 1, 1
             temperature = share * waiting
@@ -172,15 +178,15 @@ def ascend(
                 if climbing.over:
                     break
                 windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
-                chosen = _chosen(sizes, windows.starts, points)
+                sampled = windows.starts > FAR_TOO_MANY if sampled is None else sampled
+                chosen = _chosen(sizes, windows.starts, points) if sampled else np.arange(len(sizes))
                 all_of_them = len(chosen) == len(starts)
                 climbed, mean = _stage(
                     relaxation.sample(chosen), prices, windows.sample(chosen), temperature, distance,
                     iterations // REFRESHES if all_of_them else SAMPLE_ITERATIONS, climbing,
                 )  # fmt: skip
-                points = min(2 * points, FULL)
-                roughly = known if all_of_them else rough.bound(climbed, hint[some])[0]
-                if roughly >= known:
+                roughly = rough.bound(climbed, hint[some])[0]
+                if all_of_them or roughly >= known:
                     prices, known = climbed, roughly
                     hint[chosen] = np.rint(mean)
                 if not all_of_them and refresh < REFRESHES - 1 and not climbing.over:

@@ -117,17 +117,15 @@ class Relaxation:
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
 
     def near(self, prices: Floats, hint: Ints, slack: float) -> tuple[Ints, Ints]:
-        """First and last start of each request that may cost at most the ``hint``'s cost plus ``slack``; shape [n].
-
-        In whole blocks: some starts in the first and the last may cost more.
-        """
+        """First and last start of each request that costs at most the ``hint``'s cost plus ``slack``; shape [n]."""
+        p, q = self.sums(prices)
         some, many = (self.sums(least) for least in self.least_ahead(prices))
-        known = self.costs(hint, *self.sums(prices)) + slack + CLOSE
+        known = self.costs(hint, p, q) + slack + CLOSE
         first, last = self.arrival.copy(), self.latest(prices, hint, slack)
         shared(
             blocks(len(first)),
             lambda part: _near(
-                *some, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
+                p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
                 last[part],
             ),
         )  # fmt: skip
@@ -225,8 +223,8 @@ def _cheapest(
 
 @kernel
 def _near(
-    block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any, known: Any,
-    first: Any, last: Any,
+    p: Any, q: Any, block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any,
+    known: Any, first: Any, last: Any,
 ) -> None:  # fmt: skip
     for i in range(len(output)):
         s, o, wait, most = prompt[i], output[i], output[i] - arrival[i], known[i]
@@ -237,9 +235,11 @@ def _near(
             for b in range(a, min(a + LARGE, latest + 1), BLOCK):
                 if (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait) > most:
                     continue
-                if not found:
-                    first[i], found = b, True
-                last[i] = min(b + BLOCK - 1, latest)
+                for k in range(b, min(b + BLOCK, latest + 1)):
+                    if (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait) <= most:
+                        if not found:
+                            first[i], found = k, True
+                        last[i] = k
 
 
 @kernel
