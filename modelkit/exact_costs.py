@@ -41,9 +41,7 @@ def cumulative(priced: Ints) -> Ints:
 
 
 @kernel
-def least_costs(
-    sums: Any, arrival: Any, prompt: Any, output: Any, last: int, denominator: int, least: Any
-) -> None:
+def least_costs(sums: Any, arrival: Any, prompt: Any, output: Any, last: int, denominator: int, least: Any) -> None:
     """``least[i]``: the least over k >= a_i of ``d (k + o - a) + (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``.
 
     The rows of ``sums`` are P and Q, the cumulative sums of the prices n_t and of t n_t; those of the least of the next

@@ -127,7 +127,8 @@ def test_blocks_passed_over_hold_no_cheapest_start(seed: int) -> None:
     first, last = relaxation.near(prices, cheapest, 30.0)
     for i in range(20):
         near = np.flatnonzero(costs[:, i] <= costs[cheapest[i], i] + 30.0)
-        assert first[i] <= near[0] and last[i] >= near[-1]
+        assert first[i] == near[0]
+        assert last[i] == near[-1]
 
 
 def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +143,7 @@ def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -
     def counted(self: Relaxation, prices: np.ndarray, temperature: float, first, last, stride) -> object:
         nonlocal looked_at
         looked_at += int(((last - first) // stride + 1).sum())
-        if looked_at > 60_000_000:
+        if looked_at > 200_000_000:
             raise KeyboardInterrupt
         return smoothed(self, prices, temperature, first, last, stride)
 
