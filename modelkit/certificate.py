@@ -239,18 +239,16 @@ def _least_costs(instance: Instance, prices: Prices) -> int:
     longest, peak = int(output.max()), int(arrays.peak.max())
     dearest = min(sum(prices.numerators), longest * max(prices.numerators))
     if dearest * peak + denominator * latest < 2**63:
-        from modelkit.exact_costs import least_ahead, least_costs  # late: compiled code takes a while to load
+        from modelkit.exact_costs import cumulative, least_costs  # late: compiled code takes a while to load
 
         priced = np.zeros(latest + 1, dtype=np.int64)
         priced[rounds] = prices.numerators
-        p, block_p = np.cumsum(priced), np.cumsum(least_ahead(priced))
-        time = np.arange(latest + 1)
-        q, block_q = np.cumsum(priced * time), np.cumsum(least_ahead(priced) * time)
+        sums = cumulative(priced)
         least = np.empty(len(output), dtype=np.int64)
         shared(
             blocks(len(output)) if len(output) * last > MUCH else [(slice(None),)],
             lambda part: least_costs(
-                p, q, block_p, block_q, arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
+                sums, arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
             ),
         )
         return sum(least.tolist())

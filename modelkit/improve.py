@@ -34,6 +34,8 @@ SCOUTS = ("svf", "mc-sf", "mc-benchmark")
 MANY = 2_000
 #: Share of the time that is left which a further one may take.
 SCOUTS_SHARE = 0.2
+#: The same for further list schedules on larger instances.
+LISTS_SHARE = 0.1
 #: Request-rounds that an improvement without a time limit may touch; a second or two.
 EFFORT = 5e8
 #: Longest horizon of a memory profile [round].
@@ -131,9 +133,11 @@ def first_schedule(instance: Instance) -> Ints:
     Within a deadline those that take long may be left out, never the first.
     """
     arrays = instance.arrays
+    begun = time.perf_counter()
     best = listed(instance, volumes(instance))
+    spent = time.perf_counter() - begun
     for key in (arrays.output, arrays.arrival):
-        if not current().over:
+        if not current().over and (len(best) <= MANY or spent <= LISTS_SHARE * current().left):
             best = min(best, listed(instance, key), key=lambda starts: int(starts.sum()))
     slowest = 0.0
     for policy in SCOUTS if len(arrays.output) <= MANY else ():

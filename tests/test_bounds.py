@@ -9,10 +9,11 @@ import pytest
 
 import modelkit as mk
 from modelkit.bounds import bound, hindsight, linear_prices
-from modelkit.bounds.prices import ascend, fluid_prices
+from modelkit.bounds.prices import Ascent, ascend, fluid_prices
 from modelkit.bounds.relaxation import Relaxation
 from modelkit.certificate import certify
-from modelkit.errors import InfeasibleError, UsageError
+from modelkit.deadline import Deadline
+from modelkit.errors import InfeasibleError, InterruptedWith, UsageError
 from modelkit.families import generate
 from modelkit.improve import first_schedule
 from modelkit.instance import Instance, Request, Server
@@ -107,6 +108,67 @@ def test_bound_over_pruned_starts_is_the_bound_over_all() -> None:
     ascent = ascend(instance, starts)
     exact = certify(instance, ascent.prices).bound
     assert exact.numerator / exact.denominator == pytest.approx(ascent.bound, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_passed_over_hold_no_cheapest_start(seed: int) -> None:
+    """Tests hilly prices over thousands of rounds against all starts, one by one, and the starts that are near."""
+    rng = np.random.default_rng(seed)
+    instance = generate("kv-synthetic", requests=20, seed=seed)
+    relaxation = Relaxation(instance, 6000)
+    time = np.arange(6000)
+    hills = (1 + np.sin(time / rng.integers(50, 900))) * np.maximum(0, 1 - time / rng.integers(3000, 9000))
+    prices = hills + 0.05 * rng.random(6000)
+    p, q = relaxation.sums(prices)
+    costs = np.array([relaxation.costs(np.full(20, k), p, q) for k in range(6001)])
+    bound, cheapest = relaxation.bound(prices, instance.arrays.arrival)
+    assert cheapest.tolist() == costs.argmin(axis=0).tolist()
+    assert bound == pytest.approx(costs.min(axis=0).sum() - relaxation.capacity * prices.sum(), rel=1e-9)
+    first, last = relaxation.near(prices, cheapest, 30.0)
+    for i in range(20):
+        near = np.flatnonzero(costs[:, i] <= costs[cheapest[i], i] + 30.0)
+        assert first[i] == near[0]
+        assert last[i] == near[-1]
+
+
+def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests what an ascent on a long queue is after when it has looked at few starts."""
+    instance = generate("chat", requests=6000, rate=0.0, kv_capacity=2000, seed=1)
+    starts = first_schedule(instance)
+    rounds = int((starts + instance.arrays.output).max()) + 1
+    fluid = Relaxation(instance, rounds).bound(fluid_prices(instance, starts, rounds), starts)[0]
+    looked_at = 0
+    smoothed = Relaxation.smoothed
+
+    def counted(self: Relaxation, prices: np.ndarray, temperature: float, first, last, stride) -> object:
+        nonlocal looked_at
+        looked_at += int(((last - first) // stride + 1).sum())
+        if looked_at > 200_000_000:
+            raise KeyboardInterrupt
+        return smoothed(self, prices, temperature, first, last, stride)
+
+    monkeypatch.setattr(Relaxation, "smoothed", counted)
+    with pytest.raises(InterruptedWith) as stop:
+        ascend(instance, starts)
+    assert stop.value.best.bound > 1.01 * fluid
+
+
+def test_without_time_the_fluid_prices_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that no bound is computed where the deadline is over, and that what is said in its place is one."""
+    instance = generate("chat", requests=100, rate=0.0, kv_capacity=2000)
+    starts = first_schedule(instance)
+    monkeypatch.setattr(Relaxation, "bound", lambda *_: pytest.fail("there is no time"))
+    found = ascend(instance, starts, deadline=Deadline(0.0))
+    assert found.bound == instance.arrays.output.sum()
+    assert found.prices.any()
+
+
+def test_prices_worse_than_none_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that a certificate never says less than the outputs take."""
+    instance = generate("chat", requests=100, rate=0.0, kv_capacity=2000)
+    absurd = Ascent(np.full(100, 1000.0), 0.0, np.zeros((1, 100)))
+    monkeypatch.setattr("modelkit.bounds.certified.ascend", lambda *_, **__: absurd)
+    assert bound(instance, time_limit=1).value == instance.arrays.output.sum()
 
 
 def test_everybody_at_once_is_optimal() -> None:

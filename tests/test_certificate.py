@@ -48,6 +48,21 @@ def test_exact_bound_is_the_definition(instance: Instance, scale: int) -> None:
     assert exact_bound(instance, prices) == plain_bound(instance, prices)
 
 
+def test_exact_bound_of_a_long_queue_is_the_definition() -> None:
+    """Tests prices in hills over thousands of rounds, of which whole blocks are passed over."""
+    rng = np.random.default_rng(5)
+    instance = generate("kv-synthetic", requests=12, seed=3)
+    late = instance.replace(
+        requests=tuple(r.model_copy(update={"arrival": int(k)}) for r, k in zip(
+            instance.requests, rng.integers(0, 3000, 12), strict=True
+        ))
+    )  # fmt: skip
+    rounds = np.arange(1, 3000)
+    hills = 2000 * (1 + np.sin(rounds / 300)) * (1 - rounds / 3000) + rng.integers(0, 300, len(rounds))
+    prices = Prices(denominator=64, rounds=rounds.tolist(), numerators=hills.astype(np.int64).tolist())
+    assert exact_bound(late, prices) == plain_bound(late, prices)
+
+
 def test_no_prices_bound_by_the_outputs(instance: Instance) -> None:
     """Tests that free memory leaves the sum of outputs."""
     certificate = certify(instance, np.zeros(0))

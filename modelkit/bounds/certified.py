@@ -34,9 +34,11 @@ from modelkit.version import VERSION
 #: Default limit [s].
 TIME_LIMIT = 60.0
 #: Share of the time for the prices; the search over schedules has the rest.
-PRICES_SHARE = 0.4
+PRICES_SHARE = 0.5
 #: Share of that for a local search where exact neighbourhoods follow it.
 LOCAL_SHARE = 0.2
+#: Seconds for each request that certifying takes, which follows the prices, and replaying, which comes last.
+CERTIFYING, REPLAYING = 3e-5, 3e-5
 #: Share of the value by which floating point may put it below an exact bound.
 ROUNDING = 1e-9
 
@@ -141,22 +143,25 @@ def bound(
 
     def certified(prices: Floats) -> Certificate:
         rounds = timeline.rounds(len(prices))
-        return certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+        found = certify(original, prices, rounds=rounds, seconds=time.perf_counter() - began)
+        if found.value < int(original.arrays.output.sum()):  # the bound without prices
+            found = certify(original, np.zeros(0), seconds=time.perf_counter() - began)
+        return found
 
     tell("list scheduling")
     original, timeline = instance, busy(instance)
     instance = timeline.instance
     with within(deadline):
         starts = first_schedule(instance)
-    # what comes last, certifying and replaying, takes about as long as the first list schedules
-    search = deadline if time_limit is None else Deadline(deadline.at - (time.perf_counter() - began))
+    search = Deadline(deadline.at - REPLAYING * len(starts))
     value = float(latency(instance, starts))
     prices = np.zeros(0)
     certificate: Certificate | None = None
     interrupted = False
     try:
         if (starts > instance.arrays.arrival).any():
-            ascent = ascend(instance, starts, deadline=search.share(PRICES_SHARE), listen=priced)
+            until = Deadline(search.share(PRICES_SHARE).at - CERTIFYING * len(starts))
+            ascent = ascend(instance, starts, deadline=until, listen=priced)
             prices = ascent.prices
         certificate = certified(prices)
         least = float(certificate.value)

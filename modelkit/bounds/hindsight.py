@@ -6,6 +6,7 @@ then found serves the same solve only.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from modelkit.bounds.prices import ascend
 from modelkit.bounds.relaxation import Floats, Ints
 from modelkit.deadline import Deadline, current
 from modelkit.errors import InterruptedWith
-from modelkit.improve import first_schedule, latency, listed, schedule_of, searched
+from modelkit.improve import LISTS_SHARE, first_schedule, latency, listed, schedule_of, searched
 from modelkit.instance import Instance
 from modelkit.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.schedule import Schedule
@@ -94,16 +95,18 @@ def local_search(instance: Instance) -> Hindsight:
     InterruptedWith
         Ctrl-C; it carries the best schedule so far.
     """
+    begun = time.perf_counter()
     starts = first_schedule(instance)
     prices = np.zeros(0)
     waiting = starts - instance.arrays.arrival
-    interrupted, cut = False, current().over
+    # some schedules may have been left out
+    interrupted, cut = False, time.perf_counter() - begun > LISTS_SHARE * current().left
     try:
         if len(starts) * int(waiting.sum()) <= FEW_STARTS:
             starts = searched(instance, starts, deadline=(ends := current().share(SEARCH_SHARE)))
         else:
             ascent = ascend(instance, starts, deadline=(ends := current().share(PRICES_SHARE)))
-            prices, cut = ascent.prices, ends.over
+            prices, cut = ascent.prices, cut or ascent.cut or ends.over
             starts = best_listed(instance, starts, ascent.mean_starts, current())
             ends = current().share(SEARCH_SHARE)
             starts = searched(instance, starts, target=ascent.bound, deadline=ends)

@@ -14,12 +14,15 @@ whose gradient in round t is the excess over M of the tokens held when i starts 
 proportional to exp(-c_i(k) / tau).
 
 Since prices are not negative, ``c_i(k) >= k + o_i - a_i``: starts later than any known cost of i need not be
-looked at. That keeps every request inside its busy period. Of those, whole blocks are passed over: with m_t the least
-of the next BLOCK prices, a start d < BLOCK rounds after k pays at least ``sum_j m_{k+j} (s_i + j)``.
+looked at. That keeps every request inside its busy period. Of those, whole blocks are passed over, large ones and the
+small ones in them: with m_t the least of the next B prices, a start d < B rounds after k pays at least
+``sum_j m_{k+j} (s_i + j)``.
 """
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,8 +39,8 @@ Floats = npt.NDArray[np.float64]
 SHARES = 4
 #: From so many starts on, threads share the work.
 MUCH = 2_000_000
-#: Starts that are passed over together; a power of two.
-BLOCK = 64
+#: Starts that are passed over together, powers of two: many, and of those that are left some.
+LARGE, BLOCK = 1024, 64
 #: Costs closer than this may be in either order, as they are computed [round]; and as a share of the sums in them.
 CLOSE, ROUNDING = 1e-6, 1e-12
 #: Starts that cost more than the least by so many temperatures weigh nothing.
@@ -58,27 +61,28 @@ class Relaxation:
     def __init__(self, instance: Instance, rounds: int) -> None:
         arrays = instance.arrays
         assert instance.server.kv_capacity_tokens is not None
-        self.capacity = instance.server.kv_capacity_tokens
+        self.capacity: float = instance.server.kv_capacity_tokens
         self.arrival, self.prompt, self.output = arrays.arrival, arrays.prompt, arrays.output
         self.rounds = rounds
         self.size = max(rounds, int(self.arrival.max())) + int(self.output.max()) + 3
-        self._time = np.arange(self.size, dtype=np.float64)
         self._slope = np.zeros((SHARES, self.size))
         self._jump = np.zeros((SHARES, self.size))
 
     def sums(self, prices: Floats) -> tuple[Floats, Floats]:
         """P and Q of prices on rounds 1 .. ``rounds``."""
-        priced = np.zeros(self.size)
-        priced[1 : self.rounds + 1] = prices
-        return np.cumsum(priced), np.cumsum(priced * self._time)
+        p, q = np.empty(self.size), np.empty(self.size)
+        _cumulated(prices, p, q)
+        return p, q
 
-    def least_ahead(self, prices: Floats) -> Floats:
-        """The least of the next BLOCK prices, from each round on."""
-        least, reach = np.append(prices, np.zeros(BLOCK)), 1
-        while reach < BLOCK:
+    def least_ahead(self, prices: Floats) -> tuple[Floats, Floats]:
+        """The least of the next BLOCK prices, and of the next LARGE, from each round on."""
+        least, reach = np.append(prices, np.zeros(LARGE)), 1
+        while reach < LARGE:
+            if reach == BLOCK:
+                some = least.copy()
             least[:-reach] = np.minimum(least[:-reach], least[reach:])
             reach *= 2
-        return least[: self.rounds]
+        return some[: self.rounds], least[: self.rounds]
 
     def costs(self, starts: Ints, p: Floats, q: Floats) -> Floats:
         """Cost of one start of each request; shape [n]."""
@@ -96,7 +100,7 @@ class Relaxation:
     def bound(self, prices: Floats, hint: Ints) -> tuple[float, Ints]:
         """L and the cheapest start of each request, over all starts. O(n T) at worst."""
         p, q = self.sums(prices)
-        block_p, block_q = self.sums(self.least_ahead(prices))
+        some, many = (self.sums(least) for least in self.least_ahead(prices))
         close = CLOSE + ROUNDING * self.size * float(p[-1])
         known = self.costs(hint, p, q) + close
         cheapest = np.empty(len(self.output), dtype=np.int64)
@@ -106,82 +110,142 @@ class Relaxation:
         shared(
             blocks(len(least)) if work > MUCH else [(slice(None),)],
             lambda part: _cheapest(
-                p, q, block_p, block_q, self.arrival[part], self.prompt[part], self.output[part], latest[part],
+                p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], latest[part],
                 known[part], close, cheapest[part], least[part],
             ),
         )  # fmt: skip
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
 
-    def smoothed(
-        self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints, width: float = COLD
-    ) -> Smooth:
-        """L_tau and what comes with it, over every ``stride``-th start from ``first`` to ``last``."""
-        n = len(self.output)
-        smooth = Smooth(np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64))
+    def near(self, prices: Floats, hint: Ints, slack: float) -> tuple[Ints, Ints]:
+        """First and last start of each request that costs at most the ``hint``'s cost plus ``slack``; shape [n]."""
         p, q = self.sums(prices)
-        values = np.empty(n)
-        # handing little work to threads takes longer than doing it
-        work = int(((last - first) // stride).sum())
-        alone = [(slice(None), slice(None))]
-        apart = [(slice(share, None, SHARES), slice(share, share + 1)) for share in range(SHARES)]
+        some, many = (self.sums(least) for least in self.least_ahead(prices))
+        known = self.costs(hint, p, q) + slack + CLOSE
+        first, last = self.arrival.copy(), self.latest(prices, hint, slack)
         shared(
-            apart if work > MUCH else alone,
-            lambda part, share: _smoothed(
-                p, q, self.arrival[part], self.prompt[part], self.output[part], first[part], last[part], stride[part],
-                temperature, width, self._slope[share], self._jump[share], values[part], smooth.mean[part],
-                smooth.first[part], smooth.last[part],
+            blocks(len(first)),
+            lambda part: _near(
+                p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
+                last[part],
             ),
         )  # fmt: skip
-        held = np.cumsum(self._jump.sum(axis=0) + np.cumsum(self._slope.sum(axis=0)))
-        smooth.excess = held[1 : self.rounds + 1] - self.capacity
-        smooth.value = float(values.sum()) - self.capacity * float(prices.sum())
-        return smooth
+        return first, last
+
+    def sample(self, chosen: Ints) -> Relaxation:
+        """The relaxation of some of the requests with their share of the capacity."""
+        few = copy(self)
+        few.arrival, few.prompt, few.output = self.arrival[chosen], self.prompt[chosen], self.output[chosen]
+        few.capacity = self.capacity * len(chosen) / len(self.output)
+        return few
+
+    def smoothed(self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints) -> Smooth:
+        """L_tau and what comes with it, over every ``stride``-th start from ``first`` to ``last``."""
+        n = len(self.output)
+        p, q = self.sums(prices)
+        values, mean = np.empty(n), np.empty(n)
+        # handing little work to threads takes longer than doing it
+        shares = SHARES if int(((last - first) // stride).sum()) > MUCH else 1
+        slope, jump = self._slope[:shares], self._jump[:shares]
+        shared(
+            [(slice(share, None, shares), slice(share, share + 1)) for share in range(shares)],
+            lambda part, share: _smoothed(
+                p, q, self.arrival[part], self.prompt[part], self.output[part], first[part], last[part], stride[part],
+                temperature, slope[share], jump[share], values[part], mean[part],
+            ),
+        )  # fmt: skip
+        excess = np.empty(self.rounds)
+        _held(slope, jump, excess)
+        excess -= self.capacity
+        return Smooth(float(values.sum()) - self.capacity * float(prices.sum()), excess, mean)
 
 
+@dataclass(frozen=True)
 class Smooth:
     """The smooth bound at some prices.
 
-    Attributes
+    Parameters
     ----------
     value, excess
         L_tau and its gradient, shape [rounds].
     mean
         Mean start of each request, shape [n].
-    first, last
-        Where its starts begin and end that are not too expensive, shape [n].
     """
 
     value: float
     excess: Floats
+    mean: Floats
 
-    def __init__(self, mean: Floats, first: Ints, last: Ints) -> None:
-        self.mean, self.first, self.last = mean, first, last
+
+@kernel
+def _cumulated(prices: Any, p: Any, q: Any) -> None:
+    """P and Q of prices on rounds 1, 2, ..., also behind the last of them."""
+    p[0] = q[0] = 0.0
+    for t in range(1, len(p)):
+        price = prices[t - 1] if t <= len(prices) else 0.0
+        p[t] = p[t - 1] + price
+        q[t] = q[t - 1] + price * t
+
+
+@kernel
+def _held(slope: Any, jump: Any, held: Any) -> None:
+    """Tokens held in rounds 1, 2, ... from how much their number and its growth change in each."""
+    tokens, growth = 0.0, 0.0
+    for t in range(len(held) + 1):
+        for share in range(len(slope)):
+            growth += slope[share, t]
+            tokens += jump[share, t]
+        tokens += growth
+        if t:
+            held[t - 1] = tokens
 
 
 @kernel
 def _cheapest(
-    p: Any, q: Any, block_p: Any, block_q: Any, arrival: Any, prompt: Any, output: Any, latest: Any, known: Any,
-    close: float, cheapest: Any, least: Any,
+    p: Any, q: Any, block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any,
+    latest: Any, known: Any, close: float, cheapest: Any, least: Any,
 ) -> None:  # fmt: skip
     for i in range(len(output)):
         s, o, wait = prompt[i], output[i], output[i] - arrival[i]
         low, where, most = np.inf, arrival[i], known[i]
-        for b in range(arrival[i], latest[i] + 1, BLOCK):
-            ahead = (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait)
-            if ahead > most:
+        for a in range(arrival[i], latest[i] + 1, LARGE):
+            if (s - a) * (large_p[a + o] - large_p[a]) + (large_q[a + o] - large_q[a]) + (a + wait) > most:
                 continue
-            for k in range(b, min(b + BLOCK, latest[i] + 1)):
-                cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
-                if cost < low:
-                    low, where = cost, k
-            most = min(most, low + close)
+            for b in range(a, min(a + LARGE, latest[i] + 1), BLOCK):
+                if (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait) > most:
+                    continue
+                for k in range(b, min(b + BLOCK, latest[i] + 1)):
+                    cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
+                    if cost < low:
+                        low, where = cost, k
+                most = min(most, low + close)
         cheapest[i], least[i] = where, low
+
+
+@kernel
+def _near(
+    p: Any, q: Any, block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any,
+    known: Any, first: Any, last: Any,
+) -> None:  # fmt: skip
+    for i in range(len(output)):
+        s, o, wait, most = prompt[i], output[i], output[i] - arrival[i], known[i]
+        latest, found = last[i], False
+        for a in range(arrival[i], latest + 1, LARGE):
+            if (s - a) * (large_p[a + o] - large_p[a]) + (large_q[a + o] - large_q[a]) + (a + wait) > most:
+                continue
+            for b in range(a, min(a + LARGE, latest + 1), BLOCK):
+                if (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait) > most:
+                    continue
+                for k in range(b, min(b + BLOCK, latest + 1)):
+                    if (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait) <= most:
+                        if not found:
+                            first[i], found = k, True
+                        last[i] = k
 
 
 @kernel
 def _smoothed(
     p: Any, q: Any, arrival: Any, prompt: Any, output: Any, first: Any, last: Any, stride: Any, temperature: float,
-    width: float, slope: Any, jump: Any, values: Any, mean: Any, near_first: Any, near_last: Any,
+    slope: Any, jump: Any, values: Any, mean: Any,
 ) -> None:  # fmt: skip
     n = len(output)
     for share in range(len(slope)):
@@ -200,16 +264,12 @@ def _smoothed(
                 cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
                 weights[c] = cost
                 low = min(low, cost)
-            warm, near = low + COLD * temperature, low + width * temperature
+            warm = low + COLD * temperature
             total, moment = 0.0, 0.0
-            left, right, near_left, near_right = -1, 0, -1, 0
+            left, right = -1, 0
             for c in range(count):
                 cost = weights[c]
                 weights[c] = 0.0
-                if cost <= near:
-                    if near_left < 0:
-                        near_left = c
-                    near_right = c
                 if cost <= warm:
                     if left < 0:
                         left = c
@@ -217,7 +277,6 @@ def _smoothed(
                     weights[c] = np.exp((low - cost) / temperature)
                     total += weights[c]
                     moment += weights[c] * c
-            near_first[i], near_last[i] = begin + near_left * step, begin + near_right * step
             mean[i] = begin + step * moment / total
             values[i] = low - temperature * np.log(total)
             for c in range(left, right + 1):

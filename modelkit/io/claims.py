@@ -68,6 +68,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if set(map(type, value)) <= {int, str}:  # long lists of prices and starts, soon
+            return list(value)
         return [_plain(item) for item in value]
     return whole(value)
 
