@@ -119,13 +119,13 @@ class Relaxation:
     def near(self, prices: Floats, hint: Ints, slack: float) -> tuple[Ints, Ints]:
         """First and last start of each request that costs at most the ``hint``'s cost plus ``slack``; shape [n]."""
         p, q = self.sums(prices)
-        some, many = (self.sums(least) for least in self.least_ahead(prices))
+        many = self.sums(self.least_ahead(prices)[1])
         known = self.costs(hint, p, q) + slack + CLOSE
         first, last = self.arrival.copy(), self.latest(prices, hint, slack)
         shared(
             blocks(len(first)),
             lambda part: _near(
-                p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
+                p, q, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
                 last[part],
             ),
         )  # fmt: skip
@@ -223,23 +223,27 @@ def _cheapest(
 
 @kernel
 def _near(
-    p: Any, q: Any, block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any,
-    known: Any, first: Any, last: Any,
+    p: Any, q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any, known: Any, first: Any,
+    last: Any,
 ) -> None:  # fmt: skip
     for i in range(len(output)):
-        s, o, wait, most = prompt[i], output[i], output[i] - arrival[i], known[i]
-        latest, found = last[i], False
-        for a in range(arrival[i], latest + 1, LARGE):
-            if (s - a) * (large_p[a + o] - large_p[a]) + (large_q[a + o] - large_q[a]) + (a + wait) > most:
-                continue
-            for b in range(a, min(a + LARGE, latest + 1), BLOCK):
-                if (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait) > most:
+        s, o, wait, most, begin, end = prompt[i], output[i], output[i] - arrival[i], known[i], arrival[i], last[i]
+        for way in (1, -1):  # from the first start on, then back from the last
+            found = False
+            for a in range(begin, end + 1, LARGE) if way > 0 else range(end, begin - 1, -LARGE):
+                c = a if way > 0 else max(begin, a - LARGE + 1)
+                if (s - c) * (large_p[c + o] - large_p[c]) + (large_q[c + o] - large_q[c]) + (c + wait) > most:
                     continue
-                for k in range(b, min(b + BLOCK, latest + 1)):
+                for k in range(c, min(c + LARGE, end + 1)) if way > 0 else range(a, c - 1, -1):
                     if (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait) <= most:
-                        if not found:
-                            first[i], found = k, True
-                        last[i] = k
+                        found = True
+                        break
+                if found:
+                    break
+            if found and way > 0:
+                first[i] = k
+            elif found:
+                last[i] = k
 
 
 @kernel
