@@ -202,7 +202,7 @@ class Run(Account):
         if self.deadline.finite:
             left = self.deadline.left - HANDOVER * self.seconds["build"]
             if left <= 0:
-                raise TooLateError("building the model took all of the time limit")
+                raise TooLateError("the time limit was over when the model was built")
             limits = replace(limits, time_limit=left)
         outcome = self.engine.solve(
             model,
