@@ -14,7 +14,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
 from modelkit.claim_fields import unverified
 from modelkit.consistency import contradictions, shown
-from modelkit.errors import InputError
+from modelkit.errors import InputError, ModelkitError
 from modelkit.feasibility import obstacles, one_at_a_time
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
@@ -315,7 +315,9 @@ def _asked(own: OwnRules, name: str, question: Callable[[], T], found: _Findings
         return question()
     except (Exception, SystemExit) as error:
         what = f"rules of {own.name}"
-        found.unconfirmed[what] = f"{what} not checked: {name} fails with {type(error).__name__}: {error}"
+        told = isinstance(error, ModelkitError)
+        why = " ".join(str(error).split()) if told else f"{name} fails with {type(error).__name__}: {error}"
+        found.unconfirmed[what] = f"{what} not checked: {why}"
         return None
 
 
