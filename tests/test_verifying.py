@@ -95,7 +95,7 @@ def test_no_file_that_a_result_names_is_run(files: Path) -> None:
     [
         ("raise SystemExit(0)", "admissible() called sys.exit(0)"),
         ("return verdict.nonsense", "admissible() raised AttributeError"),
-        ("return None", "admissible() returns None; allowed: a list"),
+        ("return None", "admissible() raised TypeError"),
         ("return [3]", "admissible() returns [3]; allowed: a list"),
     ],
 )
