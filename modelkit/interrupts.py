@@ -26,7 +26,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """
     caller = within = frame
     while within is not None:
-        if within.f_globals.get("__name__") in FRAGILE:
+        if within.f_globals.get("__name__") in FRAGILE or _swallows(within):
             caller = within.f_back
         within = within.f_back
     if caller is frame or caller is None:
@@ -37,6 +37,11 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
     caller.f_trace = next_line
     sys.settrace(lambda *_: None)  # else no frame is traced
+
+
+def _swallows(frame: FrameType) -> bool:
+    """Whether Python prints what is raised here and goes on: in the callback by which an import gives up its lock."""
+    return frame.f_code.co_name == "cb" and frame.f_globals.get("__name__") == "importlib._bootstrap"
 
 
 class Ending:

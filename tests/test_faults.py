@@ -21,7 +21,7 @@ from numba import njit
 import modelkit as mk
 from modelkit.families import generate
 from modelkit.instance import Instance
-from modelkit.interrupts import interruptible, interrupts_held
+from modelkit.interrupts import interrupt, interruptible, interrupts_held
 from modelkit.io import save_instance
 from modelkit.news import News
 
@@ -95,6 +95,23 @@ def test_ctrl_c_at_one_moment(name: str, home: Path) -> None:
     interrupted(name, 5.0)
     if name == "bound":
         assert mk.load_result("best.json").stop == "interrupted"
+
+
+def test_ctrl_c_where_an_import_gives_up_its_lock() -> None:
+    """Tests that Ctrl-C in a callback whose errors Python throws away is raised behind it, and once."""
+    namespace = {"__name__": "importlib._bootstrap", "interrupt": interrupt, "sys": sys}
+    exec("def cb():\n    interrupt(2, sys._getframe())\n    done.append('cb')", namespace)
+    done: list[str] = []
+    namespace["done"] = done
+    cb: Any = namespace["cb"]
+
+    def give_up() -> None:
+        cb()
+        done.append("behind")
+
+    with pytest.raises(KeyboardInterrupt):
+        give_up()
+    assert done == ["cb"]
 
 
 @pytest.mark.slow
