@@ -29,7 +29,7 @@ def two_columns(rows: list[tuple[str, str]], most: int = 79) -> list[str]:
     width = max((len(name) for name, _ in rows), default=0) + 2
     lines = []
     for name, text in rows:
-        wrapped = textwrap.wrap(text, max(30, most - width)) or [""]
+        wrapped = textwrap.wrap(text, max(30, most - width), break_on_hyphens=False) or [""]
         lines.append(f"{name:<{width}}{wrapped[0]}")
         lines += [" " * width + more for more in wrapped[1:]]
     return lines
