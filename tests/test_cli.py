@@ -225,6 +225,7 @@ def test_interrupt_writes_the_best_schedule(home: Path) -> None:
     assert run("verify", "r.json").returncode == 0
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal(home: Path) -> None:
     """Tests that phases and bounds appear on standard error when that is a terminal, and only then."""
     run("generate", "kv-synthetic", "--requests", "9", "--kv-capacity", "30", "-o", "a.json")

@@ -164,7 +164,7 @@ def test_refinement_is_a_relaxation(draw: Callable[..., Instance], width: int) -
             assert (times == 1).all()
             assert fits(instance, problem.starts(layers))
             assert latency(instance, problem.starts(layers)) == value
-    assert exact == 60 if width > 3 else merged > 50
+    assert exact == 30 if width > 3 else merged > 20
 
 
 def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:

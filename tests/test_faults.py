@@ -287,6 +287,7 @@ machinery.PathFinder.find_spec = without
 """
 
 
+@pytest.mark.slow
 def test_without_pyscipopt(home: Path) -> None:
     """Tests that everything but SCIP works without its package, and that it is said what is missing."""
     (home / "hidden").mkdir()

@@ -159,7 +159,7 @@ def test_bound_keeps_what_the_disk_refuses(home: Path, cli: Cli, monkeypatch: py
     """Tests the command whose work was lost."""
     monkeypatch.setattr("modelkit.io.check_writable", lambda path: None)
     monkeypatch.setattr(saving.tempfile, "gettempdir", lambda: str(home))
-    said = cli("bound", "a.json", "-o", "no/c.json", "--schedule", "no/s.json", code=2)
+    said = cli("bound", "a.json", "-o", "no/c.json", "--schedule", "no/s.json", "--time-limit", "0.5", code=2)
     assert "it is kept in" in said.err
     assert mk.load_certificate("c.json").value <= mk.load_result("s.json").objective.value
 
@@ -355,6 +355,7 @@ def test_the_clock_ticks(home: Path) -> None:
     assert max(seconds) >= 4
 
 
+@pytest.mark.slow
 def test_check_shows_what_it_does(home: Path) -> None:
     """Tests a command that was silent."""
     text = seen_on_terminal(["check", "kv-hindsight", "--instances", "1"])
@@ -373,7 +374,7 @@ def test_the_line_is_cut_at_the_width() -> None:
     "arguments",
     [
         ["solve", "a.json"],
-        ["bound", "a.json"],
+        ["bound", "a.json", "--time-limit", "0.5"],
         ["simulate", "a.json", "-p", "alpha-beta-clearing", "-p", "a-max"],
         ["diagnose", "a.json"],
         ["export", "a.json"],

@@ -393,7 +393,8 @@ mk.solve(generate("kv-synthetic", requests=14, seed=1), "kv-hindsight-flow", sys
 """
 
 
-@pytest.mark.parametrize("solver", ["highs", pytest.param("scip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["highs", "scip"])
 def test_a_killed_parent_leaves_nothing(solver: str, tmp_path: Path) -> None:
     """Tests that solver process and files go with a process that is killed without a chance to tidy up."""
     command = [sys.executable, "-c", LONG, solver]

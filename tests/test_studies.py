@@ -215,6 +215,7 @@ def test_results_are_those_of_direct_calls(tmp_path: Path) -> None:
     assert {float(row["value"]) for row in rows} == {entry.value for entry in done}
 
 
+@pytest.mark.slow
 def test_limits_are_kept_and_recorded(tmp_path: Path) -> None:
     """Tests runs beyond their memory and their time: failures in words, and the others are done."""
     text = """
@@ -265,7 +266,8 @@ def killed_at_random(study: Path, folder: Path, kills: int, seed: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 8])
 def test_kills_lose_and_repeat_nothing(tmp_path: Path, kills: int) -> None:
     """Tests that a study killed at random moments ends like one that was not, with every run once."""
     text = TINY.replace("0..5", f"0..{3 + 2 * kills}")
