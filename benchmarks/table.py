@@ -177,10 +177,16 @@ def _slot_truth(found: Any) -> str:
     return f"{found['instances']:,} instances ({kinds}): {len(found['wrong'])} wrong"
 
 
+def _partial(files: list[str]) -> str:
+    """Which part of the tests ran, where not all did."""
+    return f" ({', '.join(Path(file).stem for file in files)})" if files else ""
+
+
 def _versions(found: Any) -> str:
     return "; ".join(
         f"Python {row['interpreter']}, {row['resolution']}"
         f"{''.join(f' without {name}' for name in row['without'])}: {row['summary'].partition(' in ')[0].strip('= ')}"
+        f"{_partial(row['arguments'])}"
         for row in found["environments"]
     )
 
