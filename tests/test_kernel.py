@@ -25,7 +25,8 @@ def doubled(x):
 
 def without_a_place(folder: Path, code: str, **environment: str) -> str:
     """What code prints where neither the source's folder nor a home can take compiled functions."""
-    (folder / "doubling.py").write_text(SOURCE)
+    if not (folder / "doubling.py").exists():  # written anew, it would be another source to older versions of Numba
+        (folder / "doubling.py").write_text(SOURCE)
     (folder / "__pycache__").touch()  # no folder can be made of it, not even by root
     path = os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[1])])
     settings = {"HOME": os.devnull, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment}
