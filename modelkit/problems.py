@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from modelkit.judge import METRICS, Verdict
 from modelkit.plugins import formulation_files
 from modelkit.result import Result
 from modelkit.verify import OwnRules
+from modelkit.verifying import rules_of_formulation
 from modelkit.words import bare, metric_noun, number, quantity, unit_words
 
 #: Problems of formulations whose schedules keep the judge's rules and no others: their bounds hold for every schedule.
@@ -197,15 +198,7 @@ def rules_of(problem: Problem, instance: Instance | None, formulations: Formulat
     inherits = found.value is None and found.metric(instance) == problem.objective
     if found.metric(instance) != problem.objective:
         return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
-    breaks = partial(found.breaks, posed) if found.admissible else None
-    own = OwnRules(
-        name,
-        breaks=breaks,
-        value=partial(found.valued, posed),
-        objective=problem.objective,
-        problem=found.problem,
-        obstacles=partial(found.hindrances, posed),
-    )
+    own = replace(rules_of_formulation(found, posed), value=partial(found.valued, posed))  # the judge's metric, too
     unchecked = "" if found.admissible else f"rules of {name} not checked: it states none in plain Python"
     return Rules(own, unchecked, inherits)
 

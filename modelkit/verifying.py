@@ -85,14 +85,18 @@ def _rules(formulation: Formulation, result: Result, instance: Instance, given: 
         recorded = {name: value for name, value in recorded.items() if name in known}
     if unfit := _unfit(formulation, recorded, instance):
         return OwnRules(formulation.name, unknown="the recorded parameters are not its own", misfit=str(unfit[0]))
-    posed = formulation.posed(instance, {**given, **recorded})
+    return rules_of_formulation(formulation, formulation.posed(instance, {**given, **recorded}))
+
+
+def rules_of_formulation(formulation: Formulation, posed: Instance) -> OwnRules:
+    """What a formulation adds to the judge, for a posed instance."""
     return OwnRules(
         formulation.name,
         breaks=partial(formulation.breaks, posed) if formulation.admissible else None,
         value=partial(formulation.valued, posed) if formulation.value else None,
-        objective=formulation.metric(instance) if formulation.objective else None,
+        objective=formulation.metric(posed) if formulation.objective else None,
         problem=formulation.problem,
-        obstacles=partial(formulation.obstacles, posed) if formulation.obstacles else None,
+        obstacles=partial(formulation.hindrances, posed) if formulation.obstacles else None,
     )
 
 
