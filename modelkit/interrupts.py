@@ -13,8 +13,9 @@ from types import FrameType
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Python code that runs while a compiled function takes its arguments or hands over its results. Numba goes on there
-#: with an exception set: KeyboardInterrupt ends in SystemError or in a crash.
-FRAGILE = frozenset({"ctypes", "numba.core.serialize"})
+#: with an exception set: KeyboardInterrupt ends in SystemError or in a crash. And code that gives memory of LLVM back:
+#: cut short, it fails when Python calls it once more.
+FRAGILE = frozenset({"ctypes", "numba.core.serialize", "llvmlite.binding.ffi", "weakref"})
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -40,8 +41,18 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _swallows(frame: FrameType) -> bool:
-    """Whether Python prints what is raised here and goes on: in the callback by which an import gives up its lock."""
-    return frame.f_code.co_name == "cb" and frame.f_globals.get("__name__") == "importlib._bootstrap"
+    """Whether Python does not hand on, or not only, what is raised here.
+
+    It prints it and goes on in ``__del__`` and in the callback by which an import gives up its lock. After
+    KeyboardInterrupt in a string that ``exec`` runs, such as the methods of a dataclass, ``python -m`` ends by SIGINT
+    whatever the exit code, although the exception was handled.
+    """
+    name, file = frame.f_code.co_name, frame.f_code.co_filename
+    return (
+        name == "__del__"
+        or (name == "cb" and frame.f_globals.get("__name__") == "importlib._bootstrap")
+        or (name == "<module>" and file == "<string>" and frame.f_back is not None)
+    )
 
 
 class Ending:

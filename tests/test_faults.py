@@ -97,21 +97,45 @@ def test_ctrl_c_at_one_moment(name: str, home: Path) -> None:
         assert mk.load_result("best.json").stop == "interrupted"
 
 
-def test_ctrl_c_where_an_import_gives_up_its_lock() -> None:
-    """Tests that Ctrl-C in a callback whose errors Python throws away is raised behind it, and once."""
-    namespace = {"__name__": "importlib._bootstrap", "interrupt": interrupt, "sys": sys}
-    exec("def cb():\n    interrupt(2, sys._getframe())\n    done.append('cb')", namespace)
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("importlib._bootstrap", "def cb():\n    meet()"),  # by which an import gives up its lock
+        ("numba.anything", "class Owner:\n    def __del__(self):\n        meet()\ndef cb():\n    Owner()"),
+        ("llvmlite.binding.ffi", "def cb():\n    meet()"),
+        ("dataclasses", "def cb():\n    exec('meet()')"),
+    ],
+)
+def test_ctrl_c_where_python_would_not_stand_it(module: str, code: str) -> None:
+    """Tests that Ctrl-C in code whose errors are thrown away, or do harm, is raised behind it, and once."""
     done: list[str] = []
-    namespace["done"] = done
-    cb: Any = namespace["cb"]
+
+    def meet() -> None:
+        interrupt(2, sys._getframe())
+        done.append("met")
+
+    namespace: dict[str, Any] = {"__name__": module, "meet": meet}
+    exec(compile(code, "there.py", "exec"), namespace)
 
     def give_up() -> None:
-        cb()
+        namespace["cb"]()
         done.append("behind")
 
     with pytest.raises(KeyboardInterrupt):
         give_up()
-    assert done == ["cb"]
+    assert done == ["met"]
+
+
+@pytest.mark.parametrize("way", [["-m", "dataclass_maker"], ["dataclass_maker.py"]])
+def test_a_handled_ctrl_c_leaves_the_exit_code(way: list[str], tmp_path: Path) -> None:
+    """Tests that ``python -m`` does not end by SIGINT after Ctrl-C in a string that ``exec`` runs."""
+    (tmp_path / "dataclass_maker.py").write_text(
+        "import signal, sys\nfrom modelkit.interrupts import Ending, taken\ntaken(Ending())\n"
+        "try:\n    exec('signal.raise_signal(signal.SIGTERM)')\n    print('gone on')\n"
+        "except KeyboardInterrupt:\n    pass\nsys.exit(143)\n"
+    )
+    made = subprocess.run([sys.executable, *way], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stdout, made.stderr) == (143, "", "")
 
 
 @pytest.mark.slow
