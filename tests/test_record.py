@@ -99,12 +99,13 @@ def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
     for formulation, parameters in VARIANTS.items():
         yield f"solve two-requests {formulation}", solved("two-requests", formulation, parameters=parameters)
     for formulation in SLOTS:
-        yield f"solve slots {formulation}", lambda f=formulation: (
-            mk.solve(slots(), f, threads=1, time_limit=None).model_dump(mode="json")
+        yield (
+            f"solve slots {formulation}",
+            lambda f=formulation: mk.solve(slots(), f, threads=1, time_limit=None).model_dump(mode="json"),
         )
     for name in ("synthetic-10", "chat-40"):
         yield f"solve {name}", solved(name, None)
-    yield "solve order-is-not-enough scip", solved("order-is-not-enough", "kv-hindsight-flow", "scip")
+    yield "solve two-requests scip", solved("two-requests", "kv-hindsight-flow", "scip")
     for name in SHIPPED[2:]:
         yield f"bound {name}", bounded(lambda n=name: shipped(n))
     yield "bound slots", bounded(lambda: slots(30, 6))
@@ -130,7 +131,13 @@ def real_time() -> mk.Instance:
     return instance.replace(server=server, requests=requests)
 
 
-@pytest.mark.parametrize(("name", "make"), [pytest.param(n, m, id=n) for n, m in cases()])
+def marks(name: str) -> tuple[Any, ...]:
+    """What takes more than a few seconds is slow."""
+    long = name.startswith(("solve order", "solve chat", "bound", "simulate conversation")) and "lp" not in name
+    return (pytest.mark.slow,) if long else ()
+
+
+@pytest.mark.parametrize(("name", "make"), [pytest.param(n, m, id=n, marks=marks(n)) for n, m in cases()])
 def test_record(name: str, make: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = json.dumps(recorded(make()), sort_keys=True)
