@@ -18,12 +18,13 @@ from typing import Any
 from record import stamp
 
 import modelkit as mk
-from modelkit.bounds import bound, prices
-from modelkit.families import generate
-from modelkit.improve import first_schedule
 from modelkit.instance import Instance
-from modelkit.news import News
-from modelkit.traces import import_trace
+from modelkit.problems.kv import prices
+from modelkit.problems.kv.local_search import first_schedule
+from modelkit.result import News
+from modelkit.solving.bound import bound
+from modelkit.sources.families import generate
+from modelkit.sources.traces import import_trace
 
 POLICIES = ("mc-sf", "svf", "mc-benchmark", "sorted-f", "alpha-protection", "alpha-beta-clearing")
 

@@ -17,20 +17,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from own_tree import BranchAndCut
 from record import best_known, keep, kept, stamp
 
 from modelkit.backends import Limits, backend
-from modelkit.bounds import hindsight, start_windows
-from modelkit.cuts import conflict_cliques, triples
-from modelkit.diagram import Search
-from modelkit.families import generate
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.plugins import load_formulation
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.diagram import Search
+from modelkit.problems.kv.start_windows import start_windows
+from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "branch_and_cut.json"
-METHODS = ("root-highs", "root-scip", "tree-scip", "own-tree", "diagram")
+METHODS = ("root-highs", "root-scip", "tree-scip", "diagram")
 
 
 def through_formulation(instance: Instance, method: str, deadline: float) -> dict[str, Any]:
@@ -66,10 +65,6 @@ def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
         search = Search(instance, hindsight(instance).starts, deadline)
         search.run()
         found: dict[str, Any] = {"value": search.value, "bound": search.bound}
-    elif method == "own-tree":
-        own = BranchAndCut(instance, deadline, (conflict_cliques, triples))
-        own.run()
-        found = {"value": own.value, "bound": own.bound, "nodes": own.nodes}
     else:
         found = through_formulation(instance, method, deadline)
     elapsed = round(time.perf_counter() - began, 2)

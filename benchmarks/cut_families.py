@@ -17,17 +17,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from energy import energy
-from odd_cycles import odd_cycles
 from record import keep, kept, stamp
 
-from modelkit.bounds import hindsight, start_windows
-from modelkit.cuts import conflict_cliques, peak_cliques, triples
-from modelkit.diagram.cliques import SCALE, CliqueProgram
-from modelkit.families import generate
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.cuts import conflict_cliques, triples
+from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.start_windows import start_windows
+from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "cut_families.json"
-FAMILIES = (conflict_cliques, peak_cliques, triples, odd_cycles, energy)
+FAMILIES = (conflict_cliques, triples)
 
 
 def run(n: int, seed: int, base: float, more: float) -> dict[str, Any]:

@@ -31,13 +31,13 @@ def readers() -> dict[str, Callable[[str], object]]:
     import numpy as np
 
     import modelkit as mk
-    from modelkit.calibrate import calibrate
-    from modelkit.files import read_text
-    from modelkit.plugins import load_formulation
-    from modelkit.predictions import with_predictions
-    from modelkit.servers import find_server
-    from modelkit.studies import cells, load_study
-    from modelkit.traces import import_trace
+    from modelkit.experiments.study import cells, load_study
+    from modelkit.formulation.loading import load_formulation
+    from modelkit.io.files import read_text
+    from modelkit.policies.predictions import with_predictions
+    from modelkit.sources.calibrate import calibrate
+    from modelkit.sources.servers import find_server
+    from modelkit.sources.traces import import_trace
 
     judged = mk.load(inputs.INSTANCE)
 

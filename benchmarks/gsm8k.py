@@ -15,12 +15,12 @@ from statistics import mean, stdev
 import numpy as np
 from record import stamp
 
-from modelkit.certificate import certify_slots
-from modelkit.families import generate
-from modelkit.improve_slots import improved_slot_schedule
 from modelkit.judge import judge
-from modelkit.packing import pack
-from modelkit.simulator import simulate
+from modelkit.problems.slots.packing import pack
+from modelkit.problems.slots.search import improved_slot_schedule
+from modelkit.simulation.simulate import simulate
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import certify_slots
 
 POLICIES = ("fcfs", "sorted", "lagrangian", "exclusive-batching", "hybrid")
 PAPER = {

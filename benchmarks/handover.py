@@ -84,8 +84,8 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
 
     from modelkit.backends.engine import lp_model
     from modelkit.backends.standard_form import compile_model
+    from modelkit.formulation.loading import load_formulation
     from modelkit.instance import Instance, Request, Server
-    from modelkit.plugins import load_formulation
 
     formulation = load_formulation(name)
 

@@ -16,9 +16,9 @@ from typing import Any
 from record import keep
 
 import modelkit as mk
-from modelkit.families import generate
-from modelkit.improve import latency, starts_of
 from modelkit.io import save_instance
+from modelkit.problems.kv.local_search import latency, starts_of
+from modelkit.sources.families import generate
 
 FOLDER = Path(__file__).parents[1] / "instances" / "hard"
 TABLE = FOLDER / "table.json"

@@ -18,8 +18,8 @@ from typing import Any
 from record import best_known, keep, kept, stamp
 
 import modelkit as mk
-from modelkit.bounds import hindsight
-from modelkit.families import generate
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "proofs.json"
 METHODS = ("diagram", "highs", "scip", "cp-sat")

@@ -16,7 +16,7 @@ from typing import Any
 from record import keep, kept, stamp
 
 import modelkit as mk
-from modelkit.families import generate
+from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 PAPER = {"all-at-once": (1.005, 1.074), "poisson": (1.047, 1.227)}

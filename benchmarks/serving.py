@@ -28,11 +28,11 @@ import numpy as np
 from record import stamp
 
 import modelkit as mk
-from modelkit.families import generate
 from modelkit.judge import judge
-from modelkit.simulator import fitting_policies, policy_schedule
-from modelkit.stability import load
-from modelkit.traces import import_trace
+from modelkit.judge.load import load
+from modelkit.simulation.simulate import fitting_policies, policy_schedule
+from modelkit.sources.families import generate
+from modelkit.sources.traces import import_trace
 
 SERVER = "llama2-70b-2xa100"
 POLICIES = (

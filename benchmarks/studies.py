@@ -23,10 +23,10 @@ from typing import Any
 
 from record import stamp
 
-from modelkit.runs import planned
-from modelkit.simulator import simulate
-from modelkit.studies import cells, load_study, run_study, status
-from modelkit.studies.store import drawn
+from modelkit.experiments.run import planned
+from modelkit.experiments.study import cells, load_study, run_study, status
+from modelkit.experiments.study.store import drawn
+from modelkit.simulation.simulate import simulate
 
 TEXT = """
 name = "tiny"

@@ -148,11 +148,6 @@ def _serving(found: Any) -> str:
     )
 
 
-def _ascents(found: Any) -> str:
-    rows = [row for row in found["rows"] if row["instance"].startswith("chat-n3000")]
-    return "chats of 3,000 after 2 s: " + ", ".join(f"{row['method']} {row['after_2_s']:,.0f}" for row in rows)
-
-
 def _histories(found: Any) -> str:
     steps = sum(found["steps"].values())
     return f"{found['histories']:,} histories of {steps:,} steps in all: {found['wrong']} with another answer"
@@ -194,7 +189,7 @@ def _versions(found: Any) -> str:
 BENCHMARKS = (
     Benchmark("proofs.py", "proofs of optimality of small KV instances, against raw solvers at equal time",
               "raw solvers in the same run", _proofs),
-    Benchmark("branch_and_cut.py", "where cuts are best found: at the root, in SCIP's tree, in a tree of our own",
+    Benchmark("branch_and_cut.py", "where cuts are best found: at the root or in SCIP's tree",
               "the diagram", _branch_and_cut),
     Benchmark("cut_families.py", "what each family of cuts adds to conflict cliques", "conflict cliques alone",
               _cut_families),
@@ -202,7 +197,6 @@ BENCHMARKS = (
               "paper: 1.005 (worst 1.074) and 1.047 (worst 1.227) of the optimum", _ratios),
     Benchmark("bounds.py --trace CSV", "gap of schedule and certified bound at trace scale",
               "–", _bounds),
-    Benchmark("ascents.py", "three ascents on the same prices (higher is better)", "each other", _ascents),
     Benchmark("gsm8k.py", "makespan and utilisation of 1,319 questions on 200 slots, arXiv 2502.15763",
               "paper: hybrid closes 52.4 % of the gap to the bound", _gsm8k),
     Benchmark("serving.py", "continuous batching of a whole trace; latency slopes of arXiv 2502.07115",

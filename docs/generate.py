@@ -13,10 +13,10 @@ import click
 from mkdocs.structure.files import File, Files
 
 import modelkit as mk
+from modelkit.authoring.show import mathematics
+from modelkit.authoring.show.writing import html_fragment
 from modelkit.cli import cli
-from modelkit.mathematics import mathematics
-from modelkit.mathematics.writing import html_fragment
-from modelkit.plugins import found_formulations
+from modelkit.formulation.loading import found_formulations
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -56,9 +56,7 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit.formulation import Formulation, chosen
-from modelkit.instance import Instance
-from modelkit.schedule import Schedule, schedule_from_starts
+from modelkit import Formulation, Instance, Schedule, chosen, schedule_from_starts
 
 
 def needs(instance: Instance) -> str | None:

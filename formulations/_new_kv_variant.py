@@ -1,4 +1,4 @@
-r"""base-formulation in which nobody waits too long: one line that says what the variant changes.
+r"""base-formulation in which no request waits too long: one line that says what the variant changes.
 
 Sets, parameters, variables, objective and constraints are those of base-formulation, and
 
@@ -32,17 +32,14 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.judge import Verdict
-from modelkit.parameters import Parameter
+from modelkit import Formulation, Instance, Parameter, Verdict
 
 
 def build(m: Any) -> None:
     """Add to the abstract model that base-formulation built; `modelkit show base-formulation` says what is there."""
     m.longest_wait = pyo.Param(within=pyo.NonNegativeIntegers, doc="rounds between arrival and start [round]")
     m.LATE_STARTS = pyo.Set(m.REQUESTS, initialize=late_starts, doc="starts after too long a wait")
-    m.nobody_waits_longer = pyo.Constraint(m.REQUESTS, rule=nobody_waits_longer, doc="nobody waits too long")
+    m.nobody_waits_longer = pyo.Constraint(m.REQUESTS, rule=nobody_waits_longer, doc="no request waits too long")
 
 
 def late_starts(m: Any, i: str) -> list[int]:
@@ -70,7 +67,7 @@ def admissible(instance: Instance, verdict: Verdict) -> list[str]:
 
 FORMULATION = Formulation(
     name="new-formulation",
-    summary="base-formulation in which nobody waits too long",
+    summary="base-formulation in which no request waits too long",
     claim="exact",
     reference="an example to start from",
     extends="base-formulation",

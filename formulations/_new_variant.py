@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.judge import Verdict
+from modelkit import Formulation, Instance, Verdict
 
 
 def build(m: Any) -> None:

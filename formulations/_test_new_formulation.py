@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import modelkit as mk
-from modelkit.conformance import check
+from modelkit.authoring.check import check
 
 FILE = str(Path(__file__).with_name("new_formulation.py"))
 

@@ -29,10 +29,7 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.judge import Verdict
-from modelkit.parameters import Parameter
+from modelkit import Formulation, Instance, Parameter, Verdict
 
 
 def build(m: Any) -> None:

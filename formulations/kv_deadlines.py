@@ -37,10 +37,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.judge import Verdict
-from modelkit.parameters import Parameter
+from modelkit import Formulation, Instance, Parameter, Verdict
 
 
 def build(m: Any) -> None:
@@ -48,7 +45,7 @@ def build(m: Any) -> None:
     m.DUE = pyo.Set(within=m.REQUESTS, doc="requests that have a deadline")
     m.deadline = pyo.Param(m.DUE, within=pyo.NonNegativeIntegers, doc="latest completion [round]")
     m.LATE_STARTS = pyo.Set(m.DUE, initialize=late_starts, doc="starts that miss the deadline")
-    m.deadline_kept = pyo.Constraint(m.DUE, rule=deadline_kept, doc="nobody starts too late for the deadline")
+    m.deadline_kept = pyo.Constraint(m.DUE, rule=deadline_kept, doc="no request starts too late for its deadline")
 
 
 def late_starts(m: Any, i: str) -> list[int]:

@@ -47,7 +47,7 @@ Reference
 ---------
 Jaillet, Jiang, Mellou, Molinaro, Podimata, Zhou, Online Scheduling for LLM Inference with KV Cache
 Constraints, arXiv 2502.07115, the integer program of the hindsight-optimal schedule. Different from the
-paper: the horizon is proven (modelkit.bounds.start_windows), not assumed.
+paper: the horizon is proven (modelkit.problems.kv.start_windows.start_windows), not assumed.
 """
 
 from __future__ import annotations
@@ -59,10 +59,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import possible_starts, start_windows
-from modelkit.formulation import Formulation, chosen
-from modelkit.instance import Instance
-from modelkit.schedule import Schedule, schedule_from_starts
+from modelkit import Formulation, Instance, Schedule, chosen, possible_starts, schedule_from_starts, start_windows
 
 
 def needs(instance: Instance) -> str | None:
@@ -70,7 +67,7 @@ def needs(instance: Instance) -> str | None:
     if not instance.is_unit:
         return "needs the unit clock"
     if instance.server.slots is not None:
-        return "knows no slots"
+        return "does not support slots"
     return None
 
 

@@ -57,10 +57,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import possible_starts, start_windows
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.schedule import Schedule, schedule_from_starts
+from modelkit import Formulation, Instance, Schedule, possible_starts, schedule_from_starts, start_windows
 
 
 def needs(instance: Instance) -> str | None:
@@ -68,7 +65,7 @@ def needs(instance: Instance) -> str | None:
     if not instance.is_unit:
         return "needs the unit clock"
     if instance.server.slots is not None:
-        return "knows no slots"
+        return "does not support slots"
     return None
 
 

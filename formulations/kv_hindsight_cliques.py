@@ -28,33 +28,18 @@ from about 20 % to 2 to 4 %. Starts are left out when, at the prices of that bou
 
 Reference
 ---------
-modelkit.cuts, with proofs. A solver that takes rows in the tree (SCIP) gets more of both kinds there.
+modelkit.problems.kv.cuts, with proofs. A solver that takes rows in the tree (SCIP) gets more of both kinds there.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import hindsight, possible_starts, start_windows
-from modelkit.cuts import Candidates, Separation, conflict_cliques, triples
-from modelkit.deadline import current
-from modelkit.diagram.cliques import SCALE, CliqueBound, CliqueProgram
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.separator import Separator
-
-#: Seconds of separation at most, and share of the time that is left.
-SEPARATION, SHARE = 30.0, 0.3
-#: Of rows: the second is asked when the first finds nothing.
-FAMILIES = (conflict_cliques, triples)
-#: Rows in the tree: added when violated by more, at most so many at a time.
-VIOLATION, MOST_ADDED = 0.05, 20
+from modelkit import CliqueRow, Formulation, Instance, Separator, clique_rows, clique_separation
 
 
 def build(m: Any) -> None:
@@ -75,40 +60,23 @@ def data(instance: Instance) -> dict[str, Any]:
     """The rows of the last linear relaxation, and the starts that its prices leave."""
     if instance.server.kv_capacity_tokens is None:
         return variant_data(instance)
-    program, bound = separated(instance)
-    kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
-    starts_of = {r.id: np.flatnonzero(row).tolist() for r, row in zip(instance.requests, kept, strict=True)}
-    return {"STARTS_OF": starts_of, **rows(instance, program, kept)}
+    windows, found = clique_rows(instance)
+    starts_of = {r.id: starts.tolist() for r, starts in zip(instance.requests, windows, strict=True)}
+    return {"STARTS_OF": starts_of, **rows(instance, found)}
 
 
 def variant_data(instance: Instance) -> dict[str, Any]:
     """The rows alone: they hold for every schedule, but prices say nothing of the optimum of another problem."""
     if instance.server.kv_capacity_tokens is None:
-        return {"CLIQUES": [], "MEMBERS": {}, "most": {}}
-    program, _ = separated(instance)
-    possible = np.zeros((len(instance.requests), int(program.candidates.start.max()) + 1), dtype=np.bool_)
-    for allowed, starts in zip(possible, possible_starts(instance), strict=True):
-        allowed[starts[starts < len(allowed)]] = True
-    return rows(instance, program, possible)
+        return rows(instance, [])
+    return rows(instance, clique_rows(instance, use_prices=False)[1])
 
 
-def separated(instance: Instance) -> tuple[CliqueProgram, CliqueBound]:
-    """The linear relaxation with the rows that it violates, and the bound that its prices prove."""
-    program = CliqueProgram(instance, start_windows(instance), FAMILIES)
-    return program, program.solved(min(time.perf_counter() + SEPARATION, current().share(SHARE).at), float("inf"))
-
-
-def rows(instance: Instance, program: CliqueProgram, kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """The rows of a program as data, of the starts that are kept; shape [n, start]."""
-    of, ids = program.candidates, [r.id for r in instance.requests]
-    members: dict[int, list[tuple[str, int]]] = {}
-    most: dict[int, int] = {}
-    for columns, _, right in program.cuts:
-        starts = zip(of.request[columns].tolist(), of.start[columns].tolist(), strict=True)
-        left = [(ids[i], k) for i, k in starts if kept[i, k]]
-        if len(left) > right:
-            most[len(members)], members[len(members)] = right, left
-    return {"CLIQUES": list(members), "MEMBERS": members, "most": most}
+def rows(instance: Instance, found: list[CliqueRow]) -> dict[str, Any]:
+    """Rows as data."""
+    ids = [r.id for r in instance.requests]
+    members = {q: [(ids[i], k) for i, k in row.members] for q, row in enumerate(found)}
+    return {"CLIQUES": list(members), "MEMBERS": members, "most": {q: row.most for q, row in enumerate(found)}}
 
 
 def separator(m: Any, instance: Instance) -> Separator | None:
@@ -116,8 +84,8 @@ def separator(m: Any, instance: Instance) -> Separator | None:
     if instance.server.kv_capacity_tokens is None:
         return None
     windows = [np.array(m.STARTS_OF[r.id].ordered_data(), dtype=np.int64) for r in instance.requests]
-    find = Separation(Candidates.of(instance, windows), FAMILIES, VIOLATION, MOST_ADDED)
-    return Separator([m.start[r.id, int(k)] for r, w in zip(instance.requests, windows, strict=True) for k in w], find)
+    variables = [m.start[r.id, int(k)] for r, starts in zip(instance.requests, windows, strict=True) for k in starts]
+    return Separator(variables, clique_separation(instance, windows))
 
 
 FORMULATION = Formulation(

@@ -69,10 +69,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import possible_starts, start_windows
-from modelkit.formulation import Formulation, chosen
-from modelkit.instance import Instance
-from modelkit.schedule import Schedule, schedule_from_starts
+from modelkit import Formulation, Instance, Schedule, chosen, possible_starts, schedule_from_starts, start_windows
 
 
 def needs(instance: Instance) -> str | None:
@@ -80,7 +77,7 @@ def needs(instance: Instance) -> str | None:
     if not instance.is_unit:
         return "needs the unit clock"
     if instance.server.slots is not None:
-        return "knows no slots"
+        return "does not support slots"
     return None
 
 
@@ -108,7 +105,7 @@ def build(m: Any) -> None:
         m.ROUNDS, rule=running_follows, doc="starts add to the active requests, ends take away"
     )
     m.held_follows = pyo.Constraint(
-        m.ROUNDS, rule=held_follows, doc="the active hold one token more, the ended give all back"
+        m.ROUNDS, rule=held_follows, doc="active requests hold one token more, ended ones free theirs"
     )
 
 

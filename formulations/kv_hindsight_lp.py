@@ -11,7 +11,7 @@ Claim
 -----
 Lower bound. Its optimum over all starts is the largest value of the Lagrangian relaxation of the KV capacity
 (modelkit.certificate), and minus the reduced costs of ``held`` are prices that attain it. Over the starts that
-modelkit.bounds.start_windows keeps it can be higher, and is still a lower bound: an optimal schedule uses no other.
+modelkit.start_windows keeps it can be higher, and is still a lower bound: an optimal schedule uses no other.
 
 The schedule extracted is a list schedule in the order of the mean starts.
 
@@ -27,10 +27,7 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from modelkit.formulation import Formulation
-from modelkit.improve import listed, schedule_of
-from modelkit.instance import Instance
-from modelkit.schedule import Schedule
+from modelkit import Formulation, Instance, Schedule, list_schedule, schedule_of
 
 
 def build(m: Any) -> None:
@@ -49,7 +46,7 @@ def extract(m: Any, instance: Instance) -> Schedule:
     mean = np.zeros(len(instance.requests))
     for (i, k), share in m.start.items():
         mean[instance.index[i]] += k * (share.value or 0.0)
-    return schedule_of(instance, listed(instance, mean))
+    return schedule_of(instance, list_schedule(instance, mean))
 
 
 FORMULATION = Formulation(

@@ -35,7 +35,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.formulation import Formulation
+from modelkit import Formulation
 
 
 def build(m: Any) -> None:
@@ -43,7 +43,7 @@ def build(m: Any) -> None:
     m.del_component(m.total_latency)
     m.last = pyo.Var(domain=pyo.NonNegativeReals, doc="round in which the last request completes")
     m.makespan = pyo.Objective(rule=makespan, doc="makespan [round]")
-    m.completed_by_last = pyo.Constraint(m.REQUESTS, rule=completed_by_last, doc="nobody completes after the last")
+    m.completed_by_last = pyo.Constraint(m.REQUESTS, rule=completed_by_last, doc="no request completes after the last")
 
 
 def makespan(m: Any) -> Any:

@@ -16,7 +16,7 @@ slots
 number[c]
     Requests of length c.
 least_rounds
-    A proven lower bound on the longest queue (modelkit.packing).
+    A proven lower bound on the longest queue (modelkit.problems.slots.packing).
 most_rounds
     The longest queue of a known packing.
 round_ms
@@ -54,7 +54,7 @@ variable for each length and slot instead of one binary for each request and slo
 Reference
 ---------
 Pang, Li, She, Wang, arXiv 2502.15763, Minimizing Makespan Bin Packing. Different from the paper: classes of equal
-length, the order of the slots, the start and the bound from modelkit.packing, and the constant.
+length, the order of the slots, the start and the bound from modelkit.problems.slots.packing, and the constant.
 """
 
 from __future__ import annotations
@@ -65,13 +65,17 @@ import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit.bounds import TooLargeError
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance
-from modelkit.packing import pack, packing_bound
-from modelkit.schedule import Schedule
-from modelkit.slot_bound import slot_bound
-from modelkit.stages import schedule_from_queues, stages_refusal
+from modelkit import (
+    Formulation,
+    Instance,
+    Schedule,
+    TooLargeError,
+    pack,
+    packing_bound,
+    schedule_from_queues,
+    slot_bound,
+    stages_refusal,
+)
 
 #: Pairs of length and slot above which no model is built.
 MOST_QUEUES = 1_000_000
@@ -178,7 +182,7 @@ def extract(m: Any, instance: Instance) -> Schedule:
 
 
 def start(m: Any, instance: Instance, schedule: Schedule) -> None:
-    """Set the variables to the packing of modelkit.packing, which no policy's queues are shorter than."""
+    """Set the variables to the packing of modelkit.pack, which no policy's queues are shorter than."""
     packing = pack(instance.arrays.output, len(m.SLOTS), np.random.default_rng(0))
     output = instance.arrays.output.tolist()
     queues = [[output[i] for i in queue] for queue in packing.queues()]

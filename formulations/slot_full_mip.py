@@ -75,7 +75,7 @@ enough_rounds, enough_stages
 
 Claim
 -----
-Exact. K is n or what a judged schedule and the lower bound leave (modelkit.bounds.stage_limits). Slots are
+Exact. K is n or what a judged schedule and the lower bound leave (modelkit.stage_limits). Slots are
 interchangeable: they are numbered by the first request in order that uses them. A decoded request may hold fewer tokens
 than a stage has rounds; run as scheduled it is done no later.
 
@@ -92,13 +92,21 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit.bounds import TooLargeError, stage_limits
-from modelkit.formulation import Formulation, chosen
-from modelkit.instance import Instance, LinearClock
-from modelkit.packing import packing_bound
-from modelkit.schedule import Admission, Schedule
-from modelkit.slot_bound import slot_bound
-from modelkit.stages import Stage, schedule_from_stages, stages_refusal
+from modelkit import (
+    Admission,
+    Formulation,
+    Instance,
+    LinearClock,
+    Schedule,
+    Stage,
+    TooLargeError,
+    chosen,
+    packing_bound,
+    schedule_from_stages,
+    slot_bound,
+    stage_limits,
+    stages_refusal,
+)
 
 #: Non-zeros, of which n J K^2 are counted, above which no model is built: solvers get nowhere with more.
 MOST_NONZEROS = 300_000
@@ -132,7 +140,7 @@ def build(m: Any) -> None:
     m.prefilled = pyo.Var(m.PLACES, m.STAGES, domain=pyo.Binary, doc="1 if prefilled on the slot in the stage")
     m.decoded = pyo.Var(m.PLACES, m.STAGES, domain=pyo.NonNegativeReals, doc="tokens decoded")
     m.rounds = pyo.Var(m.STAGES, domain=pyo.NonNegativeIntegers, doc="decode rounds of the stage")
-    m.used = pyo.Var(m.STAGES, domain=pyo.Binary, doc="1 if the stage admits somebody")
+    m.used = pyo.Var(m.STAGES, domain=pyo.Binary, doc="1 if the stage admits a request")
     m.level = pyo.Var(m.STAGES, m.LEVELS, domain=pyo.Binary, doc="1 if the prefill takes the level")
 
     m.makespan = pyo.Objective(rule=makespan, doc="end of the last round [ms]")

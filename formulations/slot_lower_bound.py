@@ -63,10 +63,7 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from modelkit.formulation import Formulation
-from modelkit.instance import Instance, LinearClock
-from modelkit.slot_bound import slot_bound
-from modelkit.stages import stages_refusal
+from modelkit import Formulation, Instance, LinearClock, slot_bound, stages_refusal
 
 
 def build(m: Any) -> None:

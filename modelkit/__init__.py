@@ -16,122 +16,116 @@ from typing import TYPE_CHECKING, Any
 
 from modelkit.version import VERSION
 
-if TYPE_CHECKING:
-    from modelkit.bounds import CertifiedBound, bound
-    from modelkit.certificate import Certificate
-    from modelkit.comparing import Comparison, compare
-    from modelkit.conformance import check
-    from modelkit.diagnosis import diagnose
-    from modelkit.errors import ModelkitError
-    from modelkit.families import generate
-    from modelkit.formulation import Formulation
-    from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
-    from modelkit.io import (
-        load,
-        load_certificate,
-        load_claim,
-        load_result,
-        save_certificate,
-        save_instance,
-        save_result,
-    )
-    from modelkit.judge import RequestTimes, Verdict
-    from modelkit.parameters import Parameter
-    from modelkit.reporting import report
-    from modelkit.result import Result
-    from modelkit.schedule import Admission, Schedule, Segment
-    from modelkit.servers import find_server, presets
-    from modelkit.simulator import simulate
-    from modelkit.solving import solve
-    from modelkit.traces import import_trace
-    from modelkit.verify import Verification, verify_certificate
-    from modelkit.verifying import verify_result
+if TYPE_CHECKING:  # the same once more, for type checkers
+    from modelkit.authoring.check import check as check
+    from modelkit.authoring.diagnose import diagnose as diagnose
+    from modelkit.backends.separator import Separator as Separator
+    from modelkit.certificate import Certificate as Certificate
+    from modelkit.errors import FormulationError as FormulationError
+    from modelkit.errors import InfeasibleError as InfeasibleError
+    from modelkit.errors import InputError as InputError
+    from modelkit.errors import ModelkitError as ModelkitError
+    from modelkit.errors import UsageError as UsageError
+    from modelkit.experiments.compare import compare as compare
+    from modelkit.formulation.formulation import Formulation as Formulation
+    from modelkit.formulation.formulation import chosen as chosen
+    from modelkit.formulation.parameters import Parameter as Parameter
+    from modelkit.instance import Instance as Instance
+    from modelkit.instance import LinearClock as LinearClock
+    from modelkit.instance import Request as Request
+    from modelkit.instance import Server as Server
+    from modelkit.instance import UnitClock as UnitClock
+    from modelkit.io import load as load
+    from modelkit.io import load_certificate as load_certificate
+    from modelkit.io import load_claim as load_claim
+    from modelkit.io import load_result as load_result
+    from modelkit.io import save_certificate as save_certificate
+    from modelkit.io import save_instance as save_instance
+    from modelkit.io import save_result as save_result
+    from modelkit.judge import RequestTimes as RequestTimes
+    from modelkit.judge import Verdict as Verdict
+    from modelkit.policies import Policy as Policy
+    from modelkit.policies import Room as Room
+    from modelkit.policies import View as View
+    from modelkit.policies import policy as policy
+    from modelkit.problems.kv.clique_rows import CliqueRow as CliqueRow
+    from modelkit.problems.kv.clique_rows import clique_rows as clique_rows
+    from modelkit.problems.kv.clique_rows import clique_separation as clique_separation
+    from modelkit.problems.kv.local_search import TooLargeError as TooLargeError
+    from modelkit.problems.kv.local_search import list_schedule as list_schedule
+    from modelkit.problems.kv.local_search import schedule_of as schedule_of
+    from modelkit.problems.kv.start_windows import possible_starts as possible_starts
+    from modelkit.problems.kv.start_windows import start_windows as start_windows
+    from modelkit.problems.slots.packing import pack as pack
+    from modelkit.problems.slots.packing import packing_bound as packing_bound
+    from modelkit.problems.slots.stage_limits import stage_limits as stage_limits
+    from modelkit.problems.slots.stages import Stage as Stage
+    from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
+    from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
+    from modelkit.problems.slots.stages import stages_refusal as stages_refusal
+    from modelkit.reporting.evidence import Comparison as Comparison
+    from modelkit.reporting.render import report as report
+    from modelkit.result import News as News
+    from modelkit.result import Result as Result
+    from modelkit.schedule import Admission as Admission
+    from modelkit.schedule import Schedule as Schedule
+    from modelkit.schedule import Segment as Segment
+    from modelkit.schedule import schedule_from_starts as schedule_from_starts
+    from modelkit.simulation.simulate import simulate as simulate
+    from modelkit.solving import solve as solve
+    from modelkit.solving.bound import CertifiedBound as CertifiedBound
+    from modelkit.solving.bound import bound as bound
+    from modelkit.sources.families import generate as generate
+    from modelkit.sources.servers import find_server as find_server
+    from modelkit.sources.servers import presets as presets
+    from modelkit.sources.traces import import_trace as import_trace
+    from modelkit.verify.certificates import verify_certificate as verify_certificate
+    from modelkit.verify.findings import Verification as Verification
+    from modelkit.verify.formulation_rules import verify_result as verify_result
+    from modelkit.verify.slot_bound import slot_bound as slot_bound
 
-_HOMES = {
-    "Admission": "schedule",
-    "Certificate": "certificate",
-    "CertifiedBound": "bounds",
-    "Comparison": "comparing",
-    "Formulation": "formulation",
-    "Instance": "instance",
-    "LinearClock": "instance",
-    "ModelkitError": "errors",
-    "Parameter": "parameters",
-    "Request": "instance",
-    "RequestTimes": "judge",
-    "Result": "result",
-    "Schedule": "schedule",
-    "Segment": "schedule",
-    "Server": "instance",
-    "UnitClock": "instance",
-    "Verdict": "judge",
-    "Verification": "verify",
-    "bound": "bounds",
-    "check": "conformance",
-    "compare": "comparing",
-    "diagnose": "diagnosis",
-    "find_server": "servers",
-    "generate": "families",
-    "import_trace": "traces",
-    "load": "io",
-    "load_certificate": "io",
-    "load_claim": "io",
-    "load_result": "io",
-    "presets": "servers",
-    "report": "reporting",
-    "save_certificate": "io",
-    "save_instance": "io",
-    "save_result": "io",
-    "simulate": "simulator",
-    "solve": "solving",
-    "verify_certificate": "verify",
-    "verify_result": "verifying",
+#: The public names of each module: all that formulations and policies need.
+_PUBLIC = {
+    "authoring.check": ("check",),
+    "authoring.diagnose": ("diagnose",),
+    "backends.separator": ("Separator",),
+    "certificate": ("Certificate",),
+    "errors": ("FormulationError", "InfeasibleError", "InputError", "ModelkitError", "UsageError"),
+    "experiments.compare": ("compare",),
+    "formulation.formulation": ("Formulation", "chosen"),
+    "formulation.parameters": ("Parameter",),
+    "instance": ("Instance", "LinearClock", "Request", "Server", "UnitClock"),
+    "io": ("load", "load_certificate", "load_claim", "load_result", "save_certificate", "save_instance", "save_result"),
+    "judge": ("RequestTimes", "Verdict"),
+    "policies": ("Policy", "Room", "View", "policy"),
+    "problems.kv.clique_rows": ("CliqueRow", "clique_rows", "clique_separation"),
+    "problems.kv.local_search": ("TooLargeError", "list_schedule", "schedule_of"),
+    "problems.kv.start_windows": ("possible_starts", "start_windows"),
+    "problems.slots.packing": ("pack", "packing_bound"),
+    "problems.slots.stage_limits": ("stage_limits",),
+    "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages", "stages_refusal"),
+    "reporting.evidence": ("Comparison",),
+    "reporting.render": ("report",),
+    "result": ("News", "Result"),
+    "schedule": ("Admission", "Schedule", "Segment", "schedule_from_starts"),
+    "simulation.simulate": ("simulate",),
+    "solving": ("solve",),
+    "solving.bound": ("CertifiedBound", "bound"),
+    "sources.families": ("generate",),
+    "sources.servers": ("find_server", "presets"),
+    "sources.traces": ("import_trace",),
+    "verify.certificates": ("verify_certificate",),
+    "verify.findings": ("Verification",),
+    "verify.formulation_rules": ("verify_result",),
+    "verify.slot_bound": ("slot_bound",),
 }
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
 #: Said where modelkit does not run: it needs the processes, signals and limits of POSIX.
 NOT_POSIX = "modelkit runs on Linux, macOS and other POSIX systems only; on Windows, use WSL"
 
 __version__ = VERSION
-__all__ = [
-    "Admission",
-    "Certificate",
-    "CertifiedBound",
-    "Comparison",
-    "Formulation",
-    "Instance",
-    "LinearClock",
-    "ModelkitError",
-    "Parameter",
-    "Request",
-    "RequestTimes",
-    "Result",
-    "Schedule",
-    "Segment",
-    "Server",
-    "UnitClock",
-    "Verdict",
-    "Verification",
-    "bound",
-    "check",
-    "compare",
-    "diagnose",
-    "find_server",
-    "generate",
-    "import_trace",
-    "load",
-    "load_certificate",
-    "load_claim",
-    "load_result",
-    "presets",
-    "report",
-    "save_certificate",
-    "save_instance",
-    "save_result",
-    "simulate",
-    "solve",
-    "verify_certificate",
-    "verify_result",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

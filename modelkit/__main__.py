@@ -24,7 +24,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from modelkit.cli import main as run
     from modelkit.cli.streams import forgiving_streams
-    from modelkit.interrupts import Ending, taken
+    from modelkit.runtime.interrupts import Ending, taken
 
     ending = Ending()
     signals = taken(ending)
@@ -33,7 +33,7 @@ def main() -> None:
             run(ending)
     except SystemExit as end:
         _ignore(signals)
-        _leave_threads(end.code)
+        _leave_at_once(end.code, signalled=ending.number is not None)
         raise
     finally:
         _ignore(signals)
@@ -45,10 +45,14 @@ def _ignore(signals: Iterable[int]) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _leave_threads(code: object) -> None:
-    """End the process if threads are left that Python would wait for: nobody waits for their work."""
+def _leave_at_once(code: object, *, signalled: bool) -> None:
+    """End the process where Python would not do so with this exit code.
+
+    It waits for threads that are left, although nobody waits for their work. And after KeyboardInterrupt in a string
+    that ``exec`` runs, such as the methods of a dataclass, ``python -m`` ends by SIGINT, although it was handled.
+    """
     left = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
-    if not left:
+    if not left and not signalled:
         return
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

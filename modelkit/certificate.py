@@ -6,12 +6,12 @@ slots) gives
     L = sum_i min_{k >= a_i} [ k + o_i - a_i + sum_{j=1}^{o_i} lambda_{k+j} (s_i + j) ]  -  M sum_t lambda_t
 
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
-This module recomputes it in integer arithmetic and shares nothing with the code that finds prices.
+`modelkit.verify.exact_bounds` recomputes it in integer arithmetic.
 
 A schedule with evictions is no exception: the last stay of each request is a schedule without.
 
-``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.slot_bound``); the first needs
-nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
+``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.verify.slot_bound``); the first
+needs nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
 """
 
 from __future__ import annotations
@@ -20,28 +20,14 @@ import math
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from modelkit.errors import Fault, InputError
-from modelkit.instance import Instance, InstanceStamp
-from modelkit.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
-from modelkit.threads import blocks, shared
+from modelkit.instance import InstanceStamp
 
 SCHEMA = "modelkit/certificate/1"
 
-#: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
-PRECISION = 30
-#: Rounds for which prices are recomputed; 32 bytes of memory each. Two weeks in rounds of 55 ms have as many.
-MOST_ROUNDS = 22_000_000
-#: From so many starts on, threads share the work.
-MUCH = 2_000_000
-
 #: The metric that each kind bounds from below.
 OBJECTIVES = {"kv-prices": "total_latency_rounds", "slot-closed-form": "makespan_ms", "packing": "makespan_ms"}
-#: Requests times rounds up to which prices beyond 64 bits are recomputed; some ten seconds.
-MOST_UNBOUNDED = 10**8
-
 _Whole = Annotated[int, Field(strict=True)]
 
 
@@ -122,169 +108,3 @@ class Certificate(_Record):
         """The certificate as JSON-ready data."""
         other = {"kv-prices": {"weights"}, "slot-closed-form": {"prices", "weights"}, "packing": {"prices"}}[self.kind]
         return {"schema": SCHEMA, **self.model_dump(mode="python", exclude=other)}
-
-    def recomputed(self, instance: Instance) -> Fraction:
-        """The bound that the proof gives.
-
-        Raises
-        ------
-        InputError
-            It proves nothing, or is about another kind of instance.
-        """
-        if self.kind == "slot-closed-form":
-            return slot_bound(instance, closed_form_rounds(instance))
-        if self.kind == "packing" and self.weights is not None:
-            return slot_bound(instance, weighed_rounds(instance, self.weights.values, self.weights.rounds))
-        if self.kind == "kv-prices" and self.prices is not None:
-            return exact_bound(instance, self.prices)
-        raise InputError("certificate", [Fault("$", f"a certificate of kind {self.kind} lacks its {self.proof}")])
-
-
-def certify_slots(instance: Instance, weights: Weights | None = None) -> Certificate:
-    """Certificate of the slot problem: by weights, or else the closed form."""
-    kind: Literal["packing", "slot-closed-form"] = "slot-closed-form" if weights is None else "packing"
-    draft = Certificate(
-        instance=InstanceStamp.of(instance),
-        kind=kind,
-        objective=OBJECTIVES[kind],
-        bound=Bound(numerator=0, denominator=1),
-        weights=weights,
-    )
-    bound = draft.recomputed(instance)
-    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
-
-
-def certify(
-    instance: Instance,
-    prices: np.ndarray[Any, Any],
-    *,
-    rounds: np.ndarray[Any, Any] | None = None,
-    seconds: float | None = None,
-) -> Certificate:
-    """Certificate from floating-point prices; ``prices[t]`` is the price of round t [latency round / token].
-
-    Where ``rounds`` are given, ascending, it is that of ``rounds[t]``, and all other rounds are free. The prices are
-    rounded to multiples of 2^-30 first, and the bound is that of the rounded prices.
-
-    Raises
-    ------
-    InputError
-        The instance is not one of the KV-cache problem.
-    """
-    arrays = instance.arrays
-    highest = float(prices.max(initial=0.0)) * float(arrays.peak.max() * arrays.output.max())
-    highest += len(prices) + float(arrays.output.max())
-    # so that the exact recomputation stays within 64 bits
-    precision = max(0, min(PRECISION, 61 - math.ceil(math.log2(highest + 1))))
-    numerators = np.rint(np.maximum(prices, 0) * 2**precision).astype(np.int64)
-    numerators[:1] = 0
-    priced = np.flatnonzero(numerators)
-    times = priced if rounds is None else rounds[priced]
-    written = Prices(denominator=2**precision, rounds=times.tolist(), numerators=numerators[priced].tolist())
-    bound = exact_bound(instance, written)
-    return Certificate(
-        instance=InstanceStamp.of(instance),
-        objective=OBJECTIVES["kv-prices"],
-        bound=Bound(numerator=bound.numerator, denominator=bound.denominator),
-        prices=written,
-        seconds=seconds,
-    )
-
-
-def exact_bound(instance: Instance, prices: Prices) -> Fraction:
-    """L at these prices, exactly.
-
-    O(n T) for T rounds up to the last price: with P and Q the cumulative sums of n_t and t n_t,
-    ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
-    empty prices bound anything.
-
-    Raises
-    ------
-    InputError
-        The instance is not one of the KV-cache problem, or rounds and numerators do not match.
-    """
-    capacity = instance.server.kv_capacity_tokens
-    arrays = instance.arrays
-    last = prices.rounds[-1] if prices.rounds else 0
-    faults = []
-    if not instance.is_unit or instance.server.slots is not None:
-        faults.append(Fault("$", "kv-prices bound instances with the unit clock and no slots"))
-    elif capacity is None and prices.rounds:
-        faults.append(Fault("$.prices", "the instance has no KV capacity that could be priced"))
-    elif last > int(arrays.arrival.max()) + int(arrays.output.sum()):
-        faults.append(Fault("$.prices.rounds", f"found {last}; no schedule that never idles is so long"))
-    if len(prices.rounds) != len(prices.numerators):
-        faults.append(Fault("$.prices", f"{len(prices.rounds)} rounds, but {len(prices.numerators)} numerators"))
-    if any(b <= a for a, b in zip(prices.rounds, prices.rounds[1:], strict=False)):
-        faults.append(Fault("$.prices.rounds", "are not increasing"))
-    if faults:
-        raise InputError("certificate", faults)
-    denominator, total = prices.denominator, sum(prices.numerators)
-    costs = _least_costs(instance, prices)
-    return Fraction(costs - (capacity or 0) * total, denominator)
-
-
-def _least_costs(instance: Instance, prices: Prices) -> int:
-    """Sum over requests of the least cost of a start, times the denominator."""
-    arrays = instance.arrays
-    denominator, output = prices.denominator, arrays.output
-    if not prices.rounds:
-        return denominator * int(output.sum())
-    arrival, rounds = _without_free_rounds(arrays.arrival, int(output.max()), np.array(prices.rounds))
-    last = int(rounds[-1])
-    latest = last + int(output.max()) + 1
-    if latest > MOST_ROUNDS:
-        raise InputError("certificate", [Fault("$", f"{latest:,} rounds; prices are recomputed for {MOST_ROUNDS:,}")])
-    # no cost is above: what the dearest rounds of one request charge, and the latency
-    longest, peak = int(output.max()), int(arrays.peak.max())
-    dearest = min(sum(prices.numerators), longest * max(prices.numerators))
-    if dearest * peak + denominator * latest < 2**63:
-        from modelkit.exact_costs import cumulative, least_costs  # late: compiled code takes a while to load
-
-        priced = np.zeros(latest + 1, dtype=np.int64)
-        priced[rounds] = prices.numerators
-        sums = cumulative(priced)
-        least = np.empty(len(output), dtype=np.int64)
-        shared(
-            blocks(len(output)) if len(output) * last > MUCH else [(slice(None),)],
-            lambda part: least_costs(
-                sums, arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]
-            ),
-        )
-        return sum(least.tolist())
-    # Python's unbounded integers: slower, and needed only for absurd prices
-    if len(output) * latest > MOST_UNBOUNDED:
-        raise InputError("certificate", [Fault("$.prices", "are too high to be recomputed for so many rounds")])
-    unbounded = np.zeros(latest + 1, dtype=object)
-    unbounded[rounds] = prices.numerators
-    p = np.cumsum(unbounded)
-    q = np.cumsum(unbounded * np.arange(latest + 1).astype(object))
-    costs = 0
-    for a, s, o in zip(arrival.tolist(), arrays.prompt.tolist(), output.tolist(), strict=True):
-        k = np.arange(a, max(a, last) + 1).astype(object)
-        begin, end = slice(a, a + len(k)), slice(a + o, a + o + len(k))
-        cost = (s - k) * (p[end] - p[begin]) + (q[end] - q[begin]) + denominator * (k + (o - a))
-        costs += int(cost.min())
-    return costs
-
-
-def _without_free_rounds(
-    arrival: np.ndarray[Any, Any], longest: int, rounds: np.ndarray[Any, Any]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Arrivals and rounds with a price, when long stretches of rounds without are cut down; no least cost changes.
-
-    Of a stretch of more than 2 l free rounds, l the longest output, the first l and the last l are kept. Who arrives
-    between them, and who arrives after the last price, runs free of charge at once, before the cut and after it; who
-    arrives before finds its first free start within the first l, and a later one costs more; who arrives later still
-    sees the same rounds.
-    """
-    ends = np.concatenate([[0], rounds])
-    cut = np.maximum(0, np.diff(ends) - 1 - 2 * longest)
-    removed = np.cumsum(cut)
-    begin, end = ends[:-1] + longest, ends[:-1] + longest + cut  # rounds begin + 1 .. end are taken out
-    early = np.minimum(arrival, ends[-1])
-    stretch = np.maximum(0, np.searchsorted(begin, early, side="right") - 1)
-    after = np.where(begin[stretch] <= early, np.minimum(early, end[stretch]) - begin[stretch], 0)
-    before = removed[stretch] - cut[stretch]
-    inside = np.where(cut[stretch] > 0, np.minimum(after, cut[stretch]), 0)
-    return early - before - inside, rounds - removed

@@ -24,9 +24,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: At most so many faults are printed; the rest are counted.
+#: The most faults that are printed; the rest are counted.
 SHOWN_FAULTS = 20
-#: A reader may stop looking when it has found so many.
+#: A reader may stop looking when it has found this number.
 MOST_FAULTS = 1000
 
 

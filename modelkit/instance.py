@@ -100,7 +100,7 @@ class UnitClock(_Data):
 
 
 class LinearClock(_Data):
-    """An iteration lasts what a law in its tokens says.
+    """The duration of an iteration is a function of its tokens.
 
     A prefill over a set S of new requests lasts
     ``prefill_base_ms + prefill_per_token_ms * sum(s_i, i in S)``, or what the cheapest of the
@@ -122,7 +122,7 @@ class LinearClock(_Data):
     prefill_levels: tuple[tuple[Tokens, Milliseconds], ...] | None = Field(
         default=None,
         min_length=1,
-        description="Step law in place of the linear prefill part: (token capacity, milliseconds).",
+        description="Step cost model in place of the linear prefill part: (token capacity, milliseconds).",
     )
 
     @property
@@ -153,7 +153,7 @@ class LinearClock(_Data):
         """Duration of ``rounds`` iterations of continuous batching [ms]: prefill parts plus decode parts.
 
         Each processes ``prompt_tokens``, while ``decoding`` requests produce a token each; ``kv_tokens`` are what
-        these hold, summed over the rounds. A part over nobody lasts no time.
+        these hold, summed over the rounds. A part over no request lasts no time.
         """
         prefill = rounds * self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
         return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens) if decoding else prefill
@@ -387,7 +387,7 @@ class Instance(_Data):
 def _rows_of(columns: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Rows from columns of one length."""
     wrong = [
-        Fault(f"requests.{key}", f"found {shown(values)}; allowed: a list or array, one value a request")
+        Fault(f"requests.{key}", f"found {shown(values)}; allowed: a list or array, one value per request")
         for key, values in columns.items()
         if not isinstance(values, list | tuple)
     ]
@@ -493,5 +493,5 @@ def _cross_faults(
     ):
         yield Fault(
             "$.server.clock.prefill_levels",
-            "stands beside prefill_base_ms or prefill_per_token_ms; state one prefill law",
+            "conflicts with prefill_base_ms or prefill_per_token_ms; state one prefill cost model",
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer, PrivateAttr
@@ -160,7 +161,7 @@ class Stage(_Record):
 class Result(_Record):
     """One run on one instance.
 
-    ``load`` is the least share of the server that the arrivals need (`modelkit.stability`).
+    ``load`` is the least share of the server that the arrivals need (`modelkit.judge.load`).
     """
 
     instance: InstanceStamp
@@ -211,7 +212,7 @@ class Result(_Record):
         """
         instance = instance if instance is not None else self.instance.instance
         if instance is None:
-            raise UsageError("the result was read from a file: say requests(instance), with the instance it is about")
+            raise UsageError("the result was read from a file: call requests(instance) with the instance it is about")
         if not isinstance(instance, Instance):
             raise UsageError(f"requests takes an instance, such as mk.load(PATH); found {shown(instance)}")
         if instance.sha256 != self.instance.sha256:
@@ -246,3 +247,18 @@ def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Sta
 def recorded(result: Result, command: str | None) -> Result:
     """The result with the command line that made it."""
     return result.model_copy(update={"producer": result.producer.model_copy(update={"command": command})})
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is being done: the phase, seconds since the beginning, incumbent's value and bound."""
+
+    phase: str
+    seconds: float
+    incumbent: float | None = None
+    bound: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """(incumbent - bound) / incumbent; None when either is not known."""
+        return relative_gap(self.incumbent, self.bound)

@@ -99,7 +99,7 @@ class Schedule:
     Parameters
     ----------
     tokens_per_iteration
-        Chunked prefill, under the linear clock with mixed = true: an iteration processes at most so many
+        Chunked prefill, under the linear clock with mixed = true: an iteration processes at most this many
         tokens, one for each request that decodes and, with what is left, prompt tokens in the order of
         admission. A prompt that needs several iterations delays its request's first token. None: every
         prompt is processed whole in its request's first round.

@@ -15,6 +15,7 @@ import pytest
 import modelkit as mk
 from modelkit.cli import main
 from modelkit.instance import Instance, Request, Server
+from modelkit.resources import bundled
 from modelkit.result import Result
 
 #: Text that would do harm where it is not escaped.
@@ -86,6 +87,22 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return said
 
     return run
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the template of ``modelkit new formulation`` with edits: text that is in it once, and what replaces it."""
+
+    def write(stem: str, *edits: tuple[str, str]) -> Path:
+        text = (bundled("formulations") / "_new_formulation.py").read_text(encoding="utf-8")
+        for before, after in [("new-formulation", stem.replace("_", "-")), *edits]:
+            assert text.count(before) == 1, before
+            text = text.replace(before, after)
+        path = tmp_path / f"{stem}.py"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture

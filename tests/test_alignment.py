@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelkit.alignment import Plan, align, squeeze, stage_count
-from modelkit.families import generate
-from modelkit.packing import packing_bound
+from modelkit.problems.slots.packing import packing_bound
+from modelkit.problems.slots.stage_plan import Plan, align, squeeze, stage_count
+from modelkit.sources.families import generate
 
 
 def overload(plan: Plan, output: np.ndarray, slots: int) -> int:

@@ -13,9 +13,10 @@ import pyscipopt
 import pytest
 
 import modelkit as mk
-from modelkit.diagnosis import obstacles
-from modelkit.exporting import exported
-from modelkit.plugins import FOLDERS_VARIABLE, bundled
+from modelkit.authoring.diagnose import obstacles
+from modelkit.authoring.export import exported
+from modelkit.formulation.loading import FOLDERS_VARIABLE
+from modelkit.resources import bundled
 
 Cli = Callable[..., Any]
 TWO = str(bundled("instances") / "two-requests.json")
@@ -67,9 +68,9 @@ def test_new_refuses(arguments: list[str], words: str, home: Path, cli: Cli) -> 
     assert not list(home.iterdir())
 
 
-def test_check_says_one_line_a_rule(home: Path, cli: Cli) -> None:
+def test_check_says_one_line_a_rule(home: Path, cli: Cli, edited: Callable[..., Path]) -> None:
     """Tests the screen: one line a rule, what is wrong and what to do below, exit code 5."""
-    wrong = Path(__file__).parent / "wrong_formulations" / "misspelt_key.py"
+    wrong = edited("misspelt_key", ('"kv_capacity": ', '"kv_capactiy": '))
     said = cli("check", str(wrong), "--instances", "2", code=5)
     lines = said.out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
@@ -148,7 +149,7 @@ def test_diagnose_on_the_screen(two: mk.Instance, home: Path, cli: Cli) -> None:
     mk.save_instance(two, "two.json")
     said = cli("diagnose", "two.json", "-f", "kv-deadlines", "--param", 'deadline={"short": 3, "long": 5}', code=3).out
     assert "contradict each other" in said
-    assert "nobody starts too late for the deadline" in said
+    assert "no request starts too late for its deadline" in said
     assert max(map(len, said.splitlines())) <= 80
     assert "feasible: there is a schedule" in cli("diagnose", "two.json").out
 

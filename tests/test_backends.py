@@ -16,7 +16,7 @@ from modelkit.backends import Limits, Progress, backend, backends, watch, worker
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_model
 from modelkit.errors import SolverError, UsageError
-from modelkit.families import generate
+from modelkit.sources.families import generate
 
 OWN = tuple(name for name, engine in backends().items() if isinstance(engine, ProcessBackend))
 REGISTERED = ("highs", "scip", "cp-sat")
@@ -147,7 +147,7 @@ def test_start(name: str) -> None:
     [
         ("highs", {"mip_rel_gab": "1"}, "HiGHS has no option 'mip_rel_gab'; did you mean 'mip_rel_gap'?"),
         ("highs", {"threads": "many"}, "takes a whole number"),
-        ("highs", {"presolve": "perhaps"}, "HiGHS refuses presolve='perhaps'"),
+        ("highs", {"presolve": "perhaps"}, "HiGHS rejects presolve='perhaps'"),
         ("scip", {"limits/gab": "1"}, "SCIP has no option 'limits/gab'; did you mean 'limits/gap'?"),
         ("scip", {"limits/nodes": "many"}, "takes a whole number"),
         *CP_SAT_FAULTS,
@@ -214,7 +214,7 @@ def test_a_stuck_solver_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(engine, ProcessBackend)
     outcome = engine.solve(hard(), Limits(time_limit=1), {}, listen=when_incumbent(engine, signal.SIGSTOP))
     assert (outcome.stop, outcome.found) == ("time_limit", "solution")
-    assert outcome.message == "the solver did not stop when asked to and was ended"
+    assert outcome.message == "the solver did not stop when asked to and was terminated"
 
 
 def when_incumbent(engine: ProcessBackend, number: int) -> Callable[[Progress], None]:

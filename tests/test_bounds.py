@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import bound, hindsight, linear_prices
-from modelkit.bounds.prices import Ascent, ascend, fluid_prices
-from modelkit.bounds.relaxation import Relaxation
-from modelkit.certificate import certify
-from modelkit.deadline import Deadline
+from modelkit.backends import engine
+from modelkit.backends.standard_form import compile_model
 from modelkit.errors import InfeasibleError, InterruptedWith, UsageError
-from modelkit.families import generate
-from modelkit.improve import first_schedule
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
-from modelkit.simulator import fitting_policies
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.local_search import first_schedule
+from modelkit.problems.kv.prices import Ascent, ascend, fluid_prices
+from modelkit.problems.kv.relaxation import Relaxation
+from modelkit.runtime.deadline import Deadline
+from modelkit.simulation.simulate import fitting_policies
+from modelkit.solving.bound import bound
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import certify
 
 
 def instance_of(rows: list[tuple[int, int, int]], capacity: int | None) -> Instance:
@@ -61,6 +65,22 @@ def test_bound_is_below_the_optimum_and_the_schedule_above(seed: int) -> None:
     best = optimum(instance)
     assert found.value <= best <= found.result.objective.value
     assert best == found.result.objective.value
+
+
+def linear_prices(instance: mk.Instance) -> tuple[np.ndarray, float]:
+    """Prices from the duals of ``kv-hindsight-lp``, index = round, and its optimum."""
+    model = load_formulation("kv-hindsight-lp").instantiate(instance)
+    form, columns = compile_model(model)
+    solver = engine.new_highs(form)
+    engine.run(solver)
+    solution = solver.getSolution()
+    assert engine.is_optimal(solver)
+    place = {id(column): c for c, column in enumerate(columns)}
+    prices = np.zeros(max(model.ROUNDS) + 1)
+    for t in model.ROUNDS:
+        if id(model.held[t]) in place:
+            prices[t] = max(0.0, -solution.col_dual[place[id(model.held[t])]])
+    return prices, form.objective(np.array(solution.col_value))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +187,7 @@ def test_prices_worse_than_none_are_left_out(monkeypatch: pytest.MonkeyPatch) ->
     """Tests that a certificate never says less than the outputs take."""
     instance = generate("chat", requests=100, rate=0.0, kv_capacity=2000)
     absurd = Ascent(np.full(100, 1000.0), 0.0, np.zeros((1, 100)))
-    monkeypatch.setattr("modelkit.bounds.certified.ascend", lambda *_, **__: absurd)
+    monkeypatch.setattr("modelkit.solving.bound.ascend", lambda *_, **__: absurd)
     assert bound(instance, time_limit=1).value == instance.arrays.output.sum()
 
 

@@ -10,9 +10,9 @@ import pytest
 from chromium import opened, running
 
 import modelkit as mk
-from modelkit.families import generate
 from modelkit.instance import Instance
 from modelkit.result import Result
+from modelkit.sources.families import generate
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelkit.calibrate import COEFFICIENTS, calibrate
 from modelkit.errors import InputError, UsageError
-from modelkit.servers import find_server, presets
+from modelkit.sources.calibrate import COEFFICIENTS, calibrate
+from modelkit.sources.servers import find_server, presets
 
 HEADER = "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
 LAW = (13.5, 0.25, 40.0, 0.5, 0.001)
@@ -91,7 +91,7 @@ def test_what_a_table_does_not_say_is_said(tmp_path: Path) -> None:
     path = tmp_path / "decode.csv"
     path.write_text(HEADER + "".join(f"decode,{b},0,100,{50 + b}\n" for b in (1, 2, 4, 8)))
     notes = " ".join(calibrate(path).notes)
-    assert "no points with prefill: that part of the law is zero" in notes
+    assert "no points with prefill: that part of the model is zero" in notes
     assert "move together" in notes
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.cases import Case, Claim, cases
-from modelkit.certificate import certify
 from modelkit.instance import Instance, InstanceStamp, Server
+from modelkit.io.lookup import Instances
 from modelkit.judge import judge
-from modelkit.lookup import Instances
-from modelkit.plugins import bundled
-from modelkit.problems import Formulations
+from modelkit.reporting.evidence import Case, Claim, cases
+from modelkit.reporting.problems import Formulations
+from modelkit.resources import bundled
 from modelkit.result import Objective, Producer, Result
 from modelkit.schedule import schedule_from_starts
-from modelkit.words import percent
+from modelkit.text import percent
+from modelkit.verify.exact_bounds import certify
 
 #: The optimum of the two requests, and a schedule that is two rounds longer.
 BEST, WORSE = {"short": 0, "long": 2}, {"long": 0, "short": 4}
@@ -60,20 +60,24 @@ def test_sentences(two: Instance) -> None:
     policy, best = made(two, WORSE, "mc-sf"), made(two, BEST, "exact", kind="formulation", problem="kv-hindsight")
     assert (policy.objective.value, best.objective.value) == (10, 8)
     nothing = case(policy, best, known=two)
-    assert nothing.headline == "mc-sf is at least 25.0\u202f% above the optimum; no bound says at most"
+    assert nothing.headline == "mc-sf is at least 25.0\u202f% above the optimum; no upper limit is known"
 
     claim = made(two, BEST, "exact", kind="formulation", bound=8, problem="kv-hindsight")
     solver = case(policy, claim, known=two)
     assert solver.solved
-    assert solver.headline == "mc-sf is 25.0\u202f% above the optimum by the bound of HiGHS"
+    assert solver.headline == "mc-sf is 25.0\u202f% above the optimum (by HiGHS's bound)"
     assert solver.bound is not None
     assert not solver.bound.certified
 
     certificate = certify(two, np.zeros(3))  # every request needs at least its output: 6
     certified = case(policy, best, certificate, known=two)
-    assert certified.headline == "mc-sf is at most 66.7\u202f% above the optimum; 25.0\u202f% is proven"
+    assert certified.headline == "mc-sf is between 25.0\u202f% and 66.7\u202f% above the optimum"
     assert certified.bound is not None
     assert (certified.bound.value, certified.bound.checked) == (6, True)
+
+    loose = made(two, BEST, "exact", kind="formulation", bound=7, problem="kv-hindsight")
+    between = case(policy, loose, known=two).headline
+    assert between == "mc-sf is between 25.0\u202f% and 42.9\u202f% above the optimum (upper limit: HiGHS's bound)"
 
     both = case(policy, claim, certificate, known=two)
     assert both.bound is not None
@@ -81,7 +85,7 @@ def test_sentences(two: Instance) -> None:
     assert both.claimed is not None
     assert not both.solved
     assert "that is not certified" in " ".join(both.findings)
-    assert "(certified: at most 66.7\u202f%)" in " ".join(both.findings)
+    assert "by HiGHS's bound; certified: at most 66.7\u202f%)" in " ".join(both.findings)
 
 
 def test_a_bound_of_a_variant_bounds_nothing_else(two: Instance) -> None:
@@ -174,7 +178,7 @@ def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
     assert not own.bound.certified, "a certificate of total latency says nothing of it"
     assert own.problem.quantity(26) == "26", "its unit is not known"
     (alone,) = cases([Claim(weighted)], Instances(known=[two]))
-    assert alone.headline == "kv-weighted-latency on HiGHS is optimal by the bound of HiGHS"
+    assert alone.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"
 
 
 def test_policies_are_held_to_a_variants_rules(two: Instance) -> None:
@@ -227,14 +231,14 @@ def test_what_a_schedule_refutes_is_not_said(two: Instance) -> None:
     wrong = made(two, WORSE, "wrong", kind="formulation", bound=10, problem="kv-hindsight")
     both = case(made(two, BEST, "mc-sf"), wrong, known=two)
     (said,) = [e for e in both.entries if e.label.startswith("wrong")]
-    assert (said.state, said.words) == ("valid", "valid; says that it is optimal, which mc-sf refutes")
+    assert (said.state, said.words) == ("valid", "valid; claims to be optimal, which mc-sf refutes")
     never = Result(
         instance=InstanceStamp.of(two), status="infeasible", stop="finished",
         producer=Producer(kind="formulation", name="x", problem="kv-hindsight"),
         objective=Objective(name="total_latency_rounds"),
     )  # fmt: skip
     both = case(made(two, BEST, "mc-sf"), never, known=two)
-    assert both.failures[0].words == "no schedule: says that none exists, which mc-sf refutes"
+    assert both.failures[0].words == "no schedule: claims that none exists, which mc-sf refutes"
     late = mk.solve(two, "kv-deadlines", parameters={"deadline": 3})
     assert case(late, known=two).headline == "No schedule keeps the rules of kv-deadlines"
 
@@ -255,4 +259,4 @@ def test_values_that_are_not_positive(two: Instance) -> None:
     nothing = case(free, known=two)
     (entry,) = nothing.entries
     assert (entry.value, nothing.gap(entry), nothing.above_best(entry)) == (0, 0, 0)
-    assert nothing.headline == "kv-weighted-latency on HiGHS is optimal by the bound of HiGHS"
+    assert nothing.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"

@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 import modelkit as mk
-from modelkit.certificate import Prices, certify, exact_bound
+from modelkit.certificate import Prices
 from modelkit.cli import cli
 from modelkit.errors import InputError
-from modelkit.families import generate
 from modelkit.instance import Instance, Server
 from modelkit.io import parse_certificate
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import certify, exact_bound
 
 
 @pytest.fixture
@@ -182,13 +183,13 @@ def test_a_key_twice_is_refused(instance: Instance, tmp_path: Path) -> None:
     text = json.dumps(mk.bound(instance, time_limit=0.5).certificate.document())
     path = tmp_path / "c.json"
     path.write_text(text[:-1] + ', "bound": {"numerator": 1, "denominator": 1}}')
-    with pytest.raises(InputError, match="'bound' stands twice"):
+    with pytest.raises(InputError, match="'bound' occurs twice"):
         mk.load_certificate(path)
 
 
 def test_absurd_prices_are_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that prices beyond 64 bits are not computed for hours: on many rounds they prove nothing."""
-    monkeypatch.setattr("modelkit.certificate.MOST_UNBOUNDED", 10_000)
+    monkeypatch.setattr("modelkit.verify.exact_bounds.MOST_UNBOUNDED", 10_000)
     many = generate("kv-synthetic", requests=60, seed=3)
     prices = Prices(denominator=1, rounds=list(range(1, 400)), numerators=[2**62] * 399)
     with pytest.raises(InputError, match="too high to be recomputed"):
@@ -218,7 +219,7 @@ def test_verification_needs_no_prices_code() -> None:
     import sys
 
     code = (
-        "import sys, modelkit.verify, modelkit.exact_costs;"
-        "assert not [m for m in sys.modules if m.startswith(('modelkit.bounds', 'modelkit.improve', 'pyomo'))]"
+        "import sys, modelkit.verify.result, modelkit.verify.kv_costs;"
+        "assert not [m for m in sys.modules if m.startswith(('modelkit.solving', 'modelkit.problems', 'pyomo'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.certificate import certify
-from modelkit.claim_fields import FIELDS, field_paths, unverified
 from modelkit.instance import Instance
 from modelkit.io import parse_result
+from modelkit.verify.exact_bounds import certify
+from modelkit.verify.fields import FIELDS, field_paths, unverified
 
 Document = dict[str, Any]
 
@@ -112,7 +112,7 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "status": ("solved", put("status", value="feasible"), "the status is 'feasible', but value and bound are both"),
     "stop": ("infeasible", put("stop", value="time_limit"), "the stop is 'time_limit'"),
     "load": ("simulated", put("load", value=0.5), "the file says a load of 0.5"),
-    "objective.name": ("simulated", put("objective", "name", value="applause"), "objective 'applause' is no metric"),
+    "objective.name": ("simulated", put("objective", "name", value="applause"), "objective 'applause' is not a metric"),
     "objective.value": ("priced", put("objective", "value", value=10.5), "objective: the file says 10.5, the replay"),
     "objective.bound": ("priced", put("objective", "bound", value=9), "the bound is 9, its certificate says 8"),
     "objective.bound_by": ("priced", put("objective", "bound_by", value="solver"), "but bound_by says solver"),
@@ -221,10 +221,10 @@ def test_forged_files_end_with_exit_code_5(tmp_path: Path, cli: Any) -> None:
         ),
         ("simulated", put("violations", value=[GHOST]), "the file lists violations"),
         ("simulated", put("objective", "value", value=None), "there is no objective value"),
-        ("solved", put("objective", "bound_by", value=None), "bound_by does not say whose"),
+        ("solved", put("objective", "bound_by", value=None), "bound_by does not name its source"),
         ("solved", put("objective", "bound", value=None), "bound_by says 'solver', but there is no bound"),
         ("solved", put("objective", "bound", value=50), "the bound 50 is above the value"),
-        ("priced", put("objective", "gap", value=0.01), "the gap is said to be 0.01; (value - bound) / value is"),
+        ("priced", put("objective", "gap", value=0.01), "the file states the gap 0.01; (value - bound) / value is"),
         ("priced", put("certificate", value=None), "the bound claims a certificate, but there is none"),
         (
             "packed",
@@ -352,8 +352,8 @@ def test_forged_infeasibility_is_refuted_by_a_schedule() -> None:
 
 @pytest.mark.parametrize("clock", ["slots", "mixed", "levels"])
 def test_one_after_another_is_a_schedule_under_every_clock(clock: str) -> None:
-    from modelkit.feasibility import one_at_a_time
     from modelkit.judge import judge
+    from modelkit.verify.feasibility import one_at_a_time
 
     law = {"kind": "linear", "decode_base_ms": 7.3, "decode_per_kv_token_ms": 0.1, "mixed": clock == "mixed"}
     law |= {"prefill_levels": [[1, 3.5], [2, 4.1]]} if clock == "levels" else {"prefill_per_token_ms": 1.7}

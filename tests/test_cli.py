@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from modelkit.io import save_instance
-from modelkit.plugins import bundled
+from modelkit.resources import bundled
 
 SYNTHETIC = ["generate", "kv-synthetic", "--requests", "5", "--kv-capacity", "20"]
 
@@ -98,7 +98,7 @@ def test_results_are_found_by_hash(home: Path) -> None:
     Path("lost.result.json").write_text(json.dumps(result))
     lost = run("verify", "lost.result.json")
     assert lost.returncode == 2
-    assert "say which with --instance" in lost.stderr
+    assert "name one with --instance" in lost.stderr
 
 
 @pytest.mark.parametrize(

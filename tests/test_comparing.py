@@ -16,10 +16,10 @@ import pytest
 import modelkit as mk
 from modelkit.cli import main
 from modelkit.errors import UsageError
-from modelkit.families import generate
 from modelkit.instance import Instance, LinearClock, Server
-from modelkit.policies import _REGISTRY, register
+from modelkit.policies import _REGISTRY, policy
 from modelkit.policies.lookahead import McSf
+from modelkit.sources.families import generate
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -55,7 +55,7 @@ def test_compare(home: Path, run: Run) -> None:
     assert (code, stderr) == (0, "")
     assert max(map(len, stdout.splitlines())) <= 80
     assert "total latency" in stdout
-    assert "* the solver's word" in stdout
+    assert "* claimed by the solver, not checked" in stdout
     files = sorted(path.name for path in Path("out").iterdir())
     assert files == [
         "report.html", "two.bound.result.json", "two.json", "two.kv-hindsight.highs.result.json",
@@ -93,7 +93,7 @@ def test_bad_input(home: Path, run: Run, two: Instance) -> None:
         (["two.json", "-f", "kv-hindsite"], "did you mean 'kv-hindsight'"),
         (["two.json", "-s", "hihgs"], "unknown solver"),
         (["two.json", "-p", "none", "-f", "none", "--no-bound", "-j", "1"], "there is nothing to run"),
-        (["two.json", "-p", "none", "-p", "mc-sf"], "'none' stands beside other names"),
+        (["two.json", "-p", "none", "-p", "mc-sf"], "'none' cannot be combined with other names"),
         (["missing.json"], "cannot read missing.json"),
         (["two.json", "-o", "two.json"], "--output two.json is a file; name a folder"),
     ):
@@ -245,7 +245,7 @@ def test_own_policies_are_compared_and_defined_again(two: Instance, tmp_path: Pa
     """Tests that a policy of the calling program runs beside those that workers know, and that a cell may run twice."""
 
     def define() -> None:
-        @register("another", summary="mc-sf by another name", reference="a test")
+        @policy("another", summary="mc-sf by another name", reference="a test")
         class Another(McSf):
             pass
 

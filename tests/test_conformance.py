@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modelkit.conformance import ORDER, RULES, check
-from modelkit.conformance.brute_force import best_schedule
-from modelkit.conformance.rules import Complaint
-from modelkit.conformance.subject import Subject
-from modelkit.conformance.tiny import tiny_instances
+from modelkit.authoring.check import ORDER, RULES, check
+from modelkit.authoring.check.brute_force import best_schedule
+from modelkit.authoring.check.candidate import Subject
+from modelkit.authoring.check.rules import Complaint
+from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.errors import UsageError
+from modelkit.formulation.loading import found_formulations, load_formulation
 from modelkit.judge import judge
-from modelkit.plugins import bundled, found_formulations, load_formulation
+from modelkit.resources import bundled
 
-WRONG = Path(__file__).parent / "wrong_formulations"
-#: The rule that each wrong formulation is meant for.
-MEANT = {
-    "wrong_coefficient": "claim",
-    "missing_constraint": "judged",
-    "off_by_one_horizon": "claim",
-    "misspelt_key": "data",
-    "wrong_claim": "claim",
-    "no_doc": "documented",
-    "side_effect": "import",
-    "slow_filtering": "growth",
-    "nondeterministic_order": "stable",
-    "wrong_extract": "judged",
-    "unit_missing": "units",
-    "syntax_error": "loads",
-}
+Edited = Callable[..., Path]
+#: The rule that each wrong formulation is meant for, and what is replaced in the template by what to make it.
+WRONG: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    # a request counts one token too many in each round
+    "wrong_coefficient": ("claim", [
+        ("(m.prompt[i] + t - k) * m.start[i, k]", "(m.prompt[i] + t - k + 1) * m.start[i, k]"),
+    ]),
+    # nothing limits the memory
+    "missing_constraint": ("judged", [
+        ("    m.kv_capacity_holds = pyo.Constraint(m.ROUNDS, rule=kv_capacity_holds,"
+         ' doc="the held tokens fit the KV cache")\n', ""),
+    ]),
+    # the last start of everybody is left out
+    "off_by_one_horizon": ("claim", [
+        ("last - r.output_tokens + 1)", "max(int(r.arrival) + 1, last - r.output_tokens))"),
+    ]),
+    # data() names a parameter that the model does not have
+    "misspelt_key": ("data", [('"kv_capacity": ', '"kv_capactiy": ')]),
+    # one request at a time is a heuristic, not a lower bound
+    "wrong_claim": ("claim", [
+        ("kv_capacity_holds[t]\n",
+         "one_at_a_time[t]\n    sum_{(i,k) in ACTIVE[t]} start[i,k] <= 1\nkv_capacity_holds[t]\n"),
+        ("    m.kv_capacity_holds = ",
+         '    m.one_at_a_time = pyo.Constraint(m.ROUNDS, rule=one_at_a_time, doc="one request runs at a time")\n'
+         "    m.kv_capacity_holds = "),
+        ("def kv_capacity_holds(m: Any, t: int) -> Any:\n",
+         'def one_at_a_time(m: Any, t: int) -> Any:\n    """At most one is active."""\n'
+         "    return pyo.quicksum(m.start[i, k] for i, k in m.ACTIVE[t]) <= 1\n\n\n"
+         "def kv_capacity_holds(m: Any, t: int) -> Any:\n"),
+        ('claim="exact"', 'claim="lower-bound"'),
+    ]),
+    # a variable without doc
+    "no_doc": ("documented", [(', doc="1 if the request starts at that round"', "")]),
+    # importing it writes to the environment and prints
+    "side_effect": ("import", [
+        ("FORMULATION = ",
+         'import os\n\nos.environ["MODELKIT_WAS_HERE"] = "yes"\nprint("loading")\n\nFORMULATION = '),
+    ]),
+    # a rule looks at all starts in each round
+    "slow_filtering": ("growth", [
+        ("(m.prompt[i] + t - k) * m.start[i, k] for i, k in m.ACTIVE[t])",
+         "(m.prompt[i] + t - k) * m.start[i, k] for i, k in m.STARTS if (i, k) in m.ACTIVE[t])"),
+    ]),
+    # the order of the requests is left to chance
+    "nondeterministic_order": ("stable", [
+        ('"REQUESTS": list(starts_of)', '"REQUESTS": list({r.id for r in requests})'),
+    ]),
+    # extract() starts everybody one round late
+    "wrong_extract": ("judged", [
+        ("dict(key for key, var in m.start.items() if chosen(var))",
+         "{i: k + 1 for (i, k), var in m.start.items() if chosen(var)}"),
+    ]),
+    # a parameter without unit
+    "unit_missing": ("units", [('doc="KV-cache budget [token]"', 'doc="KV-cache budget"')]),
+    # a bracket is never closed
+    "syntax_error": ("loads", [("m.STARTS_OF[i]) == 1", "m.STARTS_OF[i] == 1")]),
+}  # fmt: skip
 BUNDLED = [entry.name for entry in found_formulations()]
 
 
 def test_every_wrong_formulation_has_a_rule() -> None:
-    """Tests that the table above names every file, and only rules that there are."""
-    assert {path.stem for path in WRONG.glob("*.py")} == set(MEANT)
-    assert set(MEANT.values()) <= set(RULES)
+    """Tests that the table above names only rules that there are."""
+    assert {rule for rule, _ in WRONG.values()} <= set(RULES)
     assert tuple(sorted(ORDER)) == tuple(sorted(RULES))
 
 
@@ -48,21 +90,23 @@ def complaints(rule: str, name: str, instances: int) -> list[Complaint]:
 
 
 @pytest.mark.parametrize(
-    "stem", [pytest.param(s, marks=pytest.mark.slow) if i % 2 else s for i, s in enumerate(sorted(MEANT))]
+    "stem", [pytest.param(s, marks=pytest.mark.slow) if i % 2 else s for i, s in enumerate(sorted(WRONG))]
 )
-def test_wrong_formulations_are_caught(stem: str) -> None:
+def test_wrong_formulations_are_caught(stem: str, edited: Edited) -> None:
     """Tests that the rule meant for it complains, with advice."""
-    found = complaints(MEANT[stem], str(WRONG / f"{stem}.py"), 4)
+    rule, edits = WRONG[stem]
+    found = complaints(rule, str(edited(stem, *edits)), 4)
     assert found
     assert all(complaint.what and complaint.advice for complaint in found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", ["no_doc", "slow_filtering", "wrong_claim", "wrong_coefficient"])
-def test_wrong_formulations_fail_by_one_rule(stem: str) -> None:
+def test_wrong_formulations_fail_by_one_rule(stem: str, edited: Edited) -> None:
     """Tests with all rules that no other fails."""
-    found = check(str(WRONG / f"{stem}.py"), instances=4)
-    assert [f.rule for f in found if f.status == "failed"] == [MEANT[stem]]
+    rule, edits = WRONG[stem]
+    found = check(str(edited(stem, *edits)), instances=4)
+    assert [f.rule for f in found if f.status == "failed"] == [rule]
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -129,12 +173,11 @@ EFFECTS = {
 @pytest.mark.parametrize(
     "codes", [[c for c in EFFECTS if "Exit" not in c], ["raise SystemExit(3)"]], ids=["all", "end"]
 )
-def test_side_effects(codes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_effects(codes: list[str], edited: Edited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests what an import must not do; it is found out in another interpreter."""
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "harmful.py"
-    text = (WRONG / "unit_missing.py").read_text().replace("unit-missing", "harmful")
-    path.write_text("\n".join([text, *codes, ""]))
+    path = edited("harmful")
+    path.write_text("\n".join([path.read_text(), *codes, ""]))
     found = check(str(path), rules=("import",))
     said = " ".join(c.what for f in found for c in f.complaints)
     for code in codes:
@@ -150,15 +193,11 @@ def test_unknown_names() -> None:
         check("nowhere.py")
 
 
-@pytest.mark.parametrize(("stem", "before", "after"), [
-    ("wrong_claim", 'claim="lower-bound"', 'claim="heuristic"'),
-    ("missing_constraint", 'claim="exact"', 'claim="lower-bound"'),
-])  # fmt: skip
-def test_the_right_claim_holds(stem: str, before: str, after: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stem", "claim"), [("wrong_claim", "heuristic"), ("missing_constraint", "lower-bound")])
+def test_the_right_claim_holds(stem: str, claim: str, edited: Edited) -> None:
     """Tests that what is wrong as it stands is right under its own name: a heuristic, a relaxation."""
-    path = tmp_path / f"{stem}.py"
-    text = (WRONG / f"{stem}.py").read_text().replace(before, after).replace("    extract=extract,\n", "")
-    if after == 'claim="heuristic"':
-        text = (WRONG / f"{stem}.py").read_text().replace(before, after)
-    path.write_text(text)
-    assert complaints("claim", str(path), 10) == []
+    edits = [edit for edit in WRONG[stem][1] if "claim=" not in edit[0]]
+    edits.append(('claim="exact"', f'claim="{claim}"'))
+    if claim == "lower-bound":
+        edits.append(("    extract=extract,\n", ""))
+    assert complaints("claim", str(edited(stem, *edits)), 10) == []

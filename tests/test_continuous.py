@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.continuous import ContinuousSimulation, Limits
 from modelkit.errors import ModelkitError, UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
 from modelkit.judge import judge
 from modelkit.policies import chosen_policy, policies
 from modelkit.schedule import Admission, Schedule, Segment
-from modelkit.simulator import policy_schedule, simulate
+from modelkit.simulation.continuous import ContinuousSimulation, Limits
+from modelkit.simulation.simulate import policy_schedule, simulate
 
 #: Every policy of continuous batching, and some with options.
 NAMES = sorted(name for name, entry in policies().items() if entry.clock == "unit")
@@ -462,7 +462,7 @@ def test_limits_on_batches() -> None:
     [
         ({"max_batch": 0}, "max_batch: found 0"),
         ({"max_batch_tokens": 4}, "request 'a' has 5 prompt tokens, but an iteration takes 4"),
-        ({"chunked_prefill": True}, "say how many"),
+        ({"chunked_prefill": True}, "give that number"),
     ],
 )
 def test_limits_that_cannot_be(limits: dict[str, Any], words: str) -> None:

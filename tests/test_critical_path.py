@@ -8,10 +8,10 @@ from functools import lru_cache
 import pytest
 
 import modelkit as mk
-from modelkit.critical_path import critical_path
-from modelkit.families import generate
 from modelkit.instance import Instance
 from modelkit.judge import judge
+from modelkit.reporting.critical_path import critical_path
+from modelkit.sources.families import generate
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -10,26 +10,23 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from energy import energy, held_in
-from odd_cycles import odd_cycles
-from own_tree import BranchAndCut
 from test_formulations import brute_force
 
 import modelkit as mk
+from modelkit.authoring.check.brute_force import _fitting_starts as fitting_starts
 from modelkit.backends import Limits, backend
-from modelkit.bounds import start_windows
-from modelkit.conformance.brute_force import _fitting_starts as fitting_starts
-from modelkit.cuts import Candidates, Cut, Family, conflict, conflict_cliques, peak_cliques, triples
-from modelkit.cuts.triples import exceed
-from modelkit.diagram.cliques import SCALE, CliqueProgram
+from modelkit.backends.separator import Separator
 from modelkit.errors import SolverError
-from modelkit.families import generate
-from modelkit.improve import first_schedule
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
-from modelkit.plugins import bundled, load_formulation
-from modelkit.separator import Separator
+from modelkit.problems.kv.cuts import Candidates, Cut, Family, conflict_cliques, triples
+from modelkit.problems.kv.cuts.triples import exceed
+from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.start_windows import start_windows
+from modelkit.resources import bundled
+from modelkit.sources.families import generate
 
-FAMILIES = (conflict_cliques, peak_cliques, triples, odd_cycles, energy)
+FAMILIES = (conflict_cliques, triples)
 HARD = bundled("instances") / "hard"
 TABLE = json.loads((HARD / "table.json").read_text())
 
@@ -92,39 +89,6 @@ def test_triples_see_what_cliques_do_not() -> None:
     assert x[cut.members] @ cut.coefficients == pytest.approx(2.4)
 
 
-def test_odd_cycles_see_what_cliques_do_not() -> None:
-    """Tests a request that runs across two rounds: five starts in a ring of conflicts, at 1/2 each."""
-    # long ones 2 rounds, so that neighbours in time overlap; the fifth start closes the ring through its request
-    requests = tuple(Request(id=f"q{i}", prompt_tokens=5, output_tokens=2) for i in range(4))
-    instance = Instance(name="ring", server=Server(kv_capacity_tokens=11), requests=requests)
-    candidates = Candidates.of(instance, [np.arange(6)] * 4)
-    column = {key: c for c, key in enumerate(zip(candidates.request.tolist(), candidates.start.tolist(), strict=True))}
-    ring = [column[key] for key in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 4)]]
-    for a, b in zip(ring, [*ring[1:], ring[0]], strict=True):
-        assert conflict(
-            candidates.request[a], candidates.start[a], candidates.request[b], candidates.start[b], candidates.prompt,
-            candidates.output, candidates.capacity,
-        )  # fmt: skip
-    x = np.zeros(len(candidates.start))
-    x[ring] = 0.5
-    assert not conflict_cliques(candidates, x, 0.02, 10, 0)
-    cuts = odd_cycles(candidates, x, 0.02, 10, 0)
-    assert cuts
-    assert all(cut.right == 2 and x[cut.members] @ cut.coefficients == pytest.approx(2.5) for cut in cuts)
-
-
-def test_lifted_members_of_cycles_count() -> None:
-    """Tests that an odd cycle is lifted by starts that conflict with more than an edge of it."""
-    requests = tuple(Request(id=f"q{i}", prompt_tokens=5, output_tokens=2) for i in range(5))
-    instance = Instance(name="ring", server=Server(kv_capacity_tokens=11), requests=requests)
-    candidates = Candidates.of(instance, [np.arange(6)] * 5)
-    x = np.zeros(len(candidates.start))
-    for i, k in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 4)]:
-        x[np.flatnonzero((candidates.request == i) & (candidates.start == k))] = 0.5
-    cuts = odd_cycles(candidates, x, 0.02, 10, 0)
-    assert any(len(cut.members) > 5 for cut in cuts)
-
-
 def test_three_exceed_iff_no_schedule_has_them(draw: Callable[..., Instance]) -> None:
     """Tests all triples of starts of three requests against the memory in every round."""
     for seed in range(5):
@@ -136,27 +100,6 @@ def test_three_exceed_iff_no_schedule_has_them(draw: Callable[..., Instance]) ->
             for i in range(3):
                 held[k[i] + 1 : k[i] + o[i] + 1] += s[i] + np.arange(1, o[i] + 1)
             assert exceed(0, k[0], 1, k[1], 2, k[2], s, o, capacity) == bool((held > capacity).any()), (seed, k)
-
-
-def test_energy_is_what_is_held() -> None:
-    """Tests the formula against sums."""
-    for k, o, s, first, rounds in np.ndindex(4, 4, 3, 8, 5):
-        held = np.zeros(40, dtype=int)
-        held[k + 1 : k + o + 2] = s + np.arange(1, o + 2)
-        found = held_in(np.array([k]), np.array([k + o + 1]), np.array([s]), first, rounds)
-        assert found[0] == held[first : first + rounds].sum()
-
-
-def test_energy_without_rounding_is_implied() -> None:
-    """Tests that at the optimum of the linear program no window holds more than its rounds' memory."""
-    instance = mk.load(str(HARD / "kv-synthetic-all-at-once-n12-m47-s2.json"))
-    candidates = Candidates.of(instance, start_windows(instance))
-    _, _, x = relaxed(instance, ())
-    end = candidates.start + candidates.output[candidates.request]
-    for rounds in (1, 5, 20):
-        for first in range(1, int(end.max())):
-            volume = held_in(candidates.start, end, candidates.prompt[candidates.request], first, rounds) @ x
-            assert volume <= candidates.capacity * rounds + 1e-4
 
 
 def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliqueProgram, int, np.ndarray]:
@@ -180,7 +123,7 @@ def test_known_schedules_survive(name: str, family: Family) -> None:
     cuts = [*program.cuts, *family(program.candidates, x, 0.0, 100, 3)]
     for point in points(program.candidates, np.random.default_rng(5)):
         cuts += family(program.candidates, point, 0.0, 100, 3)
-    assert len(cuts) > 3 or family is odd_cycles  # the shortest cycles of such points are triangles
+    assert len(cuts) > 3
     for cut in cuts:
         assert left_side(cut, chosen.astype(np.int64)) <= cut.right
     assert bound <= row["value"] * SCALE
@@ -231,17 +174,3 @@ def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
         solved(Separator(variables, len))
     with pytest.raises(SolverError, match="in no row"):
         solved(Separator([*variables, load_formulation("kv-hindsight").instantiate(two).start["long", 0]], len))
-
-
-def test_own_tree_equals_brute_force(draw: Callable[..., Instance]) -> None:
-    """Tests the branch and cut of the benchmark, whose figures are reported, on random instances."""
-    nodes = 0
-    for seed in range(30):
-        instance = draw(9900 + seed, 4, most_memory=9, spread=seed % 3)
-        families = (conflict_cliques, triples) if seed % 2 else ()  # without cuts it has to branch
-        tree = BranchAndCut(instance, time.perf_counter() + 30, families)
-        tree.starts = first_schedule(instance)
-        tree.run()
-        assert tree.value == tree.bound == brute_force(instance)[0], seed
-        nodes += tree.nodes
-    assert nodes > 20

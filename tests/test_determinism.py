@@ -21,7 +21,7 @@ CODE = """
 import json, sys, tempfile
 from pathlib import Path
 import modelkit as mk
-from modelkit.families import generate
+from modelkit.sources.families import generate
 from modelkit.io import save_result
 
 def tell(name, result):

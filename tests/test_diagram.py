@@ -12,17 +12,19 @@ import pytest
 from test_formulations import brute_force
 
 import modelkit as mk
-from modelkit.bounds import hindsight, start_windows
-from modelkit.cuts import conflict
-from modelkit.diagram import Search, refusal
-from modelkit.diagram.cliques import SCALE, CliqueProgram
-from modelkit.diagram.graph import Diagram, Reversed, first_diagram, refined
 from modelkit.errors import UsageError
-from modelkit.families import generate
-from modelkit.improve import first_schedule, fits, latency, schedule_of
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
-from modelkit.news import News
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.cuts import conflict
+from modelkit.problems.kv.diagram import Search, refusal
+from modelkit.problems.kv.diagram.builder import first_diagram, refined
+from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
+from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.local_search import first_schedule, fits, latency, schedule_of
+from modelkit.problems.kv.start_windows import start_windows
+from modelkit.result import News
+from modelkit.sources.families import generate
 
 
 def searched(instance: Instance, starts: np.ndarray | None = None, seconds: float = 60.0) -> Search:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import modelkit as mk
-from modelkit import backends, families, policies, traces
+from modelkit import backends, policies
 from modelkit.cli import cli as commands
+from modelkit.sources import families, traces
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(p.relative_to(DOCS / "pages").as_posix() for p in (DOCS / "pages").rglob("*.md"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from modelkit.errors import InputError, UsageError
-from modelkit.families import families, generate
 from modelkit.io import load
-from modelkit.plugins import bundled
+from modelkit.resources import bundled
+from modelkit.sources.families import families, generate
 
 
 @pytest.mark.parametrize("name", list(families()))

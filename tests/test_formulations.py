@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from itertools import product
 
 import numpy as np
@@ -11,15 +10,14 @@ import pytest
 
 from modelkit.backends import Limits, backend
 from modelkit.backends.standard_form import compile_model
-from modelkit.bounds import start_windows
-from modelkit.certificate import certify
+from modelkit.formulation.loading import found_formulations, load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.plugins import found_formulations, load_formulation
+from modelkit.problems.kv import best_known as hindsight_module
+from modelkit.problems.kv.start_windows import start_windows
 from modelkit.schedule import schedule_from_starts
-from modelkit.simulator import clairvoyant_schedule, fitting_policies
-
-hindsight_module = import_module("modelkit.bounds.hindsight")  # the package has a function of this name
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.verify.exact_bounds import certify
 
 #: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
 SOLVERS = {"highs": {}, "scip": {"separating/maxroundsroot": 5}}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import modelkit as mk
-from modelkit.conformance.tiny import tiny_instances
-from modelkit.families import generate
-from modelkit.formulation import Formulation
+from modelkit.authoring.check.tiny_instances import tiny_instances
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.loading import found_formulations
 from modelkit.instance import Instance
-from modelkit.plugins import found_formulations
+from modelkit.sources.families import generate
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = [found.name for found in found_formulations()]

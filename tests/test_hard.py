@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import hindsight
-from modelkit.diagram import Search
-from modelkit.improve import schedule_of
 from modelkit.instance import InstanceStamp
 from modelkit.judge import judge
-from modelkit.plugins import bundled
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.diagram import Search
+from modelkit.problems.kv.local_search import schedule_of
+from modelkit.resources import bundled
 
 FOLDER = bundled("instances") / "hard"
 TABLE = json.loads((FOLDER / "table.json").read_text())

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelkit import files
-from modelkit.calibrate import calibrate
 from modelkit.errors import MOST_FAULTS, FormulationError, InputError, ModelkitError, UsageError, shown
+from modelkit.experiments.study import cells, load_study
+from modelkit.formulation.loading import load_formulation
 from modelkit.io import (
     MOST_NESTING,
     load,
@@ -34,14 +34,14 @@ from modelkit.io import (
     save_instance,
     write_text,
 )
-from modelkit.lookup import Instances
-from modelkit.plugins import load_formulation
-from modelkit.predictions import with_predictions
-from modelkit.reporting import report
+from modelkit.io import files as files
+from modelkit.io.lookup import Instances
+from modelkit.policies.predictions import with_predictions
+from modelkit.reporting.render import report
 from modelkit.result import InstanceStamp
-from modelkit.servers import find_server
-from modelkit.studies import cells, load_study
-from modelkit.traces import import_trace
+from modelkit.sources.calibrate import calibrate
+from modelkit.sources.servers import find_server
+from modelkit.sources.traces import import_trace
 
 SMALL: dict[str, Any] = {
     "schema": "modelkit/instance/1",
@@ -162,7 +162,7 @@ def test_gzip_as_others_write_it(tmp_path: Path) -> None:
         ('{"a": ' + "9" * 10_000 + "}", "thousands of digits"),
         ('{"a":' * (MOST_NESTING + 1) + "1" + "}" * (MOST_NESTING + 1), "nested too deeply; allowed: 100 levels"),
         ("[" + "{}," * 300_001 + "0]", "more than 300,000 objects"),
-        ("{" + ",".join(f'"k{i}":0' for i in range(100_000)) + ',"k7":1}', "'k7' stands twice"),
+        ("{" + ",".join(f'"k{i}":0' for i in range(100_000)) + ',"k7":1}', "'k7' occurs twice"),
     ],
 )
 def test_json_within_limits(text: str, words: str, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_dates_out_of_reach_are_bad_input(tmp_path: Path) -> None:
     [
         ("prompt_tokens\n1\n" + "x" * 2**21, "line 3: longer than"),
         ("prompt_tokens\n" + "\n" * (files.MOST_LINES + 1), "more than 2,000,000 lines"),
-        ("prompt_tokens,prompt_tokens\n1,2\n", "the column 'prompt_tokens' stands twice"),
+        ("prompt_tokens,prompt_tokens\n1,2\n", "the column 'prompt_tokens' occurs twice"),
         ("prompt_tokens\n" + "0\n" * 5000, "1000 faults or more"),
     ],
 )

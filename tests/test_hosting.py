@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelkit.authoring.check import check
+from modelkit.authoring.export import exported
 from modelkit.backends import Limits, backend
 from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
-from modelkit.conformance import check
 from modelkit.errors import FormulationError, FormulationFailedError
-from modelkit.exporting import exported
-from modelkit.formulation import Formulation
-from modelkit.hosting import HeldFormulation, found_formulations, host
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.hosting import HeldFormulation, found_formulations, host
+from modelkit.formulation.loading import FOLDERS_VARIABLE
+from modelkit.formulation.loading import load_formulation as load_here
 from modelkit.instance import Instance
-from modelkit.plugins import FOLDERS_VARIABLE, bundled
-from modelkit.plugins import load_formulation as load_here
+from modelkit.resources import bundled
 from modelkit.result import Result
 from modelkit.solving import solve
 
@@ -43,7 +44,7 @@ None.
 """
 import os, sys, threading, time
 from modelkit import Formulation
-from modelkit.plugins import load_formulation
+from modelkit.formulation.loading import load_formulation
 
 BASE = load_formulation("kv-hindsight-flow")
 

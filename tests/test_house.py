@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -16,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import modelkit as mk
-from modelkit.plugins import bundled
+from modelkit.resources import bundled
 
 OPTIMA = json.loads((bundled("instances") / "optima.json").read_text())
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ def test_import_is_light() -> None:
 def test_results_are_read_without_a_solver() -> None:
     """Tests that loading, judging, simulating and verifying load no solver and no Pyomo."""
     code = (
-        "import sys, modelkit as mk; from modelkit.families import generate;"
+        "import sys, modelkit as mk; from modelkit.sources.families import generate;"
         "i = generate('chat', requests=20); r = mk.simulate(i, 'mc-sf'); assert mk.verify_result(r, i).holds;"
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
@@ -65,8 +66,12 @@ def test_public_names() -> None:
     for name in mk.__all__:
         assert callable(getattr(mk, name)), name
     assert set(mk.__all__) <= set(dir(mk))
-    order = "import modelkit.simulator, modelkit.solving, modelkit.verify, modelkit as mk; print(callable(mk.simulate))"
+    order = "import modelkit.simulation.simulate, modelkit.solving, modelkit as mk; print(callable(mk.simulate))"
     assert python(order) == "True"
+    tree = ast.parse((ROOT / "modelkit" / "__init__.py").read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {(f"{i.module}", a.name) for i in checking.body if isinstance(i, ast.ImportFrom) for a in i.names}
+    assert typed == {(f"modelkit.{module}", name) for name, module in mk._HOMES.items()}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mk.nonsense
 
@@ -137,7 +142,7 @@ def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
         return made.stdout
 
     code = (
-        "import modelkit as mk; from modelkit.plugins import bundled; print(mk.__file__);"
+        "import modelkit as mk; from modelkit.formulation.loading import bundled; print(mk.__file__);"
         "i = mk.load(bundled('instances') / 'two-requests.json'); mk.save_instance(i, 'two.json');"
         "r = mk.solve(i, solver='scip'); print(r.status); print(mk.report([r], 'report.html').stat().st_size)"
     )
@@ -170,3 +175,33 @@ def test_the_table_of_benchmarks_says_what_was_measured() -> None:
     text = (folder / "README.md").read_text()
     commands = {path.name for path in folder.glob("*.py") if "def main" in path.read_text()}
     assert sorted(name for name in commands - {"table.py"} if f"`{name}" not in text) == []
+
+
+def test_formulations_import_public_names_only() -> None:
+    """Tests that bundled formulations import Pyomo, NumPy, the standard library and modelkit itself, nothing inner."""
+    for path in sorted((ROOT / "formulations").glob("[a-z]*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                allowed = name == "modelkit" or name.partition(".")[0] in {"pyomo", "numpy", *sys.stdlib_module_names}
+                assert allowed, (path.name, name)
+
+
+def test_the_top_level_is_a_table_of_contents() -> None:
+    """Tests that ``modelkit/`` has at most 15 packages and 12 modules, all of them in CONTRIBUTING.md."""
+    package = ROOT / "modelkit"
+    packages = [p.parent.name for p in package.glob("*/__init__.py")]
+    modules = [p.name for p in package.glob("*.py")]
+    assert len(packages) <= 15
+    assert len(modules) <= 12
+    described = (ROOT / "CONTRIBUTING.md").read_text()
+    for name in [*(f"{p}/" for p in packages), *(m for m in modules if not m.startswith("_"))]:
+        assert f"`{name}`" in described, name
+
+
+def test_files_are_short() -> None:
+    """Tests that no file of ``modelkit/`` has more than 400 lines; the document of an instance is the one exception."""
+    package = ROOT / "modelkit"
+    lines = {str(p.relative_to(package)): len(p.read_text().splitlines()) for p in package.rglob("*.py")}
+    assert {name for name, number in lines.items() if number > 400} <= {"instance.py"}

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import TooLargeError, TooLateError, bound
-from modelkit.certificate import Prices, exact_bound
-from modelkit.deadline import Deadline, current, within
-from modelkit.diagnosis import diagnose
-from modelkit.exporting import exported
-from modelkit.families import generate
-from modelkit.idle import busy
-from modelkit.improve import fits, latency, starts_of
+from modelkit.authoring.diagnose import diagnose
+from modelkit.authoring.export import exported
+from modelkit.certificate import Prices
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
-from modelkit.plugins import load_formulation
+from modelkit.problems.kv.idle import busy
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError, fits, latency, starts_of
+from modelkit.runtime.deadline import Deadline, current, within
+from modelkit.solving.bound import bound
 from modelkit.solving.size import check_model
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import exact_bound, recomputed_bound
 
 
 def sparse_instance(seed: int, n: int = 4) -> Instance:
@@ -109,7 +110,7 @@ def test_the_origin_of_time_changes_nothing(origin: int) -> None:
     assert (starts_of(here, one.schedule) + origin == starts_of(there, other.schedule)).all()
     priced, moved_prices = bound(here, time_limit=None).certificate, bound(there, time_limit=None).certificate
     assert priced.bound == moved_prices.bound
-    assert Fraction(priced.bound.numerator, priced.bound.denominator) == moved_prices.recomputed(there)
+    assert Fraction(priced.bound.numerator, priced.bound.denominator) == recomputed_bound(moved_prices, there)
 
 
 def test_exact_bounds_pass_over_free_rounds() -> None:

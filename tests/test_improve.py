@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from modelkit.errors import InfeasibleError
-from modelkit.families import generate
-from modelkit.improve import (
+from modelkit.instance import Instance, Request, Server
+from modelkit.judge import judge
+from modelkit.problems.kv.local_search import (
     SCOUTS,
     TooLargeError,
     first_schedule,
     improved_schedule,
     latency,
-    listed,
+    list_schedule,
     schedule_of,
     searched,
     starts_of,
 )
-from modelkit.instance import Instance, Request, Server
-from modelkit.judge import judge
-from modelkit.memory_profile import BLOCK, change, empty_profile, first_fit
-from modelkit.simulator import clairvoyant_schedule
+from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
+from modelkit.simulation.simulate import clairvoyant_schedule
+from modelkit.sources.families import generate
 
 #: An instance whose optimum, 262, no order reaches: the best of all orders has 264.
 NO_ORDER = [(3, 12), (4, 31), (5, 15), (1, 11), (1, 32), (5, 9), (5, 14), (2, 24)]
@@ -57,7 +57,7 @@ def test_list_schedules_start_at_the_first_fit() -> None:
     instance = generate("kv-synthetic", seed=7, arrivals="poisson")
     arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
     key = np.random.default_rng(0).permutation(len(arrays.output))
-    starts = listed(instance, key)
+    starts = list_schedule(instance, key)
     held = np.zeros(int(arrays.arrival.max() + arrays.output.sum()) + 2, dtype=np.int64)
     for i in np.argsort(key):
         a, s, o = int(arrays.arrival[i]), int(arrays.prompt[i]), int(arrays.output[i])

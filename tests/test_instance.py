@@ -75,7 +75,7 @@ def test_prefill_laws() -> None:
     levels = LinearClock(kind="linear", prefill_levels=((10, 5), (100, 4), (1000, 50)))
     assert [levels.prefill_ms(n) for n in (1, 100, 101, 5000)] == [4, 4, 50, 50]
     both = LinearClock(kind="linear", prefill_base_ms=1, prefill_levels=((10, 5),))
-    with pytest.raises(InputError, match="one prefill law"):
+    with pytest.raises(InputError, match="one prefill cost model"):
         Instance(server=Server(clock=both), requests=(Request(id="a", prompt_tokens=1, output_tokens=1),))
 
 

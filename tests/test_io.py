@@ -16,8 +16,8 @@ import pytest
 from modelkit.errors import InputError, UsageError
 from modelkit.instance import Instance
 from modelkit.io import instance_schema, load, load_result, parse_result, save_instance, save_result, write_text
-from modelkit.plugins import bundled
-from modelkit.simulator import simulate
+from modelkit.resources import bundled
+from modelkit.simulation.simulate import simulate
 
 ROWS: dict[str, Any] = {
     "schema": "modelkit/instance/1",
@@ -132,7 +132,7 @@ def test_all_faults_at_once_in_columns() -> None:
         ('{"schema": "modelkit/instance/2"}', "modelkit/instance/1"),
         ('{"a": NaN}', "found NaN"),
         ('{"a": -Infinity}', "found -Infinity"),
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('{"a": 1, "a": 2}', "'a' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "thousands of digits"),
         (b"\xff\xfe{}", "not UTF-8"),

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import modelkit.kernel as module
-from modelkit.kernel import kernel
+import modelkit.runtime.kernel as module
+from modelkit.runtime.kernel import kernel
 
 SOURCE = """
-from modelkit.kernel import kernel
+from modelkit.runtime.kernel import kernel
 
 @kernel
 def doubled(x):
@@ -49,8 +49,8 @@ def test_read_only_and_no_home(tmp_path: Path) -> None:
 def test_nowhere_to_write(tmp_path: Path) -> None:
     """Tests that a function works, compiled anew, where nothing at all can be written."""
     code = """
-    import modelkit.kernel
-    modelkit.kernel._own_temporary_folder = lambda: None
+    import modelkit.runtime.kernel
+    modelkit.runtime.kernel._own_temporary_folder = lambda: None
     import doubling
     print(doubling.doubled(4))
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from modelkit.mathematics import mathematics, writing
-from modelkit.plugins import found_formulations
+from modelkit.authoring.show import mathematics, styles, writing
+from modelkit.formulation.loading import found_formulations
 
 BUNDLED = [entry.name for entry in found_formulations()]
 
@@ -18,7 +19,7 @@ def formula(name: str, family: str) -> str:
     """One formula as text."""
     read = mathematics(name)
     families = {f.name: f for f in (read.objective, *read.constraints)}
-    made = writing.Writer(read, writing.Text()).formula(families[family])
+    made = writing.Writer(read, styles.Text()).formula(families[family])
     assert made is not None
     return made.replace("\u00a0", " ")
 
@@ -63,7 +64,7 @@ def test_formulas_are_those_of_the_papers(name: str, family: str, expected: str)
 def test_every_family_has_a_formula(name: str) -> None:
     """Tests all bundled formulations: no family is left as an example, and all three forms are whole."""
     read = mathematics(name)
-    writer = writing.Writer(read, writing.Text())
+    writer = writing.Writer(read, styles.Text())
     for family in (read.objective, *read.constraints):
         assert writer.formula(family) is not None, family.name
     text = writing.as_text(read)
@@ -174,7 +175,7 @@ def sample(folder: Path, rule: str, *, indexed: bool = True, goal: str = "0*m.x[
 def test_what_is_shown_is_in_the_model(rule: str, indexed: bool, expected: str | None, tmp_path: Path) -> None:
     """Tests awkward rules: the formula is the one written here by hand, or it is withheld and a row is shown."""
     read = mathematics(str(sample(tmp_path, rule, indexed=indexed)))
-    writer = writing.Writer(read, writing.Text())
+    writer = writing.Writer(read, styles.Text())
     made = writer.formula(read.constraints[0])
     flat = None if made is None else made.replace("\u00a0", " ")
     assert flat == expected
@@ -196,7 +197,7 @@ def test_what_is_shown_is_in_the_model(rule: str, indexed: bool, expected: str |
 def test_objectives_that_are_shown(goal: str, sense: str, expected: str | None, tmp_path: Path) -> None:
     """Tests constants and sense of the objective."""
     read = mathematics(str(sample(tmp_path, "m.x[i] <= 1", goal=goal, sense=sense)))
-    made = writing.Writer(read, writing.Text()).formula(read.objective)
+    made = writing.Writer(read, styles.Text()).formula(read.objective)
     assert (made and made.replace("\u00a0", " ")) == expected
 
 
@@ -227,9 +228,9 @@ class _Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_changed_model_changes_the_formula(tmp_path: object) -> None:
-    """Tests that the formula is read from the model: the wrong coefficient of a wrong formulation shows."""
-    path = Path(__file__).parent / "wrong_formulations" / "wrong_coefficient.py"
+def test_a_changed_model_changes_the_formula(edited: Callable[..., Path]) -> None:
+    """Tests that the formula is read from the model: a wrong coefficient shows."""
+    path = edited("wrong_coefficient", ("t - k) * m.start[i, k]", "t - k + 1) * m.start[i, k]"))
     assert formula(str(path), "kv_capacity_holds") == (
         "∑[(i,k) ∈ ACTIVE[t]] (t + prompt[i] + 1 - k) start[i,k] ≤ kv_capacity"
     )

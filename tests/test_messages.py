@@ -9,10 +9,10 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import FormulationError, InputError, UsageError
-from modelkit.families import generate
-from modelkit.formulation import chosen
+from modelkit.experiments.study import Claim
+from modelkit.formulation.formulation import chosen
 from modelkit.instance import Server
-from modelkit.studies import Claim
+from modelkit.sources.families import generate
 
 TINY: dict[str, Any] = {
     "schema": "modelkit/instance/1",
@@ -84,7 +84,7 @@ def test_a_binary_between_0_and_1() -> None:
 
 def test_the_file_changed_after_the_plan(tmp_path: Any) -> None:
     """Tests that a run is about the instance that it was planned for, or about none."""
-    from modelkit.runs import perform, planned
+    from modelkit.experiments.run import perform, planned
 
     path = tmp_path / "a.json"
     mk.save_instance(tiny(), path)

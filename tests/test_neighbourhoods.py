@@ -9,13 +9,14 @@ import pytest
 from test_formulations import brute_force
 
 import modelkit as mk
-from modelkit.bounds import hindsight, local_search
-from modelkit.families import generate
-from modelkit.improve import first_schedule, latency, schedule_of
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.memory_profile import change, empty_profile, first_fit
-from modelkit.neighbourhoods import few_run_at_once, resolve, room, windows_searched
+from modelkit.problems.kv.best_known import hindsight, local_search
+from modelkit.problems.kv.local_search import first_schedule, latency, schedule_of
+from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
+from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
+from modelkit.problems.kv.window_kernel import resolve, room
+from modelkit.sources.families import generate
 
 
 def best_by_enumeration(a: np.ndarray, s: np.ndarray, o: np.ndarray, capacity: int, held: np.ndarray, end: int) -> int:

@@ -24,12 +24,12 @@ from modelkit.cli import main, saving
 from modelkit.cli.live import Line
 from modelkit.cli.saving import keeping
 from modelkit.errors import InputError, UnwritableError
-from modelkit.families import generate
-from modelkit.files import file_name
-from modelkit.interrupts import Ending, interruptible, interrupts_held, taken
+from modelkit.formulation.loading import formulation_files
 from modelkit.io import check_writable, save_instance, write_text
-from modelkit.news import News
-from modelkit.plugins import formulation_files
+from modelkit.result import News
+from modelkit.runtime.interrupts import Ending, interruptible, interrupts_held, taken
+from modelkit.sources.families import generate
+from modelkit.text import file_name
 
 MODELKIT = [sys.executable, "-m", "modelkit"]
 Cli = Callable[..., Any]
@@ -52,16 +52,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 WRITERS = {
     "solve": (["solve", "a.json", "-o"], "modelkit.solving.solve"),
     "solve's page": (["solve", "a.json", "--report"], "modelkit.solving.solve"),
-    "simulate": (["simulate", "a.json", "-p", "mc-sf", "-o"], "modelkit.simulator.simulate"),
-    "bound": (["bound", "a.json", "-o"], "modelkit.bounds.bound"),
-    "bound's schedule": (["bound", "a.json", "--schedule"], "modelkit.bounds.bound"),
-    "import": (["import", "azure", "a.csv", "-o"], "modelkit.traces.import_trace"),
-    "generate": (["generate", "chat", "-o"], "modelkit.families.generate"),
-    "calibrate": (["calibrate", "timings.csv", "-o"], "modelkit.calibrate.calibrate"),
-    "compare's page": (["compare", "a.json", "--report"], "modelkit.comparing.compare"),
-    "report": (["report", "a.result.json", "-o"], "modelkit.reporting.report"),
-    "export": (["export", "a.json", "-o"], "modelkit.exporting.exported"),
-    "show": (["show", "kv-hindsight", "-o"], "modelkit.mathematics.mathematics"),
+    "simulate": (["simulate", "a.json", "-p", "mc-sf", "-o"], "modelkit.simulation.simulate.simulate"),
+    "bound": (["bound", "a.json", "-o"], "modelkit.solving.bound.bound"),
+    "bound's schedule": (["bound", "a.json", "--schedule"], "modelkit.solving.bound.bound"),
+    "import": (["import", "azure", "a.csv", "-o"], "modelkit.sources.traces.import_trace"),
+    "generate": (["generate", "chat", "-o"], "modelkit.sources.families.generate"),
+    "calibrate": (["calibrate", "timings.csv", "-o"], "modelkit.sources.calibrate.calibrate"),
+    "compare's page": (["compare", "a.json", "--report"], "modelkit.experiments.compare.compare"),
+    "report": (["report", "a.result.json", "-o"], "modelkit.reporting.render.report"),
+    "export": (["export", "a.json", "-o"], "modelkit.authoring.export.exported"),
+    "show": (["show", "kv-hindsight", "-o"], "modelkit.authoring.show.mathematics"),
 }
 
 

@@ -8,12 +8,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from modelkit.certificate import Weights, certify_slots
+from modelkit.certificate import Weights
 from modelkit.errors import InputError
-from modelkit.families import GSM8K_CLOCK, generate, slot_instance
-from modelkit.packing import pack, packing_bound, simple_bound
-from modelkit.slot_bound import slot_bound
-from modelkit.verify import certificate_faults
+from modelkit.problems.slots.packing import pack, packing_bound, simple_bound
+from modelkit.sources.families import GSM8K_CLOCK, generate, slot_instance
+from modelkit.verify.certificates import certificate_faults
+from modelkit.verify.exact_bounds import certify_slots, recomputed_bound
+from modelkit.verify.slot_bound import slot_bound
 
 
 def optimum(output: list[int], slots: int) -> int:
@@ -58,7 +59,7 @@ def test_weights_prove_more_than_the_closed_form() -> None:
     certificate = certify_slots(instance, Weights(rounds=rounds, values=weights.tolist()))
     assert certificate.kind == "packing"
     assert (
-        certificate.recomputed(instance)
+        recomputed_bound(certificate, instance)
         == slot_bound(instance, 21)
         == Fraction("74.4") * 21 + 3 * Fraction("40.4") + Fraction("0.708")
     )
@@ -80,4 +81,4 @@ def test_weights_are_always_accepted(seed: int) -> None:
     rounds, weights = packing_bound(output, slots)
     instance = slot_instance("", "", "", slots, GSM8K_CLOCK, np.ones(len(output), dtype=np.int64), output)
     values = None if weights is None else Weights(rounds=rounds, values=weights.tolist())
-    assert certify_slots(instance, values).recomputed(instance) == slot_bound(instance, rounds)
+    assert recomputed_bound(certify_slots(instance, values), instance) == slot_bound(instance, rounds)

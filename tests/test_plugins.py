@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from modelkit.errors import FormulationError, UsageError
+from modelkit.formulation.loading import FOLDERS_VARIABLE, formulation_files, found_formulations, load_formulation
 from modelkit.instance import Instance
-from modelkit.plugins import FOLDERS_VARIABLE, bundled, formulation_files, found_formulations, load_formulation
+from modelkit.resources import bundled
 from modelkit.solving import solve
 
 VARIANT = '''
@@ -140,3 +141,14 @@ def test_nothing_is_picked_up_from_the_current_directory(tmp_path: Path, monkeyp
     assert load_formulation(path.name).name == "small-batches"
     with pytest.raises(FormulationError, match="cannot read formulation nowhere.py: No such file"):
         load_formulation("nowhere.py")
+
+
+@pytest.mark.parametrize(
+    "line", ["from modelkit.parameters import Parameter", "from modelkit.formulation import Formulation"]
+)
+def test_inner_modules_that_moved_are_explained(line: str, tmp_path: Path) -> None:
+    """Tests that a file which imports inner modules of another version is told what to write."""
+    path = tmp_path / "old.py"
+    path.write_text(f"{line}\n")
+    with pytest.raises(FormulationError, match="line 1: .*from modelkit import Formulation, Instance, Parameter"):
+        load_formulation(str(path))

@@ -9,11 +9,11 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import UsageError
-from modelkit.families import generate
 from modelkit.instance import Instance, LinearClock, Request, Server
-from modelkit.predictions import predicted_lengths
-from modelkit.simulator import fitting_policies, simulate
-from modelkit.stability import load, load_words
+from modelkit.judge.load import load, load_words
+from modelkit.policies.predictions import predicted_lengths
+from modelkit.simulation.simulate import fitting_policies, simulate
+from modelkit.sources.families import generate
 
 OUTPUT = np.random.default_rng(0).integers(1, 1000, 5000)
 
@@ -131,7 +131,7 @@ def test_overload_is_said() -> None:
     result = simulate(instance, "svf")
     assert result.load == share
     assert result.message == load_words(share)
-    assert f"{share:.0%} of the server" in result.message
+    assert f"{share:.0%} of capacity" in result.message
     assert not mk.verify_result(result.model_copy(update={"load": 0.5}), instance).holds
     assert mk.verify_result(result, instance).holds
     assert load_words(0.99) is None

@@ -23,17 +23,17 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit import scratch
 from modelkit.backends import Limits, Outcome, backend, engine
 from modelkit.backends.crew import SolverProcess
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.watch import Watch, patience
 from modelkit.backends.worker import Job, Report
-from modelkit.bounds import start_windows
-from modelkit.diagram import cliques
 from modelkit.errors import ArgumentError, SolverError
-from modelkit.families import generate
-from modelkit.solving.run import Run
+from modelkit.problems.kv.diagram import linear_program as cliques
+from modelkit.problems.kv.start_windows import start_windows
+from modelkit.runtime import scratch as scratch
+from modelkit.solving.pipeline import Run
+from modelkit.sources.families import generate
 
 OPTIMA = {0: 97.0, 1: 27.0, 2: 29.0}
 
@@ -232,7 +232,7 @@ def test_what_a_solution_costs_is_computed() -> None:
     found, watch = told(knapsack(), ("solution", 0.1, -9.0, -9.0, x), outcome(x=x, objective=-9.0, bound=-9.0))
     assert [p.incumbent for p in found.progress] == [-7.0]
     assert watch.incumbents.value == -7.0
-    assert found.message == "highs said -9 of a solution that costs -7; the latter counts"
+    assert found.message == "highs reported -9 for a solution that costs -7; the recomputed value is used"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ LONG = """
 import os, sys
 import modelkit as mk
 from modelkit.backends import backend
-from modelkit.families import generate
+from modelkit.sources.families import generate
 def listen(news):
     for process in backend(sys.argv[1]).crew.all:
         if not process.free: print(process.process.pid, flush=True)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelkit.certificate import certify
 from modelkit.instance import MAX_TIME, MAX_TOKENS, Instance, LinearClock, Request, Server, UnitClock
 from modelkit.io import load, load_result, parse_instance, save_instance, save_result
 from modelkit.judge import judge
 from modelkit.policies import policies
 from modelkit.result import InstanceStamp, ModelSize, Objective, Producer, Result, Seconds, Start, status_of
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
-from modelkit.simulator import clairvoyant_schedule, policy_schedule
+from modelkit.simulation.simulate import clairvoyant_schedule, policy_schedule
+from modelkit.verify.exact_bounds import certify
 
 #: Few examples, the same in every run.
 some = settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -133,7 +133,7 @@ def test_times_of_requests(columns: mk.Instance, tmp_path: Path) -> None:
     mk.save_result(result, tmp_path / "r.json")
     again = mk.load_result(tmp_path / "r.json")
     assert again.requests(columns) == times
-    with pytest.raises(mk.ModelkitError, match="say requests"):
+    with pytest.raises(mk.ModelkitError, match="call requests"):
         again.requests()
     with pytest.raises(mk.ModelkitError, match="sha256"):
         again.requests(columns.replace(name="other"))
@@ -207,4 +207,4 @@ def test_load_is_said_before_a_run_with_its_limits(cli: Any, tmp_path: Path, mon
         "a.json",
     )
     assert "load:" in cli("simulate", "a.json", "-p", "svf").err
-    assert "needs 400% of the server" in cli("simulate", "a.json", "-p", "svf", "--max-batch", "1").err
+    assert "offered load >= 400% of capacity" in cli("simulate", "a.json", "-p", "svf", "--max-batch", "1").err

@@ -14,10 +14,10 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import UsageError
+from modelkit.experiments.run import Run, perform, planned
+from modelkit.experiments.workers import _Worker, run_all
 from modelkit.instance import Instance
 from modelkit.result import Result
-from modelkit.runs import Run, perform, planned
-from modelkit.workers import _Worker, run_all
 
 BROKEN = '''"""Ends badly."""
 import os, signal, time
@@ -134,7 +134,7 @@ def test_interrupted_runs_write_what_they_have(two: Instance, saved: Path) -> No
     script = saved.parent / "script.py"
     script.write_text(
         "import sys; from pathlib import Path\n"
-        "from modelkit.runs import Run; from modelkit.workers import run_all\n"
+        "from modelkit.experiments.run import Run; from modelkit.experiments.workers import run_all\n"
         f"run = Run.model_validate_json({slow.model_dump_json()!r})\n"
         "list(run_all([(run, Path('slow.result.json')), (run, Path('never.result.json'))], jobs=1))\n"
     )
@@ -156,7 +156,8 @@ def test_a_killed_parent_leaves_no_run_behind(two: Instance, saved: Path) -> Non
     """Tests that runs end when the process that wanted them is killed."""
     slow = broken(saved, two, "open('child', 'w').write(str(os.getpid())); time.sleep(60)")
     code = (
-        "from pathlib import Path; from modelkit.runs import Run; from modelkit.workers import run_all;"
+        "from pathlib import Path; from modelkit.experiments.run import Run;"
+        "from modelkit.experiments.workers import run_all;"
         f"list(run_all([(Run.model_validate_json({slow.model_dump_json()!r}), Path('x.result.json'))]))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=saved.parent)

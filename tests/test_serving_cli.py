@@ -45,8 +45,8 @@ def test_from_timings_to_a_verified_run(run: Callable[..., Made], tmp_path: Path
         + "".join(f"decode,{b},0,{kv},{50 + b + kv / 1000}\n" for b in (1, 4) for kv in (100, 900))
     )
     said = run("calibrate", "t.csv").stdout
-    assert "10 ms + 0.25 ms a prompt token" in said
-    assert "50 ms + 1 ms a request + 0.001 ms a KV token" in said
+    assert "10 ms + 0.25 ms per prompt token" in said
+    assert "50 ms + 1 ms per request + 0.001 ms per KV token" in said
     assert "100 to 400 prompt tokens" in said
     clock = json.loads((tmp_path / "t.clock.json").read_text())
     assert clock["kind"] == "linear"
@@ -58,7 +58,7 @@ def test_from_timings_to_a_verified_run(run: Callable[..., Made], tmp_path: Path
         "simulate", "c.json", "-p", "mc-sf:alpha=0.1", "-p", "wait", "--predictions", "noise:0.5",
         "--max-batch", "8", "--max-batch-tokens", "256", "--chunked-prefill", "-o", "out",
     )  # fmt: skip
-    assert "% of the server at least" in made.stderr
+    assert "% of capacity" in made.stderr
     assert "wait lets requests wait on purpose" in made.stderr
     file = tmp_path / "out" / "c.mc-sf.alpha=0.1.result.json"
     assert "verified" in run("verify", str(file), "--instance", "c.json").stdout
@@ -73,7 +73,7 @@ def test_from_timings_to_a_verified_run(run: Callable[..., Made], tmp_path: Path
 def test_overload_is_said_before_the_run(run: Callable[..., Made]) -> None:
     """Tests the warnings of generate and simulate, on standard error, and silence when asked for."""
     arguments = ("generate", "chat", "--requests", "200", "--server", "llama2-70b-2xa100", "-o", "c.json")
-    words = "of the server or more: whatever the policy, the queue grows while it lasts"
+    words = "of capacity: no policy can keep up"
     assert words in " ".join(run(*arguments).stderr.split())
     made = run("simulate", "c.json", "-p", "svf", "-o", "-")
     assert words in " ".join(made.stderr.split())

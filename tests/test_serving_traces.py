@@ -12,7 +12,7 @@ import pytest
 from modelkit.errors import InputError
 from modelkit.instance import Instance, LinearClock
 from modelkit.io import load, save_instance
-from modelkit.traces import import_trace, trace_formats
+from modelkit.sources.traces import import_trace, trace_formats
 
 SERVER = "llama2-70b-2xa100"
 AZURE = (
@@ -131,7 +131,7 @@ def test_lengths_on_a_server(tmp_path: Path) -> None:
     instance = import_trace("lengths", path, output_column="output", server=SERVER, rate=4.0)
     assert instance.server.slots is None
     assert instance.requests[-1].arrival == pytest.approx(50, rel=0.25)
-    with pytest.raises(InputError, match="--rate: stands without --server"):
+    with pytest.raises(InputError, match="--rate: needs --server"):
         import_trace("lengths", path, output_column="output", rate=4.0)
 
 

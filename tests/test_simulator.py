@@ -15,7 +15,7 @@ from modelkit.judge import judge
 from modelkit.policies import Policy, PolicyEntry, Seen, View
 from modelkit.policies.lookahead import LookAhead, McSf
 from modelkit.schedule import Schedule
-from modelkit.simulator import PolicyError, clairvoyant_schedule, policy_schedule, simulate
+from modelkit.simulation.simulate import PolicyError, clairvoyant_schedule, policy_schedule, simulate
 
 Decisions = list[tuple[int, list[str], list[str]]]
 
@@ -432,7 +432,7 @@ class Rogue(Policy):
         ([-1], None, None, "admits request number -1, which does not wait"),
         (["a"], None, None, "admits request number 'a', which does not wait"),
         ([0, 1], None, 1, "admits request 'b', but no slot is free"),
-        ([], None, None, "admits nobody although the server is empty"),
+        ([], None, None, "admits no request although the server is empty"),
         ([0, 1], [2], None, "evicts request 'c', which is not in progress"),
         ([0, 1], [1, 1], None, "evicts request 'b', which is not in progress"),
         ([0, 1], [], None, "in round 3 the policy leaves more tokens than the KV cache holds"),
@@ -472,7 +472,7 @@ def test_unknown_policy() -> None:
 def test_name_is_registered_once() -> None:
     """Two policies cannot share a name."""
     with pytest.raises(ValueError, match="'mc-sf' is registered twice"):
-        registry.register("mc-sf", summary="", reference="")(Spy)
+        registry.policy("mc-sf", summary="", reference="")(Spy)
 
 
 def test_linear_clock_is_refused() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modelkit.errors import InputError
-from modelkit.families import generate
-from modelkit.traces import import_trace
+from modelkit.sources.families import generate
+from modelkit.sources.traces import import_trace
 
 
 @pytest.mark.parametrize("law", ["gamma", "lognormal"])

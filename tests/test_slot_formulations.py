@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.certificate import certify_slots
 from modelkit.errors import UsageError
-from modelkit.families import generate
-from modelkit.improve_slots import improved_slot_schedule
+from modelkit.formulation.loading import load_formulation
 from modelkit.judge import judge
-from modelkit.plugins import load_formulation
-from modelkit.simulator import fitting_policies
+from modelkit.problems.slots.search import improved_slot_schedule
+from modelkit.simulation.simulate import fitting_policies
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import certify_slots
 
 
 def brute_force(instance: mk.Instance) -> float:

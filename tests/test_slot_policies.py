@@ -7,10 +7,10 @@ import time
 import pytest
 
 import modelkit as mk
-from modelkit.certificate import certify_slots
 from modelkit.errors import InputError, UsageError
-from modelkit.families import generate
-from modelkit.simulator import fitting_policies
+from modelkit.simulation.simulate import fitting_policies
+from modelkit.sources.families import generate
+from modelkit.verify.exact_bounds import certify_slots
 
 POLICIES = ["exclusive-batching", "fcfs", "hybrid", "lagrangian", "sorted"]
 

@@ -11,21 +11,26 @@ import pytest
 from slot_search import disagreements, least_makespan, odd_instance
 
 import modelkit as mk
-from modelkit import improve_slots, simulator
-from modelkit.alignment import Plan, align
-from modelkit.bounds import certified, slot_certificate, stage_limits, stages
+from modelkit.authoring.diagnose import obstacles
 from modelkit.certificate import Certificate
-from modelkit.diagnosis import obstacles
 from modelkit.errors import InfeasibleError, ModelkitError, PolicyError, UsageError
-from modelkit.families import generate
-from modelkit.improve_slots import improved_slot_schedule
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import judge
-from modelkit.packing import packing_bound
 from modelkit.policies import Policy, View
 from modelkit.policies.hybrid import FollowPlan
 from modelkit.policies.slots import idle_share
-from modelkit.stages import StageSimulation, schedule_from_queues
+from modelkit.problems.slots import search as improve_slots
+from modelkit.problems.slots import stage_limits as stages
+from modelkit.problems.slots.packing import packing_bound
+from modelkit.problems.slots.search import improved_slot_schedule
+from modelkit.problems.slots.stage_limits import stage_limits
+from modelkit.problems.slots.stage_plan import Plan, align
+from modelkit.problems.slots.stages import schedule_from_queues
+from modelkit.simulation import simulate as simulator
+from modelkit.simulation.slots import StageSimulation
+from modelkit.solving import bound as certified
+from modelkit.solving.bound import slot_certificate
+from modelkit.sources.families import generate
 
 
 def on_slots(slots: int, prompt: list[int], output: list[int], **law: object) -> Instance:
@@ -211,7 +216,7 @@ def test_a_bound_with_an_invalid_schedule_is_no_success(
     instance = odd_instance(1) if kind == "slots" else generate("chat", requests=5)
     result = mk.bound(instance).result
     assert (result.status, result.stop, result.objective.value) == ("no_schedule", "failed", None)
-    assert "the judge refuses the schedule" in result.message
+    assert "the judge rejects the schedule" in result.message
     mk.save_instance(instance, tmp_path / "a.json")
     cli("bound", str(tmp_path / "a.json"), "-o", str(tmp_path / "c.json"), code=4)
 

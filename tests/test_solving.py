@@ -7,26 +7,29 @@ import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import modelkit as mk
 from modelkit.backends import Limits, Outcome
-from modelkit.bounds import hindsight, windows
 from modelkit.errors import FormulationError, SolverError, UsageError
-from modelkit.families import generate
-from modelkit.formulation import Formulation
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
-from modelkit.plugins import load_formulation
+from modelkit.problems.kv import best_known, start_windows
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.local_search import first_schedule
 from modelkit.schedule import Schedule
-from modelkit.solving import News, solve
+from modelkit.solving import News, pipeline, solve
+from modelkit.sources.families import generate
 
 EXACT = load_formulation("kv-hindsight")
 
 
 def hard() -> Instance:
     """An instance that no solver proves within seconds."""
-    from modelkit.families import generate
+    from modelkit.sources.families import generate
 
     return generate("kv-synthetic", seed=7, requests=24, kv_capacity=31)
 
@@ -65,7 +68,7 @@ def test_time_limit_keeps_schedule_and_bound() -> None:
 
 def test_large_models_have_a_certified_bound() -> None:
     """Tests that the bound does not depend on the solver where prices were computed, and is rechecked."""
-    from modelkit.families import generate
+    from modelkit.sources.families import generate
 
     instance = generate("kv-synthetic", seed=1, requests=25, kv_capacity=40)
     result = solve(instance, time_limit=0.01)
@@ -138,7 +141,7 @@ def test_infeasible_is_said_in_the_words_of_the_domain(two: Instance) -> None:
 
 def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that an instance too large for the model still gives a schedule, and says so."""
-    monkeypatch.setattr(windows, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(start_windows, "MOST_LOOKED_AT", 3)
     result = solve(two, time_limit=1)
     assert (result.stop, result.objective.bound_by) == ("finished", "certificate")
     assert result.objective.value == 8
@@ -175,7 +178,7 @@ def test_a_wrong_extract_is_refused_by_the_judge(two: Instance) -> None:
     assert (result.status, result.stop) == ("no_schedule", "failed")
     assert result.objective.value is None
     assert {v["rule"] for v in result.violations} == {"missing"}
-    assert "the judge refuses the schedule that formulation 'kv-hindsight' extracted" in result.message
+    assert "the judge rejects the schedule that formulation 'kv-hindsight' extracted" in result.message
 
 
 def test_a_valid_schedule_outlives_a_refused_one(two: Instance) -> None:
@@ -244,7 +247,9 @@ def test_usage_errors(two: Instance) -> None:
     with pytest.raises(UsageError, match="HiGHS has no option 'nonsense'"):
         solve(two, options={"nonsense": 1})
     slotted = two.replace(server=Server(kv_capacity_tokens=6, slots=1))
-    with pytest.raises(UsageError, match="formulation 'kv-hindsight' does not take this instance: it knows no slots"):
+    with pytest.raises(
+        UsageError, match="formulation 'kv-hindsight' does not take this instance: it does not support slots"
+    ):
         solve(slotted, formulation="kv-hindsight")
     linear = two.replace(server=Server(kv_capacity_tokens=6, clock=LinearClock(kind="linear", mixed=True)))
     with pytest.raises(UsageError, match="no formulation takes this instance"):
@@ -271,7 +276,7 @@ def test_same_seed_same_schedule(solver: str, draw: Callable[..., Instance]) -> 
 @pytest.mark.parametrize("solver", ["highs", "scip"])
 def test_a_real_trace(solver: str, shared_data: Path) -> None:
     """Tests 100 requests of the Azure conversation trace: valid, no worse than MC-SF, with a bound."""
-    from modelkit.traces import import_trace
+    from modelkit.sources.traces import import_trace
 
     instance = import_trace("azure", shared_data / "azure_llm_2023_conv.csv", requests=100, kv_capacity=16_492)
     result = solve(instance, solver=solver, time_limit=60)
@@ -298,3 +303,18 @@ def test_formulation_errors_name_the_key(two: Instance) -> None:
         solve(two, formulation=variant(data=lambda i: {k: v for k, v in data(i).items() if k != "prompt"}))
     with pytest.raises(FormulationError, match="cannot be built for instance 'two'"):
         solve(two, formulation=variant(data=lambda i: {**data(i), "prompt": {"short": -1, "long": 2}}))
+
+
+def test_one_solve_finds_one_first_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that what is found first is handed on to the local search, the windows and the model."""
+    found: list[int] = []
+
+    def counted(instance: Instance) -> Any:
+        found.append(1)
+        return first_schedule(instance)
+
+    for module in (best_known, pipeline, start_windows):
+        monkeypatch.setattr(module, "first_schedule", counted)
+    instance = mk.generate("kv-synthetic", requests=8, seed=77)
+    assert mk.solve(instance, "kv-hindsight-flow", "highs").status == "optimal"
+    assert len(found) == 1

@@ -19,7 +19,7 @@ import pytest
 import modelkit as mk
 from modelkit.cli import cli
 from modelkit.errors import InputError, SolverError, UsageError
-from modelkit.studies import (
+from modelkit.experiments.study import (
     Claim,
     Entry,
     Measured,
@@ -33,8 +33,8 @@ from modelkit.studies import (
     status,
     verdicts,
 )
-from modelkit.studies.cluster import run_on_cluster
-from modelkit.studies.running import _run as study_run
+from modelkit.experiments.study.cluster import run_on_cluster
+from modelkit.experiments.study.running import _run as study_run
 
 TINY = """
 name = "tiny"
@@ -372,7 +372,7 @@ def test_runs_that_fail_on_the_cluster_are_given_up(tmp_path: Path, monkeypatch:
     def fail(*_: Any) -> str:
         raise RuntimeError("no room here")
 
-    monkeypatch.setattr("modelkit.studies.cluster.perform_remotely", fail)
+    monkeypatch.setattr("modelkit.experiments.study.cluster.perform_remotely", fail)
     with (
         distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
         pytest.raises(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.io import instances as reading_instances
-from modelkit.traces import taking
+from modelkit.sources.traces import taking
 
 SERVER = "llama2-70b-2xa100"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -85,7 +85,7 @@ def test_milliseconds_are_not_read_as_seconds(read: Any, name: str, text: str) -
 def test_numbers_for_dates_need_a_unit(read: Any) -> None:
     """Tests that stamps which are numbers are refused until their unit is said; 14 digits look like a date."""
     text = AZURE + "170010154122,5,5\n170010154222,5,5\n"
-    with pytest.raises(InputError, match="of a number say the unit") as caught:
+    with pytest.raises(InputError, match="for a number give the unit") as caught:
         read("azure", text)
     assert [fault.path for fault in caught.value.faults] == ["line 2, TIMESTAMP"]
     assert arrivals(read("azure", text, time_unit="ms", server=SERVER)[0]) == [0, 0.1]
@@ -144,7 +144,7 @@ def test_arrivals_of_lengths(read: Any) -> None:
     text = "{},prompt_tokens,output_tokens\n1500,7,9\n1000,5,6\n"
     instance, _ = read("lengths", text.format("arrival_ms"), server=SERVER)
     assert [(r.arrival, r.prompt_tokens) for r in instance.requests] == [(0, 5), (0.5, 7)]
-    with pytest.raises(InputError, match="line 1, timestamp: does not say the unit"):
+    with pytest.raises(InputError, match="line 1, timestamp: does not give the unit"):
         read("lengths", text.format("timestamp"), server=SERVER)
     assert arrivals(read("lengths", text.format("timestamp"), server=SERVER, time_unit="s")[0]) == [0, 500]
     _, notes = read("lengths", text.format("arrival_s"))

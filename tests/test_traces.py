@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.traces import import_trace, oversized
+from modelkit.sources.traces import import_trace, oversized
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROWS = (

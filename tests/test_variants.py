@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.parameters import Parameter, parsed_parameters, settled
+from modelkit.formulation.parameters import Parameter, parsed_parameters, settled
 from modelkit.solving import choose
 
 NUMBER = Parameter(name="cap", doc="a cap [request]", least=1, most=9)
@@ -114,7 +114,7 @@ def test_a_schedule_that_breaks_the_variants_rules_is_refused(two: mk.Instance) 
     """Tests that what a variant says in plain Python is held against what its model gives."""
     from dataclasses import replace
 
-    from modelkit.plugins import load_formulation
+    from modelkit.formulation.loading import load_formulation
 
     right = load_formulation("kv-batch-cap")
     wrong = replace(right, admissible=lambda instance, verdict: ["a rule of its own"])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.certificate import certify
 from modelkit.errors import InputError
 from modelkit.instance import Instance, Server
 from modelkit.io import parse_result
 from modelkit.solving import solve
-from modelkit.verify import verify_result
+from modelkit.verify.exact_bounds import certify
+from modelkit.verify.result import verify_result
 
 
 @pytest.fixture
@@ -28,7 +28,10 @@ def test_true_results_hold(document: dict[str, Any], two: Instance) -> None:
     """Tests that a true file is verified, and that a solver's bound is called unconfirmed."""
     verification = verify_result(parse_result(document, "file"), two)
     assert verification.holds
-    assert "the bound 8 is the word of highs; only certificates can be recomputed" in verification.unconfirmed
+    assert (
+        "the bound 8 is claimed by highs, not independently checked; only certificates can be recomputed"
+        in verification.unconfirmed
+    )
     assert "rules of kv-hindsight not checked: the formulation was not given" in verification.unconfirmed
 
 
@@ -49,7 +52,7 @@ def set_at(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
         (("metrics", "makespan_rounds"), 5, "metric makespan_rounds: the file says 5, the replay 6"),
         (("metrics", "applause"), 5, "metric applause: the file says 5, the replay nothing"),
         (("objective", "value"), 7, "objective: the file says 7, the replay 8"),
-        (("objective", "name"), "applause", "the objective 'applause' is no metric"),
+        (("objective", "name"), "applause", "the objective 'applause' is not a metric"),
         (("objective", "bound"), 9, "the bound 9 is above the value 8"),
         (("objective", "bound"), 7, "the status is 'optimal', but value 8 and bound 7 do not agree"),
         (("objective", "bound_by"), "certificate", "the bound claims a certificate, but there is none"),

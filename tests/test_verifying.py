@@ -143,7 +143,7 @@ def test_rules_may_be_asked_of_any_schedule(files: Path) -> None:
     verification = mk.verify_result(online, PAIR, "kv-batch-cap", {"batch_cap": 1})
     assert any("the cap is 1" in fault for fault in verification.faults)
     assert mk.verify_result(online, PAIR, "kv-batch-cap", {"batch_cap": 2}).holds
-    with pytest.raises(UsageError, match="say which with --formulation"):
+    with pytest.raises(UsageError, match="name it with --formulation"):
         mk.verify_result(online, PAIR, None, {"batch_cap": 2})
 
 

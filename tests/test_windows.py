@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 import modelkit as mk
-from modelkit.bounds import TooLargeError, hindsight, start_windows, starts_kept
-from modelkit.families import generate
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.local_search import TooLargeError
+from modelkit.problems.kv.start_windows import start_windows, starts_kept
+from modelkit.sources.families import generate
 
 
 @pytest.mark.parametrize("seed", range(3))

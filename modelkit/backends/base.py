@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from modelkit.backends.separator import Separator
 from modelkit.errors import UsageError
-from modelkit.separator import Separator
 
 Stop = Literal["finished", "time_limit", "interrupted", "failed"]
 Found = Literal["solution", "infeasible", "unbounded", "nothing"]

@@ -60,7 +60,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     if status == cp_model.INFEASIBLE:
         outcome["found"] = "infeasible"
     elif status == cp_model.MODEL_INVALID:
-        outcome.update(stop="failed", message=f"CP-SAT refuses the model: {whole.validate()}")
+        outcome.update(stop="failed", message=f"CP-SAT rejects the model: {whole.validate()}")
     elif status != cp_model.OPTIMAL:
         within = outcome["found"] == "solution" and job.limits.gap > 0 and _gap(solver) <= job.limits.gap
         outcome["stop"] = "interrupted" if stop.is_set() else "finished" if within else "time_limit"
@@ -163,4 +163,4 @@ def _set_options(solver: cp_model.CpSolver, limits: Limits, options: dict[str, A
         try:
             setattr(solver.parameters, name, value)
         except (TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"CP-SAT refuses {name}={value!r}: {error}") from None
+            raise UsageError(f"CP-SAT rejects {name}={value!r}: {error}") from None

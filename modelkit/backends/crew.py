@@ -25,7 +25,7 @@ from typing import Any
 
 from modelkit.backends.worker import HEADER, Job, frames
 from modelkit.errors import SolverError
-from modelkit.threads import Lock
+from modelkit.runtime.threads import Lock
 
 #: Processes kept for the next solves, at most.
 MOST_IDLE = 4
@@ -156,7 +156,7 @@ class SolverProcess:
                 left = left[os.write(self._questions, left) :]
 
     def next(self, timeout: float) -> Message | None:
-        """The next message about the question last asked, without its number, or None after so many seconds.
+        """The next message about the question last asked, without its number, or None after the time limit.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class SolverProcess:
             This process is a fork of the one that asked.
         """
         if self.owner != os.getpid():
-            raise SolverError("the process was forked within a solve; only the one that asked has the answer")
+            raise SolverError("the process was forked during a solve; only its parent receives the answer")
         try:
             number, *message = self.messages.get(timeout=timeout)
         except queue.Empty:

@@ -20,8 +20,8 @@ import highspy
 
 from modelkit.backends.standard_form import StandardForm
 from modelkit.errors import SolverError
-from modelkit.interrupts import interrupts_held
-from modelkit.threads import Lock
+from modelkit.runtime.interrupts import interrupts_held
+from modelkit.runtime.threads import Lock
 
 T = TypeVar("T")
 
@@ -49,9 +49,9 @@ def new_highs(form: StandardForm, *, log_path: str | None = None, **options: Any
     logging = {"output_flag": False} if log_path is None else {"log_to_console": False, "log_file": log_path}
     for name, value in {**logging, **options}.items():
         if solver.setOptionValue(name, value) == highspy.HighsStatus.kError:
-            raise SolverError(f"HiGHS refuses {name}={value!r}")
+            raise SolverError(f"HiGHS rejects {name}={value!r}")
     if solver.passModel(lp_model(form)) == highspy.HighsStatus.kError:
-        raise SolverError("HiGHS refuses the model: a coefficient or bound is not one that it takes")
+        raise SolverError("HiGHS rejects the model: a coefficient or bound is not one that it takes")
     return solver
 
 

@@ -125,4 +125,4 @@ def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any],
         settings[name] = typed_option("HiGHS", name, value, getattr(solver.getOptions(), name))
     for name, value in settings.items():
         if solver.setOptionValue(name, value) != highspy.HighsStatus.kOk:
-            raise UsageError(f"HiGHS refuses {name}={value!r}; its documentation says what is allowed")
+            raise UsageError(f"HiGHS rejects {name}={value!r}; its documentation says what is allowed")

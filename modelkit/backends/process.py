@@ -14,11 +14,11 @@ import numpy as np
 
 from modelkit.backends.base import Limits, Listener, Outcome
 from modelkit.backends.crew import Crew
+from modelkit.backends.separator import Separator
 from modelkit.backends.standard_form import StandardForm, compile_model, load_solution
 from modelkit.backends.watch import Watch
 from modelkit.backends.worker import Job, PackedSeparator
 from modelkit.errors import SolverError
-from modelkit.separator import Separator
 
 
 class ProcessBackend:

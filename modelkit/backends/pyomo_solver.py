@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
+from modelkit.backends.separator import Separator
 from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
 from modelkit.backends.watch import Incumbents
 from modelkit.errors import SolverError
-from modelkit.scratch import scratch_folder
-from modelkit.separator import Separator
-from modelkit.threads import PYOMO
+from modelkit.runtime.scratch import scratch_folder
+from modelkit.runtime.threads import PYOMO
 
 
 class PyomoBackend:

@@ -189,4 +189,4 @@ def _set_options(model: Model, limits: Limits, options: dict[str, Any], form: St
         try:
             model.setParam(name, value)
         except Exception as error:
-            raise UsageError(f"SCIP refuses {name}={value!r}: {error}") from None
+            raise UsageError(f"SCIP rejects {name}={value!r}: {error}") from None

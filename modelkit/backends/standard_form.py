@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from modelkit.backends.base import Size
 from modelkit.errors import SolverError
-from modelkit.threads import PYOMO
+from modelkit.runtime.threads import PYOMO
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from modelkit.backends.crew import Message, SolverProcess
 from modelkit.backends.standard_form import Floats, StandardForm
 from modelkit.backends.worker import Job
 from modelkit.errors import ModelkitError, SolverError
-from modelkit.interrupts import interrupts_held
+from modelkit.runtime.interrupts import interrupts_held
 
 #: Seconds that a solver has to stop by itself after its limit, or after it was asked to, at most; and with a limit so
 #: many and a share of the limit: twice that, starting Python and a process are within limit / 10 + 2 s.
@@ -48,11 +48,13 @@ class Incumbents:
     def add(self, x: Floats, claimed: float | None) -> bool:
         """Take a solution if it is one; returns whether it is the best so far."""
         if (fault := self.form.fault(x)) is not None:
-            self.remark(f"a solution of {self.solver} was not taken: {fault}")
+            self.remark(f"a solution of {self.solver} was rejected: {fault}")
             return False
         value = self.form.objective(x)
         if claimed is not None and _differ(claimed, value):
-            self.remark(f"{self.solver} said {claimed:g} of a solution that costs {value:g}; the latter counts")
+            self.remark(
+                f"{self.solver} reported {claimed:g} for a solution that costs {value:g}; the recomputed value is used"
+            )
         if self.first is None:
             self.first = x
         if self.value is not None and value >= self.value:
@@ -177,7 +179,7 @@ class Watch:
         if fields["stop"] == "interrupted" and self.stopping:
             fields["stop"] = self.stopping
         if fields["found"] == "infeasible" and self.incumbents.x is not None:
-            self.incumbents.remark(f"{self.job.solver} calls the model infeasible and has given a solution of it")
+            self.incumbents.remark(f"{self.job.solver} reports the model infeasible but returned a solution")
             fields.update(found="solution", stop="failed", bound=None)
         if fields["found"] in ("nothing", "solution"):
             fields["found"] = "nothing" if self.incumbents.x is None else "solution"
@@ -190,7 +192,7 @@ class Watch:
 
     def cut_off(self) -> Outcome:
         self.process.process.kill()  # it is tidied up by those who lent it
-        words = "the solver did not stop when asked to and was ended"
+        words = "the solver did not stop when asked to and was terminated"
         return self.salvaged("interrupted" if self.stopping == "interrupted" else "time_limit", words)
 
     def salvaged(self, stop: Any, message: str) -> Outcome:

@@ -36,7 +36,7 @@ import numpy as np
 from modelkit.backends.base import Limits
 from modelkit.backends.standard_form import StandardForm
 from modelkit.errors import ModelkitError, SolverError
-from modelkit.interrupts import ignore_all
+from modelkit.runtime.interrupts import ignore_all
 
 StopFlag = threading.Event
 

@@ -29,7 +29,7 @@ from modelkit.cli.options import CONTEXT, NamingGroup, exit_codes
 from modelkit.cli.output import fitted, printable
 from modelkit.cli.streams import drop
 from modelkit.errors import ModelkitError, not_enough_memory
-from modelkit.interrupts import Ending
+from modelkit.runtime.interrupts import Ending
 
 
 def main(ending: Ending | None = None) -> None:
@@ -95,7 +95,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if isinstance(error, OSError):
         drop(sys.stdout)
         named = "" if error.filename is None else f": {error.filename}"
-        click.echo(printable(f"error: the system refuses: {error.strerror or error}{named}"), err=True)
+        click.echo(printable(f"error: the operating system refuses: {error.strerror or error}{named}"), err=True)
         return 2
     click.echo(f"unexpected fault: {type(error).__name__}: {error}", err=True)
     if not debug:

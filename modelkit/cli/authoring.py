@@ -27,14 +27,14 @@ from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
 from modelkit.errors import unknown_name
 
 if TYPE_CHECKING:
-    from modelkit.conformance import Finding
-    from modelkit.diagnosis import Diagnosis
-    from modelkit.exporting import Format
+    from modelkit.authoring.check import Finding
+    from modelkit.authoring.diagnose import Diagnosis
+    from modelkit.authoring.export import Format
 
 
 @click.group(cls=NamingGroup)
 def new() -> None:
-    """Write a file to start from."""
+    """Write a template to start from."""
 
 
 @new.command("formulation", epilog=exit_codes(0, 2))
@@ -42,12 +42,12 @@ def new() -> None:
 @click.option("--extends", metavar="BASE", help="Write a variant of BASE.  [default: a formulation that stands alone]")
 @click.option(
     "--output", "-o", "folder", default=".", show_default=True, metavar="FOLDER",
-    type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to.",
+    type=click.Path(file_okay=False, exists=True, path_type=Path), help="Folder to write to.",
 )  # fmt: skip
 @debug_option
 def new_formulation(name: str, extends: str | None, folder: Path) -> None:
     """Write the formulation NAME and its test; both work as written."""
-    from modelkit.scaffold import new_formulation as write
+    from modelkit.authoring.new import new_formulation as write
 
     files = write(name, folder, extends=extends)
     for file in files:
@@ -60,14 +60,14 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
 @param_option
 @click.option(
     "--instances", default=50, show_default=True, type=click.IntRange(1, 10_000), metavar="N",
-    help="Tiny instances on which to hold it against brute force.",
+    help="Number of tiny instances to compare with brute force.",
 )  # fmt: skip
 @quiet_option
 @debug_option
 def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> int:
-    """Hold the formulation in FILE (or of that name) to every rule, one line each."""
-    from modelkit import conformance
-    from modelkit.parameters import parsed_parameters
+    """Check the formulation in FILE (or the one of that name) against every rule, one line each."""
+    from modelkit.authoring import check as conformance
+    from modelkit.formulation.parameters import parsed_parameters
 
     parameters = parsed_parameters(params)
     with progress(quiet, f"checking {Path(file).name}") as line:
@@ -113,7 +113,7 @@ def _say_finding(finding: Finding) -> None:
 @click.option("--output", "-o", default="-", metavar="PATH", help="File to write.  [default: standard output]")
 @debug_option
 def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
-    """One formulation, policy or family: its mathematics or rule, what it takes, its reference.
+    """Show a formulation, policy or family: its mathematics or rule, its parameters, its reference.
 
     NAME is a name or a formulation file. The mathematics is generated from the model itself.
     """
@@ -129,16 +129,16 @@ def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
 
 
 def _is_formulation(name: str) -> bool:
-    from modelkit.plugins import formulation_files
+    from modelkit.formulation.loading import formulation_files
 
     return name.endswith(".py") or name in formulation_files()
 
 
 def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
-    from modelkit.hosting import load_formulation
-    from modelkit.mathematics.writing import shown
-    from modelkit.parameters import parsed_parameters
-    from modelkit.plugins import file_of
+    from modelkit.authoring.show.writing import shown
+    from modelkit.formulation.hosting import load_formulation
+    from modelkit.formulation.loading import file_of
+    from modelkit.formulation.parameters import parsed_parameters
 
     whole = str(file_of(name).resolve()) if name.endswith(".py") else name
     text: str = load_formulation(name).apply(shown, whole, parsed_parameters(params), kind)
@@ -147,7 +147,7 @@ def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
 
 def _shown_other(name: str) -> str:
     """A policy, family or trace format: what its registry says."""
-    from modelkit.plugins import formulation_files
+    from modelkit.formulation.loading import formulation_files
     from modelkit.policies import policies
 
     makers = {**all_families(), **all_formats()}
@@ -174,7 +174,7 @@ def _shown_other(name: str) -> str:
 @param_option
 @click.option(
     "--solver", "-s", default="highs", show_default=True, type=click.Choice(["highs", "scip"]),
-    help="Who finds the constraints at fault.",
+    help="Solver that isolates the conflict.",
 )  # fmt: skip
 @time_limit_option("Limit of the solver; inf for none.")
 @quiet_option
@@ -182,9 +182,9 @@ def _shown_other(name: str) -> str:
 def diagnose(
     instance: str, formulation: str | None, params: tuple[str, ...], solver: str, time_limit: float | None, quiet: bool
 ) -> int:
-    """Say why INSTANCE has no schedule: the requests at fault, then the constraints that contradict each other."""
+    """Explain why INSTANCE has no schedule: requests that cannot be served, then conflicting constraints."""
     import modelkit as mk
-    from modelkit.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parsed_parameters
 
     parameters = parsed_parameters(params)
     with progress(quiet, f"diagnosing {Path(instance).name}"):
@@ -207,9 +207,9 @@ def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
         lines.append(f"  ... and {len(found.obstacles) - _SHOWN} more")
     if found.conflict is not None:
         by = found.conflict.solver
-        words = f"these constraints contradict each other; leave out any one, and they no longer do ({by}):"
+        words = f"these constraints contradict each other; removing any one of them resolves the conflict ({by}):"
         if not found.conflict.irreducible:
-            words = f"these constraints contradict each other; some may not be needed for that ({by}):"
+            words = f"these constraints contradict each other; not all of them may be needed for the conflict ({by}):"
         lines += textwrap.wrap(words, 79, initial_indent="  ", subsequent_indent="  ")
         for family, doc, members in found.conflict.families:
             lines += textwrap.wrap(f"{family}: {doc}", 79, initial_indent="    ", subsequent_indent="      ")
@@ -222,7 +222,7 @@ def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
     return lines
 
 
-#: At most so many things of one kind are listed.
+#: The most items of one kind that are listed.
 _SHOWN = 8
 
 
@@ -245,9 +245,9 @@ def export(
 ) -> None:
     """Write the model of INSTANCE for other solvers, with readable names."""
     import modelkit as mk
-    from modelkit.exporting import exported
+    from modelkit.authoring.export import exported
+    from modelkit.formulation.parameters import parsed_parameters
     from modelkit.io import write_text
-    from modelkit.parameters import parsed_parameters
 
     parameters = parsed_parameters(params)
     with progress(quiet) as line:

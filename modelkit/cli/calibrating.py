@@ -15,7 +15,7 @@ from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from modelkit.calibrate import Calibration
+    from modelkit.sources.calibrate import Calibration
 
 
 @click.command(epilog=exit_codes(0, 2))
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-prompt-tokens", type=click.IntRange(1), metavar="N",
-    help="Use only iterations of at most so many prompt tokens.",
+    help="Use only iterations with at most N prompt tokens.",
 )  # fmt: skip
 @click.option(
-    "--max-batch", type=click.IntRange(1), metavar="N", help="Use only iterations with at most so many decoding."
+    "--max-batch", type=click.IntRange(1), metavar="N", help="Use only iterations with at most N decoding requests."
 )
 @click.option(
     "--output", "-o", metavar="PATH",
@@ -44,14 +44,14 @@ def calibrate(
     output: str | None,
     quiet: bool,
 ) -> None:
-    """Fit the iteration-time law to the table TIMINGS (CSV) and write it as a clock.
+    """Fit a linear cost model of iteration times to the table TIMINGS (CSV) and write it as a clock.
 
     TIMINGS has the columns phase (prefill, decode or mixed), batch_size, prompt_tokens, kv_tokens_per_request or
     kv_tokens, and iteration_ms; or those of Splitwise's performance table. The clock serves as `--server` of
     generate and import.
     """
-    from modelkit.calibrate import calibrate as fit
     from modelkit.io import write_text
+    from modelkit.sources.calibrate import calibrate as fit
 
     stem = "timings" if timings == "-" else Path(timings).name.partition(".")[0]
     path = output or file_name(stem, ending="clock.json")
@@ -76,11 +76,11 @@ def _choice(text: str) -> tuple[str, str]:
 def _lines(found: Calibration) -> list[str]:
     law = found.clock
     rows = [
-        ("prefill", f"{law.prefill_base_ms:g} ms + {law.prefill_per_token_ms:g} ms a prompt token"),
+        ("prefill", f"{law.prefill_base_ms:g} ms + {law.prefill_per_token_ms:g} ms per prompt token"),
         (
             "decode",
-            f"{law.decode_base_ms:g} ms + {law.decode_per_request_ms:g} ms a request"
-            f" + {law.decode_per_kv_token_ms:g} ms a KV token",
+            f"{law.decode_base_ms:g} ms + {law.decode_per_request_ms:g} ms per request"
+            f" + {law.decode_per_kv_token_ms:g} ms per KV token",
         ),
     ]
     for phase, errors in found.errors.items():

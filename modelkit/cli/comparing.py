@@ -25,7 +25,7 @@ from modelkit.cli.saving import check_outputs, in_folder, keeping
 from modelkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from modelkit.cases import Case
+    from modelkit.reporting.evidence import Case
 
 
 @click.command(epilog=exit_codes(0, 2, 3, 4))
@@ -57,14 +57,13 @@ def compare(
 ) -> int:  # fmt: skip
     """Run formulations on solvers, policies and the bound on the same instances, and report.
 
-    Runs are parallel processes; one that fails is shown as such and hinders no other. The folder holds the
+    Runs are parallel processes; one that fails is reported and does not stop the others. The folder holds the
     instances, a result for each run, and the report; with several instances also a page for each of them.
     A parameter goes to every formulation that has it.
     """
-    from modelkit.cases import by_instance
-    from modelkit.comparing import Comparison
-    from modelkit.parameters import parsed_parameters
-    from modelkit.reporting import report_comparison
+    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.reporting.evidence import Comparison, by_instance
+    from modelkit.reporting.render import report_comparison
 
     chosen: dict[str, Any] = {"formulations": _names(formulations), "policies": _names(policies)}
     path = page or in_folder(output, "report.html")
@@ -103,7 +102,7 @@ def _outcome(found: list[Case]) -> int:
 def _names(given: tuple[str, ...]) -> list[str] | None:
     """What was asked for; None for the default, nothing for ``none``."""
     if "none" in given and len(set(given)) > 1:
-        raise UsageError("'none' stands beside other names; leave one or the other out")
+        raise UsageError("'none' cannot be combined with other names")
     return [] if "none" in given else list(given) or None
 
 
@@ -129,7 +128,7 @@ def report(
 
     RESULT is a file, or a folder whose result and certificate files are taken. Results about one instance
     give a page on it; results about several, a summary. Schedules are replayed and certificates recomputed
-    where the instance is at hand; otherwise the page says that it was not. Results of different problems, such as
+    where the instance is available; otherwise the page says that it was not. Results of different problems, such as
     those of a variant with an objective of its own, are not compared with each other.
     """
     files = [path for path in results if not os.path.isdir(path)]
@@ -161,7 +160,7 @@ def _print_case(case: Case, titled: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from modelkit.words import percent, seconds
+    from modelkit.text import percent, seconds
 
     def plain(text: str) -> Text:
         return Text(text.replace("\u202f", " "))
@@ -189,7 +188,7 @@ def _print_case(case: Case, titled: bool) -> None:
     if case.bound is not None:
         notes.append(f"gap: {case.reference_words}")
     if any(e.result.objective.bound_by == "solver" for e in case.entries):
-        notes.append("* the solver's word")
+        notes.append("* claimed by the solver, not checked")
     if notes:
         console.print(plain("; ".join(notes)))
 

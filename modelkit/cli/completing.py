@@ -23,7 +23,7 @@ _VARIABLE = "_MODELKIT_COMPLETE"
 def completion(context: click.Context, shell: str) -> None:
     """Print a script that completes commands, options, names and files.
 
-    For good: the line of the example in ~/.bashrc or ~/.zshrc; for fish, the script itself as
+    To enable it permanently, put the line of the example in ~/.bashrc or ~/.zshrc; for fish, the script itself as
     ~/.config/fish/completions/modelkit.fish.
     """
     found = get_completion_class(shell)
@@ -68,7 +68,7 @@ def _both(*parts: Callable[[str], Iterable[CompletionItem]]) -> Callable[[str], 
 
 
 def _formulations() -> Iterable[str]:
-    from modelkit.plugins import formulation_files
+    from modelkit.formulation.loading import formulation_files
 
     return formulation_files()
 
@@ -86,7 +86,7 @@ def _solvers() -> Iterable[str]:
 
 
 def _studies() -> Iterable[str]:
-    from modelkit.studies import shipped_studies
+    from modelkit.experiments.study import shipped_studies
 
     return shipped_studies()
 

@@ -16,7 +16,7 @@ _MAP = {
         "calibrate": "fit a server's clock to measurements",
     },
     "make a schedule": {
-        "solve": "by integer programming: the best, with a bound",
+        "solve": "by integer programming: the best schedule, with a bound",
         "simulate": "by online policies",
         "compare": "by all of them, side by side",
     },
@@ -37,7 +37,7 @@ _MAP = {
     },
     "write your own": {
         "new": "a formulation to start from",
-        "check": "the conformance suite on a formulation",
+        "check": "run the conformance checks on a formulation",
         "export": "the model, for other solvers",
     },
 }

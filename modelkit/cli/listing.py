@@ -16,7 +16,7 @@ from modelkit.cli.output import two_columns
 @click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats", "servers"]))
 @debug_option
 def list_(kind: str) -> None:
-    """What there is, whether it can be used here, and why not."""
+    """List what there is, whether it can be used on this machine, and why not."""
     rows: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "formulations": _formulation_rows,
         "policies": _policy_rows,
@@ -29,7 +29,7 @@ def list_(kind: str) -> None:
 
 
 def _formulation_rows() -> list[tuple[str, str]]:
-    from modelkit.hosting import found_formulations
+    from modelkit.formulation.hosting import found_formulations
 
     return [
         (e.name, f"{e.formulation.claim}: {e.formulation.summary}" if e.formulation else f"BROKEN: {e.error}")
@@ -44,7 +44,7 @@ def _policy_rows() -> list[tuple[str, str]]:
 
 
 def _server_rows() -> list[tuple[str, str]]:
-    from modelkit.servers import presets
+    from modelkit.sources.servers import presets
 
     rows = []
     for preset in presets().values():

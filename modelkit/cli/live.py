@@ -14,7 +14,7 @@ from modelkit.cli.streams import on_terminal
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from modelkit.news import News
+    from modelkit.result import News
 
 #: A sign that the program lives.
 TURNING = "|/-\\"

@@ -106,26 +106,26 @@ def _click_option(option: Option) -> click.Option:
 
 def all_families() -> dict[str, Maker]:
     """Imported late."""
-    from modelkit.families import families
+    from modelkit.sources.families import families
 
     return families()
 
 
 def all_formats() -> dict[str, Maker]:
     """Imported late."""
-    from modelkit.traces import trace_formats
+    from modelkit.sources.traces import trace_formats
 
     return trace_formats()
 
 
 def _generate(name: str, *, quiet: bool, **options: Any) -> mk.Instance:
-    from modelkit.families import generate
+    from modelkit.sources.families import generate
 
     return generate(name, **options)
 
 
 def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> mk.Instance:
-    from modelkit.traces import import_trace
+    from modelkit.sources.traces import import_trace
 
     return import_trace(name, trace, tell=None if quiet else _note, **options)
 
@@ -199,7 +199,7 @@ def _free_path(instance: mk.Instance) -> str:
 
 def _warn_of_oversized(instance: mk.Instance) -> None:
     """Say which requests can never fit."""
-    from modelkit.traces import oversized
+    from modelkit.sources.traces import oversized
 
     too_big = oversized(instance)
     if too_big:
@@ -214,7 +214,7 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
 
 def _warn_of_load(instance: mk.Instance) -> None:
     """Say when the requests come faster than the server can serve them."""
-    from modelkit.stability import load, load_words
+    from modelkit.judge.load import load, load_words
 
     if (words := load_words(load(instance))) is not None:
         remark("warning", words)

@@ -119,7 +119,7 @@ output_option = click.option(
     "--output", "-o", metavar="PATH", help="File to write; - is standard output.  [default: named after the run]"
 )
 report_option = click.option("--report", "page", metavar="PATH.html", help="Write an HTML report too.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
 param_option = click.option(
     "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",

@@ -35,13 +35,13 @@ from modelkit.errors import UsageError, shown
 @formulation_option
 @param_option
 @click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
-@time_limit_option("For the whole solve; inf for none.")
+@time_limit_option("Limit of the whole solve; inf for none.")
 @gap_option("Stop at this gap (value - bound) / value.", one=True)
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.  [default: the solver's]")
 @seed_option
 @click.option(
     "--warm-start", default="best", show_default=True, metavar="POLICY|best|none",
-    help="Policy to start from in hindsight; best: a local search from the best of them.",
+    help="Warm start: the schedule of POLICY with true lengths known; best: a local search from the best of them.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
 @output_option
@@ -58,7 +58,7 @@ def solve(
     **settings: Any,
 ) -> int:
     """Solve INSTANCE with a formulation, judge the schedule, write a result."""
-    from modelkit.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parsed_parameters
 
     settings["options"] = dict(_key_value(option) for option in options)
     settings["parameters"] = parsed_parameters(params)
@@ -117,16 +117,16 @@ def _key_value(text: str) -> tuple[str, str]:
     help="Policy, such as svf or mc-sf:alpha=0.1; repeatable. `modelkit list policies` shows the options.",
 )  # fmt: skip
 @click.option("--predictions", metavar="MODEL", help=PREDICTIONS_HELP)
-@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="At most so many requests in progress.")
+@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="At most N requests in progress.")
 @click.option(
     "--max-batch-tokens", type=click.IntRange(1), metavar="N",
-    help="At most so many tokens in an iteration: one for each request that decodes, and prompts.",
+    help="At most N tokens in an iteration: prompt tokens plus one for each decoding request.",
 )  # fmt: skip
 @click.option("--chunked-prefill", is_flag=True, help="Split prompts to fill iterations up to --max-batch-tokens.")
 @seed_option
 @click.option(
     "--slots-at", multiple=True, metavar="SECONDS=SLOTS",
-    help="From then on so many of the server's slots are open; repeatable, in time order.",
+    help="From SECONDS on, SLOTS of the server's slots are open; repeatable, in time order.",
 )  # fmt: skip
 @output_option
 @report_option
@@ -178,15 +178,15 @@ def _paths(stem: str, policies: tuple[str, ...], output: str | None) -> dict[str
 
 def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[str, Any]) -> None:
     """What can be said before anything runs: the load, and policies that let requests wait on purpose."""
+    from modelkit.judge.load import load, load_words
     from modelkit.policies import chosen_policy
-    from modelkit.stability import load, load_words
 
     limits = {key: settings[key] for key in ("max_batch", "max_batch_tokens", "slots_over_time")}
     share = load(instance, **limits)
     if (words := load_words(share)) is not None:
         remark("warning", words)
     elif share is not None:
-        remark("load", f"{share:.0%} of the server at least")
+        remark("load", f"at least {share:.0%} of capacity")
     for name in names:
         entry, _ = chosen_policy(name)
         if not entry.work_conserving:
@@ -215,7 +215,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=exit_codes(0, 2, 3))
 @click.argument("instance")
-@time_limit_option("For prices and local search; inf for a fixed amount of work.")
+@time_limit_option("Limit of prices and local search; inf for a fixed amount of work.")
 @gap_option("Stop at this gap (value - bound) / value.")
 @click.option("--schedule", metavar="PATH", help="Write the best schedule found too, as a result.")
 @seed_option

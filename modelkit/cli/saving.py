@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelkit.errors import UnwritableError, UsageError
-from modelkit.files import file_name, shown_path
-from modelkit.interrupts import interrupts_held
+from modelkit.runtime.interrupts import interrupts_held
+from modelkit.text import file_name, shown_path
 
 Write = Callable[[str], Path | None]
 

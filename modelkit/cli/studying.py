@@ -15,11 +15,11 @@ from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.cli.streams import on_terminal
 
 if TYPE_CHECKING:
-    from modelkit.studies import Status, Step, Study, Verdict
+    from modelkit.experiments.study import Status, Step, Study, Verdict
 
 study_argument = click.argument("study", metavar="STUDY")
 folder_option = click.option(
-    "--folder", metavar="PATH", help="Where the results are kept.  [default: NAME.study, in this folder]"
+    "--folder", metavar="PATH", help="Folder of the results.  [default: NAME.study, in this folder]"
 )
 
 
@@ -34,8 +34,8 @@ def study() -> None:
 @study.command("list", epilog=exit_codes(0))
 @debug_option
 def list_() -> None:
-    """The studies that come along."""
-    from modelkit.studies import load_study, shipped_studies
+    """The shipped studies."""
+    from modelkit.experiments.study import load_study, shipped_studies
 
     click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
 
@@ -48,15 +48,15 @@ def list_() -> None:
     "--cluster", metavar="ADDRESS|FILE",
     help="A Dask cluster that does the runs: tcp://..., or its file. Two minutes without a worker end the command.",
 )  # fmt: skip
-@click.option("--again", is_flag=True, help="Do failed runs again.")
+@click.option("--again", is_flag=True, help="Rerun failed runs.")
 @click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
 @quiet_option
 @debug_option
 def run(
     study: str, folder: str | None, jobs: int | None, cluster: str | None, again: bool, dry_run: bool, quiet: bool
 ) -> int:
-    """Do the runs of STUDY that are not finished; stop it at any moment, the same command goes on."""
-    from modelkit.studies import estimate, folder_of, load_study, run_study
+    """Run the unfinished runs of STUDY; safe to interrupt, rerun to resume."""
+    from modelkit.experiments.study import estimate, folder_of, load_study, run_study
 
     loaded = load_study(study)
     before = _known(loaded, folder)
@@ -81,12 +81,12 @@ def run(
 @study.command(epilog=exit_codes(0, 2))
 @study_argument
 @folder_option
-@click.option("--prune", is_flag=True, help="Delete results that the study does not ask for any more.")
+@click.option("--prune", is_flag=True, help="Delete results that are no longer part of the study.")
 @debug_option
 def status(study: str, folder: str | None, prune: bool) -> None:
-    """How far STUDY is: runs done, failed, left and stale."""
-    from modelkit.studies import Store, folder_of, load_study
-    from modelkit.studies import status as status_of
+    """Progress of STUDY: runs done, failed, left and stale."""
+    from modelkit.experiments.study import Store, folder_of, load_study
+    from modelkit.experiments.study import status as status_of
 
     loaded = load_study(study)
     now = status_of(loaded, folder)
@@ -104,10 +104,10 @@ def status(study: str, folder: str | None, prune: bool) -> None:
 @quiet_option
 @debug_option
 def export(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
-    """Write a table of the finished runs of STUDY, a line each."""
-    from modelkit.studies import export as write
-    from modelkit.studies import load_study
-    from modelkit.studies import status as status_of
+    """Write a table of the finished runs of STUDY, one line each."""
+    from modelkit.experiments.study import export as write
+    from modelkit.experiments.study import load_study
+    from modelkit.experiments.study import status as status_of
 
     loaded = load_study(study)
     path = output or file_name(loaded.name, ending="csv")
@@ -126,9 +126,9 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
 @quiet_option
 @debug_option
 def report(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
-    """What STUDY shows so far, as an HTML page, and the papers' figures beside ours."""
-    from modelkit.studies import load_study, measured, report_study, verdicts
-    from modelkit.studies import status as status_of
+    """Write an HTML page of the results of STUDY so far, with the papers' figures beside ours."""
+    from modelkit.experiments.study import load_study, measured, report_study, verdicts
+    from modelkit.experiments.study import status as status_of
 
     loaded = load_study(study)
     now = status_of(loaded, folder)
@@ -148,8 +148,8 @@ def report(study: str, folder: str | None, output: str | None, quiet: bool) -> N
 
 def _known(study: Study, folder: str | None) -> Status:
     """What is there before the run; nothing when the folder is new."""
-    from modelkit.studies import Status, cells, folder_of
-    from modelkit.studies import status as status_of
+    from modelkit.experiments.study import Status, cells, folder_of
+    from modelkit.experiments.study import status as status_of
 
     if not (folder_of(study, folder) / "study.sqlite").is_file():
         return Status(cells(study), [], [])
@@ -158,8 +158,8 @@ def _known(study: Study, folder: str | None) -> Status:
 
 def _stale_words(status: Status) -> str:
     return (
-        f"{count(len(status.stale), 'result')} stale: the study does not ask for them any more; they are kept and left"
-        " out (`modelkit study status --prune` deletes them)"
+        f"{count(len(status.stale), 'result')} stale: no longer part of the study; they are kept on disk and ignored"
+        " (`modelkit study status --prune` deletes them)"
     )
 
 

@@ -22,7 +22,7 @@ from modelkit.errors import UsageError
 )  # fmt: skip
 @click.option(
     "--formulation", "-f", metavar="NAME|FILE",
-    help="Whose rules and objective a result has.  [default: the one that the file names, if modelkit knows it]",
+    help="Formulation whose rules and objective apply.  [default: the one that the file names, if modelkit knows it]",
 )  # fmt: skip
 @click.option(
     "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",
@@ -33,9 +33,9 @@ from modelkit.errors import UsageError
 def verify(file: str, instance: str | None, formulation: str | None, params: tuple[str, ...], quiet: bool) -> int:
     """Judge the result in FILE again from its instance, or recompute the bound of a certificate exactly.
 
-    Nothing in the file is believed. What cannot be checked is said, a line each; the last line says what was.
+    Everything is recomputed from the schedule. What cannot be checked is listed; the last line says what was checked.
     """
-    from modelkit.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parsed_parameters
 
     claim = mk.load_claim(file)
     found = mk.load(instance) if instance is not None else _instance_of(claim, Path(file).parent)
@@ -65,12 +65,11 @@ def _fitted(line: str) -> str:
 
 def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
     """The instance that a file is about, by its hash."""
-    from modelkit.lookup import Instances
+    from modelkit.io.lookup import Instances
 
     found = Instances([folder]).find(claim.instance)
     if found is None:
         raise UsageError(
-            f"no instance with the hash {claim.instance.sha256[:16]}... lies beside the result;"
-            " say which with --instance"
+            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the result; name one with --instance"
         )
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from modelkit.io.claims import (
+from modelkit.io.instances import MOST_REQUESTS, checked, instance_schema, load, parse_instance, save_instance
+from modelkit.io.json_reading import MOST_NESTING, read_json
+from modelkit.io.results import (
     load_certificate,
     load_claim,
     load_result,
@@ -11,9 +13,7 @@ from modelkit.io.claims import (
     save_certificate,
     save_result,
 )
-from modelkit.io.faults import faults_of, trimmed
-from modelkit.io.instances import MOST_REQUESTS, checked, instance_schema, load, parse_instance, save_instance
-from modelkit.io.reading import MOST_NESTING, read_json
+from modelkit.io.validation import faults_of, trimmed
 from modelkit.io.writing import check_writable, write_bytes, write_text
 
 __all__ = [

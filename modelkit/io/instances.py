@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, did_you_mean, shown
-from modelkit.files import where_of
 from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
-from modelkit.io.faults import faults_of, trimmed
-from modelkit.io.reading import (
+from modelkit.io.files import where_of
+from modelkit.io.json_reading import (
     MOST_NESTING,
     beyond_limits,
     checked_schema,
@@ -22,6 +21,7 @@ from modelkit.io.reading import (
     read_json,
     without_collecting,
 )
+from modelkit.io.validation import faults_of, trimmed
 from modelkit.io.writing import write_text
 
 #: Requests of an instance.
@@ -137,7 +137,7 @@ def _rows(columns: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]:
         if key not in REQUEST_KEYS:
             faults.append(Fault(f"$.requests.{key}", f"unknown key{did_you_mean(key, REQUEST_KEYS)}"))
         elif not isinstance(values, list):
-            faults.append(Fault(f"$.requests.{key}", f"found {shown(values)}; allowed: a list, one value a request"))
+            faults.append(Fault(f"$.requests.{key}", f"found {shown(values)}; allowed: a list, one value per request"))
         else:
             usable[key] = values
     length = max((len(values) for values in usable.values()), default=0)
@@ -185,7 +185,7 @@ def instance_schema() -> dict[str, Any]:
     row["required"] = [key for key in row["required"] if key != "id"]
     columns = {
         "title": "Request columns",
-        "description": "The same data as columns of equal length, one entry a request.",
+        "description": "The same data as columns of equal length, one entry per request.",
         "type": "object",
         "additionalProperties": False,
         "properties": {

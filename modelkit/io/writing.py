@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelkit.errors import UnwritableError, UsageError, shown
-from modelkit.files import shown_path
+from modelkit.text import shown_path
 
 #: What is written to find out whether a folder takes anything [byte]: a block.
 PROBE = 4096

@@ -9,8 +9,8 @@ from __future__ import annotations
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
+from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.judge.times import RequestTime, RequestTimes, request_times
-from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.schedule import Schedule
 
 __all__ = [

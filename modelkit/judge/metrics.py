@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkit.instance import Instance, whole
-from modelkit.judge.verdict import Stay, Verdict
+from modelkit.judge.rules import Stay, Verdict
 
 #: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``.
 METRICS: dict[str, str] = {

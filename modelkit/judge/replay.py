@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge.metrics import Totals, metrics
-from modelkit.judge.verdict import RULES, Stay, Stretch, Verdict, Violation
+from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.schedule import Segment
 
 #: Under the linear clock, times closer than this are the same moment [ms].

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, overload
 
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, whole
-from modelkit.judge.verdict import Stay, Verdict
+from modelkit.judge.rules import Stay, Verdict
 
 
 class RequestTime(NamedTuple):

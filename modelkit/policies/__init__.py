@@ -22,7 +22,7 @@ from modelkit.registry import Option, options_of, same_place
 
 #: Modules of this package that register policies.
 _MODULES = (
-    "batching", "clearing", "groups", "hybrid", "intervals", "lookahead", "serving", "slots", "thresholds",
+    "clearing", "groups", "hybrid", "intervals", "lookahead", "slots", "sorted_f", "vllm", "wait",
 )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ class Room:
 
 
 class Policy:
-    """Base of all policies; the defaults ignore what happens and admit nobody.
+    """Base of all policies; the defaults ignore events and admit no request.
 
     Keyword parameters of the constructor are the policy's options.
     """
@@ -166,7 +166,7 @@ class Policy:
 class PolicyEntry:
     """A policy in the registry.
 
-    ``work_conserving``: it lets nobody wait on purpose while the server could serve them.
+    ``work_conserving``: no request waits on purpose while the server could serve it.
     """
 
     name: str
@@ -188,7 +188,7 @@ _REGISTRY: dict[str, PolicyEntry] = {}
 _P = TypeVar("_P", bound=type[Policy])
 
 
-def register(
+def policy(
     name: str,
     *,
     summary: str,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from modelkit.errors import UsageError
-from modelkit.policies import Policy, Room, Seen, View, register, share
+from modelkit.policies import Policy, Room, Seen, View, policy, share
 
 _ALPHA = "share of M that is kept free of new requests"
 
@@ -63,7 +63,7 @@ class _Clearing(Policy):
         raise NotImplementedError
 
 
-@register(
+@policy(
     "alpha-protection",
     summary="arrival order into (1 - alpha) of the KV cache, no look-ahead; on overflow everything is evicted",
     reference="Jaillet et al., arXiv 2502.07115, alpha-protection greedy",
@@ -77,7 +77,7 @@ class AlphaProtection(_Clearing):
         return list(view.running)
 
 
-@register(
+@policy(
     "alpha-beta-clearing",
     summary="as alpha-protection, but on overflow each request is evicted with probability beta until the rest fits",
     reference="Jaillet et al., arXiv 2502.07115, alpha-protection beta-clearing",

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from modelkit.errors import UsageError
-from modelkit.policies import Policy, Room, Seen, View, register
+from modelkit.policies import Policy, Room, Seen, View, policy
 
 
-@register(
+@policy(
     "length-groups",
     summary="batches of the longest-waiting request and those of most similar predicted output, one after the other",
     reference="Zheng et al., arXiv 2305.13144, sequence scheduling with variable batch size; our reading",

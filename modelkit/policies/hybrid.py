@@ -1,8 +1,8 @@
 """The hybrid policy: an offline plan, online sorting, and preemption by a Lagrangian comparison.
 
 Offline, when it is first asked, it packs the waiting requests by their predicted lengths and plans stages in
-which slots finish together (``modelkit.packing``, ``modelkit.alignment``). Online it follows the plan as long as
-the predictions hold. When they have cost as much as a stage costs, or requests or slots come and go, it drops
+which slots finish together (``modelkit.problems.slots.packing`` and ``stage_plan``). Online it follows the plan as long
+as the predictions hold. When they have cost as much as a stage costs, or requests or slots come and go, it drops
 the plan and compares, round by round, the price of waiting with the price of interrupting.
 """
 
@@ -15,10 +15,10 @@ from itertools import takewhile
 
 import numpy as np
 
-from modelkit.alignment import Plan, align
-from modelkit.packing import pack
-from modelkit.policies import Policy, Room, Seen, View, register
+from modelkit.policies import Policy, Room, Seen, View, policy
 from modelkit.policies.slots import LongestFirst
+from modelkit.problems.slots.packing import pack
+from modelkit.problems.slots.stage_plan import Plan, align
 
 #: Requests for each slot up to which a plan is made. With more, batches in order of length finish together by
 #: themselves (measured: they cross at about 20), and the comparison alone does as well.
@@ -68,7 +68,7 @@ class FollowPlan(Policy):
             self._next, self._opened = self._next + 1, now
 
 
-@register(
+@policy(
     "hybrid",
     summary="stages planned offline so that slots finish together; when predictions fail, longest first with a"
     " Lagrangian comparison",

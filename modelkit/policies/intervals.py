@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelkit.policies import Seen, View, register
+from modelkit.policies import Seen, View, policy
 from modelkit.policies.lookahead import LookAhead
 
 
@@ -42,11 +42,11 @@ class OwnLengths(LookAhead):
         return first[0] - view.round
 
 
-@register(
+@policy(
     "a-max",
     summary="shortest upper prediction first, with the look-ahead of mc-sf on upper ends",
     reference="Chen, Ye, Zhou, arXiv 2508.14544, A_max",
-    alpha="share of M kept free of newcomers, for predictions that fail",
+    alpha="share of M kept free of new requests, in case predictions fail",
 )
 class AMax(OwnLengths):
     """Plan with the upper end."""
@@ -56,11 +56,11 @@ class AMax(OwnLengths):
         return request.predicted_upper
 
 
-@register(
+@policy(
     "a-min",
     summary="shortest lower prediction first, with the look-ahead of mc-sf on lower ends, raised as tokens come out",
     reference="Chen, Ye, Zhou, arXiv 2508.14544, A_min",
-    alpha="share of M kept free of newcomers, for predictions that fail",
+    alpha="share of M kept free of new requests, in case predictions fail",
 )
 class AMin(OwnLengths):
     """Plan with the lower end; on overflow evict those of the smallest lower ends, which have run the least.

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from modelkit.kernel import kernel
-from modelkit.policies import Policy, Room, Seen, View, register, share
+from modelkit.policies import Policy, Room, Seen, View, policy, share
+from modelkit.runtime.kernel import kernel
 
 
 class Profile:
@@ -138,8 +138,8 @@ class LookAhead(Policy):
     Parameters
     ----------
     alpha
-        Protection: share of M that is kept free of newcomers, for predictions that fail. An empty server takes
-        anybody.
+        Protection: share of M that is kept free of new requests, in case predictions fail. An empty server admits
+        any request.
     """
 
     def __init__(self, *, alpha: float = 0.0) -> None:
@@ -202,10 +202,10 @@ class LookAhead(Policy):
         return self._profile.rounds_until_fit(request.prompt, self.length(request), view.round, self.limit(view))
 
 
-_ALPHA = "share of M kept free of newcomers, for predictions that fail"
+_ALPHA = "share of M kept free of new requests, in case predictions fail"
 
 
-@register(
+@policy(
     "mc-sf",
     summary="shortest predicted output first, while no predicted completion overfills the KV cache",
     reference="Jaillet et al., arXiv 2502.07115, Algorithm MC-SF",
@@ -219,7 +219,7 @@ class McSf(LookAhead):
         return request.predicted_upper
 
 
-@register(
+@policy(
     "mc-benchmark",
     summary="arrival order, with the same look-ahead as mc-sf",
     reference="Jaillet et al., arXiv 2502.07115, Algorithm MC-Benchmark",
@@ -233,7 +233,7 @@ class McBenchmark(LookAhead):
         return request.arrival
 
 
-@register(
+@policy(
     "svf",
     summary="smallest predicted volume s õ + õ (õ + 1) / 2 first, with the same look-ahead as mc-sf",
     reference="Kong, Qi, Ye, Zhou, arXiv 2606.22327",

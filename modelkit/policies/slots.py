@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Iterator
 from itertools import takewhile
 
-from modelkit.policies import Policy, Room, Seen, View, register
+from modelkit.policies import Policy, Room, Seen, View, policy
 
 
 class Queue(Policy):
@@ -59,7 +59,7 @@ class LongestFirst(Queue):
         return -request.predicted_upper
 
 
-@register(
+@policy(
     "fcfs",
     summary="arrival order; a prefill as soon as a slot is idle",
     reference="Pang, Li, She, Wang, arXiv 2502.15763, the baseline in words; its figures are `sorted`'s",
@@ -73,7 +73,7 @@ class FirstComeFirstServed(Queue):
         return request.arrival
 
 
-@register(
+@policy(
     "sorted",
     summary="longest predicted output first; a prefill as soon as a slot is idle",
     reference="Pang, Li, She, Wang, arXiv 2502.15763, online sorting; it has the figures of the paper's baseline",
@@ -83,7 +83,7 @@ class Sorted(LongestFirst):
     """Longest first, prefill at once."""
 
 
-@register(
+@policy(
     "lagrangian",
     summary="longest predicted output first; a prefill when the idle slots have lost as much as it costs the active",
     reference="Pang, Li, She, Wang, arXiv 2502.15763, preemption by a Lagrangian cost comparison",
@@ -128,7 +128,7 @@ class Lagrangian(LongestFirst):
         return price / tau - self._idle if tau else math.inf if price else 0.0
 
 
-@register(
+@policy(
     "exclusive-batching",
     summary="longest predicted output first; a prefill when a fixed share of the slots is idle",
     reference="Zhang, Nie, Pang, Ma, Wu, arXiv 2606.00516 (second-hand):"

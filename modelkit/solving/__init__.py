@@ -12,16 +12,15 @@ from typing import Any
 from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.errors import InfeasibleError, unknown_name
-from modelkit.formulation import Formulation
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
-from modelkit.interrupts import interruptible
 from modelkit.io import load
-from modelkit.news import News
 from modelkit.policies import policies
-from modelkit.result import Result
-from modelkit.solving.account import SEARCH
-from modelkit.solving.choice import check_search, choose, search_suits
-from modelkit.solving.run import Run
+from modelkit.result import News, Result
+from modelkit.runtime.interrupts import interruptible
+from modelkit.solving.choose import check_search, choose, search_suits
+from modelkit.solving.outcome import SEARCH
+from modelkit.solving.pipeline import Run
 
 __all__ = ["TIME_LIMIT", "News", "choose", "solve"]
 

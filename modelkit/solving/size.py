@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from modelkit.bounds import TooLargeError, TooLateError
-from modelkit.deadline import Deadline
-from modelkit.formulation import Formulation
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError
+from modelkit.runtime.deadline import Deadline
 
 #: Non-zeros that a model may have; at some 400 bytes each more would not fit a workstation's memory.
 MOST_NONZEROS = 20_000_000

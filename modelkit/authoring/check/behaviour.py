@@ -1,0 +1,350 @@
+"""Rules about what a formulation does: they build, solve and compare."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from modelkit.authoring.check.brute_force import Best, can_enumerate
+from modelkit.authoring.check.candidate import Solved, Subject
+from modelkit.authoring.check.documentation import first_probe
+from modelkit.authoring.check.probe import probe
+from modelkit.authoring.check.rules import Complaint, rule
+from modelkit.authoring.check.tiny_instances import examples, growing
+from modelkit.backends.standard_form import compile_model
+from modelkit.errors import ModelkitError, ModelRefusedError
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.hosting import found_formulations
+from modelkit.formulation.loading import load_formulation
+from modelkit.instance import Instance
+
+#: Values closer than this are equal.
+TOLERANCE = 1e-6
+#: Instances that every solver solves.
+EVERY_SOLVER = 4
+#: Exponent of work over size above which building is called slow; 1 is in proportion.
+STEEPEST = 1.25
+#: Requests in the three models whose building is compared.
+SIZES = (6, 12, 24)
+
+
+@rule("builds", "it builds on tiny instances", "data")
+def builds(subject: Subject) -> str | list[Complaint]:
+    """All of them."""
+    complaints = []
+    for instance in subject.instances:
+        try:
+            model = subject.formulation.instantiate(instance)
+            compile_model(model)
+        except ModelkitError as error:
+            complaints.append(
+                Complaint(
+                    f"{described(instance)}: {error}", "the rules must hold for every instance that needs() takes"
+                )
+            )
+            break
+    return complaints or f"built on {len(subject.instances)} tiny instances"
+
+
+@rule("stable", "names, index sets and rows are the same in every run", "builds")
+def stable(subject: Subject) -> str | list[Complaint]:
+    """Built in two interpreters whose hashes differ."""
+    first = first_probe(subject)
+    second = probe(subject.name, subject.given, hash_seed=2)
+    for found in (first, second):
+        if found.error or found.build_error:
+            return [
+                Complaint(
+                    found.error or found.build_error,
+                    "it builds here but not in a fresh interpreter; look for state that the file depends on",
+                )
+            ]
+    for one, other in zip(first.built, second.built, strict=False):
+        if one != other:
+            advice = (
+                "not deterministic: iterate over lists or sorted(...), never over set(...), and draw from a"
+                " seeded generator"
+            )
+            if sorted(first.built) == sorted(second.built):
+                return [Complaint(f"the order differs between runs: here {cut(one)}, there {cut(other)}", advice)]
+            return [Complaint(f"the model differs between runs: here {cut(one)}, there {cut(other)}", advice)]
+    if len(first.built) != len(second.built):
+        return [Complaint("the number of rows differs between runs", "the model is not deterministic")]
+    return f"{len(first.built)} variables and rows, the same in two interpreters"
+
+
+@rule("solves", "every available solver solves it, to one value", "builds")
+def solves(subject: Subject) -> str | list[Complaint]:
+    """A few tiny instances on all of them."""
+    complaints: list[Complaint] = []
+    refusals: dict[str, str] = {}
+    for n, instance in enumerate(subject.instances[:EVERY_SOLVER]):
+        values: dict[str, float | None] = {}
+        for name in subject.solvers:
+            try:
+                solved = (
+                    subject.solved[n]
+                    if name == subject.solvers[0]
+                    else subject.solve(subject.formulation, instance, name)
+                )
+            except ModelRefusedError as error:
+                refusals[name] = str(error)
+                continue
+            except ModelkitError as error:
+                complaints.append(
+                    Complaint(str(error), "read its message; `modelkit export` writes the model that it was given")
+                )
+                return complaints
+            values[name] = solved.model_value
+        first = next(iter(values.values()))
+        if any(not same(value, first) for value in values.values()):
+            said = ", ".join(f"{name} {words(value)}" for name, value in values.items())
+            complaints.append(
+                Complaint(
+                    f"{described(instance)}: the solvers disagree: {said}",
+                    "coefficients of very different size, or big-M constraints, are the usual cause",
+                )
+            )
+    takers = ", ".join(name for name in subject.solvers if name not in refusals)
+    return complaints or f"one value on {takers}" + "".join(f" ({words})" for words in refusals.values())
+
+
+@rule("judged", "the judge accepts the extracted schedule, at the model's own value", "solves")
+def judged(subject: Subject) -> str | list[Complaint]:
+    """The value only of what claims to be exact, and only where the model's optimum is that of brute force."""
+    formulation = subject.formulation
+    if formulation.extract is None:
+        if formulation.claim == "lower-bound":
+            return "a bound without schedule"
+        return [Complaint("there is no extract()", "write extract(model, instance), which returns a Schedule")]
+    count = 0
+    for solved, best in zip(subject.solved, subject.best, strict=True):
+        if solved.verdict is None:
+            continue
+        count += 1
+        if not solved.verdict.valid:
+            violation = solved.verdict.violations[0]
+            return [
+                Complaint(
+                    f"{described(solved.instance)}: the schedule breaks {violation.rule}: {violation.message}",
+                    "either a constraint is missing or too weak, or extract() misreads the variables",
+                )
+            ]
+        if solved.broken:
+            return [
+                Complaint(
+                    f"{described(solved.instance)}: {solved.broken[0]}",
+                    "admissible() and the constraints disagree; one of them is wrong",
+                )
+            ]
+        model_is_right = best is None or same(solved.model_value, best.value)
+        if formulation.claim == "exact" and model_is_right and not same(solved.value, solved.model_value):
+            return [
+                Complaint(
+                    f"{described(solved.instance)}: the model's objective is {words(solved.model_value)}, the"
+                    f" schedule's {formulation.metric(solved.instance)} is {words(solved.value)}",
+                    "extract() misreads the variables, or `objective` names another metric than the model minimises",
+                )
+            ]
+    return f"{count} schedules accepted"
+
+
+@rule("claim", "the claim holds against brute force and siblings", "judged")
+def claim(subject: Subject) -> str | list[Complaint]:
+    """``exact``: equal. ``lower-bound``: never above. ``heuristic``: never below."""
+    formulation = subject.formulation
+    known = formulation.problem is not None or formulation.admissible is not None
+    if not known:
+        return [
+            Complaint(
+                "only the model says which schedules are admissible, so brute force cannot check its claim",
+                "give admissible(instance, verdict) in plain Python; it returns [] where only the objective differs",
+            )
+        ]
+    compared = 0
+    for solved, best in zip(subject.solved, subject.best, strict=True):
+        if not can_enumerate(solved.instance):
+            continue
+        compared += 1
+        complaint = _against(formulation, solved, best)
+        if complaint:
+            return [complaint]
+    siblings = _siblings(formulation) if formulation.claim == "exact" else []
+    for sibling in siblings:
+        for solved in subject.solved:
+            if sibling.refusal(solved.instance) is None:
+                other = subject.solve(sibling, solved.instance, subject.solvers[0])
+                if not same(other.value, solved.value):
+                    return [
+                        Complaint(
+                            f"{described(solved.instance)}: {formulation.name} finds {words(solved.value)},"
+                            f" {sibling.name} {words(other.value)}",
+                            "formulations of one problem have one optimum; if it is another problem, name it",
+                        )
+                    ]
+    if not compared:
+        return [
+            Complaint(
+                "it takes no instance that brute force can enumerate (the unit clock, or stages on slots)",
+                "widen needs(), or make no claim that cannot be checked",
+            )
+        ]
+    also = f" and {len(siblings)} siblings" if siblings else ""
+    relation = {"exact": "equal to", "lower-bound": "never above", "heuristic": "never below"}[formulation.claim]
+    return f"{formulation.claim}: {relation} brute force{also} on {compared} instances"
+
+
+def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Complaint | None:
+    """What is wrong with one claim on one instance, or None."""
+    where, model_value, bound = described(solved.instance), solved.model_value, solved.outcome.bound
+    if best is None:
+        if formulation.claim == "exact" and model_value is not None:
+            return Complaint(
+                f"{where}: the model has a solution of {words(model_value)}, but no admissible schedule exists",
+                "a constraint is missing or too weak, or admissible() is too strict",
+            )
+        return None
+    found = f"; one is {_starts(best)}"
+    if model_value is None:
+        return Complaint(
+            f"{where}: the model is infeasible, but there is a schedule of {words(best.value)}{found}",
+            "a constraint is too strong, or the horizon is too short",
+        )
+    if formulation.claim == "exact" and not same(model_value, best.value):
+        high = model_value > best.value
+        return Complaint(
+            f"{where}: the model's optimum is {words(model_value)}, brute force finds {words(best.value)}"
+            + (found if high else ""),
+            "a constraint cuts off good schedules, the horizon is too short, or an objective coefficient is too large"
+            if high
+            else "a constraint is missing or too weak, or an objective coefficient is too small",
+        )
+    if formulation.claim == "lower-bound" and bound is not None and bound > best.value + TOLERANCE:
+        return Complaint(
+            f"{where}: the bound is {words(bound)}, but there is a schedule of {words(best.value)}{found}",
+            "a relaxation keeps every schedule of the problem: look for the constraint that this one breaks",
+        )
+    if formulation.claim == "heuristic" and (solved.value is None or solved.value < best.value - TOLERANCE):
+        return Complaint(
+            f"{where}: its schedule has {words(solved.value)}, but the optimum is {words(best.value)}",
+            "a heuristic returns a schedule of the problem; this is a relaxation",
+        )
+    return None
+
+
+def _siblings(formulation: Formulation) -> list[Formulation]:
+    """Other exact formulations of the same problem and objective; files that do not load are none."""
+    if formulation.problem is None:
+        return []
+    return [
+        load_formulation(e.name)
+        for e in found_formulations()
+        if e.formulation is not None
+        and e.name != formulation.name
+        and (e.formulation.problem, e.formulation.claim, e.formulation.objective)
+        == (formulation.problem, "exact", formulation.objective)
+    ]
+
+
+@rule("growth", "the work of building grows in proportion to the model", "builds")
+def growth(subject: Subject) -> str | list[Complaint]:
+    """Steps of the interpreter in the file itself, which unlike seconds are the same everywhere."""
+    formulation = subject.formulation
+    assert formulation.data is not None
+    points: list[tuple[int, int, int, float]] = []
+    nonzeros: list[str] = []
+    for requests in SIZES:
+        larger = growing(subject.instances[-1], requests)
+        try:
+            posed = formulation.posed(larger, {**examples(formulation, larger, 1), **subject.given})
+            if formulation.refusal(posed) is not None:
+                break
+            with _Steps(str(subject.path)) as steps:
+                model = formulation.instantiate(posed)
+            began = time.perf_counter()
+            formulation.instantiate(posed)
+            seconds = time.perf_counter() - began
+            size = compile_model(model)[0].size
+        except ModelkitError:
+            break  # too large for it; what it takes is measured
+        nonzeros.append(f"{size.nonzeros:,}")
+        points.append((requests, steps.count, size.nonzeros + size.variables + size.constraints, seconds))
+    if len(points) < 2:
+        return "too few sizes to compare"
+    (_, few, small, _), (requests, many, large, seconds) = points[0], points[-1]
+    counts = ", ".join(str(n) for n, *_ in points)
+    said = f"{counts} requests: {', '.join(nonzeros)} non-zeros in {seconds:.2f} s"
+    if many < 20_000 or large <= small:
+        return said
+    steepness = math.log(many / max(few, 1)) / math.log(large / small)
+    if steepness <= STEEPEST:
+        return said
+    return [
+        Complaint(
+            f"from {points[0][0]} to {requests} requests the model grows {large / small:.1f} times, the work of"
+            f" building it {many / max(few, 1):.1f} times ({said})",
+            "do not filter inside rules (`for k in ... if ...`): index by sets that data() prepares, such as"
+            " BEGINNING[t] of kv-hindsight-flow",
+        )
+    ]
+
+
+class _Steps:
+    """Counts the bytecodes that run in one file."""
+
+    def __init__(self, path: str) -> None:
+        self.file = os.path.abspath(path)
+        self.count = 0
+
+    def __enter__(self) -> _Steps:
+        self.before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it only when tracing begins
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.before)
+
+    def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != self.file:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
+        self.count += event == "opcode"
+        return self._step
+
+
+def same(a: float | None, b: float | None) -> bool:
+    """Equal within the tolerance, or both unknown."""
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def words(value: float | None) -> str:
+    """A value for people."""
+    return "no value" if value is None else f"{round(value, 6):g}"
+
+
+def cut(text: str) -> str:
+    """A line that fits."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def described(instance: Instance) -> str:
+    """A tiny instance in one line, so that it can be followed by hand."""
+    capacity = instance.server.kv_capacity_tokens
+    rows = " ".join(f"({r.arrival:g},{r.prompt_tokens},{r.output_tokens})" for r in instance.requests)
+    extra = "".join(f", {k} {list(v.values()) if isinstance(v, dict) else v}" for k, v in instance.extra.items())
+    return f"{instance.name} (M {capacity or 'free'}, (a,s,o) {rows}{extra})"
+
+
+def _starts(best: Best) -> str:
+    return ", ".join(f"{a.request} at {s.at:g}" for s in best.schedule.segments for a in s.admit)

@@ -1,0 +1,122 @@
+"""The best schedule of a tiny instance, by trying all of them; shares nothing with any formulation or bound.
+
+Every schedule is built, the cheap ones first where the objective allows it, and the judge and the formulation's own
+rules say which counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from modelkit.formulation.formulation import Formulation
+from modelkit.instance import Instance, LinearClock, UnitClock
+from modelkit.judge import judge
+from modelkit.problems.slots.stages import Stage, schedule_from_stages
+from modelkit.schedule import Admission, Schedule, schedule_from_starts
+
+
+class Best(NamedTuple):
+    """The least value and a schedule that has it."""
+
+    value: float
+    schedule: Schedule
+
+
+def can_enumerate(instance: Instance) -> bool:
+    """Whether all schedules of such an instance can be tried: the unit clock, or stages on slots."""
+    clock = instance.server.clock
+    return isinstance(clock, UnitClock) or (not clock.mixed and not instance.arrays.arrival.any())
+
+
+def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
+    """The best admissible schedule of a posed instance; None when there is none."""
+    if isinstance(instance.server.clock, LinearClock):
+        return _best_of(formulation, instance, _staged(instance))
+    starts = list(_fitting_starts(instance))
+    outputs = instance.arrays.output.tolist()
+    if formulation.value is None:  # the first that counts is the best
+        keys = {
+            "total_latency": lambda k: sum(k),
+            "makespan": lambda k: max(a + b for a, b in zip(k, outputs, strict=True)),
+        }
+        key = keys.get(formulation.objective or "")
+        if key is not None:
+            for k in sorted(starts, key=key):
+                best = _best_of(formulation, instance, [_schedule(instance, k)])
+                if best is not None:
+                    return best
+            return None
+    return _best_of(formulation, instance, (_schedule(instance, k) for k in starts))
+
+
+def _best_of(
+    formulation: Formulation, instance: Instance, schedules: Iterator[Schedule] | list[Schedule]
+) -> Best | None:
+    best: Best | None = None
+    for schedule in schedules:
+        value = formulation.valued(instance, judge(instance, schedule))
+        if value is not None and (best is None or value < best.value):
+            best = Best(value, schedule)
+    return best
+
+
+def _schedule(instance: Instance, starts: tuple[int, ...]) -> Schedule:
+    return schedule_from_starts(instance, {r.id: k for r, k in zip(instance.requests, starts, strict=True)})
+
+
+def _fitting_starts(instance: Instance) -> Iterator[tuple[int, ...]]:
+    """Starts of all requests, up to when all others could have run one by one, that fit memory and slots."""
+    arrays, server = instance.arrays, instance.server
+    arrival, output = arrays.arrival.tolist(), arrays.output.tolist()
+    horizon = max(arrival) + sum(output)
+    memory, count = np.zeros(horizon + 1, dtype=int), np.zeros(horizon + 1, dtype=int)
+    most = server.kv_capacity_tokens or int(arrays.peak.sum())
+    slots = server.slots or len(output)
+    profiles = [arrays.prompt[i] + np.arange(1, o + 1) for i, o in enumerate(output)]
+
+    def place(chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        i = len(chosen)
+        if i == len(output):
+            yield chosen
+            return
+        for k in range(arrival[i], horizon - output[i] + 1):
+            rounds = slice(k, k + output[i])
+            if (memory[rounds] + profiles[i] > most).any() or (count[rounds] >= slots).any():
+                continue
+            memory[rounds] += profiles[i]
+            count[rounds] += 1
+            yield from place((*chosen, k))
+            memory[rounds] -= profiles[i]
+            count[rounds] -= 1
+
+    return place(())
+
+
+def _staged(instance: Instance) -> Iterator[Schedule]:
+    """All ways to admit the requests in stages: who in which stage, and how many rounds each decodes."""
+    slots = instance.server.slots or len(instance.requests)
+    output = instance.arrays.output.tolist()
+    n, longest = len(output), max(output)
+    for stage_of in product(range(n), repeat=n):
+        stages = max(stage_of) + 1
+        if set(stage_of) != set(range(stages)):
+            continue
+        for rounds in product(range(longest + 1), repeat=stages - 1):
+            left = dict.fromkeys(range(slots), 0)
+            staged: list[Stage] = []
+            for k in range(stages):
+                batch = [i for i in range(n) if stage_of[i] == k]
+                free = [j for j, tokens in left.items() if not tokens]
+                if len(batch) > len(free):
+                    break
+                taken = list(zip(batch, free, strict=False))
+                left.update({j: output[i] for i, j in taken})
+                decode = max(left.values()) if k == stages - 1 else rounds[k]
+                left = {j: max(0, tokens - decode) for j, tokens in left.items()}
+                staged.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in taken), decode))
+            else:
+                yield schedule_from_stages(instance, staged)

@@ -1,0 +1,144 @@
+"""What the rules look at: a formulation file, what it holds, and what comes of solving it; each computed once."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelkit.authoring.check.brute_force import Best, best_schedule, can_enumerate
+from modelkit.authoring.check.tiny_instances import tiny_instances
+from modelkit.backends import Limits, Outcome, backend, backends
+from modelkit.errors import FormulationError
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.loading import base_of, file_of, load_formulation
+from modelkit.instance import Instance
+from modelkit.judge import Verdict, judge
+
+#: Seconds for a solver on a tiny instance.
+TIME_LIMIT = 20.0
+#: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
+OPTIONS: dict[str, dict[str, Any]] = {"scip": {"separating/maxroundsroot": 5}}
+
+#: Docstring heading of each kind of component.
+HEADINGS = {"Set": "Sets", "RangeSet": "Sets", "Param": "Parameters", "Var": "Variables", "Objective": "Objective",
+            "Constraint": "Constraints"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A tiny instance, its outcome, the model's own objective, and the judged schedule; None where there is none."""
+
+    instance: Instance
+    outcome: Outcome
+    model_value: float | None
+    verdict: Verdict | None
+    broken: list[str]
+    value: float | None
+
+
+@dataclass
+class Subject:
+    """A formulation under test.
+
+    Parameters
+    ----------
+    name
+        Name or ``.py`` file.
+    given
+        Parameters; those that are not given take their examples.
+    wanted
+        Tiny instances to draw.
+    """
+
+    name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    wanted: int = 50
+
+    @cached_property
+    def path(self) -> Path:
+        return file_of(self.name).resolve()
+
+    @cached_property
+    def docstring(self) -> str:
+        """The docstring of the file."""
+        return ast.get_docstring(ast.parse(self.path.read_bytes())) or ""
+
+    @cached_property
+    def sections(self) -> dict[str, str]:
+        """Text below each heading of the docstring."""
+        parts = re.split(r"^(\w[\w ]*)\n-{3,}[ ]*$", self.docstring, flags=re.MULTILINE)
+        return {heading: text.strip() for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+    @cached_property
+    def formulation(self) -> Formulation:
+        """In full, with what it inherits."""
+        return load_formulation(self.name)
+
+    @cached_property
+    def base(self) -> Formulation | None:
+        """What it extends, in full."""
+        return base_of(self.name)
+
+    @cached_property
+    def abstract(self) -> Any:
+        return self.formulation.abstract()
+
+    @cached_property
+    def own_components(self) -> list[Any]:
+        """Sets, parameters, variables, objectives and constraints that the file itself adds."""
+        inherited = {c.local_name for c in self.base.abstract().component_objects()} if self.base else set()
+        components = self.abstract.component_objects()
+        return [c for c in components if c.ctype.__name__ in HEADINGS and c.local_name not in inherited]
+
+    @cached_property
+    def instances(self) -> list[Instance]:
+        """Tiny instances that the formulation takes, posed."""
+        return tiny_instances(self.formulation, self.wanted, self.given)
+
+    @cached_property
+    def solved(self) -> list[Solved]:
+        """All tiny instances on the first solver."""
+        return [self.solve(self.formulation, instance, self.solvers[0]) for instance in self.instances]
+
+    @cached_property
+    def best(self) -> list[Best | None]:
+        """Brute force on all tiny instances that allow it."""
+        return [best_schedule(self.formulation, i) if can_enumerate(i) else None for i in self.instances]
+
+    @cached_property
+    def solvers(self) -> list[str]:
+        """Solvers that work here, modelkit's own first."""
+        return [name for name, engine in backends().items() if engine.availability()[0]]
+
+    def solve(self, formulation: Formulation, instance: Instance, solver: str) -> Solved:
+        """Build, solve, extract, judge; the instance is posed for ``formulation``."""
+        import pyomo.environ as pyo
+
+        model = formulation.instantiate(instance)
+        limits = Limits(time_limit=TIME_LIMIT, threads=1)
+        separator = formulation.separator_for(model, instance)
+        outcome = backend(solver).solve(model, limits, OPTIONS.get(solver, {}), separator=separator)
+        if outcome.stop != "finished" or outcome.found not in ("solution", "infeasible"):
+            raise FormulationError(
+                f"{solver} on {instance.name}: {outcome.stop}, found {outcome.found}"
+                + (f" ({outcome.message})" if outcome.message else "")
+            )
+        if outcome.found == "infeasible":
+            return Solved(instance, outcome, None, None, [], None)
+        model_value = float(pyo.value(next(model.component_data_objects(pyo.Objective, active=True))))
+        if formulation.extract is None:
+            return Solved(instance, outcome, model_value, None, [], None)
+        verdict = judge(instance, formulation.schedule_from(model, instance))
+        return Solved(
+            instance,
+            outcome,
+            model_value,
+            verdict,
+            formulation.breaks(instance, verdict),
+            formulation.valued(instance, verdict),
+        )

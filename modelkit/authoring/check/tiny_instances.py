@@ -1,0 +1,129 @@
+"""Instances of a hand's size, for holding formulations against brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+
+from modelkit.errors import ModelkitError
+from modelkit.formulation.formulation import Formulation
+from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.sources.families import generate
+
+#: Draws of each kind before it is given up because the formulation takes none of them.
+PATIENCE = 40
+
+
+def unit_instance(seed: int, requests: int, *, slots: int | None = None) -> Instance:
+    """Up to four short requests under the unit clock.
+
+    In every other instance all arrive at once; every fourth has much memory, every eighth no limit.
+    """
+    rng = np.random.default_rng([1, seed])
+    capacity = int(rng.integers(5, 9)) + (6 if seed % 4 == 3 else 0)
+    rows = []
+    for i in range(requests):
+        prompt = int(rng.integers(1, 4))
+        output = int(rng.integers(1, min(5, capacity - prompt) + 1))
+        rows.append(
+            Request(
+                id=f"q{i}", arrival=int(rng.integers(0, 3)) * (1 - seed % 2), prompt_tokens=prompt, output_tokens=output
+            )
+        )
+    server = Server(kv_capacity_tokens=None if seed % 8 == 7 else capacity, slots=slots)
+    return Instance(name=f"tiny-{seed}", server=server, requests=tuple(rows))
+
+
+def sequential_instance(seed: int, requests: int) -> Instance:
+    """Requests that are all there at once and of which no two fit together: the longest horizon there is."""
+    rng = np.random.default_rng([2, seed])
+    rows = tuple(Request(id=f"q{i}", prompt_tokens=3, output_tokens=int(rng.integers(1, 4))) for i in range(requests))
+    return Instance(name=f"tiny-{seed}", server=Server(kv_capacity_tokens=6), requests=rows)
+
+
+def slot_instance(seed: int, requests: int) -> Instance:
+    """Up to three requests on two slots; every other one with levels."""
+    drawn = generate("slot-synthetic", seed=seed, requests=requests, slots=2, levels=seed % 2 == 1)
+    short = tuple(r.model_copy(update={"output_tokens": 1 + r.output_tokens % 5}) for r in drawn.requests)
+    return drawn.replace(name=f"tiny-{seed}", requests=short)
+
+
+def mixed_instance(seed: int, requests: int) -> Instance:
+    """Requests under the linear clock with prompts processed beside decoding."""
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=10.0, prefill_per_token_ms=1.0, decode_base_ms=20.0)
+    return unit_instance(8 * seed, requests).replace(
+        name=f"tiny-{seed}", server=Server(kv_capacity_tokens=8, clock=clock)
+    )
+
+
+def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
+    requests = 3 - seed // 4 % 3  # the first are the largest
+    own_rules = formulation.admissible or formulation.value  # brute force asks them for every schedule
+    if seed % 5 == 2:
+        yield sequential_instance(seed, requests)
+    yield unit_instance(seed, requests if own_rules else 4 - seed // 4 % 4)
+    yield slot_instance(seed, requests)
+    yield unit_instance(seed, requests, slots=2)
+    yield mixed_instance(seed, requests)
+
+
+def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, Any]) -> list[Instance]:
+    """The first ``wanted`` that the formulation takes, with its parameters; fewer when it takes hardly any.
+
+    Parameters that are not ``given`` take their examples in turn.
+    """
+
+    def taken() -> Iterator[Instance]:
+        found = 0
+        for seed in count():
+            if found == 0 and seed == PATIENCE:
+                return
+            for instance in _kinds(formulation, seed):
+                try:
+                    posed = formulation.posed(instance, {**examples(formulation, instance, seed), **given})
+                    accepted = formulation.refusal(posed) is None
+                except ModelkitError:
+                    if given:  # the values may not suit the instances; what is wrong with them is said elsewhere
+                        continue
+                    raise
+                if accepted:
+                    found += 1
+                    yield posed.replace(name=f"{instance.name}")
+                    break
+
+    return list(islice(taken(), wanted))
+
+
+def examples(formulation: Formulation, instance: Instance, seed: int) -> dict[str, Any]:
+    """An example for each parameter that has some; for each request another, and for some none where that may be."""
+    values: dict[str, Any] = {}
+    for parameter in formulation.parameters:
+        choices = parameter.examples
+        if not choices:
+            continue
+        if not parameter.per_request:
+            values[parameter.name] = choices[seed % len(choices)]
+            continue
+        values[parameter.name] = {
+            request: choices[(seed + i) % len(choices)]
+            for i, request in enumerate(instance.index)
+            if not (parameter.optional and (seed + i) % 4 == 3)
+        }
+    return values
+
+
+def growing(instance: Instance, requests: int) -> Instance:
+    """A larger instance of the same kind: ``requests`` requests of the same lengths, the same server.
+
+    Shapes are those of ``instance`` in turn, arrivals are spread evenly, so that the horizon grows in proportion.
+    """
+    rows = instance.requests
+    late = max(r.arrival for r in rows) > 0
+    made = tuple(
+        rows[i % len(rows)].model_copy(update={"id": f"q{i}", "arrival": 2 * (i // len(rows)) if late else 0})
+        for i in range(requests)
+    )
+    return instance.replace(name=f"{requests} requests", requests=made, extra={})

@@ -1,0 +1,80 @@
+"""The model that modelkit builds, as a file for other solvers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from modelkit.errors import FormulationError
+from modelkit.formulation.formulation import Formulation
+from modelkit.instance import Instance
+from modelkit.io import load
+from modelkit.runtime.scratch import scratch_folder
+from modelkit.solving import choose
+from modelkit.solving.size import check_model
+
+#: Longest name that the formats' readers take.
+LONGEST = 200
+
+Format = Literal["lp", "mps"]
+
+
+def exported(
+    instance: Instance,
+    formulation: str | Formulation | None = None,
+    kind: Format = "lp",
+    *,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[str, Formulation]:
+    """The model of an instance in the LP or MPS format, and the formulation that made it.
+
+    Names are those of the model, ``start(r1_0)`` for ``start[r1,0]``, in the characters that both formats allow.
+
+    Raises
+    ------
+    UsageError, InputError, FormulationError
+        As `modelkit.solving.solve`.
+    InfeasibleError
+        No model is built, because no schedule exists.
+    TooLargeError
+        The model would not fit the memory.
+    """
+    instance = load(instance)
+    chosen, posed = choose(instance, formulation, parameters)
+    check_model(chosen, posed)
+    text: str = chosen.apply(_written, posed, kind)
+    return text, chosen
+
+
+def _written(formulation: Formulation, posed: Instance, kind: Format) -> str:
+    """The model of a posed instance in a format."""
+    from pyomo.common.errors import PyomoException
+
+    model = formulation.instantiate(posed)
+    with scratch_folder() as folder:
+        path = folder / f"model.{kind}"
+        try:
+            model.write(str(path), io_options={"labeler": readable_names()})
+        except (PyomoException, ValueError, RuntimeError) as error:
+            raise FormulationError(f"formulation {formulation.name!r} cannot be written as {kind}: {error}") from error
+        return path.read_text(encoding="utf-8")
+
+
+def readable_names() -> Callable[[Any], str]:
+    """A labeler for Pyomo's writers: each component's name in plain characters, no two alike."""
+    taken: dict[str, Any] = {}
+
+    def label(component: Any) -> str:
+        plain = unicodedata.normalize("NFKD", component.name).encode("ascii", "ignore").decode()
+        name = re.sub(r"[^A-Za-z0-9_.()]", "_", plain.replace("[", "(").replace("]", ")"))[:LONGEST]
+        if re.match(r"[0-9.]|[eE][0-9.]", name):  # a number to the readers
+            name = f"_{name}"
+        unique, n = name, 1
+        while taken.setdefault(unique, component) is not component:
+            n += 1
+            unique = f"{name}_{n}"
+        return unique
+
+    return label

@@ -1,0 +1,1 @@
+"""Many runs: one run as data, runs in parallel, comparisons and studies."""

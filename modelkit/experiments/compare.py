@@ -1,0 +1,273 @@
+"""Formulations, solvers, policies and bounds on the same instances: a list of runs, done in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.arguments import checked_arguments
+from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
+from modelkit.experiments.run import TIME_LIMIT, Run, planned
+from modelkit.experiments.workers import Finished, Task, cores, run_all
+from modelkit.instance import Instance
+from modelkit.io import load, save_instance
+from modelkit.io.lookup import Instances
+from modelkit.reporting.evidence import Claim, Comparison, cases
+from modelkit.reporting.problems import Formulations
+from modelkit.result import Result
+
+#: Instances of more requests are written compressed.
+LARGE = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison with the files for their results; the instances by stem."""
+
+    instances: dict[str, Instance]
+    tasks: tuple[Task, ...]
+    left_out: tuple[str, ...]
+
+
+@checked_arguments
+def compare(
+    instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
+    folder: str | os.PathLike[str] = "compare",
+    *,
+    formulations: Sequence[str] | None = None,
+    solvers: Sequence[str] = ("highs",),
+    policies: Sequence[str] | None = None,
+    bound: bool = True,
+    parameters: Mapping[str, Any] | None = None,
+    time_limit: float | None = TIME_LIMIT,
+    gap: float = 0.0,
+    threads: int | None = None,
+    seeds: Sequence[int] = (0,),
+    jobs: int | None = None,
+    command: str | None = None,
+    started: Callable[[Run], None] | None = None,
+    finished: Callable[[Finished, int], None] | None = None,
+) -> Comparison:
+    """Run every formulation on every solver, every policy, and the bound, on every instance.
+
+    Parameters
+    ----------
+    instances
+        Files or instances.
+    folder
+        For the instances and the results; made when it is not there.
+    formulations
+        Names or files; None: the first that suits each instance.
+    solvers
+        Of the formulations.
+    policies
+        None: all that fit each instance.
+    bound
+        Whether to compute the certified bound where there is one.
+    parameters
+        Of the formulations, by name; each takes those that it has.
+    time_limit, gap, threads
+        Of each solver and bound. Threads None: the processors shared among the jobs.
+    seeds
+        Each run is done with each seed.
+    jobs
+        Runs at a time; None: one for each processor.
+    command
+        The command line, for the record.
+    started, finished
+        Called with each run that begins, and with each that is over and the number of runs.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, nothing to run, or a folder that cannot be written.
+    InputError
+        An instance file is wrong, or a parameter's value.
+    """
+    plan = _plan(
+        _loaded(instances), Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
+        {"time_limit": time_limit, "gap": gap, "command": command,
+         "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
+    )  # fmt: skip
+    by_path: dict[Path, Result] = {}
+    interrupted = False
+    try:
+        for done in run_all(plan.tasks, jobs=jobs, started=started):
+            by_path[done.path] = done.result
+            if finished is not None:
+                finished(done, len(plan.tasks))
+    except KeyboardInterrupt:
+        if not by_path:
+            raise
+        interrupted = True
+    claims = [Claim(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
+    results = tuple(claim.content for claim in claims if isinstance(claim.content, Result))
+    found = cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
+    stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
+    named = tuple(stems[case.stamp.sha256] for case in found)
+    return Comparison(Path(folder), results, tuple(found), named, plan.left_out, interrupted)
+
+
+def _loaded(
+    instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
+) -> list[tuple[str, Instance]]:
+    """(stem, instance), the stems unlike each other; the same instance twice counts once."""
+    one = isinstance(instances, str | bytes | os.PathLike | Instance) or not isinstance(instances, Iterable)
+    given: list[Any] = [instances] if one else list(instances)  # type: ignore[arg-type]
+    out: dict[str, tuple[str, Instance]] = {}
+    stems: set[str] = set()
+    for item in given:
+        instance = load(item)
+        if instance.sha256 in out:
+            continue
+        stem = wanted = instance_stem("" if isinstance(item, Instance) else os.fspath(item), instance.name)
+        number = 2
+        while stem in stems:
+            stem, number = f"{wanted}-{number}", number + 1
+        stems.add(stem)
+        out[instance.sha256] = stem, instance
+    if not out:
+        raise UsageError("there is nothing to compare: no instance is given")
+    return list(out.values())
+
+
+def instance_stem(path: str, name: str) -> str:
+    """The beginning of the names of files about an instance from ``path``, or called ``name`` where there is none."""
+    if path in ("", "-"):
+        return safe_name(name) or "instance"
+    return Path(path).name.removesuffix(".gz").removesuffix(".json")
+
+
+def safe_name(text: str) -> str:
+    """Text as a part of a file name: letters, digits and ``-_.`` only, and not too long."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)[:80].strip(".-")
+
+
+def _plan(
+    loaded: Sequence[tuple[str, Instance]],
+    folder: Path,
+    formulations: Sequence[str] | None,
+    solvers: Sequence[str],
+    policies: Sequence[str] | None,
+    bound: bool,
+    parameters: dict[str, Any],
+    settings: dict[str, Any],
+    seeds: Sequence[int],
+) -> Plan:
+    _check_names(formulations, solvers, policies)
+    if formulations is not None:
+        _check_parameters(parameters, formulations)
+    matrices = [_matrix(instance, formulations, solvers, policies, bound, parameters) for _, instance in loaded]
+    if not any(cells for cells, _ in matrices):
+        reasons = "\n  ".join(reason for _, reasons in matrices for reason in reasons)
+        raise UsageError(f"there is nothing to run\n  {reasons}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+    tasks: list[Task] = []
+    left_out = []
+    for (stem, instance), (cells, refusals) in zip(loaded, matrices, strict=True):
+        file = folder / (f"{stem}.json.gz" if len(instance.requests) > LARGE else f"{stem}.json")
+        save_instance(instance, file)
+        left_out += [f"{stem}: {reason}" for reason in refusals]
+        for kind, name, solver in cells:
+            for seed in dict.fromkeys(seeds):
+                given = _taken(parameters, name) if kind == "formulation" else {}
+                run = planned(
+                    instance, file, kind, name, solver=solver, seed=seed,
+                    parameters={"parameters": given} if given else {}, **settings,
+                )  # fmt: skip
+                mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
+                parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]
+                tasks.append((run, folder / (".".join(part for part in parts if part) + ".result.json")))
+    return Plan(dict(loaded), tuple(tasks), tuple(left_out))
+
+
+def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], policies: Sequence[str] | None) -> None:
+    """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
+    from modelkit.backends import backend
+    from modelkit.formulation.hosting import load_formulation
+    from modelkit.policies import get_policy
+
+    for name in formulations or ():
+        load_formulation(name)
+    for name in solvers if formulations is None or formulations else ():
+        backend(name)
+    for name in policies or ():
+        get_policy(name)
+
+
+def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -> None:
+    """Each is a parameter of one of the formulations at least."""
+    known = {name for formulation in formulations for name in _parameters(formulation)}
+    for name in parameters:
+        if name not in known:
+            words = did_you_mean(name, known) or f"; they take {', '.join(sorted(known)) or 'none'}"
+            raise UsageError(f"none of the formulations compared has a parameter {name!r}{words}")
+
+
+def _parameters(formulation: str) -> set[str]:
+    from modelkit.formulation.hosting import load_formulation
+
+    return {parameter.name for parameter in load_formulation(formulation).parameters}
+
+
+def _taken(parameters: dict[str, Any], formulation: str) -> dict[str, Any]:
+    """Those of the parameters that the formulation has."""
+    return {name: value for name, value in parameters.items() if name in _parameters(formulation)}
+
+
+def _matrix(
+    instance: Instance,
+    formulations: Sequence[str] | None,
+    solvers: Sequence[str],
+    policies: Sequence[str] | None,
+    bound: bool,
+    parameters: dict[str, Any],
+) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
+    """(kind, name, solver) of each run on an instance, and why others are left out."""
+    from modelkit.formulation.hosting import load_formulation
+    from modelkit.simulation.simulate import fitting_policies
+    from modelkit.solving import choose
+
+    cells: list[tuple[Any, str, str | None]] = []
+    reasons = []
+    wanted = list(formulations or ())
+    if formulations is None:
+        try:
+            wanted = [choose(instance, None, parameters)[0].name]
+        except UsageError as error:
+            reasons.append(str(error) if parameters else "no formulation takes it")
+    for name in dict.fromkeys(wanted):
+        formulation = load_formulation(name)
+        try:
+            why = formulation.refusal(formulation.posed(instance, _taken(parameters, name)))
+        except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
+            reasons.append(str(error).replace("\n ", ";"))
+            continue
+        if why is None:
+            cells += [("formulation", name, solver) for solver in dict.fromkeys(solvers)]
+        else:
+            reasons.append(f"formulation {name} does not take it: it {why}")
+    fitting = fitting_policies(instance)
+    for name in dict.fromkeys(fitting if policies is None else policies):
+        if name in fitting:
+            cells.append(("policy", name, None))
+        else:
+            reasons.append(f"policy {name} is not for its clock")
+    if bound and has_bound(instance):
+        cells.append(("bound", "bound", None))
+    elif bound:
+        reasons.append("no certified bound is known for its clock and slots")
+    return cells, reasons
+
+
+def has_bound(instance: Instance) -> bool:
+    """Whether ``modelkit.bound`` knows a bound for instances of this kind."""
+    from modelkit.problems.slots.stages import stages_refusal
+
+    return (instance.is_unit and instance.server.slots is None) or stages_refusal(instance) is None

@@ -1,0 +1,1 @@
+"""What a formulation is, its parameters, finding and loading files, and the process that runs users' files."""

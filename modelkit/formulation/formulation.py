@@ -1,0 +1,368 @@
+"""What a formulation is, and how it becomes a concrete Pyomo model.
+
+A formulation is one file with one object ``FORMULATION``. A variant names the formulation it
+extends and adds to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from modelkit.backends.separator import Separator
+from modelkit.errors import FormulationError, FormulationFailedError, did_you_mean, shown
+from modelkit.formulation.asking import asking
+from modelkit.formulation.parameters import Parameter, settled
+from modelkit.instance import Instance
+from modelkit.judge import Verdict
+from modelkit.runtime.threads import PYOMO
+from modelkit.schedule import Schedule
+
+#: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
+Claim = Literal["exact", "lower-bound", "heuristic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formulation:
+    """One optimisation model.
+
+    Parameters
+    ----------
+    name
+        The file's stem with dashes.
+    summary
+        One line.
+    claim
+        What its optimum says about the problem's.
+    reference
+        Paper and equation.
+    objective
+        The metric it minimises, without its unit: ``total_latency``, ``makespan`` or, with ``value``, a name of its
+        own.
+    problem
+        What it is a model of: formulations of one problem and claim have one optimum. The problems
+        ``kv-hindsight`` (minimum total latency, unit clock, no preemption) and ``slots`` (minimum makespan in stages)
+        have certified bounds.
+    needs
+        Returns why an instance is outside the formulation, or None.
+    build
+        Fills a ``pyomo.environ.AbstractModel``; adds to the extended one's in a variant.
+    data
+        Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a
+        variant, those that it adds or changes.
+    variant_data
+        The same for a variant of another problem: without what was left out because this formulation's own
+        optimum does not need it. None: ``data``.
+    extract
+        Schedule from a solved model.
+    start
+        Sets the variables of a model to what a schedule says; raises KeyError when the model has
+        no such variable. None: no MIP start.
+    suits
+        Whether ``solve`` should take it by itself for an instance that it accepts and whose ``extra`` names one of its
+        parameters, if it has any. None: yes; of a variant without parameters: no.
+    extends
+        Name of the formulation that this one adds to.
+    parameters
+        What it takes beyond the instance. All functions here see an instance whose ``extra`` holds the value of
+        each, and nothing else.
+    admissible
+        What a valid schedule breaks of the formulation's own rules, one sentence each, from the judge's replay. None:
+        the judge's rules are all there are. A variant that adds constraints says them here in plain Python; without,
+        its claim cannot be compared with brute force.
+    value
+        The objective, computed from the judge's replay. None: the judge's metric named by ``objective``.
+    nonzeros, variant_nonzeros
+        Of the model of an instance, about, told before it is built, for what is built within a time limit; the second
+        for variants, as ``variant_data``. None: not known.
+    obstacles
+        Why an instance has no schedule, in the domain's words, one sentence each; for ``modelkit diagnose``.
+    separator
+        What finds rows for a built model while a solver searches, where the solver can be given some in the tree. They
+        hold for every solution of the constraints, so that variants keep them.
+    """
+
+    name: str
+    summary: str
+    claim: Claim
+    reference: str
+    objective: str | None = None
+    problem: str | None = None
+    needs: Callable[[Instance], str | None] | None = None
+    build: Callable[[Any], None] | None = None
+    data: Callable[[Instance], dict[str, Any]] | None = None
+    variant_data: Callable[[Instance], dict[str, Any]] | None = None
+    extract: Callable[[Any, Instance], Schedule] | None = None
+    start: Callable[[Any, Instance, Schedule], None] | None = None
+    suits: Callable[[Instance], bool] | None = None
+    extends: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    admissible: Callable[[Instance, Verdict], list[str]] | None = None
+    value: Callable[[Instance, Verdict], float] | None = None
+    nonzeros: Callable[[Instance], int] | None = None
+    variant_nonzeros: Callable[[Instance], int] | None = None
+    obstacles: Callable[[Instance], list[str]] | None = None
+    separator: Callable[[Any, Instance], Separator | None] | None = None
+
+    def posed(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
+        """The instance as this formulation's functions see it: ``extra`` holds the value of each parameter.
+
+        Raises
+        ------
+        UsageError, InputError
+            See `modelkit.formulation.parameters.settled`.
+        """
+        values = settled(self.parameters, instance, given or {}, self.name)
+        return instance if values == instance.extra else instance.replace(extra=values)
+
+    def asked(self, function: str, *arguments: Any) -> Any:
+        """What the function of that name returns, in the type that it should have.
+
+        Raises
+        ------
+        FormulationFailedError
+            It raises an error, ends the interpreter, or returns something else.
+        """
+        with asking(self.words, function):
+            answer = getattr(self, function)(*arguments)
+            fits, allowed = _RETURNS[function]
+            if not fits(answer):
+                raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
+            return _MADE[function](answer) if function in _MADE else answer
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        return f"formulation {self.name!r}"
+
+    def apply(self, function: Callable[..., Any], *arguments: Any, within: float | None = None) -> Any:
+        """``function(formulation, *arguments)`` where the formulation's functions can be called: here.
+
+        ``within`` is how many seconds that may take, where it can be stopped.
+        """
+        return function(self, *arguments)
+
+    def breaks(self, instance: Instance, verdict: Verdict) -> list[str]:
+        """What a judged schedule breaks of the formulation's own rules; the instance is posed."""
+        return list(self.asked("admissible", instance, verdict)) if self.admissible and verdict.valid else []
+
+    def metric(self, instance: Instance) -> str:
+        """The objective's name with its unit."""
+        return f"{self.objective}_{'rounds' if instance.is_unit else 'ms'}"
+
+    def valued(self, instance: Instance, verdict: Verdict) -> float | None:
+        """Objective of a judged schedule, None unless it is valid and admissible; the instance is posed."""
+        if not verdict.valid or self.breaks(instance, verdict):
+            return None
+        if self.value is not None:
+            return float(self.asked("value", instance, verdict))
+        return verdict.metrics.get(self.metric(instance))
+
+    def chosen_for(self, instance: Instance) -> bool:
+        """Whether ``solve`` should take it by itself: it understands all of ``extra`` and, if a variant, any of it."""
+        known = {p.name for p in self.parameters}
+        asked = instance.parameters.keys()
+        if not known.issuperset(asked) or bool(known) != bool(asked):
+            return False
+        return self.suits is None or bool(self.asked("suits", instance))
+
+    def refusal(self, instance: Instance) -> str | None:
+        """Why the instance is outside this formulation, or None."""
+        why: str | None = self.asked("needs", instance) if self.needs else None
+        return why
+
+    def values(self, instance: Instance) -> dict[str, Any]:
+        """The data of the model of a posed instance."""
+        if self.data is None:
+            raise FormulationError(f"{self.words} has no data")
+        values: dict[str, Any] = self.asked("data", instance)
+        return values
+
+    def size(self, instance: Instance, *, within: float | None = None) -> int | None:
+        """Non-zeros of the model of a posed instance, about, or None; ``within`` as in `instantiate`."""
+        return self.asked("nonzeros", instance) if self.nonzeros else None
+
+    def hindrances(self, instance: Instance) -> list[str]:
+        """Why a posed instance has no schedule, in the domain's words."""
+        return list(self.asked("obstacles", instance)) if self.obstacles else []
+
+    def schedule_from(self, model: Any, instance: Instance) -> Schedule:
+        """The schedule that a solved model of a posed instance says; there is an ``extract``."""
+        schedule: Schedule = self.asked("extract", model, instance)
+        return schedule
+
+    def set_start(self, model: Any, instance: Instance, schedule: Schedule) -> bool:
+        """Start a model from a schedule; False where it has no such variable. There is a ``start``."""
+        assert self.start is not None
+        with asking(self.words, "start"):
+            try:
+                self.start(model, instance, schedule)
+            except KeyError:
+                return False
+        return True
+
+    def separator_for(self, model: Any, instance: Instance) -> Separator | None:
+        """What finds rows for a built model of a posed instance, or None."""
+        if self.separator is None:
+            return None
+        with asking(self.words, "separator"):
+            return self.separator(model, instance)
+
+    def extended(self, base: Formulation) -> Formulation:
+        """This variant with what it inherits from ``base`` filled in."""
+
+        def both_needs(instance: Instance) -> str | None:
+            return base.refusal(instance) or self.refusal(instance)
+
+        def both_build(m: Any) -> None:
+            for part in (base.build, self.build):
+                if part:
+                    part(m)
+
+        def both_data(instance: Instance) -> dict[str, Any]:
+            inherited = base.data if same else base.variant_data or base.data
+            parts = [part(instance) for part in (inherited, self.data) if part]
+            return {key: value for part in parts for key, value in part.items()}
+
+        def both_admissible(instance: Instance, verdict: Verdict) -> list[str]:
+            parts = [part(instance, verdict) for part in (base.admissible, self.admissible) if part]
+            return [words for part in parts for words in part]
+
+        def both_obstacles(instance: Instance) -> list[str]:
+            parts = [part(instance) for part in (base.obstacles, self.obstacles) if part]
+            return [words for part in parts for words in part]
+
+        def both_variant_data(instance: Instance) -> dict[str, Any]:
+            both = (base.variant_data or base.data, self.variant_data or self.data)
+            parts = [part(instance) for part in both if part]
+            return {key: value for part in parts for key, value in part.items()}
+
+        own = {p.name for p in self.parameters}
+        same = self.problem is not None and self.problem == base.problem
+        return replace(
+            self,
+            extends=None,
+            parameters=(*(p for p in base.parameters if p.name not in own), *self.parameters),
+            admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
+            value=self.value or (base.value if self.objective in (None, base.objective) else None),
+            obstacles=both_obstacles,
+            variant_data=both_variant_data,
+            nonzeros=self.nonzeros or (base.nonzeros if same else base.variant_nonzeros),
+            variant_nonzeros=self.variant_nonzeros or base.variant_nonzeros,
+            objective=self.objective or base.objective,
+            needs=both_needs,
+            build=both_build,
+            data=both_data,
+            extract=self.extract or base.extract,
+            start=self.start or base.start,
+            separator=self.separator or base.separator,
+            suits=self.suits or (None if self.parameters else lambda instance: False),
+        )
+
+    def instantiate(self, instance: Instance, *, within: float | None = None) -> Any:
+        """The concrete Pyomo model of ``instance``.
+
+        ``within`` is how many seconds that may take, where it can be stopped.
+
+        Raises
+        ------
+        FormulationError
+            The data name no component of the model, leave one without value, or Pyomo refuses them.
+        """
+        data = self.values(instance)
+        return self.created(self.abstract(), data, instance.name)
+
+    def abstract(self, kind: type[Any] | None = None) -> Any:
+        """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
+        if self.build is None:
+            raise FormulationError(f"formulation {self.name!r} has no build")
+        import pyomo.environ as pyo  # late: takes 0.4 s
+
+        model = (kind or pyo.AbstractModel)(name=self.name)
+        with asking(self.words, "build"):
+            self.build(model)
+        return model
+
+    def created(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
+        """The concrete model of ``data``; ``title`` names the instance in messages."""
+        from pyomo.common.gc_manager import PauseGC
+
+        faults = key_faults(abstract, data)
+        if faults:
+            raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
+        values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
+        try:
+            # nothing that is built here is garbage; looking for it costs a tenth of the time
+            with PYOMO, asking(self.words, "build", passing=_REFUSED), PauseGC():
+                return abstract.create_instance({None: values}, report_timing=False)
+        except _REFUSED as error:
+            raise FormulationError(
+                f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
+            ) from error
+
+
+#: What Pyomo raises where a rule fails or a value is outside its set.
+_REFUSED = (ValueError, KeyError, RuntimeError, TypeError)
+
+
+def _are_sentences(answer: object) -> bool:
+    return isinstance(answer, list | tuple) and all(isinstance(words, str) for words in answer)
+
+
+#: What the functions return: whether an answer is that, and in words.
+_RETURNS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "needs": (lambda answer: answer is None or isinstance(answer, str), "None, or why the instance is outside it"),
+    "suits": (lambda answer: answer in (True, False), "True or False"),
+    "data": (lambda answer: isinstance(answer, dict), "a dictionary from names to values"),
+    "extract": (lambda answer: isinstance(answer, Schedule), "a Schedule"),
+    "admissible": (_are_sentences, "a list of sentences, empty where the schedule breaks nothing"),
+    "value": (lambda answer: math.isfinite(float(answer)), "a number"),
+    "obstacles": (_are_sentences, "a list of sentences"),
+    "nonzeros": (lambda answer: math.isfinite(float(answer)) and answer >= 0, "a number from 0"),
+}
+#: What is made of answers that other types stand for too, such as NumPy's.
+_MADE: dict[str, Callable[[Any], Any]] = {"value": float, "nonzeros": int}
+
+
+def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys of ``data``: Pyomo accepts a misspelt one silently and a missing one obscurely."""
+    import pyomo.environ as pyo
+
+    named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
+    faults = [
+        f"data() gives {key!r}, but the model has no such set or parameter{did_you_mean(key, named)}"
+        for key in data
+        if key not in named
+    ]
+    faults += [
+        f"data() gives no {key!r}, which the model needs{did_you_mean(key, set(data) - set(named))}"
+        for key, component in named.items()
+        if key not in data and not _has_own_value(component)
+    ]
+    return faults
+
+
+def _has_own_value(component: Any) -> bool:
+    """Whether a set or parameter is given its value in ``build``."""
+    if component.ctype.__name__ == "Param":
+        return bool(component._rule is not None or component._default_val is not component.NoValue)
+    init = getattr(component, "_init_values", None)
+    return bool(init is None or init._init is not None)
+
+
+def chosen(variable: Any) -> bool:
+    """Whether a binary variable is 1 in the solution: the one rule by which binaries are rounded.
+
+    Raises
+    ------
+    FormulationError
+        Its value is further than 1e-4 from both 0 and 1.
+    """
+    value = variable.value
+    if value is None:
+        return False
+    if abs(value - round(value)) > 1e-4:
+        raise FormulationError(f"binary {variable.name} has the value {value}; allowed: 0 or 1, to 1e-4")
+    return bool(round(value) == 1)

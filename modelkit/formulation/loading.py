@@ -1,0 +1,169 @@
+"""Finding and loading formulation files, and what the package carries.
+
+Files are found in the bundled folder and in the folders named by ``MODELKIT_FORMULATIONS``; the file
+``kv_hindsight.py`` holds the formulation ``kv-hindsight``. Nothing is picked up from the current
+directory by itself, and no file is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError, unknown_name
+from modelkit.formulation.asking import LOADED, asking
+from modelkit.formulation.formulation import Formulation
+from modelkit.io.files import read_bytes
+from modelkit.resources import bundled
+from modelkit.runtime.threads import Lock
+
+#: Environment variable with folders of formulation files, separated like PATH.
+FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
+#: What the import of a file is called where the functions of a formulation are named.
+IMPORT = "import"
+
+
+def formulation_files() -> dict[str, Path]:
+    """File of each formulation by name. Of two with one name the bundled one, then the first found, counts."""
+    folders = [bundled("formulations")]
+    folders += [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith(("_", "test_")) and path.name != "conftest.py":
+                files.setdefault(path.stem.replace("_", "-"), path)
+    return files
+
+
+def load_formulation(name: str) -> Formulation:
+    """The formulation called ``name``, or in the file ``name`` when that ends in ``.py``.
+
+    What a variant inherits is filled in.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    FormulationError
+        The file is missing or broken; the message says in which line.
+    """
+    return _resolved(name, ())
+
+
+def base_of(name: str) -> Formulation | None:
+    """What the formulation extends, in full; None for one that stands alone."""
+    extends = _load_file(file_of(name)).extends
+    return None if extends is None else load_formulation(extends)
+
+
+def chain_of(name: str) -> list[Path]:
+    """Files of what the formulation extends, first the one that stands alone, and last its own."""
+    path = file_of(name)
+    extends = _load_file(path).extends
+    return [path] if extends is None else [*chain_of(extends), path]
+
+
+def is_bundled(name: str) -> bool:
+    """Whether the formulation comes with modelkit: such files are trusted to return from their functions."""
+    return file_of(name).resolve().is_relative_to(bundled("formulations").resolve())
+
+
+def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
+    if name in chain:
+        raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
+    formulation = _load_file(file_of(name))
+    if formulation.extends is not None:
+        return formulation.extended(_resolved(formulation.extends, (*chain, name)))
+    return formulation
+
+
+#: Held while a file runs.
+_loading = Lock()
+
+
+def _load_file(path: Path) -> Formulation:
+    try:
+        source = read_bytes(path)
+    except (InputError, UsageError) as error:
+        raise FormulationError(str(error).replace("cannot read ", "cannot read formulation ", 1)) from None
+    whole = path.resolve()  # before it runs and perhaps changes the folder
+    module_name = LOADED + hashlib.sha256(source + os.fsencode(whole)).hexdigest()[:16]
+    with _loading:  # else another thread sees a module half run
+        module: Any = sys.modules.get(module_name)
+        if module is None:
+            spec = importlib.util.spec_from_file_location(module_name, whole)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+            try:
+                with asking(f"formulation {path}", IMPORT):
+                    spec.loader.exec_module(module)
+            except (ModelkitError, MemoryError) as failed:
+                del sys.modules[module_name]
+                cause = failed.__cause__ or failed
+                raise FormulationError(f"formulation {path} cannot be loaded: {place(cause, whole)}") from cause
+    found = getattr(module, "FORMULATION", None)
+    if not isinstance(found, Formulation):
+        raise FormulationError(f"formulation {path} defines no object FORMULATION = Formulation(...)")
+    expected = path.stem.replace("_", "-")
+    if found.name != expected:
+        raise FormulationError(f"formulation {path} is named {found.name!r}; its file says {expected!r}")
+    return found
+
+
+def file_of(name: str) -> Path:
+    """File of the formulation called ``name``, or ``name`` itself when that ends in ``.py``.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    if name.endswith(".py"):
+        return Path(name)
+    files = formulation_files()
+    if name not in files:
+        raise unknown_name("formulation", name, files)
+    return files[name]
+
+
+def place(error: BaseException, path: Path) -> str:
+    """What went wrong, and in which line of the file."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    lines = [
+        f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()
+    ]
+    where = f"line {lines[-1]}: " if lines else ""
+    words = f"{where}{type(error).__name__}: {error}"
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "modelkit":
+        words += "; import public names from modelkit itself: from modelkit import Formulation, Instance, Parameter"
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFormulation:
+    """A formulation file: what it holds, or why it cannot be loaded."""
+
+    name: str
+    path: Path
+    formulation: Formulation | None
+    error: str | None
+
+
+def found_formulations() -> list[FoundFormulation]:
+    """Every formulation file; a broken one is listed with its error and hides no other."""
+    entries = []
+    for name, path in formulation_files().items():
+        try:
+            entries.append(FoundFormulation(name, path, load_formulation(name), None))
+        except (FormulationError, UsageError) as error:
+            entries.append(FoundFormulation(name, path, None, str(error)))
+    return entries

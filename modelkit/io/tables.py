@@ -1,0 +1,170 @@
+"""Tables of other people: CSV and JSON lines, gzipped or not, with the line of every row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from modelkit.errors import Fault, InputError, did_you_mean, shown
+from modelkit.instance import MAX_TOKENS
+from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, where_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its cells by column and the line it ends on."""
+
+    line: int
+    cells: Mapping[str, Any]
+
+    def cell(self, column: str) -> str | None:
+        """Text of a cell without the blanks around it; None when the row ends before it."""
+        value = self.cells.get(column)
+        return value.strip() if isinstance(value, str) else value
+
+    def fault(self, column: str, allowed: str) -> Fault:
+        """A wrong cell."""
+        return Fault(f"line {self.line}, {column}", f"found {shown(self.cells.get(column))}; allowed: {allowed}")
+
+    def tokens(self, column: str, faults: list[Fault], *, least: int = 1) -> int:
+        """A number of tokens, 374 or 374.0; ``least`` when it is none, with a fault."""
+        value = self.cells.get(column)
+        if isinstance(value, str):
+            whole, point, zeros = value.strip().partition(".")
+            value = int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 12 else None
+            if point and zeros.strip("0"):
+                value = None
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
+            faults.append(self.fault(column, f"{least} to {MAX_TOKENS}"))
+            return least
+        return value
+
+    def number(
+        self, column: str, faults: list[Fault], *, least: float = 0.0, above: float | None = None, most: float = 1e12
+    ) -> float:
+        """A finite number, ``least`` or more, or more than ``above``; 1 when it is none, with a fault."""
+        value = self.cells.get(column)
+        try:
+            number = math.nan if isinstance(value, bool) or value is None else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (least <= number <= most) or (above is not None and number <= above):
+            allowed = f"a number, {least:g} or more" if above is None else f"a number above {above:g}"
+            faults.append(self.fault(column, allowed))
+            return 1.0
+        return number
+
+
+class Table:
+    """A CSV file that is read once, row by row; its cells stand between commas, semicolons or tabs."""
+
+    def __init__(self, where: str, lines: Iterable[str]) -> None:
+        self.where = where
+        lines = iter(lines)
+        head = next(lines, "")
+        self.is_json = head.lstrip()[:1] in ("{", "[")
+        marks = [mark for mark in ";\t" if mark in head and "," not in head]
+        self._reader = csv.DictReader(chain([head], lines), delimiter=marks[0] if marks else ",")
+        try:
+            self.columns: Sequence[str] = [(name or "").strip() for name in self._reader.fieldnames or ()]
+        except csv.Error as error:
+            raise InputError(where, [Fault("line 1", str(error))]) from None
+        self._reader.fieldnames = list(self.columns)
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raise unless the table has each of these columns once."""
+        columns = tuple(columns)
+        missing = [
+            Fault("line 1", f"has no column {c!r}{did_you_mean(c, self.columns)}")
+            for c in columns
+            if c not in self.columns
+        ]
+        missing += [Fault("line 1", f"the column {c!r} occurs twice") for c in columns if self.columns.count(c) > 1]
+        if missing:
+            found = ", ".join(self.columns[:12]) or "none"
+            words = "it is JSON; allowed: a CSV table" if self.is_json else f"its columns: {shown(found, 200)}"
+            missing.append(Fault("line 1", words))
+            raise InputError(self.where, missing)
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows."""
+        try:
+            for row in self._reader:
+                yield Row(self._reader.line_num, row)
+        except csv.Error as error:
+            raise InputError(self.where, [Fault(f"line {self._reader.line_num}", str(error))]) from None
+
+
+def _lines(path: str | os.PathLike[str], trace: bool) -> Iterator[str]:
+    if trace:
+        return read_lines(path, most=MOST_TRACE_LINES, most_bytes=MOST_TRACE_BYTES)
+    return read_lines(path)
+
+
+def read_csv(path: str | os.PathLike[str], columns: Iterable[str] = (), *, trace: bool = False) -> Table:
+    """A CSV file that has these columns; a ``trace`` may be longer than what is kept whole.
+
+    Raises
+    ------
+    InputError
+        It is not text, or has not these columns.
+    UsageError
+        It cannot be opened.
+    """
+    table = Table(where_of(path), _lines(path, trace))
+    table.require(columns)
+    return table
+
+
+def read_json_lines(
+    path: str | os.PathLike[str],
+    keys: Iterable[str],
+    *,
+    trace: bool = False,
+    hint: Callable[[Mapping[str, Any]], str] = lambda _: "",
+) -> Iterator[Row]:
+    """Rows of a file with one JSON object a line that has these keys.
+
+    Parameters
+    ----------
+    trace
+        The file may be longer than what is kept whole.
+    hint
+        What else to say of an object that lacks a key.
+
+    Raises
+    ------
+    InputError
+        At the first line that is no object, or lacks a key.
+    UsageError
+        The file cannot be opened.
+    """
+    where, keys = where_of(path), tuple(keys)
+    for line, text in enumerate(_lines(path, trace), start=1):
+        if not text.strip():
+            continue
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
+            table = line == 1 and text.lstrip()[:1] not in ("{", "[") and any(mark in text for mark in ",;\t")
+            words = "looks like a CSV table; allowed: one JSON object per line" if table else f"not JSON: {reason}"
+            raise InputError(where, [Fault(f"line {line}", words)]) from None
+        if not isinstance(found, dict):
+            raise InputError(where, [Fault(f"line {line}", f"found {shown(found)}; allowed: a JSON object")])
+        missing = [
+            Fault(f"line {line}", f"has no key {key!r}{did_you_mean(key, found) or hint(found)}")
+            for key in keys
+            if key not in found
+        ]
+        if missing:
+            raise InputError(where, missing)
+        yield Row(line, found)

@@ -1,7 +1,0 @@
-"""What stands on a page of a report, as data for the templates: sentences, tables and figures."""
-
-from modelkit.pages.instance import instance_page
-from modelkit.pages.many import many_page
-from modelkit.pages.tables import figure_table
-
-__all__ = ["figure_table", "instance_page", "many_page"]

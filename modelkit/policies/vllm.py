@@ -1,0 +1,79 @@
+"""What serving engines do: no predictions, arrival order, preemption by recomputation.
+
+Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023, and the
+scheduler of vLLM with its defaults as of version 0: memory in blocks of 16 tokens, of which a hundredth is kept
+free of newcomers; the youngest request makes room, and nobody is admitted in the same step.
+
+Different from vLLM: memory runs out when the tokens exceed M, not the blocks; and an evicted request starts anew,
+where vLLM computes its prompt and its tokens so far again in one prefill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+from modelkit.errors import UsageError
+from modelkit.policies import Policy, Room, Seen, View, policy, share
+
+
+@policy(
+    "vllm-like",
+    summary="arrival order; admit while memory blocks are free; on overflow evict the youngest and restart it",
+    reference="Kwon et al., SOSP 2023 (PagedAttention), the scheduler of vLLM 0 with recomputation",
+    block="tokens in a block",
+    watermark="share of the blocks kept free of new requests",
+)
+class VllmLike(Policy):
+    """First come, first served, in blocks."""
+
+    def __init__(self, *, block: int = 16, watermark: float = 0.01) -> None:
+        if block < 1:
+            raise UsageError(f"option block: found {block}; allowed: 1 or more")
+        self._block = block
+        self._watermark = share("watermark", watermark)
+        self._waiting: list[tuple[float, int, Seen]] = []
+        self._evicted = self._held_back = False
+
+    def arrived(self, request: Seen) -> None:
+        heappush(self._waiting, (request.arrival, request.number, request))
+
+    def admit(self, view: View) -> Iterator[int]:
+        self._held_back, self._evicted = self._evicted, False
+        if self._held_back:
+            return
+        room, held = Room(view), view.held
+        free: float | None = None
+        while self._waiting:
+            _, number, request = self._waiting[0]
+            held += request.prompt
+            if view.capacity is not None and view.running:
+                if held > view.capacity:  # spares counting the blocks
+                    return
+                if free is None:
+                    free = self._free_blocks(view)
+                free -= self._blocks(request.prompt + 1)
+                if free < self._watermark * (view.capacity // self._block):
+                    return
+            if not room.takes(request):
+                return
+            heappop(self._waiting)
+            if free is None:
+                free = (view.capacity or 0) // self._block - self._blocks(request.prompt + 1)
+            yield number
+
+    def evict(self, view: View) -> Iterator[int]:
+        self._evicted = True
+        return iter(super().evict(view))
+
+    def patience(self, view: View) -> int | None:
+        return 1 if self._held_back else None  # until somebody ends, less and less fits
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._block)
+
+    def _free_blocks(self, view: View) -> int:
+        """Blocks left beside those that the requests in progress hold after the round ahead."""
+        now, block = view.round, self._block
+        held = sum(-(-(request.prompt + now - int(start) + 1) // block) for request, start in view.running.values())
+        return (view.capacity or 0) // block - held

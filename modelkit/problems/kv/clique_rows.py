@@ -1,0 +1,73 @@
+"""Rows of starts of which few fit together, for formulations over starts: cuts of the linear relaxation.
+
+See `modelkit.problems.kv.cuts` for their families and proofs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from modelkit.instance import Instance
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.cuts import Candidates, Ints, Separation, conflict_cliques, triples
+from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.start_windows import possible_starts, start_windows
+from modelkit.runtime.deadline import current
+
+#: Seconds of separation at most, and share of the time that is left.
+SEPARATION, SHARE = 30.0, 0.3
+#: The second family is asked when the first finds nothing.
+FAMILIES = (conflict_cliques, triples)
+#: Rows in the tree: added when violated by more, at most so many at a time.
+VIOLATION, MOST_ADDED = 0.05, 20
+
+
+class CliqueRow(NamedTuple):
+    """At most ``most`` of ``members``, pairs of a request's number and a start, are in a schedule."""
+
+    members: list[tuple[int, int]]
+    most: int
+
+
+def clique_rows(instance: Instance, *, use_prices: bool = True) -> tuple[list[Ints], list[CliqueRow]]:
+    """Starts for each request, ascending, and the rows that the linear relaxation over them violates in turn.
+
+    Parameters
+    ----------
+    instance
+        Unit clock, no slots, with a KV capacity.
+    use_prices
+        Whether to keep only the starts that the prices of the last relaxation leave to an optimal schedule of minimum
+        total latency. Without, starts are those of `possible_starts`, and the rows hold for every schedule.
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError
+        As `start_windows`.
+    """
+    program = CliqueProgram(instance, start_windows(instance), FAMILIES)
+    ends = min(time.perf_counter() + SEPARATION, current().share(SHARE).at)
+    bound = program.solved(ends, float("inf"))
+    if use_prices:
+        kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
+        windows = [np.flatnonzero(row) for row in kept]
+    else:
+        windows = possible_starts(instance)
+        kept = np.zeros((len(windows), int(program.candidates.start.max()) + 1), dtype=np.bool_)
+        for allowed, starts in zip(kept, windows, strict=True):
+            allowed[starts[starts < len(allowed)]] = True
+    of, rows = program.candidates, []
+    for columns, _, right in program.cuts:
+        pairs = zip(of.request[columns].tolist(), of.start[columns].tolist(), strict=True)
+        left = [(i, k) for i, k in pairs if kept[i, k]]
+        if len(left) > right:
+            rows.append(CliqueRow(left, right))
+    return windows, rows
+
+
+def clique_separation(instance: Instance, windows: list[Ints]) -> Separation:
+    """What finds more such rows at a fractional point over ``windows``, for a solver that asks in its tree."""
+    return Separation(Candidates.of(instance, windows), FAMILIES, VIOLATION, MOST_ADDED)

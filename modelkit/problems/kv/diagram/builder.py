@@ -1,0 +1,325 @@
+"""Building decision diagrams layer by layer: the first one, and finer ones within it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelkit.problems.kv.diagram import kernels
+from modelkit.problems.kv.diagram.diagram import Diagram, Ints, Reversed
+
+#: Arcs that a layer may have at most, and sets of requests that start together.
+MOST_ARCS = 8_000_000
+MOST_SETS = 400_000
+#: States of a layer before they are merged, and arcs of a diagram, at most.
+MOST_STATES, MOST_ALL_ARCS = 600_000, 24_000_000
+#: Kept states that a state is compared with, at most.
+MOST_COMPARED = 1000
+#: Units of memory in which states are alike, tried in turn until there are few enough; 0: all are.
+GRAINS = (2, 3, 4, 6, 8, 12, 16, 24, 0)
+
+
+class TooWideError(Exception):
+    """A layer does not fit, or the deadline is over."""
+
+
+State = tuple[Any, Any, Any, Any, Any, Any]
+
+
+def _states(problem: Reversed, most: int) -> State:
+    return (
+        np.zeros((most, problem.width), np.uint16),
+        np.zeros(most, np.uint64),
+        np.zeros(most, np.uint64),
+        np.zeros(most, np.int32),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+    )
+
+
+class _Builder:
+    """Layers put together.
+
+    Parameters
+    ----------
+    levels
+        Units of memory and requests remembered in which states are alike when they must be merged, tried in turn.
+    """
+
+    def __init__(self, problem: Reversed, multipliers: Ints, levels: list[tuple[int, int]]) -> None:
+        self.problem, self.levels, self.level = problem, levels, 0
+        self.state, self.next = _states(problem, MOST_STATES), _states(problem, MOST_STATES)
+        self.state[4][0], self.state[5][0] = int(multipliers.sum()), problem.bound
+        self.table, self.groups = np.full(1 << 17, -1, np.int64), np.empty(1 << 20, np.int64)
+        self.chain = np.zeros(MOST_STATES, np.int64)
+        self.arc_to, self.arc_set = np.zeros(MOST_ARCS, np.int32), np.zeros(MOST_ARCS, np.int32)
+        self.first_of = np.zeros(MOST_STATES + 1, np.int64)
+        self.layers = [0, 1]
+        self.first: list[Any] = []
+        self.to: list[Any] = []
+        self.set: list[Any] = []
+        self.terminal: list[Any] = []
+        self.arcs = self.merged = 0
+        self.complete = True
+
+    @property
+    def layer(self) -> int:
+        """The current one."""
+        return len(self.layers) - 2
+
+    @property
+    def count(self) -> int:
+        """States of the current layer."""
+        return self.layers[-1] - self.layers[-2]
+
+    def prices(self, layer: int) -> Ints:
+        """Of the rounds of a profile in that layer."""
+        return self.problem.prices[layer + 1 : layer + 1 + self.problem.width]
+
+    def dominated(self, fresh: int) -> Ints:
+        """For each state of the next layer one that dominates it, or itself."""
+        profile, all_started, _, coarse, costs, _ = (array[:fresh] for array in self.next)
+        into = np.empty(fresh, dtype=np.int64)
+        # in a first diagram all are of the same coarse node, and nobody is remembered
+        order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
+        kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
+        return into
+
+    def merge_dominated(self, fresh: int, arcs: int) -> int:
+        """Lead the arcs to dominated states of the next layer to those that dominate; returns how many are left.
+
+        The bound of the one in place must hold for whatever it stands for then: what follows e leaves less memory
+        unused than it does after ``into[e]``, by what e holds more.
+        """
+        into = self.dominated(fresh)
+        kept = into == np.arange(fresh)
+        if kept.all():
+            return fresh
+        profile, _, some_started, _, _, bounds = (array[:fresh] for array in self.next)
+        paid = np.empty(fresh, dtype=np.int64)
+        kernels.paid(profile, self.prices(self.layer + 1), fresh, paid)
+        unpaid = bounds - paid
+        np.minimum.at(unpaid, into, unpaid.copy())
+        bounds[:] = unpaid + paid
+        np.bitwise_or.at(some_started, into, some_started.copy())
+        self.arc_to[:arcs], left = self._renumbered(self.next, into, kept, self.arc_to[:arcs])
+        return left
+
+    def drop(self, keep: Any, arcs: int) -> tuple[int, int]:
+        """Leave out states of the next layer, and the arcs to them; returns the numbers of both."""
+        fresh, count = int(keep.sum()), self.count
+        if fresh == len(keep):
+            return fresh, arcs
+        number = np.where(keep, np.cumsum(keep) - 1, -1)
+        to = number[self.arc_to[:arcs]]
+        alive = to >= 0
+        left = int(alive.sum())
+        self.first_of[count] = arcs
+        self.first_of[: count + 1] = np.concatenate([[0], np.cumsum(alive)])[self.first_of[: count + 1]]
+        self.arc_to[:left], self.arc_set[:left] = to[alive], self.arc_set[:arcs][alive]
+        for array in self.next:
+            array[:fresh] = array[: len(keep)][keep]
+        return fresh, left
+
+    def keep_best(self, width: int, fresh: int, arcs: int, score: Ints) -> tuple[int, int]:
+        """Leave out states of the next layer but so many with the least scores; returns the numbers of both."""
+        if fresh <= width:
+            return fresh, arcs
+        self.complete = False
+        keep = np.zeros(fresh, dtype=np.bool_)
+        keep[np.argpartition(score, width)[:width]] = True
+        return self.drop(keep, arcs)
+
+    def close_layer(self, fresh: int, arcs: int, terminal: Any) -> None:
+        """Keep the arcs of the current layer and make the next, of so many states, the current one."""
+        count = self.count
+        if fresh == 0:
+            self.first_of[:count] = 0
+            arcs = 0
+        self.first.append(self.first_of[:count] + self.arcs)
+        self.to.append(self.arc_to[:arcs] + np.int32(self.layers[-1]))
+        self.set.append(self.arc_set[:arcs].copy())
+        self.terminal.append(terminal)
+        self.arcs += arcs
+        if self.arcs > MOST_ALL_ARCS:
+            raise TooWideError
+        self.layers.append(self.layers[-1] + fresh)
+        self.state, self.next = self.next, self.state
+
+    def narrow(self, width: int, score: Ints) -> None:
+        """Merge states of the current layer until they are at most ``width``; half of it for the least scores."""
+        count = self.count
+        if width < 2:
+            raise TooWideError
+        profile, all_started, some_started, coarse, costs, bounds = (array[:count] for array in self.state)
+        paid, into, order = np.empty(count, np.int64), np.empty(count, np.int64), np.argsort(score, kind="stable")
+        prices = self.prices(self.layer)
+        self.level = max(0, self.level - 1)
+        tries = [(alone, level) for alone in (width // 2, 0) for level in range(self.level, len(self.levels))]
+        for alone, level in tries:
+            grain, bits = self.levels[level]
+            groups = kernels.group(
+                profile, all_started, coarse, order, alone, width, grain, np.uint64(bits), into, self.groups, self.chain
+            )
+            if groups >= 0:
+                break
+        else:
+            raise TooWideError
+        self.level = level
+        kernels.paid(profile, prices, count, paid)
+        unpaid = bounds - paid
+        kernels.merge(profile, all_started, some_started, costs, unpaid, into)
+        kernels.paid(profile, prices, count, paid)
+        bounds[:] = unpaid + paid
+        base = np.int32(self.layers[-2])
+        self.to[-1], groups = self._renumbered(self.state, into, into == np.arange(count), self.to[-1] - base)
+        self.to[-1] += base
+        self.merged += count - groups
+        self.layers[-1] = self.layers[-2] + groups
+
+    @staticmethod
+    def _renumbered(state: State, into: Ints, kept: Any, to: Any) -> tuple[Any, int]:
+        """Close the gaps between the states kept; returns arcs to them, and how many they are."""
+        number = np.cumsum(kept) - 1
+        left = int(kept.sum())
+        for array in state:
+            array[:left] = array[: len(kept)][kept]
+        return number[into[to]].astype(np.int32), left
+
+    def diagram(self, sets: Any, exact: bool) -> Diagram:
+        return Diagram(
+            np.array(self.layers[:-1], dtype=np.int64),
+            np.concatenate([*self.first, [self.arcs]]).astype(np.int64),
+            np.concatenate(self.to),
+            np.concatenate(self.set),
+            np.concatenate(self.terminal),
+            sets,
+            self.complete,
+            exact,
+            self.merged,
+        )
+
+
+def first_diagram(
+    problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, width: int, beam: bool = False
+) -> Diagram:
+    """The diagram that knows the memory, but not who has started.
+
+    A state that holds no more than another in any round and costs no more at these multipliers takes its place:
+    whatever could follow the other can follow it.
+
+    Parameters
+    ----------
+    limit
+        Total latency, times SCALE; a way that reduced costs show to be more expensive is left out.
+    width
+        States of a layer, at most; more are merged.
+    beam
+        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
+
+    Raises
+    ------
+    TooWideError
+        A layer does not fit, or the deadline is over.
+    """
+    build = _Builder(problem, multipliers, [(grain, 0) for grain in GRAINS])
+    sets, set_table, known = np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32), 0
+    pure = problem.fixed - multipliers
+    for k in range(problem.rounds + 1):
+        if time.perf_counter() > deadline:
+            raise TooWideError
+        if build.count > width:
+            build.narrow(width, build.state[5][: build.count])
+        fresh, arcs = 0, 0
+        while k < problem.rounds:
+            build.table[:] = -1
+            fresh, arcs, known = kernels.expand(
+                k, problem.capacity, problem.load, problem.output, pure, int(problem.prices[k + 1]), problem.reduced,
+                limit, build.state, build.count, build.next, build.table, build.chain, sets, set_table, known,
+                build.first_of, build.arc_to, build.arc_set, problem.slope,
+            )  # fmt: skip
+            if fresh >= 0 and arcs >= 0:
+                break
+            build.narrow(build.count // 3, build.state[5][: build.count])
+        if beam:
+            fresh, arcs = build.keep_best(width, fresh, arcs, build.next[5][:fresh])
+        else:
+            fresh = build.merge_dominated(fresh, arcs)
+        build.close_layer(fresh, arcs, ~build.state[0][: build.count].any(axis=1))
+        if fresh == 0:
+            break
+    return build.diagram(sets[:known].copy(), exact=False)
+
+
+def refined(
+    old: Diagram,
+    problem: Reversed,
+    multipliers: Ints,
+    limit: int,
+    deadline: float,
+    *,
+    remembered: Sequence[int],
+    width: int,
+    beam: bool = False,
+) -> Diagram:
+    """The diagram within an older one that knows more of the memory, and of some requests whether they have started.
+
+    Where all requests are remembered and nothing had to be merged, it is exact: every path is a schedule.
+
+    Parameters
+    ----------
+    remembered
+        Requests, the one that matters most first: when states must be merged, the last are forgotten first.
+    width
+        States of a layer, at most; more are merged.
+    beam
+        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
+
+    Raises
+    ------
+    TooWideError
+        A layer does not fit, or the deadline is over.
+    """
+    masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
+    build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
+    build.complete = old.complete
+    all_of_them, everybody = np.uint64(masks[0]), len(remembered) == len(problem.output)
+    set_cost = old.set_cost(problem, multipliers)
+    to_go = old.costs_to_go(set_cost)
+    tail = np.minimum.accumulate(problem.reduced[:, ::-1], axis=1)[:, ::-1].copy()
+
+    def score(state: State, count: int) -> Any:
+        return state[4][:count] + to_go[state[3][:count]]
+
+    for k in range(len(old.layers) - 1):
+        if time.perf_counter() > deadline:
+            raise TooWideError
+        if build.count > width:
+            build.narrow(width, score(build.state, build.count))
+        fresh, arcs = 0, 0
+        while k < len(old.layers) - 2:
+            build.table[:] = -1
+            fresh, arcs = kernels.refine(
+                k, problem.capacity, problem.load, problem.output, problem.twin, set_cost, old.sets, old.first,
+                old.arc_to, old.arc_set, to_go, limit, all_of_them, build.state, build.count, build.next, build.table,
+                build.chain, build.first_of, build.arc_to, build.arc_set, int(problem.prices[k + 1]), problem.reduced,
+                tail,
+            )  # fmt: skip
+            if fresh >= 0 and arcs >= 0:
+                break
+            build.narrow(build.count // 3, score(build.state, build.count))
+        if everybody and not build.merged:
+            fresh, arcs = build.drop(build.dominated(fresh) == np.arange(fresh), arcs)
+        else:
+            fresh = build.merge_dominated(fresh, arcs)
+        if beam:
+            fresh, arcs = build.keep_best(width, fresh, arcs, score(build.next, fresh))
+        count = build.count
+        done = old.terminal[build.state[3][:count]] & (build.state[2][:count] == all_of_them)
+        build.close_layer(fresh, arcs, done)
+        if fresh == 0:
+            break
+    return build.diagram(old.sets, everybody and not build.merged)

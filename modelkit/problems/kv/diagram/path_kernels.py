@@ -1,0 +1,117 @@
+"""Compiled kernels of paths in the decision diagram: cheapest paths, and leaving out what lies on none.
+
+All values are exact: costs are 64-bit integers in units of 1 / ``SCALE`` rounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelkit.problems.kv.diagram.kernels import NEVER
+from modelkit.runtime.kernel import kernel
+
+_ONE = np.uint64(1)
+
+
+@kernel
+def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any) -> None:
+    """Cost of the cheapest path from each node to a terminal."""
+    for k in range(len(layers) - 2, -1, -1):
+        for v in range(layers[k], layers[k + 1]):
+            low = 0 if terminal[v] else NEVER
+            for a in range(first[v], first[v + 1]):
+                rest = to_go[arc_to[a]]
+                if rest < NEVER:
+                    q = arc_set[a]
+                    low = min(low, rest + set_cost[q, 0] + k * set_cost[q, 1])
+            to_go[v] = low
+
+
+@kernel
+def cheapest_path(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, sets: Any, to_go: Any,
+    times: Any, starts: Any,
+) -> None:  # fmt: skip
+    """How often the cheapest path starts each request, and when last."""
+    times[:] = 0
+    v = 0
+    k = 0
+    while not (terminal[v] and to_go[v] == 0):
+        for a in range(first[v], first[v + 1]):
+            rest = to_go[arc_to[a]]
+            q = arc_set[a]
+            if rest < NEVER and rest + set_cost[q, 0] + k * set_cost[q, 1] == to_go[v]:
+                mask = sets[q]
+                i = 0
+                while mask:
+                    if mask & _ONE:
+                        times[i] += 1
+                        starts[i] = k
+                    mask >>= _ONE
+                    i += 1
+                v = arc_to[a]
+                break
+        k += 1
+
+
+@kernel
+def prune(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any, limit: int,
+    new_first: Any, new_arc_to: Any, new_arc_set: Any, new_terminal: Any, new_layers: Any, number: Any, come: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Copy what lies on paths that cost at most ``limit``; returns the numbers of nodes and arcs left."""
+    number[:] = -1
+    come[:] = NEVER
+    come[0] = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            if come[v] >= NEVER or to_go[v] >= NEVER or come[v] + to_go[v] > limit:
+                continue
+            number[v] = 0
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                value = come[v] + set_cost[q, 0] + k * set_cost[q, 1]
+                if to_go[w] < NEVER and value + to_go[w] <= limit:
+                    come[w] = min(come[w], value)
+    nodes = 0
+    for k in range(len(layers) - 1):
+        new_layers[k] = nodes
+        for v in range(layers[k], layers[k + 1]):
+            if number[v] >= 0:
+                number[v] = nodes
+                new_terminal[nodes] = terminal[v]
+                nodes += 1
+    new_layers[len(layers) - 1] = nodes
+    arcs = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            if number[v] < 0:
+                continue
+            new_first[number[v]] = arcs
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                if to_go[w] < NEVER and come[v] + set_cost[q, 0] + k * set_cost[q, 1] + to_go[w] <= limit:
+                    new_arc_to[arcs], new_arc_set[arcs] = number[w], q
+                    arcs += 1
+    new_first[nodes] = arcs
+    return nodes, arcs
+
+
+@kernel
+def path_costs(
+    layers: Any, first: Any, arc_to: Any, arc_set: Any, set_cost: Any, to_go: Any, come: Any, through: Any
+) -> None:
+    """Cost of the cheapest path through each arc."""
+    come[:] = NEVER
+    come[0] = 0
+    for k in range(len(layers) - 1):
+        for v in range(layers[k], layers[k + 1]):
+            for a in range(first[v], first[v + 1]):
+                q, w = arc_set[a], arc_to[a]
+                through[a] = NEVER
+                if come[v] < NEVER and to_go[w] < NEVER:
+                    value = come[v] + set_cost[q, 0] + k * set_cost[q, 1]
+                    come[w] = min(come[w], value)
+                    through[a] = value + to_go[w]

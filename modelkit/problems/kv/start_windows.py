@@ -1,0 +1,162 @@
+"""Start windows: which starts an optimal schedule of the KV-cache problem can use at all.
+
+Unit clock, no preemption, minimise the total latency. Three proofs, none of which cuts off any
+optimal schedule. Let UB be the total latency of a known schedule.
+
+1. *Nobody idles.* From the last arrival on, a round in which nobody is active could be cut out,
+   which makes the rest earlier. So in an optimal schedule the rounds between the last arrival and
+   the start of i are all used by others: ``k <= max_j a_j + sum_{j != i} o_j``.
+2. *The others need their outputs.* ``UB >= sum_j o_j + (k - a_i)``.
+3. *Reduced costs.* At any prices, with L the bound of ``modelkit.certificate`` and c_i(k) the cost of
+   starting i at k there, a schedule that starts i at k costs at least ``L + c_i(k) - min c_i``. If
+   that exceeds UB, no optimal schedule does. This holds at every prices, so how they were found needs
+   no trust.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from modelkit.instance import Instance
+from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError, first_schedule, latency
+from modelkit.problems.kv.relaxation import Ints, Relaxation
+from modelkit.runtime.deadline import current
+
+#: Above this number of starts no model is built; at 6 non-zeros each it would not fit a workstation's memory.
+MOST_STARTS = 2_000_000
+#: Above this number of starts after the first two proofs, the third is not tried.
+MOST_LOOKED_AT = 200_000_000
+#: Seconds that looking at a start takes, and the share of the time that is left which that may take.
+SECONDS_PER_START, LOOK_SHARE = 2e-8, 0.3
+#: Share of the values by which floating point could be wrong, generously.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How many starts the proofs keep, of how many that the first two leave."""
+
+    kept: int
+    in_all: int
+
+
+@lru_cache(maxsize=4)
+def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
+    """Starts that an optimal schedule may use, for each request in ascending order.
+
+    Parameters
+    ----------
+    instance
+        Unit clock, no slots.
+    use_prices
+        Whether to use proof 3.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        More than ``MOST_STARTS`` starts are left, or `check_size` refuses.
+    """
+    arrays = instance.arrays
+    if instance not in hindsight:
+        check_size(instance, first_schedule(instance))
+    best = hindsight(instance).latency
+    latest = _simple_latest(instance, best)
+    count = int((latest - arrays.arrival + 1).sum())
+    if count * SECONDS_PER_START > LOOK_SHARE * current().left:
+        raise TooLateError(
+            f"the start windows of {len(instance.requests):,} requests are to be found among {count:,} starts,"
+            f" for which too little is left of the time limit ({current().left:.1f} s)"
+        )
+    prices = hindsight(instance).prices
+    if not use_prices or instance.server.kv_capacity_tokens is None or not len(prices):
+        _check_size(instance, count)
+        return [np.arange(a, k + 1) for a, k in zip(arrays.arrival, latest, strict=True)]
+    relaxation = Relaxation(instance, len(prices) - 1)
+    bound, cheapest = relaxation.bound(prices[1:], hindsight(instance).starts)
+    p, q = relaxation.sums(prices[1:])
+    least = relaxation.costs(cheapest, p, q)
+    allowed = best - bound + ROUNDING * (best + relaxation.capacity * float(prices.sum()))
+    # beyond the last price nothing is charged, and c_i(k) = k + o_i - a_i
+    latest = np.minimum(latest, np.floor(least + allowed).astype(np.int64) + arrays.arrival - arrays.output)
+    latest = np.maximum(latest, cheapest)
+    windows = []
+    kept = 0
+    for a, s, o, k_last, low in zip(
+        arrays.arrival.tolist(), arrays.prompt.tolist(), arrays.output.tolist(), latest.tolist(), least, strict=True
+    ):
+        k = np.arange(a, k_last + 1)
+        priced = k[: max(0, relaxation.size - o - a)]
+        cost = np.asarray(k + (o - a), dtype=np.float64)
+        cost[: len(priced)] += (s - priced) * (p[priced + o] - p[priced]) + (q[priced + o] - q[priced])
+        windows.append(k[cost - low <= allowed])
+        kept += len(windows[-1])
+        _check_size(instance, kept)
+    return windows
+
+
+def possible_starts(instance: Instance) -> list[Ints]:
+    """Starts up to the horizon of the first proof, for each request in ascending order.
+
+    For variants: it needs no known schedule and holds whenever an earlier end is never worse.
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError
+        As `start_windows`.
+    """
+    instance.check_fits()
+    arrival, latest = instance.arrays.arrival, _latest_busy_start(instance)
+    _check_size(instance, int((latest - arrival + 1).sum()))
+    return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]
+
+
+def starts_kept(instance: Instance) -> Starts:
+    """How many starts `start_windows` keeps."""
+    latest = _simple_latest(instance, hindsight(instance).latency)
+    return Starts(kept=sum(map(len, start_windows(instance))), in_all=int((latest - instance.arrays.arrival + 1).sum()))
+
+
+def check_size(instance: Instance, starts: Ints) -> None:
+    """Raise at once when there are more starts than can be looked at, before any prices are sought.
+
+    Parameters
+    ----------
+    starts
+        Of a known schedule, shape [n].
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    TooLargeError
+        The schedule and the first two proofs leave more than ``MOST_LOOKED_AT`` starts.
+    """
+    latest = _simple_latest(instance, latency(instance, starts))
+    _check_size(instance, int((latest - instance.arrays.arrival + 1).sum()), MOST_LOOKED_AT)
+
+
+def _simple_latest(instance: Instance, best: int) -> Ints:
+    """Latest starts by proofs 1 and 2, shape [n]; ``best`` is UB."""
+    requests = instance.arrays
+    total = int(requests.output.sum())
+    return np.asarray(np.minimum(_latest_busy_start(instance), requests.arrival + best - total))
+
+
+def _latest_busy_start(instance: Instance) -> Ints:
+    """Proof 1: the last arrival plus the outputs of all others."""
+    requests = instance.arrays
+    return np.asarray(int(requests.arrival.max()) + int(requests.output.sum()) - requests.output)
+
+
+def _check_size(instance: Instance, count: int, most: int = MOST_STARTS) -> None:
+    if count > most:
+        raise TooLargeError(
+            f"the instance is too large for a formulation over starts: at least {count:,} possible starts of"
+            f" {len(instance.requests):,} requests; at most {most:,}"
+        )

@@ -1,0 +1,171 @@
+"""Clairvoyant improvement on slots: a good schedule of the slot problem in hindsight.
+
+The best of all policies' schedules and of plans by local search over admissions and stage lengths
+(``modelkit.problems.slots.stage_plan``), with several numbers of stages and seeds. Each is judged before it counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from modelkit.errors import InterruptedWith
+from modelkit.instance import Instance
+from modelkit.judge import judge
+from modelkit.policies.hybrid import FollowPlan
+from modelkit.problems.slots.packing import pack, packing_bound
+from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, Plan, align, squeeze, stage_count
+from modelkit.problems.slots.stages import StageClock
+from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.simulation.slots import StageSimulation
+from modelkit.verify.slot_bound import slot_bound
+
+#: Trials of the search for each request in shortening the best plan; 1,319 requests take some ten seconds.
+EFFORT = 8_000
+#: Numbers of stages tried, as shares of the usual one.
+_SHARES = (0.8, 0.9, 1.0)
+#: Trials for each request of one attempt to shorten the best plan, and attempts in a step.
+_ATTEMPT, _ATTEMPTS = 100, 10
+#: What a trial of the search takes, generously, and what a policy takes for each request [s].
+_TRIAL_SECONDS, _REQUEST_SECONDS = 1e-6, 2e-4
+#: A value so close to the lower bound, relatively, is as good as it.
+_SAME = 1e-9
+
+
+def improved_slot_schedule(
+    instance: Instance,
+    *,
+    seed: int = 0,
+    effort: int = EFFORT,
+    deadline: float | None = None,
+    gap: float = 0.0,
+) -> Schedule:
+    """The best schedule found; a search that comes to its end leaves none of the policies' in hindsight better.
+
+    Parameters
+    ----------
+    instance
+        One that the slot problem takes, in which every request fits.
+    seed
+        Of the search.
+    effort
+        Trials for each request in shortening the best plan.
+    deadline
+        Of `time.perf_counter`: no step is begun that would last beyond it. A later call goes on where this one
+        stopped.
+    gap
+        Gap (value - bound) / value to the lower bound at which the search stops.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    InterruptedWith
+        Ctrl-C, with the best schedule so far.
+    """
+    instance.check_fits()
+    search = _search(instance, seed, effort)
+    try:
+        search.run(math.inf if deadline is None else deadline, gap)
+    except BaseException as stop:
+        _search.cache_clear()  # it cannot go on after the step that was broken off
+        if isinstance(stop, KeyboardInterrupt):
+            raise InterruptedWith(search.best) from None
+        raise
+    return search.best
+
+
+class _Search:
+    """The best judged schedule so far, and the steps that are left."""
+
+    def __init__(self, instance: Instance, seed: int, effort: int) -> None:
+        rounds, _ = packing_bound(instance.arrays.output, instance.server.slots or 1)
+        self.instance = instance
+        self.bound = float(slot_bound(instance, rounds))
+        self.best = _one_by_one(instance)
+        self.value = math.inf
+        self._consider(self.best)
+        self.one_at_a_time = threading.Lock()
+        self.steps = self._steps(seed, effort)
+        self.cost: float | None = next(self.steps)
+
+    def run(self, deadline: float, gap: float) -> None:
+        """Take steps until one would last beyond the deadline, or the gap is reached."""
+        with self.one_at_a_time:
+            while self.cost is not None and self.value * (1 - gap - _SAME) > self.bound:
+                if time.perf_counter() + self.cost > deadline:
+                    return
+                self.cost = next(self.steps, None)
+
+    def _steps(self, seed: int, effort: int) -> Iterator[float]:
+        """Yields what the next step takes [s], before each."""
+        requests, plan = len(self.instance.requests), TRIALS_PER_REQUEST * _TRIAL_SECONDS
+        for policy in sorted(fitting_policies(self.instance), key="hybrid".__eq__):  # it plans, which takes longest
+            yield requests * (_REQUEST_SECONDS + plan * (policy == "hybrid"))
+            self._consider(clairvoyant_schedule(self.instance, policy))
+        yield from self._plans(seed, effort)
+
+    def _plans(self, seed: int, effort: int) -> Iterator[float]:
+        instance, output, slots = self.instance, self.instance.arrays.output, self.instance.server.slots or 1
+        law = StageClock(instance).law
+        if len(output) <= slots or not law.decode_base_ms or instance.arrays.arrival.any():
+            return
+        yield TRIALS_PER_REQUEST * len(output) * _TRIAL_SECONDS
+        price = law.prefill_ms(0) / law.decode_base_ms
+        least = pack(output, slots, np.random.default_rng(seed)).makespan
+        usual = stage_count(output, slots, price)
+        plans = []
+        for run, share in enumerate(_SHARES):
+            yield 2 * TRIALS_PER_REQUEST * len(output) * _TRIAL_SECONDS
+            stages = max(-(-len(output) // slots), round(share * usual))
+            rng = np.random.default_rng([seed, run])
+            plans.append(align(output, slots, least, price, rng, stages=stages))
+            self._follow(plans[-1], seed)
+        best = min(plans, key=lambda p: p.overload + slots * (p.boundaries[-1] + price * len(p.boundaries)))
+        rng = np.random.default_rng(seed)
+        trials, attempts = _ATTEMPT * len(output), effort // _ATTEMPT
+        for done in range(0, attempts, _ATTEMPTS):
+            if best.overload or best.boundaries[-1] <= least:
+                break
+            yield _ATTEMPTS * trials * _TRIAL_SECONDS
+            few = min(_ATTEMPTS, attempts - done)
+            shorter = squeeze(output, slots, least, best, rng, attempts=few, trials=trials)
+            if shorter is not best:
+                best = shorter
+                self._follow(best, seed)
+
+    def _follow(self, plan: Plan, seed: int) -> None:
+        told = self.instance.arrays.output, self.instance.arrays.output
+        policy = FollowPlan(plan, list(range(len(self.instance.requests))))
+        self._consider(StageSimulation(self.instance, policy, np.random.default_rng(seed), told).run())
+
+    def _consider(self, schedule: Schedule) -> None:
+        """Keep a schedule that the judge finds valid and better."""
+        verdict = judge(self.instance, schedule)
+        value = verdict.metrics["makespan_ms"]
+        if verdict.valid and value is not None and value < self.value:
+            self.best, self.value = schedule, value
+
+
+_search = lru_cache(maxsize=8)(_Search)
+os.register_at_fork(after_in_child=_search.cache_clear)  # a lock that another thread held is never released there
+
+
+def _one_by_one(instance: Instance) -> Schedule:
+    """A stage for each request, in order of arrival; valid wherever every request fits."""
+    clock = StageClock(instance)
+    segments = []
+    for i in np.argsort(instance.arrays.arrival, kind="stable").tolist():
+        request = instance.requests[i]
+        clock.now = max(clock.now, request.arrival * 1000)
+        segments.append(Segment(clock.now / 1000, (Admission(request.id, 0),), rounds=request.output_tokens))
+        clock.prefill([i])
+        clock.decode(request.output_tokens)
+    return Schedule(tuple(segments))

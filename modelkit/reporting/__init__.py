@@ -1,0 +1,1 @@
+"""Reports: what files say together, sentences and tables of each page, figures, and rendering."""

@@ -1,0 +1,231 @@
+"""Who waits, prefills, decodes or is evicted, over time: a Gantt chart, or areas where requests are many."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkit.instance import Instance, LinearClock
+from modelkit.judge import Stay, Verdict
+from modelkit.reporting.charts.svg import (
+    COLUMNS,
+    Axis,
+    Box,
+    Figure,
+    Floats,
+    Panel,
+    Plot,
+    Swatch,
+    mean_in_columns,
+    time_axis,
+)
+from modelkit.text import count, quantity
+
+#: Up to this number of requests, each has a row.
+MOST_ROWS = 150
+#: Slots that have a row each, and stays that are drawn one by one.
+MOST_SLOTS, MOST_STAYS = 250, 4000
+
+WAITING = Swatch("fill", "waiting", "waiting")
+WAITING_LINE = Swatch("line", "wait", "waiting")
+PREFILL = Swatch("fill", "prefill", "prefill")
+DECODE = Swatch("fill", "decode", "decode")
+EVICTED = Swatch("fill", "evicted", "evicted: work that is lost")
+STAGE = Swatch("fill", "stage", "held, but interrupted by a prefill stage")
+IDLE = Swatch("fill", "idle", "idle")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A replayed schedule to draw: its label, and whether it keeps all rules."""
+
+    label: str
+    instance: Instance
+    verdict: Verdict
+    valid: bool = True
+
+    @property
+    def end(self) -> float:
+        """When the last thing happens [round or ms]."""
+        ends = [s.end or s.begin for s in self.verdict.stays]
+        return max([*ends, *(s.end for s in self.verdict.stretches[-1:])], default=0.0)
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether prefills block decoding."""
+        clock = self.instance.server.clock
+        return isinstance(clock, LinearClock) and not clock.mixed
+
+    def arrival(self, request: int) -> float:
+        """When a request arrives [round or ms]."""
+        return self.instance.requests[request].arrival * (1.0 if self.instance.is_unit else 1000.0)
+
+    def stop(self, stay: Stay) -> float:
+        """When a stay ends; the end of the schedule where it never does."""
+        return self.end if stay.end is None else stay.end
+
+    def prefilled(self) -> list[float]:
+        """When the prefill of each stay is over.
+
+        In stages that is when the next decode round begins; otherwise the prompt is processed in the first round.
+        """
+        begins = [stretch.begin for stretch in self.verdict.stretches]
+        out = []
+        for stay in self.verdict.stays:
+            until = self.stop(stay) if stay.first_token is None else stay.first_token
+            if self.in_stages:
+                k = bisect_right(begins, stay.begin)
+                until = min(until, begins[k]) if k < len(begins) else until
+            out.append(min(until, self.stop(stay)))
+        return out
+
+    def waits(self) -> list[tuple[int, float, float]]:
+        """(request, from, to) of every wait: from arrival or eviction to the next admission."""
+        since = {i: self.arrival(i) for i in range(len(self.instance.requests))}
+        out = []
+        for stay in self.verdict.stays:
+            if (start := since.pop(stay.request, None)) is not None and start < stay.begin:
+                out.append((stay.request, start, stay.begin))
+            if not stay.completed and stay.end is not None:
+                since[stay.request] = stay.end
+        out += [(i, start, self.end) for i, start in since.items() if start < self.end]
+        return out
+
+
+def timeline(scenes: Sequence[Scene]) -> Figure | None:
+    """The figure of several schedules of one instance, on one axis of time."""
+    scenes = [s for s in scenes if s.verdict.stays]
+    if not scenes:
+        return None
+    end = max(s.end for s in scenes)
+    first = scenes[0]
+    slots = first.instance.server.slots
+    staged = first.in_stages and slots is not None and all(s.slot is not None for s in first.verdict.stays)
+    evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.stays)
+    if staged and slots is not None and slots <= MOST_SLOTS and len(first.instance.requests) <= MOST_STAYS:
+        panels = [_slots(s, end, slots, s is scenes[-1]) for s in scenes]
+        title, what = "Slots over time", "Each row is a slot; time goes from left to right."
+        legend = [DECODE, PREFILL, STAGE, IDLE]
+    elif len(first.instance.requests) <= MOST_ROWS and not staged:
+        begun = {s.request: s.begin for s in reversed(first.verdict.stays)}
+        order = sorted(range(len(first.instance.requests)), key=lambda i: (first.arrival(i), begun.get(i, end), i))
+        panels = [_requests(s, end, order, s is scenes[-1]) for s in scenes]
+        title, what = "Requests over time", "Each row is a request, in the order of arrival and of the best schedule."
+        legend = [WAITING_LINE, PREFILL, DECODE]
+    else:
+        panels = [_areas(s, end, s is scenes[-1]) for s in scenes]
+        title, what = (
+            "Requests over time",
+            "Number of requests that wait, prefill and decode, averaged over each column; each on its own scale.",
+        )
+        legend = [DECODE, PREFILL, WAITING]
+    if evictions:
+        legend.append(EVICTED)
+    return Figure("timeline", title, what, tuple(panels), tuple(legend))
+
+
+def _note(scene: Scene) -> str:
+    """Makespan and evictions, as the judge says."""
+    metrics = scene.verdict.metrics
+    name = f"makespan_{'rounds' if scene.instance.is_unit else 'ms'}"
+    parts = [f"makespan {quantity(name, metrics[name])}"] if metrics.get(name) is not None else []
+    parts += [count(int(evictions), "eviction")] if (evictions := metrics.get("evictions")) else []
+    return ", ".join(parts)
+
+
+def _alt(scene: Scene) -> str:
+    stays = scene.verdict.stays
+    waits = scene.waits()
+    evicted = sum(not s.completed and s.end is not None for s in stays)
+    unit = "round" if scene.instance.is_unit else "ms"
+    return (
+        f"{scene.label}: {count(len(scene.instance.requests), 'request')} until"
+        f" {quantity(f'end_{unit}s' if unit == 'round' else 'end_ms', scene.end)}; {len(waits)} waits"
+        + (f"; {count(evicted, 'eviction')}" if evicted else "")
+    )
+
+
+def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel:
+    """A row for each request."""
+    requests = scene.instance.requests
+    row = {request: k for k, request in enumerate(order)}
+    size = min(22, max(4, 520 // len(order)))
+    axis, per = time_axis(scene.instance.is_unit, end)
+    plot = Plot(axis, Axis(0, 1), size * len(order), _alt(scene)).axes(y_ticks=0, x_title=titled)
+    inset = 1 if size < 8 else 2
+
+    def place(request: int) -> tuple[float, float]:
+        return row[request] * size + inset, (row[request] + 1) * size - inset
+
+    for request, start, stop in scene.waits():
+        top, bottom = place(request)
+        plot.dashes(start / per, stop / per, (top + bottom) / 2, "wait", f"{requests[request].id}: waits")
+    for stay, prefilled in zip(scene.verdict.stays, scene.prefilled(), strict=True):
+        top, bottom = place(stay.request)
+        name, stop = requests[stay.request].id, scene.stop(stay)
+        lost = not stay.completed and stay.end is not None
+        plot.rect(stay.begin / per, prefilled / per, top, bottom, "prefill", f"{name}: prefill")
+        words = f"{name}: evicted, its tokens are lost" if lost else f"{name}: decode"
+        plot.rect(prefilled / per, stop / per, top, bottom, "evicted" if lost else "decode", words)
+        if lost:
+            plot.upright(stop / per, "eviction", top - 1, bottom + 1)
+    if size >= 10:
+        for request in order:
+            top, bottom = place(request)
+            plot.text(None, (top + bottom) / 2, requests[request].id, "tick end", 8)
+    return Panel(scene.label, plot.svg(), _note(scene))
+
+
+def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
+    """A row for each slot."""
+    size = min(26.0, max(1.6, 420 / slots))
+    inset = 0.0 if size < 3 else 1.0 if size < 8 else 2.0
+    axis, per = time_axis(scene.instance.is_unit, end)
+    plot = Plot(axis, Axis(0, slots), round(size * slots), _alt(scene)).axes(y_ticks=0, x_title=titled)
+    plot.rect(0, scene.end / per, 0, plot.height, "idle")
+    decode: list[Box] = []
+    lost: list[Box] = []
+    prefill: list[Box] = []
+    for stay, prefilled in zip(scene.verdict.stays, scene.prefilled(), strict=True):
+        slot = min(max(stay.slot or 0, 0), slots - 1)
+        top, bottom = slot * size + inset, (slot + 1) * size - inset
+        box = (prefilled / per, scene.stop(stay) / per, top, bottom)
+        (decode if stay.completed or stay.end is None else lost).append(box)
+        prefill.append((stay.begin / per, prefilled / per, top, bottom))
+    plot.boxes(decode, "decode cell" if size >= 3 else "decode")
+    plot.boxes(lost, "evicted")
+    for begin, stop in sorted({(s.begin, p) for s, p in zip(scene.verdict.stays, scene.prefilled(), strict=True)}):
+        plot.rect(begin / per, stop / per, 0, plot.height, "stage")
+    plot.boxes(prefill, "prefill")
+    for slot in range(slots) if size >= 10 else range(0, slots, 50):
+        plot.text(None, (slot + 0.5) * size, f"slot {slot}", "tick end")
+    return Panel(scene.label, plot.svg(), _note(scene))
+
+
+def _areas(scene: Scene, end: float, titled: bool) -> Panel:
+    """Means over columns of time, stacked: decode, prefill, evicted, waiting."""
+    axis, per = time_axis(scene.instance.is_unit, end)
+    edges = np.linspace(0.0, end, COLUMNS + 1)
+    stays, prefilled = scene.verdict.stays, scene.prefilled()
+    lost = [not s.completed and s.end is not None for s in stays]
+
+    def mean(intervals: list[tuple[float, float]]) -> Floats:
+        pairs = np.array(intervals, dtype=float).reshape(-1, 2)
+        return mean_in_columns(pairs[:, 0], pairs[:, 1], edges)
+
+    kept = mean([(p, scene.stop(s)) for s, p, gone in zip(stays, prefilled, lost, strict=True) if not gone])
+    prefill = mean([(s.begin, p) for s, p in zip(stays, prefilled, strict=True)])
+    evicted = mean([(p, scene.stop(s)) for s, p, gone in zip(stays, prefilled, lost, strict=True) if gone])
+    waiting = mean([(a, b) for _, a, b in scene.waits()])
+    most = float((kept + prefill + evicted + waiting).max(initial=1.0))
+    plot = Plot(axis, Axis(0, most * 1.04, "requests"), 150, _alt(scene)).axes(x_title=titled)
+    middles = (edges[:-1] + edges[1:]) / 2 / per
+    base = np.zeros(COLUMNS)
+    for layer, css in ((kept, "decode"), (prefill, "prefill"), (evicted, "evicted"), (waiting, "waiting")):
+        if layer.any():
+            plot.area(middles, base, base + layer, css)
+        base = base + layer
+    return Panel(scene.label, plot.svg(), _note(scene))

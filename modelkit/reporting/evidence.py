@@ -1,0 +1,398 @@
+"""What result and certificate files say together about one problem on one instance.
+
+Where the instance is at hand nothing in the files is believed: schedules are replayed and certificates
+recomputed, and what does not hold is shown as refused. Where it is not, the files are quoted and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelkit.certificate import Certificate
+from modelkit.instance import Instance, InstanceStamp
+from modelkit.io.lookup import Instances
+from modelkit.reporting.entries import Claim, Entry, distinguished, entry, guest, label
+from modelkit.reporting.lower_bounds import LowerBound, above, bounded, lower_bounds, meets
+from modelkit.reporting.problems import Formulations, Problem, Rules, problem_of, rules_of
+from modelkit.result import Result
+from modelkit.text import count, listed, percent
+
+__all__ = ["Case", "Claim", "Entry", "LowerBound", "by_instance", "cases"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """All runs on one instance that are about one problem, with the best bound on each side.
+
+    Parameters
+    ----------
+    problem
+        The objective by which schedules are compared, and the rules that they keep.
+    bound
+        The best certified lower bound; the best of a solver's where none is certified.
+    claimed
+        A solver's bound above the certified one.
+    contradictions
+        Bounds that a valid schedule refutes, in words.
+    """
+
+    stamp: InstanceStamp
+    instance: Instance | None
+    problem: Problem
+    entries: tuple[Entry, ...]
+    bound: LowerBound | None
+    claimed: LowerBound | None
+    contradictions: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the instance; the beginning of its hash where it has none."""
+        return self.stamp.name or self.stamp.sha256[:12]
+
+    @property
+    def valid(self) -> list[Entry]:
+        """Runs with a valid schedule, in the order given."""
+        return [e for e in self.entries if e.value is not None]
+
+    @property
+    def failures(self) -> list[Entry]:
+        """Runs without one."""
+        return [e for e in self.entries if e.value is None]
+
+    @property
+    def best(self) -> Entry | None:
+        """The best valid schedule; the first of equals."""
+        return min(self.valid, key=lambda e: e.value or 0.0, default=None)
+
+    @property
+    def objective(self) -> str:
+        """The metric that is minimised."""
+        return self.problem.objective
+
+    @property
+    def solved(self) -> bool:
+        """Whether the best schedule meets the bound."""
+        return self.bound is not None and self.best is not None and meets(self.best.value, self.bound.value)
+
+    @property
+    def reference(self) -> LowerBound | None:
+        """The bound that distances are measured by: a solver's where that makes the best schedule optimal."""
+        if self.claimed is not None and self.best is not None and meets(self.best.value, self.claimed.value):
+            return self.claimed
+        return self.bound
+
+    @property
+    def reference_words(self) -> str:
+        """What that bound is and whose."""
+        if self.reference is None:
+            return "no bound is known"
+        words = f"the bound is {self.problem.quantity(self.reference.value)}, {self.reference.words}"
+        if self.reference is self.claimed and self.bound is not None:
+            words += f" (certified: {self.problem.quantity(self.bound.value)})"
+        return words
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether a run found that no schedule exists, and none has one."""
+        return not self.valid and any(e.state == "infeasible" for e in self.entries)
+
+    def above_bound(self, entry: Entry) -> float | None:
+        """How far above the optimum it can be at most, by the bound of reference; relative."""
+        if entry.state == "optimal":
+            return 0.0
+        return above(entry.value, self.reference)
+
+    def above_certified(self, entry: Entry) -> float | None:
+        """The same by a certified bound; None where none is."""
+        return above(entry.value, self.bound) if self.bound is not None and self.bound.certified else None
+
+    def above_best(self, entry: Entry) -> float | None:
+        """How far above the optimum it is at least, because a schedule so much better is known; relative."""
+        best = None if self.best is None else self.best.value
+        if entry.value is None or best is None or (best <= 0 and entry.value > best):
+            return None
+        return max(0.0, entry.value / best - 1) if best > 0 else 0.0
+
+    def gap(self, entry: Entry) -> float | None:
+        """(value - bound of reference) / value; 0 where the value is proven optimal."""
+        reference = self.reference
+        if entry.state == "optimal":
+            return 0.0
+        if entry.value is None or reference is None:
+            return None
+        if meets(entry.value, reference.value):
+            return 0.0
+        return max(0.0, (entry.value - reference.value) / entry.value) if entry.value > 0 else None
+
+    @property
+    def certified_gap(self) -> float | None:
+        """(best value - certified bound) / best value."""
+        if self.best is None or not self.best.value or self.bound is None or not self.bound.certified:
+            return None
+        return max(0.0, (self.best.value - self.bound.value) / self.best.value) if self.best.value > 0 else None
+
+    def sentence(self, entry: Entry, certified_too: bool = True) -> str:
+        """How far from the optimum a valid schedule is, in words that are true.
+
+        Parameters
+        ----------
+        certified_too
+            Whether to say what is certified where a solver claims more.
+        """
+        best, least = self.best, self.above_best(entry)
+        reference = self.claimed if self._claim_matters(entry) else self.bound
+        if entry.value is None or best is None or best.value is None:
+            return f"{entry.label} has no valid schedule"
+        if least is None:
+            further = self.problem.quantity(entry.value - best.value)
+            return f"{entry.label} is at least {further} above the optimum"
+        most = above(entry.value, reference)
+        limit = "" if reference is None or reference.certified else f"{reference.source}'s bound"
+        if reference is not None and meets(best.value, reference.value):
+            words = f"{entry.label} is " + (f"{percent(most or least)} above the optimum" if least else "optimal")
+            notes = [f"by {limit}"] if limit else []
+        elif most is None:
+            known = (
+                "no lower bound is known"
+                if reference is None
+                else "no lower bound limits how far it is from the optimum"
+            )
+            if not least:
+                return f"{entry.label} is the best of these schedules; {known}"
+            return f"{entry.label} is at least {percent(least, 'down')} above the optimum; no upper limit is known"
+        else:
+            least_and = f"between {percent(least, 'down')} and" if least else "at most"
+            words = f"{entry.label} is {least_and} {percent(most, 'up')} above the optimum"
+            notes = [f"upper limit: {limit}"] if limit else []
+        certified = above(entry.value, self.bound) if reference is self.claimed and certified_too else None
+        if certified:
+            notes.append(f"certified: at most {percent(certified, 'up')}")
+        return words + (f" ({'; '.join(notes)})" if notes else "")
+
+    def _claim_matters(self, entry: Entry) -> bool:
+        """Whether a solver's claim says something of the entry that is not certified anyway."""
+        if self.claimed is None or self.best is None or entry.value is None:
+            return False
+        certified, claimed = above(entry.value, self.bound), above(entry.value, self.claimed)
+        closes = meets(self.best.value, self.claimed.value)
+        if certified is None or claimed is None or closes:
+            return True
+        return percent(claimed, "up") != percent(certified, "up")
+
+    @property
+    def headline(self) -> str:
+        """The finding in one sentence: about the best policy where there is one, else about the best schedule."""
+        if self.best is None:
+            if self.infeasible:
+                variant = self.problem.variant
+                return (
+                    f"No schedule keeps the rules of {variant}" if variant else "No schedule exists for this instance"
+                )
+            return "No run gave a valid schedule"
+        policies = [e for e in self.valid if e.result.producer.kind == "policy"]
+        told = min(policies, key=lambda e: e.value or 0.0, default=self.best)
+        said = self.sentence(told, certified_too=False)
+        return f"{said}; {told.unchecked}" if told.unchecked else said
+
+    @property
+    def findings(self) -> list[str]:
+        """What else is known, as sentences."""
+        out = []
+        noun = self.problem.noun
+        if self.best is not None:
+            value = self.problem.quantity(self.best.value)
+            if self.solved and self.bound is not None:
+                out.append(f"The least {noun} is {value}, reached by {self.best.label} ({self.bound.words}).")
+            elif self.bound is not None:
+                least = self.problem.quantity(self.bound.value)
+                most = above(self.best.value, self.bound)
+                out.append(
+                    f"The best schedule known has a {noun} of {value} ({self.best.label}); none is below {least}"
+                    f" ({self.bound.words})"
+                    + (f", so it is at most {percent(most, 'up')} above the optimum." if most is not None else ".")
+                )
+            else:
+                out.append(f"The best schedule known has a {noun} of {value} ({self.best.label}); no bound is known.")
+        elif self.bound is not None:
+            out.append(f"No {noun} is below {self.problem.quantity(self.bound.value)} ({self.bound.words}).")
+        if self.infeasible:
+            out += [m for e in self.entries if e.state == "infeasible" and (m := e.result.message)][:1]
+        if self.claimed is not None and self.best is not None and not self.solved:
+            claim = self.problem.quantity(self.claimed.value)
+            more = ", which would make the best schedule optimal" if meets(self.best.value, self.claimed.value) else ""
+            out.append(f"{self.claimed.source} claims a bound of {claim}{more}; that is not certified.")
+        shown = self.headline
+        policies = [e for e in self.valid if e.result.producer.kind == "policy"]
+        ranked = sorted(policies or self.valid, key=lambda e: e.value or 0.0)
+        known = self.bound is not None
+        told = [e for e in ranked[:4] if known or self.above_best(e)]
+        out += [f"{s}." for e in told if (s := self.sentence(e)) != shown.partition("; rules of")[0]]
+        failures = [e for e in self.failures if e.state != "infeasible"]
+        if failures:
+            have = "has" if len(failures) == 1 else "have"
+            labels = listed([e.label for e in failures])
+            under = f" under the rules of {self.problem.variant}" if self.problem.variant else ""
+            out.append(
+                f"{count(len(failures), 'run')} of {len(self.entries)} {have} no valid schedule{under}: {labels}."
+            )
+        out += list(
+            dict.fromkeys(
+                f"{sentence_of(e.unchecked)}." for e in self.entries if e.unchecked and e.unchecked not in shown
+            )
+        )
+        return [*out, *self.contradictions]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, where its files lie, and what each instance's runs say.
+
+    Parameters
+    ----------
+    folder
+        Holds the instances and a result file for each run.
+    results
+        In the order of the plan.
+    cases
+        By instance, in the order given, and by problem: results of different problems are not compared.
+    stems
+        Of each case, the beginning of the names of its instance's files.
+    left_out
+        What was asked for and does not fit an instance, in words.
+    interrupted
+        Whether Ctrl-C came before all runs were done.
+    """
+
+    folder: Path
+    results: tuple[Result, ...]
+    cases: tuple[Case, ...]
+    stems: tuple[str, ...]
+    left_out: tuple[str, ...]
+    interrupted: bool = False
+
+
+def sentence_of(words: str) -> str:
+    """Words with a capital at their beginning."""
+    return words[:1].upper() + words[1:]
+
+
+def by_instance(found: Iterable[Case]) -> list[list[Case]]:
+    """The cases of each instance."""
+    groups: dict[str, list[Case]] = {}
+    for case in found:
+        groups.setdefault(case.stamp.sha256, []).append(case)
+    return list(groups.values())
+
+
+def cases(claims: Iterable[Claim], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
+    """The claims by instance and by problem, in the order in which the instances first appear.
+
+    Of one instance the problem with the judge's rules alone comes first, then variants by name.
+    """
+    groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault(claim.content.instance.sha256, []).append(claim)
+    known = formulations or Formulations()
+    return [case for group in groups.values() for case in _cases(sorted(group, key=_rank), instances, known)]
+
+
+def _cases(claims: Sequence[Claim], instances: Instances, formulations: Formulations) -> list[Case]:
+    """The cases of one instance: policies that keep a variant's rules stand beside its results as well."""
+    stamp = claims[0].content.instance
+    instance = instances.find(stamp)
+    groups = _by_problem(claims, instance, formulations)
+    made: dict[Problem, tuple[list[Entry], list[LowerBound]]] = {}
+    for problem, mine in groups.items():
+        rules = rules_of(problem, instance, formulations)
+        results = [claim for claim in mine if isinstance(claim.content, Result)]
+        entries = distinguished([entry(claim, problem, rules, instance) for claim in results])
+        bounds = lower_bounds(mine, entries, problem, instance, formulations)
+        if problem.variant:
+            entries, bounds = _joined(problem, rules, entries, bounds, made)
+        made[problem] = (entries, bounds)
+    return [_case(stamp, instance, problem, *found) for problem, found in made.items()]
+
+
+def _by_problem(
+    claims: Sequence[Claim], instance: Instance | None, formulations: Formulations
+) -> dict[Problem, list[Claim]]:
+    """The claims of each problem; runs that state none are with what their formulation's other runs are about."""
+    groups: dict[Problem, list[Claim]] = {}
+    told: dict[str, Problem] = {}
+    silent = []
+    for claim in claims:
+        if isinstance(claim.content, Certificate):
+            groups.setdefault(Problem(bounded(claim.content)), []).append(claim)
+        elif (problem := problem_of(claim.content, formulations)) is not None:
+            groups.setdefault(problem, []).append(claim)
+            told[claim.content.producer.name] = problem
+        else:
+            silent.append(claim)
+    plain = next((p for p in groups if not p.variant), None)
+    for claim in silent:
+        assert isinstance(claim.content, Result)
+        name = claim.content.producer.name.rpartition("/")[2].removesuffix(".py").replace("_", "-")
+        usual = "makespan_ms" if instance is not None and not instance.is_unit else "total_latency_rounds"
+        problem = told.get(name) or plain or next(iter(groups), Problem(usual))
+        groups.setdefault(problem, []).append(claim)
+    return {p: sorted(groups[p], key=_rank) for p in sorted(groups, key=lambda p: (p.variant, p.parameters))}
+
+
+def _joined(
+    problem: Problem,
+    rules: Rules,
+    entries: list[Entry],
+    bounds: list[LowerBound],
+    made: dict[Problem, tuple[list[Entry], list[LowerBound]]],
+) -> tuple[list[Entry], list[LowerBound]]:
+    """A variant's entries with the policies' schedules, and its bounds with those on every schedule's value."""
+    plain = [(p, found) for p, found in made.items() if not p.variant]
+    policies = [
+        e for _, (hosts, _) in plain for e in hosts if e.result.producer.kind == "policy" and e.value is not None
+    ]
+    guests = [g for e in policies if (g := guest(e, problem, rules)) is not None]
+    inherited = [b for p, (_, lowers) in plain if rules.inherits and p.objective == problem.objective for b in lowers]
+    return [*entries, *guests], [*bounds, *inherited]
+
+
+def _case(
+    stamp: InstanceStamp,
+    instance: Instance | None,
+    problem: Problem,
+    entries: Sequence[Entry],
+    lowers: Sequence[LowerBound],
+) -> Case:
+    bounds, contradictions = [], []
+    best = min((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0, default=None)
+    for lower in lowers:
+        if best is not None and lower.value > (best.value or 0.0) and not meets(best.value, lower.value):
+            contradictions.append(
+                f"{lower.source} claims a bound of {problem.quantity(lower.value)}, which a valid schedule refutes;"
+                " it is left out."
+            )
+        else:
+            bounds.append(lower)
+    certified = max((b for b in bounds if b.certified), key=lambda b: (b.checked, b.value), default=None)
+    solver = max((b for b in bounds if not b.certified), key=lambda b: b.value, default=None)
+    claimed = solver if certified and solver and solver.value > certified.value else None
+    held = tuple(_held_against(e, best) for e in entries)
+    return Case(stamp, instance, problem, held, certified or solver, claimed, tuple(contradictions))
+
+
+def _held_against(entry: Entry, best: Entry | None) -> Entry:
+    """The entry, refuted where it calls itself optimal or the instance infeasible and a schedule says otherwise."""
+    if best is None or best.value is None:
+        return entry
+    worse = entry.state == "optimal" and not meets(entry.value, best.value)
+    return replace(entry, refuted_by=best.label) if worse or entry.state == "infeasible" else entry
+
+
+def _rank(claim: Claim) -> tuple[str, str, int, str]:
+    """Order of a case's claims, whatever the order in which they came: by kind, label, seed and file."""
+    if isinstance(claim.content, Certificate):
+        return ("certificate", "", 0, claim.file)
+    producer = claim.content.producer
+    kind = {"improvement": "search"}.get(producer.kind, producer.kind)
+    return (kind, label(claim.content), producer.seed or 0, claim.file)

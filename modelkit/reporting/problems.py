@@ -1,0 +1,208 @@
+"""What a result is a solution of: an objective and rules, those of the judge alone or those of a variant as well.
+
+Values, bounds and optima of one problem say nothing of another, so results are told apart by their problem first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from modelkit.errors import ModelkitError
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.hosting import load_formulation
+from modelkit.formulation.loading import formulation_files
+from modelkit.instance import Instance
+from modelkit.judge import METRICS, Verdict
+from modelkit.result import Result
+from modelkit.text import bare, metric_noun, number, quantity, unit_words
+from modelkit.verify.formulation_rules import rules_of_formulation
+from modelkit.verify.result import OwnRules
+
+#: Problems of formulations whose schedules keep the judge's rules and no others: their bounds hold for every schedule.
+COMMON = ("kv-hindsight", "slots", "slot-bound", "slot-packing")
+#: What a search's result is called that belongs to a variant without saying to which.
+UNNAMED = "a variant without a name"
+
+_JUDGED = {pattern.format(t=t, s=s) for pattern in METRICS for t, s in (("rounds", "round"), ("ms", "second"))}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An objective, and rules beyond the judge's.
+
+    Parameters
+    ----------
+    objective
+        The metric that is minimised.
+    variant
+        The formulation that adds rules or an objective of its own; empty for the judge's rules alone.
+    parameters
+        The variant's, as JSON.
+    """
+
+    objective: str
+    variant: str = ""
+    parameters: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the objective is a metric of the judge's."""
+        return self.objective in _JUDGED
+
+    @property
+    def noun(self) -> str:
+        """What the objective is called in a sentence."""
+        return metric_noun(self.objective)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The variant's parameters by name."""
+        values: dict[str, Any] = json.loads(self.parameters or "{}")
+        return values
+
+    @property
+    def title(self) -> str:
+        """The objective and the rules: ``weighted latency of kv-weighted-latency (weight = 2)``."""
+        if not self.variant:
+            return self.noun
+        given = ", ".join(f"{name} = {_brief(value)}" for name, value in self.given.items())
+        return f"{self.noun} of {self.variant}" + (f" ({given})" if given else "")
+
+    @property
+    def kind(self) -> Problem:
+        """The same on any instance: without the numbers of parameters that each request has its own of."""
+        given = {name: "by request" if isinstance(value, Mapping) else value for name, value in self.given.items()}
+        return Problem(self.objective, self.variant, json.dumps(given, sort_keys=True) if given else "")
+
+    def quantity(self, value: float | None) -> str:
+        """A value of the objective, with its unit where it is a metric of the judge's; others have one of their own."""
+        if value is None or self.judged:
+            return quantity(self.objective, value)
+        return number(value)
+
+    def bare(self, value: float | None) -> str:
+        """The same for a column whose heading names the unit."""
+        return bare(self.objective, value) if self.judged else self.quantity(value)
+
+    @property
+    def unit_words(self) -> str:
+        """The unit for such a heading."""
+        return unit_words(self.objective) if self.judged else ""
+
+
+def _whole(value: Any) -> Any:
+    """Parameters with whole numbers as such: 5.0 is the 5 that stands in its file."""
+    if isinstance(value, Mapping):
+        return {name: _whole(part) for name, part in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _brief(value: Any) -> str:
+    """A parameter in few characters; long ones are told apart by a digest."""
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    if len(text) <= 48:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]
+    return f"{len(value)} numbers, digest {digest}" if isinstance(value, Mapping) else f"{text[:40]}…, digest {digest}"
+
+
+class Formulations:
+    """Formulations by name: those at hand, else those in the folders where modelkit finds them.
+
+    A result names a formulation, never a file to load it from: what others wrote must not choose what runs here.
+
+    Parameters
+    ----------
+    known
+        Formulations, their names or their files.
+    """
+
+    def __init__(self, known: Iterable[str | Formulation] = ()) -> None:
+        loaded = [load_formulation(f) if isinstance(f, str) else f for f in known]
+        self._found: dict[str, Formulation | None] = {f.name: f for f in loaded}
+
+    def find(self, name: str) -> Formulation | None:
+        """The formulation of that name; None where there is none, or it cannot be loaded."""
+        if name not in self._found:
+            self._found[name] = None
+            if not name.endswith(".py") and name in formulation_files():
+                try:
+                    self._found[name] = load_formulation(name)
+                except ModelkitError:
+                    self._found[name] = None
+        return self._found[name]
+
+
+def problem_of(result: Result, formulations: Formulations) -> Problem | None:
+    """The problem that a result is about; None where it states no objective, as a run that failed."""
+    producer, objective = result.producer, result.objective.name
+    if objective is None:
+        return None
+    if producer.kind == "policy" or common(result, formulations):
+        return Problem(objective)
+    parameters = json.dumps(_whole(producer.parameters), sort_keys=True) if producer.parameters else ""
+    if producer.kind == "improvement":
+        own = parameters or objective not in _JUDGED
+        return Problem(objective, UNNAMED, parameters) if own else Problem(objective)
+    return Problem(objective, producer.name, parameters)
+
+
+def common(result: Result, formulations: Formulations) -> bool:
+    """Whether a formulation's result, and its bound with it, is about every schedule that keeps the judge's rules."""
+    producer = result.producer
+    if producer.problem is not None or producer.kind != "formulation":
+        return producer.problem in COMMON
+    found = formulations.find(producer.name)
+    return found is not None and found.problem in COMMON
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a problem values a schedule on one instance.
+
+    Parameters
+    ----------
+    own
+        What it adds to the judge; None where it adds nothing.
+    unchecked
+        Why its rules are not checked; empty where they are.
+    inherits
+        Whether a bound on the judge's metric of this name holds here too: the objective is that metric.
+    """
+
+    own: OwnRules | None = None
+    unchecked: str = ""
+    inherits: bool = False
+
+
+def rules_of(problem: Problem, instance: Instance | None, formulations: Formulations) -> Rules:
+    """The rules of a problem on an instance, from its formulation."""
+    if not problem.variant:
+        return Rules(inherits=True)
+    name = problem.variant
+    found = formulations.find(name)
+    if instance is None:
+        return Rules(unchecked=f"rules of {name} not checked: the instance is not available")
+    if found is None:
+        why = "its result does not say which" if name == UNNAMED else "file not found"
+        return Rules(unchecked=f"rules of {name} not checked: {why}")
+    try:
+        posed = found.posed(instance.replace(extra={}), problem.given)
+    except ModelkitError as error:
+        return Rules(unchecked=f"rules of {name} not checked: {' '.join(str(error).split())}")
+    inherits = found.value is None and found.metric(instance) == problem.objective
+    if found.metric(instance) != problem.objective:
+        return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
+    own = replace(rules_of_formulation(found, posed), value=partial(found.valued, posed))  # the judge's metric, too
+    unchecked = "" if found.admissible else f"rules of {name} not checked: it states none in plain Python"
+    return Rules(own, unchecked, inherits)
+
+
+def stated(value: float | None) -> Callable[[Verdict], float | None]:
+    """An objective that only a formulation can compute that is not at hand: what the file says."""
+    return lambda verdict: value if verdict.valid else None

@@ -1,0 +1,1 @@
+"""What the process needs: deadlines, signals, threads, scratch folders, compiled functions, arguments."""

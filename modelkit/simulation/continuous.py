@@ -1,0 +1,397 @@
+"""Continuous batching: who starts is decided before every round, while the others go on decoding.
+
+One loop for the unit clock and for the linear clock with prompts inside the iterations (``mixed = true``) or
+ahead of them (``mixed = false``, exclusive). Rounds are counted; what differs is how long they last:
+
+==================  =================================================================================
+clock               time
+==================  =================================================================================
+unit                a round lasts 1, and rounds go by while nobody is served
+linear, mixed       an iteration lasts its prefill part plus its decode part
+linear, exclusive   a prefill over the admitted holds up all requests, then rounds of decoding
+==================  =================================================================================
+
+The simulator keeps the true output lengths to itself. It goes from event to event: an arrival, a completion,
+an outgrown prediction, a round in which the cache would overflow, and while somebody waits the round in which
+the policy wants to be asked again. Times are added as the judge adds them, so that both agree to the last bit:
+from one change of what is in progress to the next in one sum, however many events lie between.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from modelkit.errors import PolicyError, UsageError, shown
+from modelkit.instance import Instance, LinearClock
+from modelkit.policies import Policy, Predictions, Running, View, seen_requests
+from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.simulation.clocks import LinearTime, UnitTime
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine limits beside the server's own slots and memory.
+
+    Parameters
+    ----------
+    max_batch
+        Requests in progress at once.
+    max_batch_tokens
+        Tokens processed in an iteration: one for each request that decodes, and the prompts.
+    chunked_prefill
+        Split prompts, so that they fill iterations up to ``max_batch_tokens``; otherwise a prompt waits for an
+        iteration that holds it whole.
+    """
+
+    max_batch: int | None = None
+    max_batch_tokens: int | None = None
+    chunked_prefill: bool = False
+
+    def check(self, instance: Instance) -> None:
+        """Raise unless an instance can be served under these limits.
+
+        Raises
+        ------
+        UsageError
+            A limit is below 1, a prompt is longer than any iteration, or the clock does not split prompts.
+        """
+        for name in ("max_batch", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')}: found {value}; allowed: 1 or more")
+        clock = instance.server.clock
+        if self.chunked_prefill and self.max_batch_tokens is None:
+            raise UsageError("--chunked-prefill fills iterations up to --max-batch-tokens; give that number")
+        if self.chunked_prefill and not (isinstance(clock, LinearClock) and clock.mixed):
+            raise UsageError("chunked prefill needs the linear clock with mixed = true")
+        if self.max_batch_tokens is not None and not self.chunked_prefill:
+            longest = max(instance.requests, key=lambda r: r.prompt_tokens)
+            if longest.prompt_tokens > self.max_batch_tokens:
+                raise UsageError(
+                    f"request {longest.id!r} has {longest.prompt_tokens} prompt tokens, but an iteration takes"
+                    f" {self.max_batch_tokens}\n  raise --max-batch-tokens, or split prompts with --chunked-prefill"
+                )
+
+
+class ContinuousSimulation:
+    """One run of a policy; time O(events * policy + n log n).
+
+    Parameters
+    ----------
+    predicted
+        Lower and upper predicted outputs that the policy may see [token].
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        policy: Policy,
+        rng: np.random.Generator,
+        predicted: Predictions,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        limits.check(instance)
+        arrays = instance.arrays
+        clock = instance.server.clock
+        self.time = LinearTime(clock) if isinstance(clock, LinearClock) else UnitTime()
+        self.limits = limits
+        self.ids = [request.id for request in instance.requests]
+        self.policy = policy
+        self.rng = rng
+        self.capacity = instance.server.kv_capacity_tokens
+        self.slots = instance.server.slots
+        caps = [cap for cap in (self.slots, limits.max_batch) if cap is not None]
+        self.max_batch = min(caps) if caps else None
+        self.output = arrays.output.tolist()
+        if self.capacity is not None:  # that much is known of every request that can be served at all
+            lower, upper = (np.minimum(end, self.capacity - arrays.prompt) for end in predicted)
+            predicted = lower, upper
+        self.seen = seen_requests(instance, predicted)
+        self.moments = [self.time.moment(arrival) for arrival in arrays.arrival.tolist()]
+        self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.moments[i], i))
+        self.arrivals.reverse()  # next at the end
+        self.waiting: set[int] = set()
+        self.running: dict[int, Running] = {}  # in order of admission
+        self.view_running = MappingProxyType(self.running)
+        self.unread: dict[int, int] = {}  # prompt tokens not yet processed; first round not yet run
+        self.ends: list[tuple[int, int]] = []  # heap of (true end, index); stale entries are passed over
+        self.predicted: list[tuple[int, int]] = []  # the same of predicted ends
+        self.free = list(range(self.slots)) if self.slots else []
+        self.slot: dict[int, int] = {}
+        self.offset = 0  # sum over those in progress of prompt - start
+        self.asked: View | None = None  # what the policy saw in this round, if it admitted nobody
+        self.segments: list[tuple[float, tuple[Admission, ...], tuple[str, ...]]] = []
+        self.rounds: list[int] = []  # of each segment
+
+    def run(self) -> Schedule:
+        """Serve every request."""
+        while self.arrivals or self.waiting or self.running:
+            self.take_arrivals()
+            evicted = self.make_room()
+            admitted = self.admit()
+            if admitted or evicted:
+                self.segments.append((self.time.begin(), tuple(admitted), tuple(evicted)))
+                self.rounds.append(0)
+                if admitted and isinstance(self.time, LinearTime) and self.time.exclusive:
+                    index = self.running
+                    self.time.prefill(sum(index[i].request.prompt for i in list(index)[-len(admitted) :]))
+                    continue  # who arrived during the prefill is seen before the next round
+                self.settle()
+            if self.running:
+                self.go_on()
+            else:
+                self.wait()
+        segments = (Segment(*segment, rounds) for segment, rounds in zip(self.segments, self.rounds, strict=True))
+        return Schedule(tuple(segments), self.limits.max_batch_tokens if self.limits.chunked_prefill else None)
+
+    @property
+    def now(self) -> int:
+        """Rounds run."""
+        return self.time.round
+
+    @property
+    def held(self) -> int:
+        """Tokens held after the rounds run so far."""
+        return self.offset + len(self.running) * self.time.round
+
+    def settle(self) -> None:
+        """What is in progress has changed: a new stretch of rounds that are alike begins."""
+        if self.time.exclusive or not self.unread:
+            self.time.settle(len(self.running), self.held)
+        else:
+            prompts = sum(self.seen[i].prompt for i in self.unread)
+            self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
+
+    def chunk_room(self) -> int:
+        """Prompt tokens that a chunk takes beside the decoding."""
+        return max(0, (self.limits.max_batch_tokens or 0) - len(self.running) + len(self.unread))
+
+    def alike(self) -> int:
+        """Rounds ahead in which no prompt is read to its end: the first of them fills every chunk."""
+        if not self.limits.chunked_prefill:
+            return 0
+        room = self.chunk_room()
+        return (next(iter(self.unread.values())) - 1) // room if room else 1 << 62
+
+    def view(self) -> View:
+        """What the policy may see."""
+        return View(
+            now=self.time.seen(),
+            capacity=self.capacity,
+            held=self.held,
+            running=self.view_running,
+            free_slots=None if self.max_batch is None else self.max_batch - len(self.running),
+            rng=self.rng,
+            round=self.time.round,
+            law=self.time.law,
+            prompt_room=self.prompt_room(),
+            chunked=self.limits.chunked_prefill,
+        )
+
+    def prompt_room(self) -> int | None:
+        """Prompt tokens that the iteration ahead takes beside those of the requests in progress."""
+        if self.limits.max_batch_tokens is None:
+            return None
+        if self.time.exclusive:
+            return self.limits.max_batch_tokens
+        decoding = len(self.running) - len(self.unread)
+        return max(0, self.limits.max_batch_tokens - decoding - sum(self.unread.values()))
+
+    # --- events --------------------------------------------------------------------------------
+
+    def take_arrivals(self) -> None:
+        while self.arrivals and self.moments[self.arrivals[-1]] <= self.time.now:
+            i = self.arrivals.pop()
+            self.waiting.add(i)
+            self.policy.arrived(self.seen[i])
+
+    def take_completions(self) -> bool:
+        """Whether somebody is done; predictions that were outgrown are raised."""
+        done = False
+        while self.ends and self.ends[0][0] <= self.now:
+            end, i = heapq.heappop(self.ends)
+            if self.runs_until(i, end):
+                self.leave(i)
+                done = True
+        while self.predicted and self.predicted[0][0] <= self.now:
+            end, i = heapq.heappop(self.predicted)
+            if self.predicted_until(i, end):
+                self.raise_prediction(i)
+                self.policy.outgrew(self.seen[i], self.now)
+        return done
+
+    def start(self, i: int) -> int:
+        return int(self.running[i].start)
+
+    def runs_until(self, i: int, end: int) -> bool:
+        return i in self.running and self.start(i) + self.output[i] == end
+
+    def predicted_until(self, i: int, end: int) -> bool:
+        return i in self.running and self.start(i) + self.seen[i].predicted_upper == end
+
+    def raise_prediction(self, i: int) -> None:
+        """It runs on: its output has at least one token more than seen so far."""
+        least = self.now - self.start(i) + 1
+        seen = self.seen[i]
+        self.seen[i] = seen._replace(
+            predicted_lower=max(seen.predicted_lower, least), predicted_upper=max(seen.predicted_upper, least)
+        )
+        self.running[i] = self.running[i]._replace(request=self.seen[i])
+        heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
+
+    def overflows(self) -> bool:
+        if self.capacity is None:
+            return False
+        return self.offset + len(self.running) * (self.time.round + 1) > self.capacity
+
+    # --- decisions -----------------------------------------------------------------------------
+
+    def make_room(self) -> list[str]:
+        """Let the policy evict if the next round would exceed the capacity."""
+        if not self.overflows():
+            return []
+        evicted = []
+        for i in list(self.policy.evict(self.view())):
+            if i not in self.running:
+                raise PolicyError(f"the policy evicts request {self.name(i)}, which is not in progress")
+            evicted.append(self.ids[i])
+            self.raise_prediction(i)
+            self.leave(i)
+            self.waiting.add(i)
+            self.policy.arrived(self.seen[i])
+        if self.overflows():
+            raise PolicyError(f"in round {self.now + 1} the policy leaves more tokens than the KV cache holds")
+        return evicted
+
+    def admit(self) -> list[Admission]:
+        admitted: list[Admission] = []
+        if not self.waiting:
+            return admitted
+        view = self.asked = self.view()
+        room = view.prompt_room
+        for i in self.policy.admit(view):
+            if i not in self.waiting:
+                raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")
+            if self.max_batch is not None and len(self.running) >= self.max_batch:
+                raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
+            prompt = self.seen[i].prompt
+            if room is not None:
+                if room < (1 if view.chunked else prompt):
+                    raise PolicyError(f"the policy admits request {self.name(i)}, but the iteration is full")
+                room -= prompt
+            self.waiting.remove(i)
+            slot = heapq.heappop(self.free) if self.slots else None
+            if slot is not None:
+                self.slot[i] = slot
+            self.running[i] = Running(self.seen[i], self.now)
+            self.offset += prompt - self.now
+            if self.time.law is None:
+                self.expect(i)
+            else:
+                self.unread[i] = prompt
+            self.policy.started(self.seen[i], self.now)
+            admitted.append(Admission(self.ids[i], slot))
+            self.asked = None
+        if admitted and self.overflows():
+            raise PolicyError(f"in round {self.now + 1} the policy admits more tokens than the KV cache holds")
+        return admitted
+
+    def expect(self, i: int) -> None:
+        """Its prompt is processed in the round ahead: from now on its end is known."""
+        heapq.heappush(self.ends, (self.start(i) + self.output[i], i))
+        heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
+
+    def leave(self, i: int) -> None:
+        self.offset -= self.seen[i].prompt - int(self.running.pop(i).start)
+        self.unread.pop(i, None)
+        if self.slots:
+            heapq.heappush(self.free, self.slot.pop(i))
+        self.policy.ended(self.seen[i], self.now)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Run rounds until something happens."""
+        alike = self.alike() if self.unread else 0
+        reading = bool(self.unread) and not alike
+        if reading:
+            rounds = 1
+            self.read_prompts()
+        else:
+            rounds = min(self.rounds_to_event(), alike or 1 << 62)
+            if alike:
+                self.read_on(rounds)
+            self.time.run(rounds)
+        self.rounds[-1] += rounds
+        if self.take_completions() or reading or alike == rounds:
+            self.settle()
+
+    def read_on(self, rounds: int) -> None:
+        """Rounds in which the first prompt fills every chunk, and no prompt is read to its end."""
+        first = next(iter(self.unread))
+        self.unread[first] -= rounds * self.chunk_room()
+        for i in self.unread:
+            self.postpone(i, rounds)
+
+    def postpone(self, i: int, rounds: int) -> None:
+        """Its first token comes so many rounds later."""
+        self.running[i] = self.running[i]._replace(start=self.start(i) + rounds)
+        self.offset -= rounds
+        self.policy.postponed(self.seen[i], self.start(i))
+
+    def read_prompts(self) -> None:
+        """One round that processes prompts: all, or as many tokens as a chunk leaves beside the decoding."""
+        assert isinstance(self.time, LinearTime)
+        decoding = len(self.running) - len(self.unread)
+        kv_tokens = self.held + decoding - sum(self.seen[i].prompt for i in self.unread)
+        chunk = self.limits.max_batch_tokens if self.limits.chunked_prefill else None
+        tokens = 0
+        for i, left in list(self.unread.items()):
+            part = left if chunk is None else min(left, max(0, chunk - decoding - tokens))
+            tokens += part
+            if part == left:
+                del self.unread[i]
+                self.expect(i)
+            else:
+                self.unread[i] = left - part
+                self.postpone(i, 1)
+        if self.time.exclusive:
+            self.settle()
+            self.time.run(1)
+        else:
+            self.time.iterate(tokens, decoding, kv_tokens)
+
+    def rounds_to_event(self) -> int:
+        """Rounds until the next moment at which anything can happen or be decided."""
+        while self.ends and not self.runs_until(self.ends[0][1], self.ends[0][0]):
+            heapq.heappop(self.ends)
+        while self.predicted and not self.predicted_until(self.predicted[0][1], self.predicted[0][0]):
+            heapq.heappop(self.predicted)
+        rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
+        if self.capacity is not None:  # the first round that would overflow
+            rounds = min(rounds, (self.capacity - self.held) // len(self.running))
+        if self.waiting and rounds > 1:
+            patience = self.policy.patience(self.asked or self.view())
+            rounds = rounds if patience is None else min(rounds, max(1, patience))
+        if self.arrivals and rounds > 1:
+            rounds = self.time.rounds_until(self.moments[self.arrivals[-1]], rounds)
+        return max(1, rounds)
+
+    def wait(self) -> None:
+        """Nobody is in progress: time goes by until something happens."""
+        moments = [self.moments[i] for i in self.arrivals[-1:]]
+        if self.waiting and not moments:
+            raise PolicyError("the policy admits no request although the server is empty")
+        if self.waiting and self.time.law is None:
+            patience = self.policy.patience(self.view())
+            moments += [] if patience is None else [self.now + max(1, patience)]
+        if moments:
+            self.time.wait(min(moments))
+
+    def name(self, i: object) -> str:
+        return repr(self.ids[i]) if isinstance(i, int) and 0 <= i < len(self.ids) else f"number {shown(i)}"

@@ -1,0 +1,177 @@
+"""The simulator: runs an online policy on an instance and has the judge say what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelkit.arguments import checked_arguments
+from modelkit.errors import PolicyError as PolicyError
+from modelkit.errors import UsageError
+from modelkit.instance import Instance, LinearClock, UnitClock
+from modelkit.io import load
+from modelkit.judge import judge
+from modelkit.judge.load import load as load_of
+from modelkit.judge.load import load_words
+from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
+from modelkit.policies.predictions import predicted_lengths
+from modelkit.problems.slots.stages import stages_refusal
+from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
+from modelkit.runtime.interrupts import interruptible
+from modelkit.schedule import Schedule
+from modelkit.simulation.continuous import ContinuousSimulation, Limits
+from modelkit.simulation.slots import StageSimulation
+from modelkit.version import VERSION
+
+
+@checked_arguments
+@interruptible()
+def simulate(
+    instance: Instance,
+    policy: str = "mc-sf",
+    *,
+    seed: int = 0,
+    predictions: str | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+    chunked_prefill: bool = False,
+    slots_over_time: Sequence[tuple[float, int]] | None = None,
+) -> Result:
+    """Run an online policy on an instance and judge what it did.
+
+    Parameters
+    ----------
+    policy
+        ``NAME``, or ``NAME:option=value,option=value``.
+    seed
+        Of the randomness of the policy, and of that of the predictions.
+    predictions
+        Model of what the policy sees of output lengths (`modelkit.policies.predictions`), such as ``noise:0.2``. None:
+        the instance's own predictions.
+    max_batch, max_batch_tokens, chunked_prefill
+        Limits of the engine in continuous batching; see `modelkit.simulation.continuous.Limits`.
+    slots_over_time
+        Where stages run: (second, number of slots) in time order; from then on so many of the server's
+        slots are open. None: all of them.
+
+    Raises
+    ------
+    UsageError
+        No such policy, option or prediction model, or one that is not for the instance's clock.
+    InfeasibleError
+        Some request can never run.
+    PolicyError
+        The policy admitted what does not fit or evicted what does not run.
+    """
+    instance = load(instance)
+    limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
+    begun = time.perf_counter()
+    entry, options = chosen_policy(policy)
+    schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+    share = load_of(instance, max_batch=max_batch, max_batch_tokens=max_batch_tokens, slots_over_time=slots_over_time)
+    simulated = time.perf_counter()
+    verdict = judge(instance, schedule)
+    judged = time.perf_counter()
+    name = objective_name(instance)
+    settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
+    options |= {key: value for key, value in settings.items() if value is not None}
+    options |= {"chunked_prefill": True} if chunked_prefill else {}
+    options |= {"slots_over_time": [list(change) for change in slots_over_time]} if slots_over_time else {}
+    return Result(
+        instance=InstanceStamp.of(instance),
+        producer=Producer(kind="policy", name=entry.name, options=options, seed=seed, modelkit=VERSION),
+        status=status_of(verdict, verdict.metrics[name], None),
+        stop="finished",
+        load=share,
+        message=load_words(share) or "",
+        objective=Objective(name=name, value=verdict.metrics[name]),
+        metrics=verdict.metrics,
+        violations=[v.document() for v in verdict.violations],
+        schedule=schedule,
+        seconds=Seconds(solve=simulated - begun, judge=judged - simulated, total=judged - begun),
+    )
+
+
+def policy_schedule(
+    instance: Instance,
+    policy: str,
+    *,
+    seed: int = 0,
+    predictions: str | None = None,
+    limits: Limits | None = None,
+    slots_over_time: Sequence[tuple[float, int]] | None = None,
+) -> Schedule:
+    """The schedule that a policy makes; see `simulate`."""
+    entry, options = chosen_policy(policy)
+    return _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+
+
+def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
+    """The schedule of a policy that is told the true output lengths: hindsight, not a fair run."""
+    return _run(instance, get_policy(policy), {}, 0, _predictions(instance, "exact", 0), None, None)
+
+
+def fitting_policies(instance: Instance) -> list[str]:
+    """Names of the policies for the instance's clock."""
+    return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
+
+
+def objective_name(instance: Instance) -> str:
+    """The metric that policies for the instance seek to make small."""
+    if instance.is_unit:
+        return "total_latency_rounds"
+    return "makespan_ms" if _clock(instance) == "stages" else "total_latency_ms"
+
+
+def _predictions(instance: Instance, model: str | None, seed: int) -> Predictions:
+    if model is None:
+        return instance.arrays.predicted_lower, instance.arrays.predicted_upper
+    # a stream of its own, so that the policy's randomness is the same whatever the model
+    return predicted_lengths(instance.arrays.output, model, np.random.default_rng([seed, 1]))
+
+
+def _run(
+    instance: Instance,
+    entry: PolicyEntry,
+    options: dict[str, Any],
+    seed: int,
+    predicted: Predictions,
+    limits: Limits | None,
+    slots_over_time: Sequence[tuple[float, int]] | None,
+) -> Schedule:
+    if entry.clock != (clock := _clock(instance)):
+        names = {"unit": "the unit clock and for continuous batching", "stages": "slots in stages (mixed = false)"}
+        fitting = ", ".join(fitting_policies(instance)) or "none yet"
+        raise UsageError(
+            f"policy {entry.name!r} is for {names[entry.clock]}; this instance has {_clock_words(instance)}\n"
+            f"  policies for it: {fitting}"
+        )
+    instance.check_fits()
+    rng = np.random.default_rng(seed)
+    if entry.clairvoyant:
+        predicted = instance.arrays.output, instance.arrays.output
+    policy = entry.make(**options)
+    if clock == "stages":
+        if limits is not None and limits != Limits():
+            raise UsageError("limits on batches are for continuous batching; here the slots are the limit")
+        return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
+    if slots_over_time is not None:
+        raise UsageError("the number of slots changes over time only in stages on slots (mixed = false)")
+    return ContinuousSimulation(instance, policy, rng, predicted, limits).run()
+
+
+def _clock(instance: Instance) -> str:
+    """The kind of policies for an instance: where slots alone limit exclusive prefills, stages."""
+    return "stages" if stages_refusal(instance) is None else "unit"
+
+
+def _clock_words(instance: Instance) -> str:
+    clock = instance.server.clock
+    if isinstance(clock, UnitClock):
+        return "the unit clock"
+    if _clock(instance) == "stages":
+        return "slots in stages (mixed = false)"
+    return f"the linear clock with mixed = {str(isinstance(clock, LinearClock) and clock.mixed).lower()}"

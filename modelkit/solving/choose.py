@@ -1,0 +1,104 @@
+"""What solves an instance: the formulation asked for or the first that suits, and whether the search is tried first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from modelkit.errors import Fault, FormulationFailedError, InputError, UsageError, did_you_mean
+from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.hosting import found_formulations, load_formulation
+from modelkit.formulation.loading import FoundFormulation
+from modelkit.instance import Instance
+from modelkit.problems.kv.diagram import refusal as search_refusal
+from modelkit.solving.outcome import SEARCH
+
+#: From how many requests on the search is tried before a solver [request].
+MANY = 9
+
+
+def choose(
+    instance: Instance, formulation: str | Formulation | None = None, parameters: Mapping[str, Any] | None = None
+) -> tuple[Formulation, Instance]:
+    """The formulation asked for, or the first that suits, and the instance as it sees it, with its parameters.
+
+    Without a name, formulations are taken that know every key of the instance's ``extra`` that any of them knows: those
+    without parameters when there is none, else those whose parameters it names. A key that is nearly the name of a
+    parameter is refused: whoever wrote it meant that.
+
+    Raises
+    ------
+    UsageError, InputError, FormulationError
+        As `solve`.
+    """
+    if formulation is not None:
+        chosen = load_formulation(formulation) if isinstance(formulation, str) else formulation
+        posed = chosen.posed(instance, parameters)
+        if (why := chosen.refusal(posed)) is not None:
+            raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")
+        return chosen, posed
+    found: Iterable[FoundFormulation] = found_formulations()
+    if asked := instance.parameters.keys() | (parameters or {}).keys():
+        found = list(found)  # a parameter may be that of any; otherwise files of users are loaded only when needed
+    known = {p.name for entry in (found if asked else ()) if entry.formulation
+             for p in entry.formulation.parameters}  # fmt: skip
+    for key in sorted(set(parameters or ()) - known):
+        words = did_you_mean(key, known) or f"; they take {', '.join(sorted(known))}"
+        raise UsageError(f"no formulation has a parameter {key!r}{words}")
+    named = instance.replace(extra=_understood(instance, known) | dict(parameters or {}))
+    reasons = []
+    for entry in found:
+        if entry.formulation is None:
+            reasons.append(f"{entry.name}: {entry.error}")
+            continue
+        try:
+            if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
+                continue
+            posed = entry.formulation.posed(named)
+            why = entry.formulation.refusal(posed)
+        except FormulationFailedError as error:  # it hides no other
+            why = str(error)
+        if why is None:
+            return entry.formulation, posed
+        reasons.append(f"{entry.name}: {why}")
+    if named.parameters:
+        reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; choose one with -f")
+    raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
+
+
+def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
+    """The instance's ``extra`` without the keys that no formulation knows: notes of whoever made it.
+
+    Raises
+    ------
+    InputError
+        One of them is nearly a parameter.
+    """
+    unknown = sorted(instance.parameters.keys() - known)
+    near = [Fault(f"$.extra.{key}", f"no formulation has such a parameter{words}") for key in unknown
+            if (words := did_you_mean(key, known))]  # fmt: skip
+    if near:
+        raise InputError(instance.name or "the instance", near)
+    return {key: value for key, value in instance.extra.items() if key not in unknown}
+
+
+def search_suits(instance: Instance, formulation: Formulation) -> bool:
+    """Whether the search is tried before a solver when nobody asked for either."""
+    exact = (formulation.problem, formulation.claim) == ("kv-hindsight", "exact")
+    return exact and len(instance.requests) >= MANY and search_refusal(instance) is None
+
+
+def check_search(instance: Instance, formulation: Formulation, options: dict[str, Any] | None) -> None:
+    """Refuse the search where it does not solve what was asked.
+
+    Raises
+    ------
+    UsageError
+        It has no options, solves one problem, and that for instances of some size.
+    """
+    if options:
+        raise UsageError(f"solver {SEARCH!r} has no options; found {', '.join(options)}")
+    if (formulation.problem, formulation.claim) != ("kv-hindsight", "exact"):
+        raise UsageError(f"solver {SEARCH!r} solves the problem of kv-hindsight, not formulation {formulation.name!r}")
+    if (why := search_refusal(instance)) is not None:
+        raise UsageError(f"solver {SEARCH!r} does not take this instance: it {why}")

@@ -1,0 +1,293 @@
+"""The steps of a solve: warm start, search, model, solver, judgement."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelkit.backends import Outcome
+from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
+from modelkit.problems.kv.best_known import hindsight, local_search
+from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
+from modelkit.problems.kv.diagram import Progress as SearchProgress
+from modelkit.problems.kv.local_search import (
+    LISTS_SHARE,
+    Ints,
+    TooLargeError,
+    TooLateError,
+    first_schedule,
+    schedule_of,
+    searched,
+    starts_of,
+)
+from modelkit.problems.kv.neighbourhoods import few_run_at_once
+from modelkit.problems.kv.start_windows import check_size, starts_kept
+from modelkit.problems.slots.search import improved_slot_schedule
+from modelkit.problems.slots.stages import stages_refusal
+from modelkit.result import News, Result, Stage, StopReason, status_of
+from modelkit.runtime.deadline import within
+from modelkit.runtime.interrupts import interrupts_held
+from modelkit.schedule import Schedule
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.solving.bound import bound
+from modelkit.solving.outcome import SEARCH, Account, Candidate
+from modelkit.solving.size import check_model
+
+_NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
+#: A solver that has less time left is not begun [s].
+TOO_LATE = 1.0
+#: Time to hand a model over, as a share of the time that building it took.
+HANDOVER = 0.4
+#: Share of the time that is left for a search, where judging and certifying follow.
+SEARCH_SHARE = 0.8
+
+
+@dataclass
+class Run(Account):
+    """The steps of one solve, from the warm start to the result.
+
+    ``first`` holds the starts of the first schedule, once they are found.
+    """
+
+    first: Ints | None = None
+
+    def go(self) -> Result:
+        """All steps; what a function of the formulation breaks loses nothing that was found before."""
+        with within(self.deadline):
+            try:
+                return self.steps()
+            except FormulationFailedError as error:
+                late = isinstance(error, FormulationLateError)
+                return self.conclude(None, "time_limit" if late else "failed", str(error))
+
+    def steps(self) -> Result:
+        """From the warm start to the judgement."""
+        try:
+            if self.formulation.problem == "kv-hindsight":
+                self.find_first()
+            before = time.perf_counter()
+            self.start = self.find_start()
+            self.searched = True
+            self.passed("warm start", before, self.start.source if self.start else "none")
+            self.refine_start()
+            self.started_from = self.start.source if self.start else None
+            if self.start_is_optimal():
+                return self.conclude(None, "finished", "")
+            if self.searches and self.search_ends_it():
+                return self.conclude(None, self.search_stop(), "")
+            check_model(self.formulation, self.inner_posed, self.deadline)
+            model = self.build()
+            self.outcome = self.run_solver(model)
+        except KeyboardInterrupt:
+            self.keep_search()
+            return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
+        except TooLargeError as error:
+            return self.without_solver(str(error), "time_limit" if isinstance(error, TooLateError) else "finished")
+        except MemoryError:
+            known = self.conclude(None, "failed", not_enough_memory())
+            if known.schedule is None:
+                raise
+            return known
+        try:
+            with interrupts_held() as held:
+                result = self.extracted(model)
+        except KeyboardInterrupt:  # the second one, while the formulation does not answer
+            return self.conclude(None, "interrupted", "interrupted while the solution was read")
+        return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
+
+    def find_first(self) -> None:
+        """Find the first schedule and refuse what is too large; one that the deadline may have cut is not kept."""
+        begun = time.perf_counter()
+        first = first_schedule(self.inner)
+        check_size(self.inner, first)
+        if time.perf_counter() - begun <= LISTS_SHARE * self.deadline.left:
+            self.first = first
+
+    def find_start(self) -> Candidate | None:
+        """The best valid schedule of the policies asked for, told the true lengths."""
+        if self.warm_start == "none":
+            return None
+        self.tell("warm start")
+        if self.warm_start != "best":
+            tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
+        elif self.instance.is_unit and self.instance.server.slots is None:
+            try:
+                tried = [self.judged("local-search", self.outer(local_search(self.inner, self.first).schedule))]
+            except InterruptedWith as stop:
+                self.start = self.judged("local-search", self.outer(stop.best.schedule))
+                if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
+                    self.certificate = self.proven(stop.best.prices)
+                raise
+        elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
+            limit = self.limits.time_limit
+            deadline = None if limit is None else self.began + limit
+            try:
+                tried = [self.judged("local-search", improved_slot_schedule(self.instance, deadline=deadline))]
+            except InterruptedWith as stop:
+                self.start = self.judged("local-search", stop.best)
+                raise
+        else:
+            names = fitting_policies(self.instance)
+            tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in names]
+        return min(
+            (c for c in tried if c.value is not None and not c.verdict.metrics["evictions"]),
+            key=lambda c: c.value or 0.0,
+            default=None,
+        )
+
+    def refine_start(self) -> None:
+        """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
+        if self.start is None or self.start.source != "local-search" or not self.instance.is_unit:
+            return
+        if self.instance.server.slots is not None or not few_run_at_once(self.inner):
+            return
+        before = time.perf_counter()
+        self.tell(NEIGHBOURHOODS)
+        try:
+            self.start = self.judged("local-search", self.outer(hindsight(self.inner).schedule))
+        except InterruptedWith as stop:
+            self.start = self.judged("local-search", self.outer(stop.best.schedule))
+            raise
+        self.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
+
+    def start_is_optimal(self) -> bool:
+        """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
+        if self.start is None or self.formulation.problem != "slots":
+            return False
+        bound = self.certified()
+        return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
+
+    def search_ends_it(self) -> bool:
+        """Search with decision diagrams; whether that is all there is to do."""
+        if self.start is None:
+            # not asked for, and the limits of the search need one
+            starts = hindsight(self.inner).starts
+        else:
+            starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
+        self.search = Search(self.inner, starts, self.deadline.at, self.limits.gap, listen=self.hear)
+        self.tell(f"solving with {SEARCH}")
+        before = time.perf_counter()
+        self.search.run()
+        self.seconds["solve"] = time.perf_counter() - before
+        self.keep_search()
+        done = self.search.proven or self.solver == SEARCH
+        return done or self.deadline.left < TOO_LATE
+
+    def search_stop(self) -> StopReason:
+        assert self.search is not None
+        return "finished" if self.search.proven else "time_limit" if self.search.late else "failed"
+
+    def hear(self, progress: SearchProgress) -> None:
+        """Keep and pass on a stage of the search."""
+        elapsed = time.perf_counter() - self.began
+        self.stages.append(
+            Stage(
+                name=progress.name,
+                seconds=progress.seconds,
+                value=progress.value,
+                bound=progress.bound,
+                note=progress.note,
+            )
+        )
+        self.listen(News(progress.name, elapsed, float(progress.value), float(progress.bound)))
+
+    def keep_search(self) -> None:
+        """Take over the schedule of the search when it is the better one."""
+        if self.search is None:
+            return
+        found = self.judged(SEARCH, self.outer(schedule_of(self.inner, self.search.starts)))
+        if self.start is None or (found.value is not None and found.value < (self.start.value or 0)):
+            self.start = found
+
+    def build(self) -> Any:
+        self.tell("building the model")
+        before = time.perf_counter()
+        left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
+        model = self.formulation.instantiate(self.inner_posed, within=left)
+        if self.start is not None and self.formulation.start is not None:
+            start = self.timeline.within(self.start.schedule)
+            if not self.formulation.set_start(model, self.inner_posed, start):
+                self.start_accepted = False  # it uses a start that no optimal schedule uses
+        if self.formulation.problem == "kv-hindsight":
+            self.starts = starts_kept(self.inner)
+        self.seconds["build"] = time.perf_counter() - before
+        note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
+        self.passed("building the model", before, note)
+        return model
+
+    def run_solver(self, model: Any) -> Outcome:
+        self.tell(f"solving with {self.engine.name}")
+        before = time.perf_counter()
+        use_start = self.start is not None and self.formulation.start is not None and self.start_accepted is None
+        limits = self.limits
+        if self.deadline.finite:
+            left = self.deadline.left - HANDOVER * self.seconds["build"]
+            if left <= 0:
+                raise TooLateError("the time limit was over when the model was built")
+            limits = replace(limits, time_limit=left)
+        outcome = self.engine.solve(
+            model,
+            limits,
+            self.options,
+            use_start=use_start,
+            listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
+            separator=self.formulation.separator_for(model, self.inner_posed),
+        )
+        if use_start:
+            self.start_accepted = outcome.start_accepted
+        self.seconds["solve"] = self.seconds.get("solve", 0.0) + time.perf_counter() - before
+        self.outcome = outcome
+        note = self.engine.name
+        if self.formulation.separator:
+            note += ", no cuts in the tree" if outcome.cuts is None else f", {outcome.cuts:,} cuts found in the tree"
+        self.passed("solver", before, note)
+        return outcome
+
+    def extracted(self, model: Any) -> Result:
+        """What the solver found, judged."""
+        assert self.outcome is not None
+        found = None
+        message = self.outcome.message
+        if self.outcome.found == "solution" and self.formulation.extract is not None:
+            found = self.judged(self.engine.name, self.outer(self.formulation.schedule_from(model, self.inner_posed)))
+            if not found.verdict.valid or found.broken:
+                return self.refused(found)
+        return self.conclude(found, self.outcome.stop, message)
+
+    def outer(self, schedule: Schedule) -> Schedule:
+        """A schedule of the instance without idle time, in all rounds."""
+        return self.timeline.schedule(schedule)
+
+    def without_solver(self, reason: str, stop: StopReason) -> Result:
+        """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
+        if self.formulation.problem == "slots" and self.start is not None:
+            return self.conclude(None, stop, f"{reason}; {_NO_SOLVER}")
+        if self.formulation.problem != "kv-hindsight":
+            late = stop == "time_limit"
+            return self.conclude(None, stop if late else "failed", f"{reason}; no solver ran" if late else reason)
+        if self.deadline.finite and self.start is not None:
+            return self.improved(f"{reason}; {_NO_SOLVER}", stop)
+        left = self.limits.time_limit
+        if left is not None:
+            left = max(0.0, left - (time.perf_counter() - self.began))
+        known = bound(self.instance, time_limit=left, gap=self.limits.gap, seed=self.limits.seed, listen=self.listen)
+        assert known.result.schedule is not None
+        self.certificate = known.certificate
+        self.start = self.judged("local-search", known.result.schedule)
+        return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
+
+    def improved(self, message: str, stop: StopReason) -> Result:
+        """What the time that is left makes of the schedule known, with the bound that the prices prove."""
+        assert self.start is not None
+        self.certificate = self.proven(local_search(self.inner).prices)
+        starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
+        left = SEARCH_SHARE * self.deadline.left
+        found = searched(
+            self.inner, starts, seed=self.limits.seed, effort=None, time_limit=left, target=self.certificate.value
+        )
+        better = self.judged("local-search", self.outer(schedule_of(self.inner, found)))
+        if better.value is not None and better.value < (self.start.value or 0):
+            self.start = better
+        return self.conclude(None, stop, message)

@@ -1,0 +1,1 @@
+"""Where instances come from: families, traces, servers, calibration."""

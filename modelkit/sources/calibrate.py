@@ -1,0 +1,300 @@
+"""Calibration: measured iteration times become a clock.
+
+The iteration-time law is linear in five coefficients, none of them negative:
+
+    ms = prefill_base [prompts] + prefill_per_token n + decode_base [decoding] + decode_per_request B
+         + decode_per_kv_token KV
+
+with n the prompt tokens in the iteration, B the requests that decode and KV the tokens they hold. They are fitted by
+least squares with non-negative coefficients (Lawson and Hanson's algorithm, `scipy.optimize.nnls`).
+
+Two kinds of table are read, by their columns: iteration times (``iteration_ms`` with ``prompt_tokens``, ``batch_size``,
+``kv_tokens_per_request`` or ``kv_tokens``, and ``phase`` prefill, decode or mixed), and the performance tables of
+Splitwise (``prompt_size``, ``batch_size``, ``token_size``, ``prompt_time``, ``token_time``), where a decode round holds
+batch_size (prompt_size + token_size / 2) tokens on average. Equal points are fitted by their median.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelkit.errors import Fault, InputError, did_you_mean, shown
+from modelkit.instance import LinearClock, whole
+from modelkit.io.tables import Row, read_csv
+
+#: The coefficients, in the order of the columns of the least-squares problem.
+COEFFICIENTS = (
+    "prefill_base_ms", "prefill_per_token_ms", "decode_base_ms", "decode_per_request_ms", "decode_per_kv_token_ms",
+)  # fmt: skip
+_ITERATIONS = ("phase", "batch_size", "prompt_tokens", "iteration_ms")
+_SPLITWISE = ("prompt_size", "batch_size", "token_size", "prompt_time", "token_time")
+#: Columns that tell one server from another; a table with several values needs a choice.
+_SERVERS = ("model", "hardware", "tensor_parallel")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far a law is from what was measured.
+
+    Parameters
+    ----------
+    points
+        Measured points, repeats taken together.
+    mape
+        Mean of |error| / measured.
+    worst
+        Largest |error| / measured.
+    rmse_ms
+        Root of the mean squared error.
+    """
+
+    points: int
+    mape: float
+    worst: float
+    rmse_ms: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted law, how good it is, and where it may be used.
+
+    Parameters
+    ----------
+    clock
+        The law, with mixed = true.
+    errors
+        By phase: prefill, decode, mixed; those that were measured.
+    ranges
+        Least and largest prompt tokens of an iteration, requests that decode, and tokens they hold.
+    notes
+        What the table did not say, and what was done about it.
+    """
+
+    clock: LinearClock
+    errors: Mapping[str, Errors]
+    ranges: Mapping[str, tuple[float, float]]
+    notes: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The clock as in an instance's ``server.clock``."""
+        return {key: whole(value) for key, value in self.clock.model_dump(exclude_none=True).items()}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One measured iteration; ``setting`` is the same for repeats."""
+
+    prompt_tokens: float
+    decoding: float
+    kv_tokens: float
+    ms: float
+    setting: tuple[object, ...]
+
+    @property
+    def phase(self) -> str:
+        return "decode" if not self.prompt_tokens else "mixed" if self.decoding else "prefill"
+
+    @property
+    def terms(self) -> tuple[float, float, float, float, float]:
+        """What the coefficients are multiplied with."""
+        return (
+            float(self.prompt_tokens > 0),
+            self.prompt_tokens,
+            float(self.decoding > 0),
+            self.decoding,
+            self.kv_tokens,
+        )
+
+
+def calibrate(
+    path: str | os.PathLike[str],
+    *,
+    where: Mapping[str, str] | None = None,
+    max_prompt_tokens: int | None = None,
+    max_batch: int | None = None,
+) -> Calibration:
+    """Fit the iteration-time law to a table of timings.
+
+    Parameters
+    ----------
+    path
+        CSV file, gzipped or not; ``-`` for standard input.
+    where
+        Use only rows with these values in these columns.
+    max_prompt_tokens, max_batch
+        Use only iterations with at most this many prompt tokens, or this many decoding requests.
+
+    Raises
+    ------
+    InputError
+        With all faults of the file, each with its line; or too few points are left.
+    UsageError
+        The file cannot be opened.
+    """
+    table = read_csv(path)
+    splitwise = set(_SPLITWISE) <= set(table.columns)
+    if not splitwise:
+        table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))
+    rows = _chosen(table.where, table.columns, table.rows(), where or {})
+    if splitwise:
+        points, notes = _splitwise(table.where, rows)
+    else:
+        points, notes = _iterations(table.where, table.columns, rows), []
+    points = [
+        p
+        for p in _medians(points)
+        if (max_prompt_tokens is None or p.prompt_tokens <= max_prompt_tokens)
+        and (max_batch is None or p.decoding <= max_batch)
+    ]
+    return _fit(table.where, points, notes)
+
+
+def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
+    if len(points) < 2:
+        raise InputError(where, [Fault("file", f"{len(points)} measured points are left; a fit needs 2 or more")])
+    from scipy.optimize import nnls
+
+    terms = np.array([point.terms for point in points])
+    measured = np.array([point.ms for point in points])
+    scale = np.where(terms.any(axis=0), np.abs(terms).max(axis=0), 1.0)
+    scaled, _ = nnls(terms / scale, measured)
+    coefficients = scaled / scale
+    fitted = terms @ coefficients
+    phases = [point.phase for point in points]
+    for phase, least in (("prefill", 2), ("decode", 3)):
+        found = len({p.terms for p in points if p.phase in (phase, "mixed")})
+        if found < least:
+            part = "zero" if not found else "not determined"
+            notes.append(f"{found or 'no'} points with {phase}: that part of the model is {part}")
+    if "decode" in phases and np.linalg.matrix_rank((terms / scale)[[p != "prefill" for p in phases]][:, 2:]) < 3:
+        notes.append("requests and KV tokens move together in these rows: only their sum is determined")
+    return Calibration(
+        clock=LinearClock(
+            kind="linear", mixed=True, **{n: _rounded(c) for n, c in zip(COEFFICIENTS, coefficients, strict=True)}
+        ),
+        errors={
+            phase: _errors(measured[mask], fitted[mask])
+            for phase in ("prefill", "decode", "mixed")
+            if (mask := np.array([p == phase for p in phases])).any()
+        },
+        ranges={
+            name: (min(values), max(values))
+            for name, values in (
+                ("prompt tokens", [p.prompt_tokens for p in points if p.prompt_tokens]),
+                ("requests decoding", [p.decoding for p in points if p.decoding]),
+                ("KV tokens", [p.kv_tokens for p in points if p.decoding]),
+            )
+            if values
+        },
+        notes=tuple(notes),
+    )
+
+
+def _errors(measured: Floats, fitted: Floats) -> Errors:
+    off = np.abs(fitted - measured)
+    return Errors(
+        len(measured), float((off / measured).mean()), float((off / measured).max()), float(np.sqrt((off**2).mean()))
+    )
+
+
+def _rounded(value: float) -> float:
+    """Five significant digits: more than the measurements have."""
+    return float(f"{value:.5g}")
+
+
+def _medians(points: Iterable[_Point]) -> list[_Point]:
+    """Repeats of a point as one, with the median of their times."""
+    repeats: dict[tuple[object, ...], list[_Point]] = {}
+    for point in points:
+        repeats.setdefault(point.setting, []).append(point)
+    return [replace(group[0], ms=float(np.median([point.ms for point in group]))) for group in repeats.values()]
+
+
+def _chosen(where: str, columns: Sequence[str], rows: Iterable[Row], wanted: Mapping[str, str]) -> list[Row]:
+    """The rows with these values; refuses a table of several servers without a choice."""
+    unknown = [
+        Fault("line 1", f"has no column {name!r}{did_you_mean(name, columns)}")
+        for name in wanted
+        if name not in columns
+    ]
+    if unknown:
+        raise InputError(where, unknown)
+    found = list(rows)
+    kept = [row for row in found if all((row.cell(name) or "") == value for name, value in wanted.items())]
+    if not kept:
+        faults = [
+            Fault(f"column {name}", f"no row has {shown(value)}; there are {_some(row.cell(name) for row in found)}")
+            for name, value in wanted.items()
+            if all(row.cell(name) != value for row in found)
+        ]
+        raise InputError(where, faults or [Fault("file", "no row is left")])
+    mixed = [(name, _some(row.cell(name) for row in kept)) for name in _SERVERS if name in columns]
+    faults = [
+        Fault(f"column {name}", f"several servers, {values}; choose with --where {name}=...")
+        for name, values in mixed
+        if "," in values
+    ]
+    if faults:
+        raise InputError(where, faults)
+    return kept
+
+
+def _some(values: Iterable[str | None]) -> str:
+    distinct = sorted({value or "" for value in values})
+    return ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
+
+
+def _iterations(where: str, columns: Sequence[str], rows: Sequence[Row]) -> list[_Point]:
+    faults: list[Fault] = []
+    points = []
+    per_request = "kv_tokens_per_request" in columns
+    for row in rows:
+        phase = row.cell("phase")
+        if phase not in ("prefill", "decode", "mixed"):
+            faults.append(row.fault("phase", "prefill, decode or mixed"))
+            continue
+        batch = row.number("batch_size", faults, least=1)
+        prompt = row.number("prompt_tokens", faults, least=1) if phase != "decode" else 0.0
+        kv = 0.0
+        if phase != "prefill":
+            kv = row.number("kv_tokens_per_request" if per_request else "kv_tokens", faults, least=0)
+            kv *= batch if per_request else 1.0
+        decoding = 0.0 if phase == "prefill" else batch
+        if phase == "prefill":
+            prompt *= batch
+        ms = row.number("iteration_ms", faults, above=0)
+        points.append(_Point(prompt, decoding, kv, ms, (phase, batch, prompt, kv)))
+    if faults:
+        raise InputError(where, faults)
+    return points
+
+
+def _splitwise(where: str, rows: Sequence[Row]) -> tuple[list[_Point], list[str]]:
+    faults: list[Fault] = []
+    notes = []
+    sizes = Counter(row.cell("token_size") for row in rows)
+    if len(sizes) > 1:
+        ((common, _),) = sizes.most_common(1)
+        rows = [row for row in rows if row.cell("token_size") == common]
+        notes.append(f"{len(sizes)} values of token_size: only rows with {common}; --where token_size=... chooses")
+    points = []
+    for row in rows:
+        prompt, batch, tokens = (
+            row.number(name, faults, least=1) for name in ("prompt_size", "batch_size", "token_size")
+        )
+        setting = (prompt, batch, tokens)
+        prefill, decode = (row.number(name, faults, above=0) for name in ("prompt_time", "token_time"))
+        points.append(_Point(prompt * batch, 0.0, 0.0, prefill, ("prefill", *setting)))
+        points.append(_Point(0.0, batch, batch * (prompt + tokens / 2), decode, ("decode", *setting)))
+    if faults:
+        raise InputError(where, faults)
+    return points, notes

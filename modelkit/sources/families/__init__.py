@@ -1,0 +1,59 @@
+"""Named families of instances, each one function of a seed and a few options.
+
+The same options and seed give the same instance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelkit.arguments import checked_arguments
+from modelkit.instance import Instance
+from modelkit.io import checked
+from modelkit.policies.predictions import with_predictions
+from modelkit.registry import Maker
+from modelkit.sources.families import kv, slots  # noqa: F401  their families register themselves
+from modelkit.sources.families.drawing import REGISTRY, family, timed_instance
+from modelkit.sources.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
+
+__all__ = [
+    "GSM8K_CLOCK",
+    "families",
+    "family",
+    "generate",
+    "output_lengths",
+    "slot_instance",
+    "timed_instance",
+]
+
+
+def families() -> dict[str, Maker]:
+    """All families by name."""
+    return REGISTRY.makers()
+
+
+@checked_arguments
+def generate(name: str, *, predictions: str | None = None, **options: Any) -> Instance:
+    """An instance of a family.
+
+    Parameters
+    ----------
+    predictions
+        Model of what policies see of output lengths (`modelkit.policies.predictions`), such as ``noise:0.2``; drawn
+        from the seed of the family. None: what the family says, mostly the truth.
+
+    Raises
+    ------
+    UsageError
+        No such family, option or prediction model.
+    InputError
+        An option is out of its range or of another type.
+    """
+    maker = REGISTRY[name]
+    options = maker.checked(options, f"generate {name}")
+    instance = checked(f"generate {name}", lambda: maker.make(**options))
+    if predictions is None:
+        return instance
+    return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))

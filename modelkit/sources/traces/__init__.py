@@ -1,0 +1,98 @@
+"""Importers of public traces: a file of somebody else's format becomes an instance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from modelkit.arguments import checked_arguments
+from modelkit.instance import Instance, Request
+from modelkit.io import checked
+from modelkit.io.files import where_of
+from modelkit.registry import Maker, Registry
+
+_REGISTRY = Registry("trace format")
+trace_format = _REGISTRY.register
+
+#: Modules of this package that register formats.
+_MODULES = ("lengths", "serving")
+#: Endings that say what a file is, not what it is about.
+_ENDINGS = (".gz", ".csv", ".tsv", ".txt", ".jsonl", ".json", ".log")
+
+
+class Imported(NamedTuple):
+    """An instance from a trace, and what is to be said of it: rows left out, what is not modelled."""
+
+    instance: Instance
+    notes: tuple[str, ...] = ()
+
+
+def trace_formats() -> dict[str, Maker]:
+    """All trace formats by name."""
+    for module in _MODULES:
+        import_module(f"{__name__}.{module}")
+    return _REGISTRY.makers()
+
+
+@checked_arguments
+def import_trace(
+    format: str,
+    path: str | os.PathLike[str],
+    *,
+    tell: Callable[[str], None] | None = None,
+    **options: object,
+) -> Instance:
+    """Instance from a trace file.
+
+    Parameters
+    ----------
+    format
+        Name of the format; ``modelkit list formats`` shows all.
+    tell
+        Called with each note on the import: rows left out, what the file says and the instance does not. The
+        instance's description has their numbers too.
+    options
+        Those of the format, as ``modelkit import FORMAT --help`` lists them; ``from_`` for ``--from``.
+
+    Raises
+    ------
+    UsageError
+        No such format or option, or the file cannot be opened.
+    InputError
+        With all faults of the file, each with its line.
+    """
+    trace_formats()
+    maker = _REGISTRY[format]
+    options = maker.checked(options, f"import {format}")
+    notes: list[str] = []
+
+    def make() -> Instance:
+        made = maker.make(path, **options)
+        if isinstance(made, Instance):
+            return made
+        notes.extend(made.notes)
+        return Imported(*made).instance
+
+    instance = checked(f"{where_of(path)} as {format}", make)
+    for note in notes if tell is not None else ():
+        tell(note)  # type: ignore[misc]
+    return instance
+
+
+def stem_of(path: str | os.PathLike[str], name: str) -> str:
+    """What a file is about: its name without the endings of its kind; ``name`` for standard input."""
+    if where_of(path) == "standard input":
+        return name
+    stem = Path(path).name.encode("utf-8", "replace").decode()
+    while stem.lower().endswith(_ENDINGS) and not stem.startswith("."):
+        stem = stem.rpartition(".")[0]
+    return stem or name
+
+
+def oversized(instance: Instance) -> list[Request]:
+    """Requests that can never fit: s_i + o_i > M."""
+    capacity = instance.server.kv_capacity_tokens
+    return [r for r in instance.requests if capacity is not None and r.prompt_tokens + r.output_tokens > capacity]

@@ -1,0 +1,130 @@
+"""Numbers and names as people read them: separators, sensible digits, units, names of files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+
+#: Longest name of a file that modelkit names by itself [byte]; systems take 255.
+LONGEST_NAME = 200
+#: Between a number and its unit: narrow and unbreakable.
+THIN = "\u202f"
+
+#: What each objective is called in a sentence.
+_NOUNS = {"total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency"}
+
+
+def number(value: float, digits: int = 4) -> str:
+    """With separators: whole numbers in full, others with about ``digits`` significant digits."""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, min(6, digits - 1 - math.floor(math.log10(abs(value)))))
+    return f"{value:,.{decimals}f}"
+
+
+def milliseconds(value: float, digits: int = 4) -> str:
+    """A duration given in ms, in the unit that suits it."""
+    for size, unit in ((36e6, "h"), (1000.0, "s")):
+        if abs(value) >= size:
+            return f"{number(value / (3.6e6 if unit == 'h' else 1000.0), digits)}{THIN}{unit}"
+    return f"{number(value, digits)}{THIN}ms"
+
+
+def seconds(value: float) -> str:
+    """A measured time, given in seconds."""
+    return f"{value:.2f}{THIN}s" if value < 100 else f"{value:,.0f}{THIN}s"
+
+
+def percent(share: float, rounding: str = "near") -> str:
+    """A share in percent, with a digit more where it is small.
+
+    Parameters
+    ----------
+    rounding
+        ``up`` for what is "at most", ``down`` for what is "at least", ``near`` otherwise.
+    """
+    value = share * 100
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 1 else 2 if abs(value) >= 0.1 else 3
+    scaled = value * 10**decimals
+    if rounding == "up":
+        scaled = math.ceil(scaled - 1e-9)
+    elif rounding == "down":
+        scaled = math.floor(scaled + 1e-9)
+    else:
+        scaled = round(scaled)
+    if not scaled:
+        return f"0{THIN}%"
+    return f"{scaled / 10**decimals:,.{decimals}f}{THIN}%"
+
+
+def unit_of(metric: str) -> str:
+    """The unit that a metric's name ends in: ``rounds``, ``ms``, ``tokens``, ``share`` or nothing."""
+    if metric.endswith("utilisation"):
+        return "share"
+    last = metric.rpartition("_")[2]
+    return last if last in ("rounds", "ms", "tokens", "second", "round") else ""
+
+
+def quantity(metric: str, value: float | None) -> str:
+    """The value of a metric with its unit; a dash where it is not known."""
+    if value is None:
+        return "–"
+    unit = unit_of(metric)
+    if unit == "ms":
+        return milliseconds(value)
+    if unit == "share":
+        return percent(value)
+    shown = number(value)
+    if unit in ("second", "round"):
+        return f"{shown}{THIN}tokens/{'s' if unit == 'second' else 'round'}"
+    if unit == "rounds" and metric not in ("rounds", "idle_rounds"):
+        return f"{shown}{THIN}{'round' if value == 1 else 'rounds'}"
+    return f"{shown}{THIN}tokens" if unit == "tokens" else shown
+
+
+def bare(metric: str, value: float | None) -> str:
+    """The same without ``rounds`` and ``tokens/round``, for columns whose heading names the unit."""
+    shown = quantity(metric, value)
+    return shown.partition(THIN)[0] if unit_of(metric) in ("rounds", "round") else shown
+
+
+def unit_words(metric: str) -> str:
+    """For a heading: `` [rounds]``, or nothing where cells name their unit."""
+    return {"rounds": " [rounds]", "round": " [tokens/round]"}.get(unit_of(metric), "")
+
+
+def metric_noun(metric: str) -> str:
+    """What a metric is called in a sentence, without its unit."""
+    stem = metric.rpartition("_")[0] if unit_of(metric) in ("rounds", "ms", "tokens") else metric
+    return _NOUNS.get(stem) or stem.replace("_", " ").replace("kv ", "KV ")
+
+
+def count(n: int, noun: str) -> str:
+    """``1 request``, ``2 requests``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def listed(words: list[str], most: int = 5) -> str:
+    """``a, b and c``; beyond ``most`` the rest is counted."""
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def file_name(*parts: str | None, ending: str) -> str:
+    """``a.b.ending`` from parts as they are; when that gets too long, the end of the parts is a hash of them."""
+    name = ".".join(part for part in parts if part)
+    most = LONGEST_NAME - len(ending) - 1
+    if len(os.fsencode(name)) > most:
+        mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        name = os.fsencode(name)[: most - 9].decode(errors="ignore") + "-" + mark
+    return f"{name}.{ending}"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as messages have it: a long one is cut."""
+    text = os.fspath(path)
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"

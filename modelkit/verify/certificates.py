@@ -1,0 +1,73 @@
+"""Verification of certificates: the bound is recomputed from the proof and the instance alone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from modelkit.arguments import checked_arguments
+from modelkit.certificate import Certificate
+from modelkit.errors import InputError
+from modelkit.instance import Instance, InstanceStamp
+from modelkit.io import load
+from modelkit.verify.consistency import shown
+from modelkit.verify.exact_bounds import recomputed_bound
+from modelkit.verify.findings import Findings, Verification
+
+
+@checked_arguments
+def verify_certificate(certificate: Certificate, instance: Instance) -> Verification:
+    """Recompute the bound of ``certificate`` from its proof and the instance alone, exactly."""
+    instance = load(instance)
+    found = Findings(certificate_faults(certificate, instance))
+    if found.faults:
+        return found.conclusion()
+    what, unit = ("total latency", "rounds") if certificate.kind == "kv-prices" else ("makespan", "ms")
+    found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
+    found.confirmed["certificate bound"] = (
+        f"no schedule has a {what} below {shown(certificate.value)} {unit}: recomputed exactly from the"
+        f" {certificate.proof}"
+    )
+    if certificate.seconds is not None:
+        found.unconfirmed["seconds"] = "seconds: how long the proof took to find cannot be checked from the file"
+    return found.conclusion()
+
+
+def certificate_faults(certificate: Certificate, instance: Instance) -> list[str]:
+    """What is wrong with a certificate; the bound is recomputed exactly from its proof alone."""
+    if certificate.instance.sha256 != instance.sha256:
+        return ["the certificate is about another instance"]
+    faults = stamp_faults(certificate.instance, instance, "the certificate says")
+    if certificate.objective not in (None, certificate.metric):
+        said = certificate.objective
+        faults.append(
+            f"the certificate says it bounds {said!r}; its kind, {certificate.kind}, bounds {certificate.metric}"
+        )
+    for proof, kind in (("prices", "kv-prices"), ("weights", "packing")):
+        if certificate.kind != kind and getattr(certificate, proof) is not None:
+            faults.append(f"the certificate has {proof}, which prove nothing in one of kind {certificate.kind}")
+    if faults:
+        return faults
+    try:
+        bound = recomputed_bound(certificate, instance)
+    except InputError as error:
+        return [str(fault) for fault in error.faults]
+    stated = Fraction(certificate.bound.numerator, certificate.bound.denominator)
+    if bound != stated:
+        said, gives = (f"{float(number):.10g}" for number in (stated, bound))
+        if said == gives:
+            said, gives = str(stated), str(bound)
+        return [f"the certificate says {said}, its {certificate.proof} gives {gives}"]
+    return []
+
+
+def stamp_faults(stamp: InstanceStamp, instance: Instance, who_says: str) -> list[str]:
+    """What a stamp with the right hash says wrongly of its instance."""
+    known = InstanceStamp.of(instance)
+    faults = []
+    if stamp.requests != known.requests:
+        faults.append(f"{who_says} {stamp.requests} requests, the instance has {known.requests}")
+    if stamp.name != known.name:
+        faults.append(f"{who_says} the instance's name is {stamp.name!r}, it is {known.name!r}")
+    if stamp.family != known.family:
+        faults.append(f"{who_says} the instance is of family {stamp.family!r}, it is of {known.family!r}")
+    return faults
