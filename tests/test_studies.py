@@ -307,7 +307,7 @@ def test_cluster_loses_a_worker(tmp_path: Path) -> None:
     """Tests a Dask cluster of two workers, one of which is killed: the results are those of this machine."""
     distributed = pytest.importorskip("distributed")
     study = load_study(written(tmp_path, TINY.replace("seeds = [0, 1]", "seeds = [0]").replace("[2, 3]", "3")))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         pids = [worker.process.process.pid for worker in cluster.workers.values()]
 
         def kill_one(step: Any) -> None:
@@ -325,7 +325,7 @@ def test_cluster_loses_all_workers_again_and_again(tmp_path: Path) -> None:
     """Tests a cluster whose workers have no nanny and are all killed, thrice; new ones join: no run is given up."""
     distributed = pytest.importorskip("distributed")
     study = load_study(written(tmp_path))
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
         workers = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
@@ -356,7 +356,7 @@ def test_cluster_without_workers(tmp_path: Path) -> None:
         cell = cells(study)[0]
         task = (study_run(cell, store), store.path(cell.key))
     with (
-        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
         pytest.raises(SolverError, match="had no worker for 1 s; what was finished is kept"),
     ):
         list(run_on_cluster([task], cluster.scheduler_address, worker_timeout=1.0))
@@ -374,7 +374,7 @@ def test_runs_that_fail_on_the_cluster_are_given_up(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("modelkit.experiments.study.cluster.perform_remotely", fail)
     with (
-        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         pytest.raises(
             SolverError, match=r"gave up 48 of 48 runs after 4 tries each \(48 times RuntimeError: no room here"
         ),
