@@ -12,7 +12,6 @@ from modelkit.problems.kv.local_search import (
     SCOUTS,
     TooLargeError,
     first_schedule,
-    improved_schedule,
     latency,
     list_schedule,
     schedule_of,
@@ -39,7 +38,7 @@ def instance_of(rows: list[tuple[int, int]], capacity: int) -> Instance:
 def test_schedules_are_valid_and_no_worse_than_policies(seed: int, arrivals: str) -> None:
     """Tests the search against the judge and against every policy in hindsight."""
     instance = generate("kv-synthetic", seed=seed, arrivals=arrivals)
-    verdict = judge(instance, improved_schedule(instance, effort=2e7))
+    verdict = judge(instance, schedule_of(instance, searched(instance, first_schedule(instance), effort=2e7)))
     assert verdict.valid
     for policy in SCOUTS:
         online = judge(instance, clairvoyant_schedule(instance, policy))
@@ -104,9 +103,9 @@ def test_limits_and_targets_stop_the_search() -> None:
 def test_refusals() -> None:
     """Tests requests that never fit and horizons that no memory holds."""
     with pytest.raises(InfeasibleError):
-        improved_schedule(instance_of([(30, 20)], 40))
+        first_schedule(instance_of([(30, 20)], 40))
     far = instance_of([(1, 2), (1, 2)], 3).model_copy(
         update={"requests": (Request(id="a", prompt_tokens=1, output_tokens=2, arrival=900_000_000),)}
     )
     with pytest.raises(TooLargeError):
-        improved_schedule(far)
+        first_schedule(far)

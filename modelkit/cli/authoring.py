@@ -22,9 +22,10 @@ from modelkit.cli.options import (
     quiet_option,
     time_limit_option,
 )
-from modelkit.cli.output import count, say, two_columns
+from modelkit.cli.output import say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
 from modelkit.errors import unknown_name
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.authoring.check import Finding

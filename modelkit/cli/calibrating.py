@@ -10,9 +10,10 @@ import click
 
 from modelkit.cli.live import progress
 from modelkit.cli.options import debug_option, exit_codes, quiet_option
-from modelkit.cli.output import count, number, say, two_columns
+from modelkit.cli.output import number, say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.errors import UsageError
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.sources.calibrate import Calibration

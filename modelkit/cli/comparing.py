@@ -20,9 +20,10 @@ from modelkit.cli.options import (
     quiet_option,
     time_limit_option,
 )
-from modelkit.cli.output import count, number, remark, say
+from modelkit.cli.output import number, remark, say
 from modelkit.cli.saving import check_outputs, in_folder, keeping
 from modelkit.errors import UsageError
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.reporting.evidence import Case

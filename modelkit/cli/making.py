@@ -24,8 +24,9 @@ from modelkit.cli.options import (
     output_option,
     quiet_option,
 )
-from modelkit.cli.output import count, remark, say
+from modelkit.cli.output import remark, say
 from modelkit.cli.saving import check_outputs, file_name, keeping, safe
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.registry import Maker, Option

@@ -12,6 +12,7 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.result import Result
@@ -106,11 +107,6 @@ def _status_words(result: Result) -> str:
     }[result.status]
     stops = {"time_limit": "time limit reached", "interrupted": "interrupted", "failed": "not finished"}
     return words + (f" ({stops[result.stop]})" if result.stop in stops else "")
-
-
-def count(n: int, noun: str) -> str:
-    """``1 request``, ``2 requests``."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def _metric(metric: str) -> str:

@@ -10,9 +10,10 @@ import click
 
 from modelkit.cli.live import progress
 from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, exit_codes, quiet_option
-from modelkit.cli.output import count, remark, say, two_columns
+from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.cli.streams import on_terminal
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.experiments.study import Status, Step, Study, Verdict

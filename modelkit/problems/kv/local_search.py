@@ -13,7 +13,7 @@ Unit clock, no slots.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -150,44 +150,6 @@ def first_schedule(instance: Instance) -> Ints:
     return best
 
 
-def improved_schedule(
-    instance: Instance,
-    *,
-    orders: Iterable[npt.NDArray[Any]] = (),
-    seed: int = 0,
-    effort: float | None = EFFORT,
-    time_limit: float | None = None,
-    target: float | None = None,
-    listen: Callable[[int], None] | None = None,
-) -> Schedule:
-    """The best schedule found: of list schedules, then of a local search.
-
-    Parameters
-    ----------
-    orders
-        Keys of list schedules to begin with besides those by volume, output and arrival.
-    seed
-        Of the search; without a time limit the same seed gives the same schedule on every machine.
-    effort
-        Bound on the work of the search in request-rounds, None for none.
-    time_limit
-        Seconds for the search, None for none.
-    target
-        Total latency at which to stop, such as a lower bound.
-    listen
-        Called with the total latency of the best schedule, now and then.
-
-    Raises
-    ------
-    InfeasibleError
-        Some request can never run.
-    """
-    candidates = [first_schedule(instance), *(list_schedule(instance, key) for key in orders)]
-    best = min(candidates, key=lambda starts: int(starts.sum()))
-    starts = searched(instance, best, seed=seed, effort=effort, time_limit=time_limit, target=target, listen=listen)
-    return schedule_of(instance, starts)
-
-
 def searched(
     instance: Instance,
     starts: Ints,
@@ -199,9 +161,20 @@ def searched(
     listen: Callable[[int], None] | None = None,
     deadline: Deadline | None = None,
 ) -> Ints:
-    """Local search from the schedule with these starts; parameters as in `improved_schedule`.
+    """Local search from the schedule with these starts, shape [n].
 
-    The search cools down within ``time_limit``; a ``deadline`` only cuts it short.
+    Parameters
+    ----------
+    seed
+        Of the search; without a time limit the same seed gives the same schedule on every machine.
+    effort
+        Bound on the work of the search in request-rounds, None for none.
+    time_limit, deadline
+        Seconds within which the search cools down, None for none; a deadline only cuts it short.
+    target
+        Total latency at which to stop, such as a lower bound.
+    listen
+        Called with the total latency of the best schedule, now and then.
 
     Raises
     ------
