@@ -102,10 +102,11 @@ class UnitClock(_Data):
 class LinearClock(_Data):
     """The duration of an iteration is a function of its tokens.
 
-    A prefill over a set S of new requests lasts
+    Its prefill part over a set S of new requests lasts
     ``prefill_base_ms + prefill_per_token_ms * sum(s_i, i in S)``, or what the cheapest of the
-    ``prefill_levels`` that holds the tokens says; a decode round with B active requests
+    ``prefill_levels`` that holds the tokens says; its decode part with B active requests
     holding KV tokens lasts ``decode_base_ms + decode_per_request_ms * B + decode_per_kv_token_ms * KV``.
+    ``base_ms`` is added once to every iteration, whatever its parts.
     """
 
     kind: Literal["linear"]
@@ -114,6 +115,7 @@ class LinearClock(_Data):
         description="false: a prefill blocks decoding. true: prompts are processed in the same iteration"
         " as the decoding of the others, and the iteration lasts the sum of both parts.",
     )
+    base_ms: Milliseconds = Field(default=0.0, description="Part of every iteration, paid once, whoever is in it.")
     prefill_base_ms: Milliseconds = 0.0
     prefill_per_token_ms: Milliseconds = 0.0
     decode_base_ms: Milliseconds = 0.0
@@ -131,11 +133,8 @@ class LinearClock(_Data):
         return max(capacity for capacity, _ in self.prefill_levels) if self.prefill_levels else None
 
     def prefill_ms(self, tokens: int) -> float:
-        """Duration of a prefill over ``tokens`` prompt tokens [ms]; the largest level when none holds them."""
-        if self.prefill_levels is None:
-            return self.prefill_base_ms + self.prefill_per_token_ms * tokens
-        holding = [ms for capacity, ms in self.prefill_levels if capacity >= tokens]
-        return min(holding) if holding else max(self.prefill_levels)[1]
+        """Duration of a prefill alone over ``tokens`` prompt tokens [ms]; the largest level when none holds them."""
+        return self.base_ms + self._prefill_part_ms(tokens)
 
     def decode_ms(self, rounds: int, request_rounds: int, token_rounds: int) -> float:
         """Duration of ``rounds`` decode rounds [ms].
@@ -144,19 +143,27 @@ class LinearClock(_Data):
         each summed over these rounds.
         """
         return (
-            self.decode_base_ms * rounds
+            (self.base_ms + self.decode_base_ms) * rounds
             + self.decode_per_request_ms * request_rounds
             + self.decode_per_kv_token_ms * token_rounds
         )
 
     def iterations_ms(self, rounds: int, prompt_tokens: int, decoding: int, kv_tokens: int) -> float:
-        """Duration of ``rounds`` iterations of continuous batching [ms]: prefill parts plus decode parts.
+        """Duration of ``rounds`` iterations of continuous batching [ms]: the base, prefill parts, decode parts.
 
         Each processes ``prompt_tokens``, while ``decoding`` requests produce a token each; ``kv_tokens`` are what
         these hold, summed over the rounds. A part over no request lasts no time.
         """
-        prefill = rounds * self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
-        return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens) if decoding else prefill
+        if not decoding:
+            return rounds * self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
+        prefill = rounds * self._prefill_part_ms(prompt_tokens) if prompt_tokens else 0.0
+        return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens)
+
+    def _prefill_part_ms(self, tokens: int) -> float:
+        if self.prefill_levels is None:
+            return self.prefill_base_ms + self.prefill_per_token_ms * tokens
+        holding = [ms for capacity, ms in self.prefill_levels if capacity >= tokens]
+        return min(holding) if holding else max(self.prefill_levels)[1]
 
 
 class Server(_Data):
@@ -318,7 +325,10 @@ class Instance(_Data):
 
     def document(self) -> dict[str, Any]:
         """The instance as JSON-ready data in its canonical form: columns, defaults written out."""
-        server: dict[str, Any] = {"clock": self.server.clock.model_dump(exclude_none=True)}
+        clock = self.server.clock.model_dump(exclude_none=True)
+        if not clock.get("base_ms"):
+            clock.pop("base_ms", None)  # an instance without it is the same document as before it existed
+        server: dict[str, Any] = {"clock": clock}
         for limit in ("kv_capacity_tokens", "slots"):
             if (value := getattr(self.server, limit)) is not None:
                 server[limit] = value
