@@ -1,0 +1,98 @@
+"""Bounds in real time against an exhaustive search, and the search against the judge."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from realtime_brute_force import OBJECTIVES, judged_value, optimum, question
+
+import modelkit as mk
+from modelkit.instance import LinearClock, Request, Server
+from modelkit.judge import judge
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_schedules_of_the_search_are_valid_and_have_its_value(seed: int) -> None:
+    """Tests the search under every law, with chunks and evictions, against the judge."""
+    instance, chunk, evictions = question(seed)
+    for objective in OBJECTIVES:
+        best = optimum(instance, objective, evictions=evictions, chunk=chunk)
+        verdict = judge(instance, best.schedule)
+        assert verdict.violations == ()
+        assert judged_value(instance, verdict, objective) == pytest.approx(best.value, rel=1e-9, abs=1e-9)
+
+
+def least_over_starts(
+    arrival: list[int], prompt: list[int], output: list[int], limits: Server
+) -> dict[str, int] | None:
+    """The three optima when every round lasts 1 ms, over all whole starts."""
+    memory, slots = limits.kv_capacity_tokens or 10**9, limits.slots or 10**9
+    last = max(arrival) + sum(output)
+    best: dict[str, int] = {}
+    for starts in product(*(range(a, last) for a in arrival)):
+        active = [[i for i, k in enumerate(starts) if k < t <= k + output[i]] for t in range(last + max(output) + 1)]
+        if any(
+            len(now) > slots or sum(prompt[i] + t - starts[i] for i in now) > memory for t, now in enumerate(active)
+        ):
+            continue
+        found = {
+            "latency": sum(k + o - a for k, o, a in zip(starts, output, arrival, strict=True)),
+            "makespan": max(k + o for k, o in zip(starts, output, strict=True)),
+            "ttft": sum(k + 1 - a for k, a in zip(starts, arrival, strict=True)),
+        }
+        best = {name: min(value, best.get(name, value)) for name, value in found.items()}
+    return best or None
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("law", [{"mixed": True, "base_ms": 1.0}, {"mixed": False, "decode_base_ms": 1.0}])
+def test_rounds_of_one_millisecond_are_the_unit_clock(law: dict, seed: int) -> None:
+    """Tests the search against an enumeration of starts that knows nothing of iterations."""
+    rng = np.random.default_rng(seed)
+    arrival, prompt, output = (rng.integers(low, high, 3).tolist() for low, high in ((0, 5), (1, 5), (1, 5)))
+    memory = int(rng.integers(max(s + o for s, o in zip(prompt, output, strict=True)), 18))
+    server = Server(
+        kv_capacity_tokens=memory, slots=2 if seed % 3 == 0 else None, clock=LinearClock(kind="linear", **law)
+    )
+    rows = zip(arrival, prompt, output, strict=True)
+    requests = [
+        Request(id=f"q{i}", arrival=a / 1000, prompt_tokens=s, output_tokens=o) for i, (a, s, o) in enumerate(rows)
+    ]
+    instance = mk.Instance(server=server, requests=tuple(requests))
+    expected = least_over_starts(arrival, prompt, output, server)
+    for objective in OBJECTIVES:
+        assert optimum(instance, objective).value == expected[objective]
+        assert optimum(instance, objective, evictions=True).value == expected[objective]
+
+
+def test_the_search_waits_and_gathers_when_that_is_best() -> None:
+    """Tests optima found by hand: prompts that share a fixed part, and one that waits for the other's end."""
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=10.0, decode_base_ms=1.0)
+    requests = tuple(Request(id=f"q{i}", arrival=i / 1000, prompt_tokens=1, output_tokens=2) for i in range(2))
+    together = mk.Instance(server=Server(clock=clock), requests=requests)
+    # from 1 ms on both read until 11 and decode until 12: 12 + 11, one by one 11 + 21 and more
+    assert optimum(together).value == 23
+    alone = together.replace(server=Server(clock=clock, slots=1))
+    assert optimum(alone).value == 11 + 21
+    assert optimum(alone, "ttft").value == 10 + 20
+    assert optimum(alone, "makespan").value == 22
+
+
+@pytest.mark.parametrize("seed", range(200, 230))
+def test_evictions_gain_nothing_with_whole_prompts(seed: int) -> None:
+    """Tests that the optimum is the same with them: without the stays that are cut short every iteration is shorter."""
+    instance, _, _ = question(seed, most=3, longest=4)
+    for objective in OBJECTIVES:
+        assert optimum(instance, objective).value == optimum(instance, objective, evictions=True).value
+
+
+def test_what_does_not_fit_has_no_schedule() -> None:
+    """Tests a request beyond the memory and a prompt beyond the largest level, unless it is split."""
+    clock = LinearClock(kind="linear", mixed=True, decode_base_ms=1.0, prefill_levels=((4, 1.0),))
+    instance = mk.Instance(server=Server(clock=clock), requests=(Request(id="q", prompt_tokens=5, output_tokens=3),))
+    assert optimum(instance) is None
+    assert optimum(instance, chunk=3).value == 1 + 1 + 2
+    small = instance.replace(server=Server(clock=LinearClock(kind="linear", mixed=True), kv_capacity_tokens=7))
+    assert optimum(small) is None
