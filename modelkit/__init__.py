@@ -14,13 +14,15 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from modelkit.version import VERSION
+from modelkit.resources import VERSION
 
 if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.authoring.check import check as check
     from modelkit.authoring.diagnose import diagnose as diagnose
     from modelkit.backends.separator import Separator as Separator
     from modelkit.certificate import Certificate as Certificate
+    from modelkit.clock import LinearClock as LinearClock
+    from modelkit.clock import UnitClock as UnitClock
     from modelkit.errors import FormulationError as FormulationError
     from modelkit.errors import InfeasibleError as InfeasibleError
     from modelkit.errors import InputError as InputError
@@ -31,10 +33,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.formulation.formulation import chosen as chosen
     from modelkit.formulation.parameters import Parameter as Parameter
     from modelkit.instance import Instance as Instance
-    from modelkit.instance import LinearClock as LinearClock
     from modelkit.instance import Request as Request
     from modelkit.instance import Server as Server
-    from modelkit.instance import UnitClock as UnitClock
     from modelkit.io import load as load
     from modelkit.io import load_certificate as load_certificate
     from modelkit.io import load_claim as load_claim
@@ -94,7 +94,8 @@ _PUBLIC = {
     "experiments.compare": ("compare",),
     "formulation.formulation": ("Formulation", "chosen"),
     "formulation.parameters": ("Parameter",),
-    "instance": ("Instance", "LinearClock", "Request", "Server", "UnitClock"),
+    "clock": ("LinearClock", "UnitClock"),
+    "instance": ("Instance", "Request", "Server"),
     "io": ("load", "load_certificate", "load_claim", "load_result", "save_certificate", "save_instance", "save_result"),
     "judge": ("RequestTimes", "Verdict"),
     "policies": ("Policy", "Room", "View", "policy"),

@@ -1,4 +1,4 @@
-"""What public functions take: numpy's values as Python's own, and a clear word about values of other types."""
+"""What public functions and classes take: numpy's values as Python's own, and a clear word about other values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,73 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from modelkit.errors import ArgumentError, Fault, UsageError, shown
-from modelkit.instance import Instance, plain
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, UsageError, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Checked
+else:
+
+    class _Checked(type(BaseModel)):
+        """Makes calls of a class take numpy's values, and say faults as all of modelkit does.
+
+        A call only: what is read from files goes past it.
+        """
+
+        def __call__(cls, *args, **fields):
+            if args:
+                raise UsageError(f"{cls.__name__} takes its fields by name: {', '.join(cls.model_fields)}")
+            try:
+                return super().__call__(**cls.prepared({key: plain(value) for key, value in fields.items()}))
+            except ValidationError as error:
+                faults = [
+                    Fault("".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in e["loc"]).lstrip("."), _words(e))
+                    for e in error.errors(include_url=False)[:MOST_FAULTS]
+                ]
+                raise ArgumentError(cls.__name__, faults) from None
+
+
+class Data(BaseModel, metaclass=_Checked):
+    """Frozen data that checks itself; its fields are given by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a call before they are checked."""
+        return fields
+
+
+def _words(error: Any) -> str:
+    """A fault as pydantic states it, in our words."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    return f"found {shown(error['input'])}; {error['msg'].replace('Input should be ', 'allowed: ')}"
+
+
+def plain(value: Any) -> Any:
+    """Numpy's numbers and arrays, and what holds them, as Python's own values; anything else unchanged."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value)) if any(type(v) not in _PLAIN for v in value) else value
+    if type(value) is dict:
+        return {plain(key): plain(entry) for key, entry in value.items()}
+    return value
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
 
 _NAMES: dict[type, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "True or False", dict: "a dictionary",
@@ -79,7 +140,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """The types that a parameter takes; none where they are not known. What is an instance, ``load`` says."""
+    """The types that a parameter takes; none where they are not known, or are data that is checked where it is read."""
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         return ()
     found = parameter.annotation
@@ -88,7 +149,7 @@ def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
         kind if isinstance(kind, type) and typing.get_origin(kind) is None else typing.get_origin(kind)
         for kind in (typing.get_args(found) if united else (found,))
     )
-    return kinds if all(isinstance(kind, type) for kind in kinds) and Instance not in kinds else ()
+    return kinds if all(isinstance(kind, type) and not issubclass(kind, Data) for kind in kinds) else ()
 
 
 def _fits(value: object, kinds: tuple[type, ...]) -> bool:

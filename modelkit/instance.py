@@ -12,161 +12,30 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InfeasibleError, InputError, UsageError, shown
+from modelkit.arguments import Data
+from modelkit.clock import LinearClock as LinearClock
+from modelkit.clock import Tokens
+from modelkit.clock import UnitClock as UnitClock
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InfeasibleError, InputError, shown
 
 SCHEMA = "modelkit/instance/1"
 
-#: Largest number of tokens in one prompt or output; keeps every sum over a million requests exact.
-MAX_TOKENS = 100_000_000
 #: Latest arrival, in rounds or seconds.
 MAX_TIME = 1_000_000_000
 #: Longest name of an instance [character].
 MAX_NAME = 500
 
-Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
-Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
-
 #: Keys of ``extra`` that importers write: they describe requests and ask nothing of a formulation.
 TRACE_ATTRIBUTES = ("failed_lines", "no_output_lines", "oversized_lines", "prefix_block_tokens", "prefix_hashes")
 
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass as _Checked
-else:
-
-    class _Checked(type(BaseModel)):
-        """Makes calls of a class take numpy's values, and say faults as all of modelkit does.
-
-        A call only: what is read from files goes past it.
-        """
-
-        def __call__(cls, *args, **fields):
-            if args:
-                raise UsageError(f"{cls.__name__} takes its fields by name: {', '.join(cls.model_fields)}")
-            try:
-                return super().__call__(**cls.prepared({key: plain(value) for key, value in fields.items()}))
-            except ValidationError as error:
-                faults = [
-                    Fault("".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in e["loc"]).lstrip("."), _words(e))
-                    for e in error.errors(include_url=False)[:MOST_FAULTS]
-                ]
-                raise ArgumentError(cls.__name__, faults) from None
-
-
-class _Data(BaseModel, metaclass=_Checked):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a call before they are checked."""
-        return fields
-
-
-def _words(error: Any) -> str:
-    """A fault as pydantic states it, in our words."""
-    if error["type"] == "missing":
-        return "is missing"
-    if error["type"] == "extra_forbidden":
-        return "unknown field"
-    return f"found {shown(error['input'])}; {error['msg'].replace('Input should be ', 'allowed: ')}"
-
-
-def plain(value: Any) -> Any:
-    """Numpy's numbers and arrays, and what holds them, as Python's own values; anything else unchanged."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) in (list, tuple):
-        return type(value)(map(plain, value)) if any(type(v) not in _PLAIN for v in value) else value
-    if type(value) is dict:
-        return {plain(key): plain(entry) for key, entry in value.items()}
-    return value
-
-
-_PLAIN = (str, int, float, bool, type(None))
-
-
-class UnitClock(_Data):
-    """Every round lasts 1, and a prompt is processed in its request's first round."""
-
-    kind: Literal["unit"] = "unit"
-
-
-class LinearClock(_Data):
-    """The duration of an iteration is a function of its tokens.
-
-    Its prefill part over a set S of new requests lasts
-    ``prefill_base_ms + prefill_per_token_ms * sum(s_i, i in S)``, or what the cheapest of the
-    ``prefill_levels`` that holds the tokens says; its decode part with B active requests
-    holding KV tokens lasts ``decode_base_ms + decode_per_request_ms * B + decode_per_kv_token_ms * KV``.
-    ``base_ms`` is added once to every iteration, whatever its parts.
-    """
-
-    kind: Literal["linear"]
-    mixed: Annotated[bool, Field(strict=True)] = Field(
-        default=False,
-        description="false: a prefill blocks decoding. true: prompts are processed in the same iteration"
-        " as the decoding of the others, and the iteration lasts the sum of both parts.",
-    )
-    base_ms: Milliseconds = Field(default=0.0, description="Part of every iteration, paid once, whoever is in it.")
-    prefill_base_ms: Milliseconds = 0.0
-    prefill_per_token_ms: Milliseconds = 0.0
-    decode_base_ms: Milliseconds = 0.0
-    decode_per_request_ms: Milliseconds = 0.0
-    decode_per_kv_token_ms: Milliseconds = 0.0
-    prefill_levels: tuple[tuple[Tokens, Milliseconds], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="Step cost model in place of the linear prefill part: (token capacity, milliseconds).",
-    )
-
-    @property
-    def largest_prefill(self) -> int | None:
-        """Prompt tokens that the largest level holds; None without levels, when a prefill takes any number."""
-        return max(capacity for capacity, _ in self.prefill_levels) if self.prefill_levels else None
-
-    def prefill_ms(self, tokens: int) -> float:
-        """Duration of a prefill alone over ``tokens`` prompt tokens [ms]; the largest level when none holds them."""
-        return self.base_ms + self._prefill_part_ms(tokens)
-
-    def decode_ms(self, rounds: int, request_rounds: int, token_rounds: int) -> float:
-        """Duration of ``rounds`` decode rounds [ms].
-
-        ``request_rounds`` and ``token_rounds`` are the active requests and the held tokens,
-        each summed over these rounds.
-        """
-        return (
-            (self.base_ms + self.decode_base_ms) * rounds
-            + self.decode_per_request_ms * request_rounds
-            + self.decode_per_kv_token_ms * token_rounds
-        )
-
-    def iterations_ms(self, rounds: int, prompt_tokens: int, decoding: int, kv_tokens: int) -> float:
-        """Duration of ``rounds`` iterations of continuous batching [ms]: the base, prefill parts, decode parts.
-
-        Each processes ``prompt_tokens``, while ``decoding`` requests produce a token each; ``kv_tokens`` are what
-        these hold, summed over the rounds. A part over no request lasts no time.
-        """
-        if not decoding:
-            return rounds * self.prefill_ms(prompt_tokens) if prompt_tokens else 0.0
-        prefill = rounds * self._prefill_part_ms(prompt_tokens) if prompt_tokens else 0.0
-        return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens)
-
-    def _prefill_part_ms(self, tokens: int) -> float:
-        if self.prefill_levels is None:
-            return self.prefill_base_ms + self.prefill_per_token_ms * tokens
-        holding = [ms for capacity, ms in self.prefill_levels if capacity >= tokens]
-        return min(holding) if holding else max(self.prefill_levels)[1]
-
-
-class Server(_Data):
+class Server(Data):
     """What serves the requests: memory, slots and the clock."""
 
     kv_capacity_tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = Field(
@@ -178,7 +47,7 @@ class Server(_Data):
     clock: Annotated[UnitClock | LinearClock, Field(discriminator="kind")] = Field(default=UnitClock())
 
 
-class Request(_Data):
+class Request(Data):
     """One request: when it is known, how long its prompt is and how many tokens it will produce."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
@@ -221,7 +90,7 @@ class RequestArrays:
         return self.prompt + self.output
 
 
-class Instance(_Data):
+class Instance(Data):
     """Requests and the server that serves them.
 
     Raises
@@ -415,7 +284,7 @@ def _with_ids(rows: list[Any]) -> tuple[Any, ...]:
     return tuple({"id": f"r{i}", **row} if isinstance(row, dict) else row for i, row in enumerate(rows, start=1))
 
 
-class InstanceStamp(_Data):
+class InstanceStamp(Data):
     """Which instance a file is about."""
 
     name: str

@@ -1,8 +1,10 @@
-"""What the package carries beside its code: formulations, instances, templates of reports."""
+"""What the package carries beside its code: its version; formulations, instances, templates of reports."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+VERSION = "0.1.0"
 
 
 def bundled(kind: str) -> Path:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from modelkit.arguments import plain
 from modelkit.errors import Fault, InputError, shown
-from modelkit.instance import Instance, plain, whole
+from modelkit.instance import Instance, whole
 
 #: Bound on times and round counts, within which doubles count exactly.
 MAX_ROUNDS = 10**15

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelkit.instance import MAX_TIME, MAX_TOKENS, Instance, LinearClock, Request, Server, UnitClock
+from modelkit.clock import MAX_TOKENS
+from modelkit.instance import MAX_TIME, Instance, LinearClock, Request, Server, UnitClock
 from modelkit.io import load, load_result, parse_instance, save_instance, save_result
 from modelkit.judge import judge
 from modelkit.policies import policies

@@ -18,12 +18,11 @@ import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.reporting import render as reporting
-from modelkit.resources import bundled
+from modelkit.resources import VERSION, bundled
 from modelkit.result import Result, Seconds
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify
-from modelkit.version import VERSION
 
 GOLDEN = Path(__file__).parent / "golden" / "two-requests.html"
 

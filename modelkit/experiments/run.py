@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean, not_enough_memory
 from modelkit.instance import Instance
 from modelkit.io import load
+from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, recorded
-from modelkit.version import VERSION
 
 #: Default limit of solvers and bounds [s].
 TIME_LIMIT = 60.0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, InputError, did_you_mean, shown
-from modelkit.instance import MAX_TOKENS
 from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, where_of
 
 

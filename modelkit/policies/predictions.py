@@ -18,8 +18,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from modelkit.clock import MAX_TOKENS
 from modelkit.errors import UsageError, did_you_mean, shown
-from modelkit.instance import MAX_NAME, MAX_TOKENS, Instance
+from modelkit.instance import MAX_NAME, Instance
 
 Ints = npt.NDArray[np.int64]
 

@@ -27,10 +27,9 @@ from modelkit.reporting.evidence import Case, Claim, Comparison, by_instance, ca
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table
 from modelkit.reporting.problems import Formulations
-from modelkit.resources import bundled
+from modelkit.resources import VERSION, bundled
 from modelkit.result import Result
 from modelkit.solving.bound import CertifiedBound
-from modelkit.version import VERSION
 
 #: What can be reported: what the library returns, or files and folders of them.
 Reportable = Result | Certificate | CertifiedBound | str | os.PathLike[str]

@@ -19,12 +19,12 @@ from modelkit.judge.load import load_words
 from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
 from modelkit.policies.predictions import predicted_lengths
 from modelkit.problems.slots.stages import stages_refusal
+from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.interrupts import interruptible
 from modelkit.schedule import Schedule
 from modelkit.simulation.continuous import ContinuousSimulation, Limits
 from modelkit.simulation.slots import StageSimulation
-from modelkit.version import VERSION
 
 
 @checked_arguments

@@ -24,12 +24,12 @@ from modelkit.problems.kv.relaxation import Floats
 from modelkit.problems.slots.packing import packing_bound
 from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.problems.slots.stages import stages_refusal
+from modelkit.resources import VERSION
 from modelkit.result import News, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.deadline import Deadline, within
 from modelkit.runtime.interrupts import interruptible, interrupts_held
 from modelkit.schedule import Schedule
 from modelkit.verify.exact_bounds import certify, certify_slots
-from modelkit.version import VERSION
 
 #: Default limit [s].
 TIME_LIMIT = 60.0

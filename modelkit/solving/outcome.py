@@ -17,6 +17,7 @@ from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
 from modelkit.problems.kv.idle import Busy, busy
 from modelkit.problems.kv.relaxation import Floats
 from modelkit.problems.kv.start_windows import Starts
+from modelkit.resources import VERSION
 from modelkit.result import (
     InstanceStamp,
     ModelSize,
@@ -34,7 +35,6 @@ from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 from modelkit.solving.bound import slot_certificate
 from modelkit.verify.exact_bounds import certify
-from modelkit.version import VERSION
 
 #: The solver that is a search over schedules and not over a model.
 SEARCH = "diagram"
