@@ -56,13 +56,16 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.kv.local_search import schedule_of as schedule_of
     from modelkit.problems.kv.start_windows import possible_starts as possible_starts
     from modelkit.problems.kv.start_windows import start_windows as start_windows
+    from modelkit.problems.problem import Problem as Problem
+    from modelkit.problems.problem import kv_refusal as kv_refusal
+    from modelkit.problems.problem import problem_of as problem_of
+    from modelkit.problems.problem import stages_refusal as stages_refusal
     from modelkit.problems.slots.packing import pack as pack
     from modelkit.problems.slots.packing import packing_bound as packing_bound
     from modelkit.problems.slots.stage_limits import stage_limits as stage_limits
     from modelkit.problems.slots.stages import Stage as Stage
     from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
-    from modelkit.problems.slots.stages import stages_refusal as stages_refusal
     from modelkit.reporting.evidence import Comparison as Comparison
     from modelkit.reporting.render import report as report
     from modelkit.result import News as News
@@ -102,9 +105,10 @@ _PUBLIC = {
     "problems.kv.clique_rows": ("CliqueRow", "clique_rows", "clique_separation"),
     "problems.kv.local_search": ("TooLargeError", "list_schedule", "schedule_of"),
     "problems.kv.start_windows": ("possible_starts", "start_windows"),
+    "problems.problem": ("Problem", "kv_refusal", "problem_of", "stages_refusal"),
     "problems.slots.packing": ("pack", "packing_bound"),
     "problems.slots.stage_limits": ("stage_limits",),
-    "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages", "stages_refusal"),
+    "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),
     "reporting.render": ("report",),
     "result": ("News", "Result"),

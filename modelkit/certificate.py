@@ -18,16 +18,49 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelkit.instance import InstanceStamp
+from modelkit.problems.problem import KV, SLOTS, Problem
 
 SCHEMA = "modelkit/certificate/1"
 
-#: The metric that each kind bounds from below.
-OBJECTIVES = {"kv-prices": "total_latency_rounds", "slot-closed-form": "makespan_ms", "packing": "makespan_ms"}
+CertificateKind = Literal["kv-prices", "slot-closed-form", "packing"]
+
+
+class Kind(NamedTuple):
+    """What certificates of one kind bound, and by what.
+
+    Parameters
+    ----------
+    problem
+        Whose instances they are about.
+    proof
+        What the bound is recomputed from, in a word.
+    field
+        The field of the certificate that holds the proof; None where the instance is all that it takes.
+    objectives
+        The metrics that it can bound; the first is the one that is meant where the certificate names none.
+    whole
+        Whether the objective takes whole values alone, so that the bound may be rounded up.
+    """
+
+    problem: Problem
+    proof: str
+    field: str | None
+    objectives: tuple[str, ...]
+    whole: bool = False
+
+
+KINDS: dict[CertificateKind, Kind] = {
+    "kv-prices": Kind(KV, "prices", "prices", KV.objectives, whole=True),
+    "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives),
+    "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives),
+}
+#: The fields that hold proofs.
+PROOFS = tuple(dict.fromkeys(kind.field for kind in KINDS.values() if kind.field))
 _Whole = Annotated[int, Field(strict=True)]
 
 
@@ -73,12 +106,13 @@ class Weights(_Record):
 class Certificate(_Record):
     """A lower bound on the total latency or the makespan of one instance, with its proof.
 
-    ``objective`` is the metric that it says it bounds, None where it leaves that to its kind (`metric`).
+    ``objective`` is the metric that it says it bounds; None where it leaves that to its kind (`metric`), as those that
+    were written before the field existed.
     ``seconds`` is the time it took to find the proof, None when not known.
     """
 
     instance: InstanceStamp
-    kind: Literal["kv-prices", "slot-closed-form", "packing"] = "kv-prices"
+    kind: CertificateKind = "kv-prices"
     objective: str | None = None
     bound: Bound
     prices: Prices | None = None
@@ -89,22 +123,23 @@ class Certificate(_Record):
     def value(self) -> float:
         """The bound as a double, never above the exact one; a total latency is rounded up to whole rounds."""
         exact = Fraction(self.bound.numerator, self.bound.denominator)
-        if self.kind == "kv-prices":
+        if KINDS[self.kind].whole:
             return float(math.ceil(exact))
         near = float(exact)
         return near if Fraction(near) <= exact else math.nextafter(near, -math.inf)
 
     @property
     def metric(self) -> str:
-        """The metric that a certificate of this kind bounds."""
-        return OBJECTIVES[self.kind]
+        """The metric that it bounds: the one that it names where its kind can bound that, else the kind's first."""
+        known = KINDS[self.kind].objectives
+        return self.objective if self.objective in known else known[0]
 
     @property
     def proof(self) -> str:
         """What the bound is recomputed from, in a word."""
-        return {"kv-prices": "prices", "slot-closed-form": "closed form", "packing": "weights"}[self.kind]
+        return KINDS[self.kind].proof
 
     def document(self) -> dict[str, Any]:
         """The certificate as JSON-ready data."""
-        other = {"kv-prices": {"weights"}, "slot-closed-form": {"prices", "weights"}, "packing": {"prices"}}[self.kind]
+        other = {proof for proof in PROOFS if proof != KINDS[self.kind].field}
         return {"schema": SCHEMA, **self.model_dump(mode="python", exclude=other)}

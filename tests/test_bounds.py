@@ -187,7 +187,7 @@ def test_prices_worse_than_none_are_left_out(monkeypatch: pytest.MonkeyPatch) ->
     """Tests that a certificate never says less than the outputs take."""
     instance = generate("chat", requests=100, rate=0.0, kv_capacity=2000)
     absurd = Ascent(np.full(100, 1000.0), 0.0, np.zeros((1, 100)))
-    monkeypatch.setattr("modelkit.solving.bound.ascend", lambda *_, **__: absurd)
+    monkeypatch.setattr("modelkit.solving.kv.ascend", lambda *_, **__: absurd)
     assert bound(instance, time_limit=1).value == instance.arrays.output.sum()
 
 

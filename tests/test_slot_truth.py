@@ -28,8 +28,7 @@ from modelkit.problems.slots.stage_plan import Plan, align
 from modelkit.problems.slots.stages import schedule_from_queues
 from modelkit.simulation import simulate as simulator
 from modelkit.simulation.slots import StageSimulation
-from modelkit.solving import bound as certified
-from modelkit.solving.bound import slot_certificate
+from modelkit.solving.slots import slot_certificate
 from modelkit.sources.families import generate
 
 
@@ -211,8 +210,8 @@ def test_a_bound_with_an_invalid_schedule_is_no_success(
 ) -> None:
     """Tests that a schedule that the judge refuses has no value, is said to be refused, and exits with 4."""
     refused = mk.Schedule((mk.Segment(0, rounds=5),))
-    monkeypatch.setattr(certified, "improved_slot_schedule", lambda *_, **__: refused)
-    monkeypatch.setattr(certified, "schedule_of", lambda *_: refused)
+    monkeypatch.setattr("modelkit.solving.slots.improved_slot_schedule", lambda *_, **__: refused)
+    monkeypatch.setattr("modelkit.solving.kv.schedule_of", lambda *_: refused)
     instance = odd_instance(1) if kind == "slots" else generate("chat", requests=5)
     result = mk.bound(instance).result
     assert (result.status, result.stop, result.objective.value) == ("no_schedule", "failed", None)

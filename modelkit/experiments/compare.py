@@ -259,15 +259,11 @@ def _matrix(
             cells.append(("policy", name, None))
         else:
             reasons.append(f"policy {name} is not for its clock")
-    if bound and has_bound(instance):
-        cells.append(("bound", "bound", None))
-    elif bound:
-        reasons.append("no certified bound is known for its clock and slots")
+    if bound:
+        from modelkit.solving.bound import has_bound  # late: it loads what is compiled
+
+        if has_bound(instance):
+            cells.append(("bound", "bound", None))
+        else:
+            reasons.append("no certified bound is known for its clock and slots")
     return cells, reasons
-
-
-def has_bound(instance: Instance) -> bool:
-    """Whether ``modelkit.bound`` knows a bound for instances of this kind."""
-    from modelkit.problems.slots.stages import stages_refusal
-
-    return (instance.is_unit and instance.server.slots is None) or stages_refusal(instance) is None

@@ -13,8 +13,9 @@ from pathlib import Path
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io.lookup import Instances
+from modelkit.problems.problem import KV, objective_of
 from modelkit.reporting.entries import Claim, Entry, distinguished, entry, guest, label
-from modelkit.reporting.lower_bounds import LowerBound, above, bounded, lower_bounds, meets
+from modelkit.reporting.lower_bounds import LowerBound, above, lower_bounds, meets
 from modelkit.reporting.problems import Formulations, Problem, Rules, problem_of, rules_of
 from modelkit.result import Result
 from modelkit.text import count, listed, percent
@@ -324,7 +325,7 @@ def _by_problem(
     silent = []
     for claim in claims:
         if isinstance(claim.content, Certificate):
-            groups.setdefault(Problem(bounded(claim.content)), []).append(claim)
+            groups.setdefault(Problem(claim.content.metric), []).append(claim)
         elif (problem := problem_of(claim.content, formulations)) is not None:
             groups.setdefault(problem, []).append(claim)
             told[claim.content.producer.name] = problem
@@ -334,7 +335,7 @@ def _by_problem(
     for claim in silent:
         assert isinstance(claim.content, Result)
         name = claim.content.producer.name.rpartition("/")[2].removesuffix(".py").replace("_", "-")
-        usual = "makespan_ms" if instance is not None and not instance.is_unit else "total_latency_rounds"
+        usual = KV.objective if instance is None else objective_of(instance)
         problem = told.get(name) or plain or next(iter(groups), Problem(usual))
         groups.setdefault(problem, []).append(claim)
     return {p: sorted(groups[p], key=_rank) for p in sorted(groups, key=lambda p: (p.variant, p.parameters))}

@@ -34,11 +34,6 @@ class LowerBound:
         return "certified, recomputed exactly" if self.checked else "by its certificate, which was not recomputed here"
 
 
-def bounded(certificate: Certificate) -> str:
-    """The metric that a certificate bounds."""
-    return "total_latency_rounds" if certificate.kind == "kv-prices" else "makespan_ms"
-
-
 def lower_bounds(
     claims: Sequence[Claim],
     entries: Sequence[Entry],
@@ -53,7 +48,7 @@ def lower_bounds(
         content = claim.content
         source = next(labels).label if isinstance(content, Result) else claim.file or "the certificate"
         certificate = content if isinstance(content, Certificate) else content.certificate
-        if certificate is not None and not problem.variant and bounded(certificate) == problem.objective:
+        if certificate is not None and not problem.variant and certificate.metric == problem.objective:
             checked = instance is not None and not certificate_faults(certificate, instance)
             if checked or instance is None:
                 out.append(LowerBound(certificate.value, True, checked, source, certificate))

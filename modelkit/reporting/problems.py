@@ -18,13 +18,12 @@ from modelkit.formulation.hosting import load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
 from modelkit.judge import METRICS, Verdict
+from modelkit.problems.problem import MODELS
 from modelkit.result import Result
 from modelkit.text import bare, metric_noun, number, quantity, unit_words
 from modelkit.verify.formulation_rules import rules_of_formulation
 from modelkit.verify.result import OwnRules
 
-#: Problems of formulations whose schedules keep the judge's rules and no others: their bounds hold for every schedule.
-COMMON = ("kv-hindsight", "slots", "slot-bound", "slot-packing")
 #: What a search's result is called that belongs to a variant without saying to which.
 UNNAMED = "a variant without a name"
 
@@ -156,9 +155,9 @@ def common(result: Result, formulations: Formulations) -> bool:
     """Whether a formulation's result, and its bound with it, is about every schedule that keeps the judge's rules."""
     producer = result.producer
     if producer.problem is not None or producer.kind != "formulation":
-        return producer.problem in COMMON
+        return producer.problem in MODELS
     found = formulations.find(producer.name)
-    return found is not None and found.problem in COMMON
+    return found is not None and found.problem in MODELS
 
 
 @dataclass(frozen=True)

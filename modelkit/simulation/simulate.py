@@ -18,7 +18,7 @@ from modelkit.judge.load import load as load_of
 from modelkit.judge.load import load_words
 from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
 from modelkit.policies.predictions import predicted_lengths
-from modelkit.problems.slots.stages import stages_refusal
+from modelkit.problems.problem import SLOTS, objective_of, problem_of
 from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.interrupts import interruptible
@@ -75,7 +75,7 @@ def simulate(
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
     judged = time.perf_counter()
-    name = objective_name(instance)
+    name = objective_of(instance)
     settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
     options |= {key: value for key, value in settings.items() if value is not None}
     options |= {"chunked_prefill": True} if chunked_prefill else {}
@@ -119,13 +119,6 @@ def fitting_policies(instance: Instance) -> list[str]:
     return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
 
 
-def objective_name(instance: Instance) -> str:
-    """The metric that policies for the instance seek to make small."""
-    if instance.is_unit:
-        return "total_latency_rounds"
-    return "makespan_ms" if _clock(instance) == "stages" else "total_latency_ms"
-
-
 def _predictions(instance: Instance, model: str | None, seed: int) -> Predictions:
     if model is None:
         return instance.arrays.predicted_lower, instance.arrays.predicted_upper
@@ -165,7 +158,7 @@ def _run(
 
 def _clock(instance: Instance) -> str:
     """The kind of policies for an instance: where slots alone limit exclusive prefills, stages."""
-    return "stages" if stages_refusal(instance) is None else "unit"
+    return "stages" if problem_of(instance) is SLOTS else "unit"
 
 
 def _clock_words(instance: Instance) -> str:

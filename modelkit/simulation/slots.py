@@ -11,7 +11,8 @@ import numpy as np
 from modelkit.errors import Fault, InputError, PolicyError, UsageError
 from modelkit.instance import Instance
 from modelkit.policies import Policy, Predictions, Running, View, seen_requests
-from modelkit.problems.slots.stages import StageClock, stages_refusal
+from modelkit.problems.problem import stages_refusal
+from modelkit.problems.slots.stages import StageClock
 from modelkit.schedule import Admission, Schedule, Segment
 
 #: Times closer than this are the same moment [ms].

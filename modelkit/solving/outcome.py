@@ -33,7 +33,7 @@ from modelkit.result import (
 )
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
-from modelkit.solving.bound import slot_certificate
+from modelkit.solving.slots import slot_certificate
 from modelkit.verify.exact_bounds import certify
 
 #: The solver that is a search over schedules and not over a model.

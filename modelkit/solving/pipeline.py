@@ -24,8 +24,8 @@ from modelkit.problems.kv.local_search import (
 )
 from modelkit.problems.kv.neighbourhoods import few_run_at_once
 from modelkit.problems.kv.start_windows import check_size, starts_kept
+from modelkit.problems.problem import KV, SLOTS, problem_of
 from modelkit.problems.slots.search import improved_slot_schedule
-from modelkit.problems.slots.stages import stages_refusal
 from modelkit.result import News, Result, Stage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
@@ -112,7 +112,7 @@ class Run(Account):
         self.tell("warm start")
         if self.warm_start != "best":
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
-        elif self.instance.is_unit and self.instance.server.slots is None:
+        elif problem_of(self.instance) is KV:
             try:
                 tried = [self.judged("local-search", self.outer(local_search(self.inner, self.first).schedule))]
             except InterruptedWith as stop:
@@ -120,7 +120,7 @@ class Run(Account):
                 if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
                     self.certificate = self.proven(stop.best.prices)
                 raise
-        elif stages_refusal(self.instance) is None and self.formulation.claim == "exact":
+        elif problem_of(self.instance) is SLOTS and self.formulation.claim == "exact":
             limit = self.limits.time_limit
             deadline = None if limit is None else self.began + limit
             try:

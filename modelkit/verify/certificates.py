@@ -5,10 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 from modelkit.arguments import checked_arguments
-from modelkit.certificate import Certificate
+from modelkit.certificate import KINDS, PROOFS, Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
+from modelkit.text import listed, metric_noun, unit_of
 from modelkit.verify.consistency import shown
 from modelkit.verify.exact_bounds import recomputed_bound
 from modelkit.verify.findings import Findings, Verification
@@ -21,11 +22,10 @@ def verify_certificate(certificate: Certificate, instance: Instance) -> Verifica
     found = Findings(certificate_faults(certificate, instance))
     if found.faults:
         return found.conclusion()
-    what, unit = ("total latency", "rounds") if certificate.kind == "kv-prices" else ("makespan", "ms")
     found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
     found.confirmed["certificate bound"] = (
-        f"no schedule has a {what} below {shown(certificate.value)} {unit}: recomputed exactly from the"
-        f" {certificate.proof}"
+        f"no schedule has a {metric_noun(certificate.metric)} below {shown(certificate.value)}"
+        f" {unit_of(certificate.metric)}: recomputed exactly from the {certificate.proof}"
     )
     if certificate.seconds is not None:
         found.unconfirmed["seconds"] = "seconds: how long the proof took to find cannot be checked from the file"
@@ -37,13 +37,12 @@ def certificate_faults(certificate: Certificate, instance: Instance) -> list[str
     if certificate.instance.sha256 != instance.sha256:
         return ["the certificate is about another instance"]
     faults = stamp_faults(certificate.instance, instance, "the certificate says")
-    if certificate.objective not in (None, certificate.metric):
-        said = certificate.objective
-        faults.append(
-            f"the certificate says it bounds {said!r}; its kind, {certificate.kind}, bounds {certificate.metric}"
-        )
-    for proof, kind in (("prices", "kv-prices"), ("weights", "packing")):
-        if certificate.kind != kind and getattr(certificate, proof) is not None:
+    kind = KINDS[certificate.kind]
+    if certificate.objective not in (None, *kind.objectives):
+        said, known = certificate.objective, listed([*kind.objectives])
+        faults.append(f"the certificate says it bounds {said!r}; its kind, {certificate.kind}, bounds {known}")
+    for proof in PROOFS:
+        if proof != kind.field and getattr(certificate, proof) is not None:
             faults.append(f"the certificate has {proof}, which prove nothing in one of kind {certificate.kind}")
     if faults:
         return faults

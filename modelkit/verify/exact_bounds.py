@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from modelkit.certificate import OBJECTIVES, Bound, Certificate, Prices, Weights
+from modelkit.certificate import KINDS, Bound, Certificate, CertificateKind, Prices, Weights
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
+from modelkit.problems.problem import KV, SLOTS
 from modelkit.runtime.threads import blocks, shared
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
 
@@ -32,23 +34,42 @@ def recomputed_bound(certificate: Certificate, instance: Instance) -> Fraction:
     InputError
         It proves nothing, or is about another kind of instance.
     """
-    if certificate.kind == "slot-closed-form":
-        return slot_bound(instance, closed_form_rounds(instance))
-    if certificate.kind == "packing" and certificate.weights is not None:
-        return slot_bound(instance, weighed_rounds(instance, certificate.weights.values, certificate.weights.rounds))
-    if certificate.kind == "kv-prices" and certificate.prices is not None:
-        return exact_bound(instance, certificate.prices)
-    words = f"a certificate of kind {certificate.kind} lacks its {certificate.proof}"
-    raise InputError("certificate", [Fault("$", words)])
+    field = KINDS[certificate.kind].field
+    if field is not None and getattr(certificate, field) is None:
+        words = f"a certificate of kind {certificate.kind} lacks its {certificate.proof}"
+        raise InputError("certificate", [Fault("$", words)])
+    return RECOMPUTED[certificate.kind](certificate, instance)
+
+
+def _closed_form(certificate: Certificate, instance: Instance) -> Fraction:
+    return slot_bound(instance, closed_form_rounds(instance))
+
+
+def _weighed(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.weights is not None
+    return slot_bound(instance, weighed_rounds(instance, certificate.weights.values, certificate.weights.rounds))
+
+
+def _priced(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.prices is not None
+    return exact_bound(instance, certificate.prices)
+
+
+#: How the proof of each kind is recomputed.
+RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] = {
+    "slot-closed-form": _closed_form,
+    "packing": _weighed,
+    "kv-prices": _priced,
+}
 
 
 def certify_slots(instance: Instance, weights: Weights | None = None) -> Certificate:
     """Certificate of the slot problem: by weights, or else the closed form."""
-    kind: Literal["packing", "slot-closed-form"] = "slot-closed-form" if weights is None else "packing"
+    kind: CertificateKind = "slot-closed-form" if weights is None else "packing"
     draft = Certificate(
         instance=InstanceStamp.of(instance),
         kind=kind,
-        objective=OBJECTIVES[kind],
+        objective=SLOTS.objective,
         bound=Bound(numerator=0, denominator=1),
         weights=weights,
     )
@@ -86,7 +107,7 @@ def certify(
     bound = exact_bound(instance, written)
     return Certificate(
         instance=InstanceStamp.of(instance),
-        objective=OBJECTIVES["kv-prices"],
+        objective=KV.objective,
         bound=Bound(numerator=bound.numerator, denominator=bound.denominator),
         prices=written,
         seconds=seconds,
@@ -109,7 +130,7 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     arrays = instance.arrays
     last = prices.rounds[-1] if prices.rounds else 0
     faults = []
-    if not instance.is_unit or instance.server.slots is not None:
+    if KV.refusal(instance):
         faults.append(Fault("$", "kv-prices bound instances with the unit clock and no slots"))
     elif capacity is None and prices.rounds:
         faults.append(Fault("$.prices", "the instance has no KV capacity, so there is nothing to price"))

@@ -14,8 +14,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from modelkit.instance import Instance, LinearClock
 from modelkit.schedule import Admission, Schedule, Segment
 
@@ -28,22 +26,6 @@ class Stage(NamedTuple):
 
     admit: tuple[Admission, ...]
     rounds: int
-
-
-def stages_refusal(instance: Instance) -> str | None:
-    """Why an instance is outside the slot problem, or None.
-
-    A KV capacity that J requests of the largest size cannot fill is no limit.
-    """
-    server = instance.server
-    if not isinstance(server.clock, LinearClock) or server.clock.mixed:
-        return "needs the linear clock with mixed = false"
-    if server.slots is None:
-        return "needs a number of slots"
-    peak = np.sort(instance.arrays.peak)[-server.slots :]
-    if server.kv_capacity_tokens is not None and int(peak.sum()) > server.kv_capacity_tokens:
-        return "does not support a KV capacity"
-    return None
 
 
 class StageClock:

@@ -1,0 +1,183 @@
+"""The problems that an instance may pose, one object each: what is minimised, and which instances are of it.
+
+======== ================================================= ============================================
+name     instances                                         objective
+======== ================================================= ============================================
+kv       unit clock, no slots                              total latency [round]
+slots    linear clock, exclusive prefills, slots, and a    makespan [ms]
+         memory that cannot fill
+serving  linear clock otherwise                            total latency, makespan or total time to
+                                                           first token [ms]
+======== ================================================= ============================================
+
+An instance poses one of them or, with the unit clock and slots, none. Whoever needs to know which asks `problem_of`,
+and keeps what depends on it in a table by problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkit.clock import LinearClock
+from modelkit.errors import UsageError, did_you_mean
+from modelkit.instance import Instance
+from modelkit.text import metric_noun, unit_of
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be minimised on instances of one kind.
+
+    Parameters
+    ----------
+    name
+        One word.
+    title
+        What it is called in a sentence, with its article.
+    instances
+        Which instances pose it, in a few words.
+    objectives
+        Metrics that it may bound, as the judge names them; the first is the one that is meant where none is named.
+    refusal
+        Why an instance does not pose it, in words that follow "it", or None.
+    model
+        What formulations of it state as their ``problem``, and results with them.
+    relaxations
+        What formulations state that are models of a relaxation of it.
+    """
+
+    name: str
+    title: str
+    instances: str
+    objectives: tuple[str, ...]
+    refusal: Callable[[Instance], str | None]
+    model: str
+    relaxations: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Problem({self.name!r})"
+
+    @property
+    def objective(self) -> str:
+        """The metric that is minimised where none is named."""
+        return self.objectives[0]
+
+    @property
+    def noun(self) -> str:
+        """What the objective is called in a sentence."""
+        return metric_noun(self.objective)
+
+    @property
+    def unit(self) -> str:
+        """The unit of the objective: ``rounds`` or ``ms``."""
+        return unit_of(self.objective)
+
+    def metric(self, objective: str | None = None) -> str:
+        """The metric that is meant by its name, by a short word such as ``latency`` or ``ttft``, or by nothing.
+
+        Raises
+        ------
+        UsageError
+            No objective of this problem is called that.
+        """
+        if objective is None:
+            return self.objective
+        known = {short_name(metric): metric for metric in self.objectives}
+        known |= {metric: metric for metric in self.objectives}
+        if objective not in known:
+            allowed = ", ".join(known)
+            raise UsageError(
+                f"{self.title} has no objective {objective!r}{did_you_mean(objective, known)}\n  known: {allowed}"
+            )
+        return known[objective]
+
+
+def short_name(metric: str) -> str:
+    """A metric's name without total and without its unit: ``latency`` of ``total_latency_ms``."""
+    return metric.removeprefix("total_").removesuffix(f"_{unit_of(metric)}")
+
+
+def kv_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the KV-cache problem, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    return None if instance.server.slots is None else "does not support slots"
+
+
+def stages_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the slot problem, or None.
+
+    A KV capacity that J requests of the largest size cannot fill is no limit.
+    """
+    server = instance.server
+    if not isinstance(server.clock, LinearClock) or server.clock.mixed:
+        return "needs the linear clock with mixed = false"
+    if server.slots is None:
+        return "needs a number of slots"
+    peak = np.sort(instance.arrays.peak)[-server.slots :]
+    if server.kv_capacity_tokens is not None and int(peak.sum()) > server.kv_capacity_tokens:
+        return "does not support a KV capacity"
+    return None
+
+
+def serving_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the serving problem, or None."""
+    if not isinstance(instance.server.clock, LinearClock):
+        return "needs the linear clock"
+    return None if stages_refusal(instance) else f"poses {SLOTS.title}"
+
+
+KV = Problem(
+    name="kv",
+    title="the KV-cache problem",
+    instances="the unit clock without slots",
+    objectives=("total_latency_rounds",),
+    refusal=kv_refusal,
+    model="kv-hindsight",
+)
+SLOTS = Problem(
+    name="slots",
+    title="the slot problem",
+    instances="slots in stages",
+    objectives=("makespan_ms",),
+    refusal=stages_refusal,
+    model="slots",
+    relaxations=("slot-bound", "slot-packing"),
+)
+SERVING = Problem(
+    name="serving",
+    title="the serving problem",
+    instances="the linear clock",
+    objectives=("total_latency_ms", "makespan_ms", "total_ttft_ms"),
+    refusal=serving_refusal,
+    model="serving",
+)
+PROBLEMS = (KV, SLOTS, SERVING)
+
+#: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
+#: for every schedule.
+MODELS = frozenset(label for problem in PROBLEMS for label in (problem.model, *problem.relaxations))
+
+
+def problem_of(instance: Instance) -> Problem | None:
+    """The problem that an instance poses; None where it poses none."""
+    return next((problem for problem in PROBLEMS if problem.refusal(instance) is None), None)
+
+
+def problem_modelled(label: str | None) -> Problem | None:
+    """The problem that a formulation with this ``problem`` is a model of; None for relaxations and other problems."""
+    return next((problem for problem in PROBLEMS if problem.model == label), None)
+
+
+def objective_of(instance: Instance) -> str:
+    """The metric that an instance's schedules are compared by: its problem's, or total latency where it poses none."""
+    return (problem_of(instance) or KV).objective
+
+
+def why_no_problem(instance: Instance) -> str:
+    """Why an instance poses no problem, one reason for each."""
+    reasons = [f"{p.title} is for {p.instances}: this instance {p.refusal(instance)}" for p in PROBLEMS]
+    return "\n  ".join(["the instance poses no problem that modelkit bounds", *reasons])
