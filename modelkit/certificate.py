@@ -12,6 +12,11 @@ A schedule with evictions is no exception: the last stay of each request is a sc
 
 ``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.verify.slot_bound``); the first
 needs nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
+
+``serving-work``, ``serving-interference`` and ``serving-prices`` bound what is served in real time (linear clock):
+total latency, makespan or total time to first token, whichever ``objective`` says. Whole numbers only: times are in
+ticks of 2^-10 ms, and ``modelkit.verify.serving_costs`` rounds what the instance says so that every bound only falls.
+Such a certificate holds when its bound is at most what its proof gives.
 """
 
 from __future__ import annotations
@@ -23,11 +28,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelkit.instance import InstanceStamp
-from modelkit.problems.problem import KV, SLOTS, Problem
+from modelkit.problems.problem import KV, SERVING, SLOTS, Problem
 
 SCHEMA = "modelkit/certificate/1"
 
-CertificateKind = Literal["kv-prices", "slot-closed-form", "packing"]
+#: Times of the kinds of real time are whole numbers of ticks, so many to a millisecond.
+TICKS_PER_MS = 2**10
+#: Shares of the kinds of real time are whole numbers of this part of 1.
+SHARE = 2**10
+#: Prices on time are whole numbers of this part of 1.
+PRICE = 2**30
+
+CertificateKind = Literal[
+    "kv-prices", "slot-closed-form", "packing", "serving-work", "serving-interference", "serving-prices"
+]
 
 
 class Kind(NamedTuple):
@@ -45,6 +59,8 @@ class Kind(NamedTuple):
         The metrics that it can bound; the first is the one that is meant where the certificate names none.
     whole
         Whether the objective takes whole values alone, so that the bound may be rounded up.
+    at_most
+        Whether the certificate holds with any bound up to what its proof gives.
     """
 
     problem: Problem
@@ -52,16 +68,23 @@ class Kind(NamedTuple):
     field: str | None
     objectives: tuple[str, ...]
     whole: bool = False
+    at_most: bool = False
 
 
 KINDS: dict[CertificateKind, Kind] = {
     "kv-prices": Kind(KV, "prices", "prices", KV.objectives, whole=True),
     "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives),
     "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives),
+    "serving-work": Kind(SERVING, "work", "work", SERVING.objectives, at_most=True),
+    "serving-interference": Kind(SERVING, "interference", "interference", SERVING.objectives[:1], at_most=True),
+    "serving-prices": Kind(SERVING, "prices on time", "serving_prices", SERVING.objectives[:1], at_most=True),
 }
 #: The fields that hold proofs.
 PROOFS = tuple(dict.fromkeys(kind.field for kind in KINDS.values() if kind.field))
 _Whole = Annotated[int, Field(strict=True)]
+_Ticks = Annotated[int, Field(strict=True, ge=0, le=2**62)]
+_Price = Annotated[int, Field(strict=True, ge=0, le=2**62)]
+_Share = Annotated[int, Field(strict=True, ge=0, le=SHARE)]
 
 
 class _Record(BaseModel):
@@ -103,8 +126,71 @@ class Weights(_Record):
     values: list[Annotated[int, Field(strict=True, ge=0, le=10**15)]]
 
 
+class Work(_Record):
+    """How the work that each request causes is counted; the rest is one machine's schedule (``serving_work``).
+
+    Parameters
+    ----------
+    memory_share
+        Share of the fixed cost of an iteration that is charged to memory, the rest to slots [2^-10].
+    cell
+        Length of the cells of time in which requests are counted [tick]; None: no cells.
+    rounds
+        Prices on the decode rounds, where all requests arrive together; None: no rounds are counted.
+    """
+
+    memory_share: _Share
+    cell: Annotated[int, Field(strict=True, ge=1, le=2**62)] | None = None
+    rounds: Prices | None = None
+
+
+class Interference(_Record):
+    """How waiting and the waiting of others are weighed against each other (``serving_interference``).
+
+    Parameters
+    ----------
+    delay_share
+        Share of the latency that is counted as delay, the rest as what requests do to each other [2^-10].
+    prefills
+        For each request, in the order of the instance, its charge for its prefill's fixed cost, shape [n] [tick].
+    """
+
+    delay_share: _Share
+    prefills: list[_Ticks]
+
+
+class ServingPrices(_Record):
+    """Prices on time, constant in buckets [b L, (b + 1) L), b = 0, 1, ...; all in units of 2^-30.
+
+    Parameters
+    ----------
+    bucket
+        Length L of a bucket [tick].
+    server
+        pi, on the server's time, for each bucket.
+    memory, prompt_memory
+        lam and lamf, on a token held by who decodes and by who is prefilled, for each bucket.
+    first
+        For each request, in the order of the instance, the first bucket of its own prices, shape [n].
+    decoding, prompts
+        rho and rho2, on being one of those that decode and one of those that are prefilled: for each request, from
+        its first bucket on; 0 beyond.
+    minima
+        For each request what it costs at least, arrival included, shape [n] [tick].
+    """
+
+    bucket: Annotated[int, Field(strict=True, ge=1, le=2**62)]
+    server: list[_Price]
+    memory: list[_Price]
+    prompt_memory: list[_Price]
+    first: list[_Ticks]
+    decoding: list[list[_Price]]
+    prompts: list[list[_Price]]
+    minima: list[_Ticks]
+
+
 class Certificate(_Record):
-    """A lower bound on the total latency or the makespan of one instance, with its proof.
+    """A lower bound on a total latency, a makespan or another metric of one instance, with its proof.
 
     ``objective`` is the metric that it says it bounds; None where it leaves that to its kind (`metric`), as those that
     were written before the field existed.
@@ -117,6 +203,9 @@ class Certificate(_Record):
     bound: Bound
     prices: Prices | None = None
     weights: Weights | None = None
+    work: Work | None = None
+    interference: Interference | None = None
+    serving_prices: ServingPrices | None = None
     seconds: float | None = None
 
     @property

@@ -91,6 +91,20 @@ def add_one(*path: Any) -> Callable[[Document], None]:
     return change
 
 
+#: Proofs of other kinds: what they hold proves nothing beside prices.
+STRANGE: Document = {
+    "work": {
+        "memory_share": 1024,
+        "cell": 1,
+        "rounds": {"denominator": 1, "rounds": [], "numerators": []},
+    },
+    "interference": {"delay_share": 0, "prefills": [0, 0, 0]},
+    "serving_prices": {
+        "bucket": 1,
+        **{name: [] for name in ("server", "memory", "prompt_memory", "first", "decoding", "prompts", "minima")},
+    },
+}
+
 GHOST = {"rule": "kv_capacity", "size": 5, "unit": "tokens", "at": 3, "request": None, "message": "forged"}
 
 #: A forged value of each field that is checked: in which result, what is altered, what is said.
@@ -152,6 +166,12 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "certificate.prices.numerators": ("priced", proof("prices", "numerators", value=[1]), "its prices gives"),
     "certificate.weights.rounds": ("packed", add_one("certificate", "weights", "rounds"), "do not prove that a slot"),
     "certificate.weights.values": ("packed", proof("weights", "values", value=[0, 0, 0, 0, 1]), "do not prove"),
+    **{
+        path: ("priced", proof(record, value=STRANGE[record]), "which prove nothing in one of kind kv-prices")
+        for path in FIELDS
+        for record in STRANGE
+        if path.startswith(f"certificate.{record}.")
+    },
     "progress": ("solved", put("progress", value=[[1, 9, 1], [2, 10, 2]]), "the values of the progress get worse"),
     "seconds.build": ("solved", put("seconds", "build", value=-1), "seconds.build is -1"),
     "seconds.solve": ("solved", put("seconds", "solve", value=-1), "seconds.solve is -1"),

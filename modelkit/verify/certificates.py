@@ -51,7 +51,7 @@ def certificate_faults(certificate: Certificate, instance: Instance) -> list[str
     except InputError as error:
         return [str(fault) for fault in error.faults]
     stated = Fraction(certificate.bound.numerator, certificate.bound.denominator)
-    if bound != stated:
+    if bound < stated if kind.at_most else bound != stated:
         said, gives = (f"{float(number):.10g}" for number in (stated, bound))
         if said == gives:
             said, gives = str(stated), str(bound)

@@ -14,6 +14,9 @@ from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.problem import KV, SLOTS
 from modelkit.runtime.threads import blocks, shared
+from modelkit.verify.serving_interference import interference_bound
+from modelkit.verify.serving_prices import serving_prices_bound
+from modelkit.verify.serving_work import work_bound
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
 
 #: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
@@ -55,11 +58,29 @@ def _priced(certificate: Certificate, instance: Instance) -> Fraction:
     return exact_bound(instance, certificate.prices)
 
 
+def _worked(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.work is not None
+    return work_bound(instance, certificate.work, certificate.metric)
+
+
+def _interfering(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.interference is not None
+    return interference_bound(instance, certificate.interference)
+
+
+def _priced_on_time(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.serving_prices is not None
+    return serving_prices_bound(instance, certificate.serving_prices)
+
+
 #: How the proof of each kind is recomputed.
 RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] = {
     "slot-closed-form": _closed_form,
     "packing": _weighed,
     "kv-prices": _priced,
+    "serving-work": _worked,
+    "serving-interference": _interfering,
+    "serving-prices": _priced_on_time,
 }
 
 

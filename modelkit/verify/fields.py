@@ -66,6 +66,37 @@ FIELDS: dict[str, Check] = {
     "certificate.prices.numerators": Check("recomputed", "the bound is computed again from the prices"),
     "certificate.weights.rounds": Check("recomputed", "whether the weights prove that number of rounds"),
     "certificate.weights.values": Check("recomputed", "whether they prove the rounds"),
+    "certificate.work.memory_share": Check("recomputed", "the bound is computed again with it"),
+    "certificate.work.cell": Check("recomputed", "the bound is computed again with it"),
+    "certificate.work.rounds.denominator": Check("recomputed", "the bound is computed again from the prices"),
+    "certificate.work.rounds.rounds": Check("recomputed", "the bound is computed again from the prices"),
+    "certificate.work.rounds.numerators": Check("recomputed", "the bound is computed again from the prices"),
+    "certificate.interference.delay_share": Check("recomputed", "the bound is computed again with it"),
+    "certificate.interference.prefills": Check(
+        "recomputed", "whether no prefill is charged more than it costs; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.bucket": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.server": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.memory": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.prompt_memory": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.first": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.decoding": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.prompts": Check(
+        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+    ),
+    "certificate.serving_prices.minima": Check("recomputed", "whether no completion costs a request less"),
     "certificate.seconds": Check("unchecked", "how long the proof took to find"),
     "progress": Check("consistent", "nothing gets worse, and nothing contradicts the final bound"),
     "start.policy": Check("unchecked", "the schedule that the solver started from"),

@@ -1,0 +1,205 @@
+"""The bounds that the work of requests gives, in integer arithmetic; ``serving_costs`` says what they are made of.
+
+**Work.** In every iteration the tokens x M of those that decode and z M of those that are prefilled to their end have
+x + z <= 1, and so have the shares of the slots. Hence, for any split of the two, ``base + p0 + b0`` (each only where it
+is paid) covers ``base (x + z) + p0 z + b0 x``: every request is charged
+
+    W_i = own work + (base + b0) (m V_i / M + (1 - m) d_i / J) + (base + p0) (m (s_i + 1) / M + (1 - m) / J)
+
+and no iteration is shorter than what is charged in it. Spread over its iterations, that is a preemptive schedule of
+jobs W_i with releases a_i on one machine. Shortest remaining work first has the least sum of completions of all those,
+and at every moment the fewest unfinished jobs.
+
+**Counted in cells** of length h: of [k h, (k + 1) h) every request is present that arrived before and cannot be done
+before its end, as a_i + R_i > (k + 1) h; and of the others that arrived before, as many as one machine cannot finish
+by then. Requests present in part of the cell in which they arrive add min(R_i, what is left of that cell).
+
+How many jobs one machine finishes by a time T at most is found backwards, from the last release on (Moore, Hodgson):
+whenever the jobs taken need more than T - a_i, the longest of them is left out.
+
+**Arriving together**, with prices that prove that the completions sum to L rounds in which somebody decodes: each
+such round costs base + b0. All else is work, w_i = own work + p0 (m (s_i + 1) / M + (1 - m) / J), of which what is done
+up to the completions sums to no less than shortest first. The latency is at least (base + b0) L plus that. Rounds
+without decoding are not counted, so those that decode are a schedule of a KV-cache problem with d_i tokens to produce
+after prompts of s_i + 1 tokens (mixed; s_i otherwise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from modelkit.certificate import SHARE, TICKS_PER_MS, Prices, Work
+from modelkit.errors import Fault, InputError
+from modelkit.instance import Instance, Request, Server
+from modelkit.verify.serving_costs import COSTS_PER_MS, COSTS_PER_TICK, ServingCosts
+
+#: Requests times cells up to which cells are recounted; half a minute.
+MOST_CELLS = 2 * 10**8
+#: The same where numbers are beyond 64 bits.
+MOST_UNBOUNDED = 2 * 10**6
+
+
+def work_bound(instance: Instance, work: Work, metric: str) -> Fraction:
+    """The bound on ``metric`` [ms]: the best of what is proven in the module, and of the residences.
+
+    Raises
+    ------
+    InputError
+        The clock is not linear, or what the certificate says does not fit the instance or is too fine to be recounted.
+    """
+    costs = ServingCosts.of(instance)
+    if metric == "makespan_ms":
+        return _makespan(costs, work.memory_share)
+    jobs = _first_token_jobs(costs, work) if metric == "total_ttft_ms" else _jobs(costs, work)
+    bounds = [Fraction(sum(jobs.residence) + sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms]
+    flow = shortest_first(jobs.arrival, jobs.work) + sum(jobs.arrival)
+    bounds.append(Fraction(flow, TICKS_PER_MS) - costs.arrivals_ms)
+    if work.cell is not None:
+        counted = counted_in_cells(jobs, work.cell) + sum(jobs.arrival)
+        bounds.append(Fraction(counted, TICKS_PER_MS) - costs.arrivals_ms)
+    if work.rounds is not None and metric == "total_latency_ms":
+        bounds.append(_together(instance, costs, work.memory_share, work.rounds))
+    return max(bounds)
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """Jobs by arrival: earliest start, residence and work, rounded down [tick]."""
+
+    arrival: list[int]
+    residence: list[int]
+    work: list[int]
+
+    @classmethod
+    def of(cls, costs: ServingCosts, residence: Sequence[int], work: Sequence[Fraction | int]) -> _Jobs:
+        """From costs [2^-30 ms]."""
+        rows = sorted(
+            (a, r // COSTS_PER_TICK, int(w // COSTS_PER_TICK))
+            for a, r, w in zip(costs.arrival, residence, work, strict=True)
+        )
+        return cls([a for a, _, _ in rows], [r for _, r, _ in rows], [w for _, _, w in rows])
+
+
+def _jobs(costs: ServingCosts, work: Work) -> _Jobs:
+    return _Jobs.of(costs, costs.residence, _effective_work(costs, work.memory_share))
+
+
+def _first_token_jobs(costs: ServingCosts, work: Work) -> _Jobs:
+    """What lies before the first tokens: the prefill and, not mixed, one round of decoding."""
+    residence, own = list(costs.prefill), [costs.prefill_per_token * s for s in costs.prompt]
+    fixed = costs.base + costs.prefill_base
+    if not costs.mixed:
+        first = [costs.decode_per_request + costs.decode_per_kv_token * (s + 1) for s in costs.prompt]
+        residence = [r + costs.decode_base + f for r, f in zip(residence, first, strict=True)]
+        own = [w + f for w, f in zip(own, first, strict=True)]
+        fixed += costs.decode_base
+    charged = _charged(costs, work.memory_share, [s + 1 for s in costs.prompt], [1] * len(costs.prompt), fixed)
+    return _Jobs.of(costs, residence, [w + c for w, c in zip(own, charged, strict=True)])
+
+
+def _effective_work(costs: ServingCosts, memory_share: int) -> list[int]:
+    """W [2^-30 ms], rounded down."""
+    ones, prompts = [1] * len(costs.prompt), [s + 1 for s in costs.prompt]
+    decoding = _charged(costs, memory_share, costs.volume, costs.decodes, costs.base + costs.decode_base)
+    prefill = _charged(costs, memory_share, prompts, ones, costs.base + costs.prefill_base)
+    return [w + d + p for w, d, p in zip(costs.own_work, decoding, prefill, strict=True)]
+
+
+def _charged(
+    costs: ServingCosts, memory_share: int, tokens: Sequence[int], iterations: Sequence[int], fixed: int
+) -> list[int]:
+    """The part of a fixed cost that each request is charged, of memory and slots [2^-30 ms], rounded down."""
+    by_memory, by_slots = memory_share * costs.slots, (SHARE - memory_share) * costs.capacity
+    whole = SHARE * costs.slots * costs.capacity
+    return [fixed * (by_memory * t + by_slots * d) // whole for t, d in zip(tokens, iterations, strict=True)]
+
+
+def _makespan(costs: ServingCosts, memory_share: int) -> Fraction:
+    """The latest arrival plus residence, or the work that arrives from some moment on."""
+    jobs = _Jobs.of(costs, costs.residence, _effective_work(costs, memory_share))
+    latest = max(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
+    ahead = 0
+    for a, w in zip(reversed(jobs.arrival), reversed(jobs.work), strict=True):
+        ahead += w
+        latest = max(latest, a + ahead)
+    return Fraction(latest, TICKS_PER_MS)
+
+
+def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices: Prices) -> Fraction:
+    from modelkit.verify.exact_bounds import exact_bound  # late: it imports this module
+
+    if len(set(costs.arrival)) > 1:
+        raise InputError("certificate", [Fault("$.work.rounds", "count where all requests arrive together; here not")])
+    prompts = [s + 1 for s in costs.prompt]
+    prefill = _charged(costs, memory_share, prompts, [1] * len(prompts), costs.prefill_base)
+    own = sorted(w + p for w, p in zip(costs.own_work, prefill, strict=True))
+    done = shortest = 0
+    for work in own:
+        done += work
+        shortest += done
+    counted = rounds_instance(instance)
+    rounds = Fraction(0) if counted is None else exact_bound(counted, prices)
+    fixed = (costs.base + costs.decode_base) * rounds
+    start = Fraction(sum(costs.arrival), TICKS_PER_MS) - costs.arrivals_ms
+    return start + (fixed + shortest) / COSTS_PER_MS
+
+
+def rounds_instance(instance: Instance) -> Instance | None:
+    """The KV-cache problem of the rounds in which requests decode, all known at 0; None where nobody decodes."""
+    costs = ServingCosts.of(instance)
+    requests = [
+        Request(id=f"r{i}", prompt_tokens=s + costs.mixed, output_tokens=d)
+        for i, (s, d) in enumerate(zip(costs.prompt, costs.decodes, strict=True))
+        if d
+    ]
+    if not requests:
+        return None
+    return Instance(server=Server(kv_capacity_tokens=instance.server.kv_capacity_tokens), requests=requests)
+
+
+def shortest_first(arrival: list[int], work: list[int]) -> int:
+    """Least sum over jobs, given by arrival, of completion - arrival on one machine [tick]."""
+    from modelkit.verify import serving_kernels  # late: compiled code takes a while to load
+
+    latest = arrival[-1] + sum(work)
+    return int(_fitting(serving_kernels.shortest_first, latest * (len(work) + 1), arrival, work))
+
+
+def counted_in_cells(jobs: _Jobs, cell: int) -> int:
+    """Sum over cells of their length times those present in all of it, and the parts of cells before [tick]."""
+    from modelkit.verify import serving_kernels  # late: compiled code takes a while to load
+
+    n = len(jobs.work)
+    latest = jobs.arrival[-1] + sum(jobs.work) + max(jobs.residence)
+    partly = sum(min(r, -a % cell) for a, r in zip(jobs.arrival, jobs.residence, strict=True))
+    first, last = jobs.arrival[0] // cell, latest // cell
+    most = MOST_CELLS if latest < 2**62 else MOST_UNBOUNDED
+    if (last - first + 1) * n > most:
+        raise InputError("certificate", [Fault("$.work.cell", "is so short that the cells cannot be recounted")])
+    rows = (jobs.arrival, jobs.residence, jobs.work, _busy_beginnings(jobs))
+    largest = 2 * cell * (last + 2)
+    whole = _fitting(serving_kernels.present_in_cells, largest, *rows, first, last, cell)
+    return cell * int(whole) + partly
+
+
+def _busy_beginnings(jobs: _Jobs) -> list[int]:
+    """For each job the first one since the machine, with all of them to do, was idle: what came before is done."""
+    out, until, first = [], -1, 0
+    for i, (a, w) in enumerate(zip(jobs.arrival, jobs.work, strict=True)):
+        if a >= until:
+            first, until = i, a
+        until += w
+        out.append(first)
+    return out
+
+
+def _fitting(compiled: Any, largest: int, *arguments: Any) -> Any:
+    """What a function returns: compiled, where no number in it is beyond 64 bits, else in Python's integers."""
+    if largest < 2**62:
+        return compiled(*(np.array(a, dtype=np.int64) if isinstance(a, list) else a for a in arguments))
+    return compiled.py_func(*arguments)
