@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable
+
+#: Objects between two looks for garbage: what a command makes mostly lives to its end, and looking took a fifth of it.
+LOOK_AFTER = 100_000
 
 
 def main() -> None:
@@ -18,6 +22,7 @@ def main() -> None:
 
         print(f"error: {NOT_POSIX}", file=sys.stderr)
         sys.exit(2)
+    gc.set_threshold(LOOK_AFTER)
     _open_standard_numbers()
     minded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if minded:

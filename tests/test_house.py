@@ -50,6 +50,15 @@ def test_import_is_light() -> None:
     assert not heavy & set(python(code).split())
 
 
+def test_pyomo_is_imported_without_statistics() -> None:
+    """Tests that a formulation is loaded without ``scipy.stats``, which Pyomo takes with it where Numba came first."""
+    code = (
+        "import sys, modelkit.solving; from modelkit.formulation.loading import load_formulation;"
+        "load_formulation('kv-hindsight'); print('scipy' in sys.modules, 'scipy.stats' in sys.modules)"
+    )
+    assert python(code) == "True False"
+
+
 def test_results_are_read_without_a_solver() -> None:
     """Tests that loading, judging, simulating and verifying load no solver and no Pyomo."""
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Any
 import pytest
 
 import modelkit as mk
+from modelkit import solving
 from modelkit.backends import Limits, Outcome
 from modelkit.errors import FormulationError, SolverError, UsageError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.judge import Verdict, judge
 from modelkit.problems.kv import best_known, start_windows
 from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.local_search import first_schedule
 from modelkit.schedule import Schedule
-from modelkit.solving import News, pipeline, solve
+from modelkit.solving import News, certified, choose, outcome, pipeline, solve
 from modelkit.sources.families import generate
 
 EXACT = load_formulation("kv-hindsight")
@@ -146,6 +149,35 @@ def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: p
     assert (result.stop, result.objective.bound_by) == ("finished", "certificate")
     assert result.objective.value == 8
     assert "too large for a formulation over starts" in result.message
+
+
+def test_a_schedule_with_its_bound_is_judged_once(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that the verdict that comes with a certified bound is taken over: a long trace takes a second to replay."""
+    judged = []
+
+    def count(instance: Instance, schedule: Schedule) -> Verdict:
+        judged.append(schedule)
+        return judge(instance, schedule)
+
+    monkeypatch.setattr(start_windows, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(certified, "judge", count)
+    monkeypatch.setattr(outcome, "judge", count)
+    assert solve(two).schedule == judged[0]
+    assert len(judged) == 1
+
+
+def test_the_time_limit_begins_with_the_call(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that loading formulations, and Pyomo with them, is part of the time that a solve may take."""
+
+    def slow(*arguments: Any) -> tuple[Formulation, Instance]:
+        time.sleep(0.3)
+        return choose(*arguments)
+
+    monkeypatch.setattr(solving, "choose", slow)
+    result = solve(two, time_limit=0.2)
+    assert result.stop == "time_limit"
+    assert result.seconds.total is not None
+    assert result.seconds.total >= 0.3
 
 
 @pytest.mark.parametrize("warm_start", ["mc-sf", "svf", "mc-benchmark", "none", "best"])

@@ -102,6 +102,7 @@ def _load_file(path: Path) -> Formulation:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module  # before it runs: dataclasses look themselves up there
+            _import_pyomo()
             try:
                 with asking(f"formulation {path}", IMPORT):
                     spec.loader.exec_module(module)
@@ -116,6 +117,20 @@ def _load_file(path: Path) -> Formulation:
     if found.name != expected:
         raise FormulationError(f"formulation {path} is named {found.name!r}; its file says {expected!r}")
     return found
+
+
+def _import_pyomo() -> None:
+    """Import Pyomo without ``scipy.stats``, which takes a second.
+
+    Pyomo imports that only when it is used, unless ``scipy`` is in ``sys.modules``, where Numba puts it without a use.
+    """
+    if "pyomo" in sys.modules or "scipy" not in sys.modules:
+        return
+    scipy = sys.modules.pop("scipy")
+    try:
+        import pyomo.environ  # noqa: F401
+    finally:
+        sys.modules["scipy"] = scipy
 
 
 def file_of(name: str) -> Path:

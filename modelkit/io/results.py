@@ -64,12 +64,16 @@ def save_result(result: Result, path: str | os.PathLike[str]) -> Path | None:
     return write_text(path, json.dumps(_plain(result.document()), ensure_ascii=False, allow_nan=False) + "\n")
 
 
+#: What JSON holds as it is.
+_AS_IS = frozenset({int, str, bool, type(None)})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: item if type(item) in _AS_IS else _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        if set(map(type, value)) <= {int, str}:  # long lists of prices and starts, soon
-            return list(value)
+        if _AS_IS.issuperset(map(type, value)):  # long lists of prices and starts, soon
+            return value
         return [_plain(item) for item in value]
     return whole(value)
 

@@ -6,6 +6,7 @@ what happened.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,6 +92,7 @@ def solve(
     SolverError
         The solver is missing or refuses the model.
     """
+    began = time.perf_counter()
     instance = load(instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
@@ -110,6 +112,7 @@ def solve(
         listen or (lambda news: None),
         searches=solver == SEARCH or (nothing_asked and search_suits(instance, chosen)),
         solver=solver,
+        began=began,
     )
     try:
         instance.check_fits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from modelkit.arguments import checked_arguments
@@ -65,6 +66,7 @@ def bound(
     TooLargeError
         Arrivals and outputs reach too far.
     """
+    began = time.perf_counter()
     instance = load(instance)
     instance.check_fits()
     problem = problem_of(instance)
@@ -74,7 +76,7 @@ def bound(
         known = listed([f"{other.title} ({other.instances})" for other in BOUNDS])
         raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")
     metric = problem.metric(objective)
-    return BOUNDS[problem](Task(instance, metric, time_limit, gap, seed, listen or (lambda news: None)))
+    return BOUNDS[problem](Task(instance, metric, time_limit, gap, seed, listen or (lambda news: None), began))
 
 
 def has_bound(instance: Instance) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelkit.certificate import Certificate
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, InstanceStamp
-from modelkit.judge import judge
+from modelkit.judge import Verdict, judge
 from modelkit.resources import VERSION
 from modelkit.result import News, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.deadline import Deadline
@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 class CertifiedBound:
     """A lower bound with its certificate, and the best schedule found on the way, judged.
 
-    The result carries the certificate too.
+    The result carries the certificate too; ``verdict`` is the judge's on its schedule.
 
     Raises
     ------
@@ -33,6 +33,7 @@ class CertifiedBound:
 
     certificate: Certificate
     result: Result
+    verdict: Verdict
 
     def __post_init__(self) -> None:
         value, bound = self.result.objective.value, self.certificate.value
@@ -55,7 +56,7 @@ class CertifiedBound:
     def interrupted(self) -> CertifiedBound:
         """The same, found by a search that was interrupted."""
         result = self.result.model_copy(update={"stop": "interrupted", "message": "interrupted; the best so far"})
-        return CertifiedBound(self.certificate, result)
+        return replace(self, result=result)
 
 
 @dataclass(frozen=True)
@@ -127,4 +128,4 @@ class Task:
                 solve=solved - self.began, judge=time.perf_counter() - solved, total=time.perf_counter() - self.began
             ),
         )
-        return CertifiedBound(certificate, result)
+        return CertifiedBound(certificate, result, verdict)

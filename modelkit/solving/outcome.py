@@ -117,10 +117,10 @@ class Account:
         value = self.least.value if self.least else None
         return bound is not None and value is not None and bound - value > ROUNDING * max(1.0, abs(value))
 
-    def judged(self, source: str, schedule: Schedule) -> Candidate:
-        """A schedule with the judge's verdict and the formulation's."""
+    def judged(self, source: str, schedule: Schedule, verdict: Verdict | None = None) -> Candidate:
+        """A schedule with the judge's verdict, where that is not known yet, and the formulation's."""
         before = time.perf_counter()
-        verdict = judge(self.instance, schedule)
+        verdict = verdict or judge(self.instance, schedule)
         self.seconds["judge"] = self.seconds.get("judge", 0.0) + time.perf_counter() - before
         found = Candidate(
             source,

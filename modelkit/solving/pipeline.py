@@ -275,7 +275,7 @@ class Run(Account):
         known = bound(self.instance, time_limit=left, gap=self.limits.gap, seed=self.limits.seed, listen=self.listen)
         assert known.result.schedule is not None
         self.certificate = known.certificate
-        self.start = self.judged("local-search", known.result.schedule)
+        self.start = self.judged("local-search", known.result.schedule, known.verdict)
         return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
 
     def improved(self, message: str, stop: StopReason) -> Result:
