@@ -56,14 +56,12 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit import Formulation, Instance, Schedule, chosen, schedule_from_starts
+from modelkit import Formulation, Instance, Schedule, chosen, kv_refusal, schedule_from_starts
 
 
 def needs(instance: Instance) -> str | None:
     """Why the instance is outside this formulation, or None."""
-    if not instance.is_unit or instance.server.slots is not None:
-        return "needs the unit clock and no slots"
-    return None
+    return kv_refusal(instance)
 
 
 def build(m: Any) -> None:

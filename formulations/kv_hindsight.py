@@ -59,16 +59,16 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Schedule, chosen, possible_starts, schedule_from_starts, start_windows
-
-
-def needs(instance: Instance) -> str | None:
-    """Why the instance is outside this formulation, or None."""
-    if not instance.is_unit:
-        return "needs the unit clock"
-    if instance.server.slots is not None:
-        return "does not support slots"
-    return None
+from modelkit import (
+    Formulation,
+    Instance,
+    Schedule,
+    chosen,
+    kv_refusal,
+    possible_starts,
+    schedule_from_starts,
+    start_windows,
+)
 
 
 def suits(instance: Instance) -> bool:
@@ -169,7 +169,7 @@ FORMULATION = Formulation(
     objective="total_latency",
     problem="kv-hindsight",
     reference="Jaillet et al., arXiv 2502.07115",
-    needs=needs,
+    needs=kv_refusal,
     build=build,
     data=data,
     variant_data=lambda instance: data(instance, possible_starts),

@@ -12,7 +12,7 @@ from modelkit.instance import Instance, InstanceStamp, Server
 from modelkit.io.lookup import Instances
 from modelkit.judge import judge
 from modelkit.reporting.evidence import Case, Claim, cases
-from modelkit.reporting.problems import Formulations
+from modelkit.reporting.goals import Formulations
 from modelkit.resources import bundled
 from modelkit.result import Objective, Producer, Result
 from modelkit.schedule import schedule_from_starts
@@ -170,13 +170,13 @@ def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
     plain, own = cases([Claim(policy), Claim(mk.bound(two, time_limit=0.1).certificate), Claim(weighted)],
                        Instances(known=[two]))  # fmt: skip
     assert (plain.objective, [e.label for e in plain.entries]) == ("total_latency_rounds", ["mc-sf"])
-    assert own.problem.title == 'weighted latency of kv-weighted-latency (weight = {"long": 5, "short": 1})'
+    assert own.goal.title == 'weighted latency of kv-weighted-latency (weight = {"long": 5, "short": 1})'
     solved, guest = own.entries
     assert (solved.state, solved.value, own.gap(solved), own.above_bound(solved)) == ("optimal", 26, 0, 0)
     assert (guest.label, guest.guest, guest.value) == ("mc-sf", True, 32)
     assert own.bound is not None
     assert not own.bound.certified, "a certificate of total latency says nothing of it"
-    assert own.problem.quantity(26) == "26", "its unit is not known"
+    assert own.goal.quantity(26) == "26", "its unit is not known"
     (alone,) = cases([Claim(weighted)], Instances(known=[two]))
     assert alone.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"
 

@@ -14,6 +14,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.io import check_writable, write_text
+from modelkit.problems.problem import KV, problem_modelled
 from modelkit.resources import bundled
 
 #: A name in kebab-case.
@@ -76,7 +77,7 @@ _TEMPLATES = {"alone": "_new_formulation.py", "kv variant": "_new_kv_variant.py"
 def _kind(base: Formulation | None) -> str:
     if base is None:
         return "alone"
-    return "kv variant" if base.problem == "kv-hindsight" and base.claim == "exact" else "variant"
+    return "kv variant" if problem_modelled(base.problem) is KV and base.claim == "exact" else "variant"
 
 
 def _text(template: str) -> str:

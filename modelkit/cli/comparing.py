@@ -83,7 +83,7 @@ def compare(
         if not quiet:
             for of_one in by_instance(comparison.cases):
                 for case in of_one:
-                    _print_case(case, titled=len(of_one) > 1 or bool(case.problem.variant))
+                    _print_case(case, titled=len(of_one) > 1 or bool(case.goal.variant))
             click.echo(f"results in {output}{os.sep}")
             if written is not None:
                 click.echo(f"report  in {written}")
@@ -167,20 +167,20 @@ def _print_case(case: Case, titled: bool) -> None:
         return Text(text.replace("\u202f", " "))
 
     console = Console(highlight=False, width=_table_width())
-    problem = case.problem
-    name = f"{case.name} ({count(case.stamp.requests, 'request')}" + (f", {problem.title})" if titled else ")")
+    goal = case.goal
+    name = f"{case.name} ({count(case.stamp.requests, 'request')}" + (f", {goal.title})" if titled else ")")
     console.print(plain(f"\n{name}: {case.headline}."))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("run", overflow="fold", min_width=12)
-    for name in (problem.noun, "bound", "gap", "time"):
+    for name in (goal.noun, "bound", "gap", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
         gap, spent, own = case.gap(e), e.result.seconds.total, e.result.objective
-        shown = problem.quantity(own.bound if own.name == problem.objective else None)
+        shown = goal.quantity(own.bound if own.name == goal.objective else None)
         shown += "*" if own.bound_by == "solver" else ""
         cells = (
-            e.label, problem.quantity(e.value), shown, "–" if gap is None else percent(gap, "up"),
+            e.label, goal.quantity(e.value), shown, "–" if gap is None else percent(gap, "up"),
             "–" if spent is None else seconds(spent), e.words,
         )  # fmt: skip
         table.add_row(*(plain(cell) for cell in cells))

@@ -16,7 +16,7 @@ from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
 from modelkit.reporting.evidence import Claim, Comparison, cases
-from modelkit.reporting.problems import Formulations
+from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
 
 #: Instances of more requests are written compressed.

@@ -1,4 +1,4 @@
-"""One run on one instance, judged for one problem: what it is called, its value, and its state in words."""
+"""One run on one instance, judged for one goal: what it is called, its value, and its state in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
-from modelkit.reporting.problems import Problem, Rules, stated
+from modelkit.reporting.goals import Goal, Rules, stated
 from modelkit.result import Objective, Result
 from modelkit.text import count
 from modelkit.verify.result import OwnRules, verify_result
@@ -37,15 +37,15 @@ class Entry:
         What it is called, unlike all others of its case.
     value
         The value of the case's objective, from the judge's replay; None unless the schedule is valid and keeps the
-        rules of the case's problem.
+        rules of the case's goal.
     standing, faults
         Whether the file was checked, and what was found wrong.
     verdict
         The replay, where the instance is at hand and there is a schedule.
     unchecked
-        What of the problem was not checked, and why; empty where all was.
+        What of the goal was not checked, and why; empty where all was.
     guest
-        Whether it is a schedule made for another problem, judged by the rules of this one.
+        Whether it is a schedule made for another goal, judged by the rules of this one.
     refuted_by
         Label of a run whose schedule refutes that this one is optimal, or that there is no schedule.
     """
@@ -97,8 +97,8 @@ class Entry:
         return "valid" + (f", {stop}" if stop and stop != "failed" else ", but the run failed" if stop else "")
 
 
-def entry(claim: Claim, problem: Problem, rules: Rules, instance: Instance | None) -> Entry:
-    """The run of a claim, checked against the instance and the problem's rules where they are at hand."""
+def entry(claim: Claim, goal: Goal, rules: Rules, instance: Instance | None) -> Entry:
+    """The run of a claim, checked against the instance and the goal's rules where they are at hand."""
     result = claim.content
     assert isinstance(result, Result)
     faults: tuple[str, ...] = ()
@@ -106,31 +106,31 @@ def entry(claim: Claim, problem: Problem, rules: Rules, instance: Instance | Non
     unchecked = rules.unchecked if result.schedule is not None else ""
     if instance is not None:
         as_stated = None
-        if problem.variant:
+        if goal.variant:
             as_stated = OwnRules(
-                problem.variant,
+                goal.variant,
                 value=stated(result.objective.value),
-                objective=problem.objective,
+                objective=goal.objective,
                 problem=result.producer.problem,
             )
         try:
             faults = verify_result(result, instance, rules.own or as_stated).faults
         except Exception as error:  # code of the formulation's
-            unchecked = f"rules of {problem.variant} not checked: {type(error).__name__}: {error}"
+            unchecked = f"rules of {goal.variant} not checked: {type(error).__name__}: {error}"
             faults = verify_result(result, instance, as_stated).faults
         if result.schedule is not None:
             verdict = judge(instance, result.schedule)
     standing: Standing = "stated" if instance is None or unchecked else "checked"
     sound = result.status in ("optimal", "feasible") and not faults and not result.violations
-    value = result.objective.value if problem.variant else result.metrics.get(problem.objective)
+    value = result.objective.value if goal.variant else result.metrics.get(goal.objective)
     return Entry(
         label(result), result, claim.file, value if sound else None, "refused" if faults else standing, faults, verdict,
         unchecked,
     )  # fmt: skip
 
 
-def guest(host: Entry, problem: Problem, rules: Rules) -> Entry | None:
-    """A valid schedule of another problem, judged by the rules of this one; None where these cannot be checked."""
+def guest(host: Entry, goal: Goal, rules: Rules) -> Entry | None:
+    """A valid schedule of another goal, judged by the rules of this one; None where these cannot be checked."""
     own = rules.own
     if own is None or own.breaks is None or own.value is None or rules.unchecked or host.verdict is None:
         return None
@@ -139,9 +139,9 @@ def guest(host: Entry, problem: Problem, rules: Rules) -> Entry | None:
     except Exception:  # code of the formulation's: what it says of its own results is told there
         return None
     result = host.result.model_copy(
-        update={"objective": Objective(name=problem.objective, value=value), "status": "feasible", "message": ""}
+        update={"objective": Objective(name=goal.objective, value=value), "status": "feasible", "message": ""}
     )
-    faults = () if value is not None else tuple(broken) or (f"{problem.variant} gives it no value",)
+    faults = () if value is not None else tuple(broken) or (f"{goal.variant} gives it no value",)
     return replace(host, result=result, value=value, faults=faults, guest=True)
 
 

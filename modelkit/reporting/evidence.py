@@ -1,4 +1,4 @@
-"""What result and certificate files say together about one problem on one instance.
+"""What result and certificate files say together about one goal on one instance.
 
 Where the instance is at hand nothing in the files is believed: schedules are replayed and certificates
 recomputed, and what does not hold is shown as refused. Where it is not, the files are quoted and said to be.
@@ -15,8 +15,8 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.io.lookup import Instances
 from modelkit.problems.problem import KV, objective_of
 from modelkit.reporting.entries import Claim, Entry, distinguished, entry, guest, label
+from modelkit.reporting.goals import Formulations, Goal, Rules, goal_of, rules_of
 from modelkit.reporting.lower_bounds import LowerBound, above, lower_bounds, meets
-from modelkit.reporting.problems import Formulations, Problem, Rules, problem_of, rules_of
 from modelkit.result import Result
 from modelkit.text import count, listed, percent
 
@@ -25,11 +25,11 @@ __all__ = ["Case", "Claim", "Entry", "LowerBound", "by_instance", "cases"]
 
 @dataclass(frozen=True)
 class Case:
-    """All runs on one instance that are about one problem, with the best bound on each side.
+    """All runs on one instance that are about one goal, with the best bound on each side.
 
     Parameters
     ----------
-    problem
+    goal
         The objective by which schedules are compared, and the rules that they keep.
     bound
         The best certified lower bound; the best of a solver's where none is certified.
@@ -41,7 +41,7 @@ class Case:
 
     stamp: InstanceStamp
     instance: Instance | None
-    problem: Problem
+    goal: Goal
     entries: tuple[Entry, ...]
     bound: LowerBound | None
     claimed: LowerBound | None
@@ -70,7 +70,7 @@ class Case:
     @property
     def objective(self) -> str:
         """The metric that is minimised."""
-        return self.problem.objective
+        return self.goal.objective
 
     @property
     def solved(self) -> bool:
@@ -89,9 +89,9 @@ class Case:
         """What that bound is and whose."""
         if self.reference is None:
             return "no bound is known"
-        words = f"the bound is {self.problem.quantity(self.reference.value)}, {self.reference.words}"
+        words = f"the bound is {self.goal.quantity(self.reference.value)}, {self.reference.words}"
         if self.reference is self.claimed and self.bound is not None:
-            words += f" (certified: {self.problem.quantity(self.bound.value)})"
+            words += f" (certified: {self.goal.quantity(self.bound.value)})"
         return words
 
     @property
@@ -147,7 +147,7 @@ class Case:
         if entry.value is None or best is None or best.value is None:
             return f"{entry.label} has no valid schedule"
         if least is None:
-            further = self.problem.quantity(entry.value - best.value)
+            further = self.goal.quantity(entry.value - best.value)
             return f"{entry.label} is at least {further} above the optimum"
         most = above(entry.value, reference)
         limit = "" if reference is None or reference.certified else f"{reference.source}'s bound"
@@ -187,7 +187,7 @@ class Case:
         """The finding in one sentence: about the best policy where there is one, else about the best schedule."""
         if self.best is None:
             if self.infeasible:
-                variant = self.problem.variant
+                variant = self.goal.variant
                 return (
                     f"No schedule keeps the rules of {variant}" if variant else "No schedule exists for this instance"
                 )
@@ -201,13 +201,13 @@ class Case:
     def findings(self) -> list[str]:
         """What else is known, as sentences."""
         out = []
-        noun = self.problem.noun
+        noun = self.goal.noun
         if self.best is not None:
-            value = self.problem.quantity(self.best.value)
+            value = self.goal.quantity(self.best.value)
             if self.solved and self.bound is not None:
                 out.append(f"The least {noun} is {value}, reached by {self.best.label} ({self.bound.words}).")
             elif self.bound is not None:
-                least = self.problem.quantity(self.bound.value)
+                least = self.goal.quantity(self.bound.value)
                 most = above(self.best.value, self.bound)
                 out.append(
                     f"The best schedule known has a {noun} of {value} ({self.best.label}); none is below {least}"
@@ -217,11 +217,11 @@ class Case:
             else:
                 out.append(f"The best schedule known has a {noun} of {value} ({self.best.label}); no bound is known.")
         elif self.bound is not None:
-            out.append(f"No {noun} is below {self.problem.quantity(self.bound.value)} ({self.bound.words}).")
+            out.append(f"No {noun} is below {self.goal.quantity(self.bound.value)} ({self.bound.words}).")
         if self.infeasible:
             out += [m for e in self.entries if e.state == "infeasible" and (m := e.result.message)][:1]
         if self.claimed is not None and self.best is not None and not self.solved:
-            claim = self.problem.quantity(self.claimed.value)
+            claim = self.goal.quantity(self.claimed.value)
             more = ", which would make the best schedule optimal" if meets(self.best.value, self.claimed.value) else ""
             out.append(f"{self.claimed.source} claims a bound of {claim}{more}; that is not certified.")
         shown = self.headline
@@ -234,7 +234,7 @@ class Case:
         if failures:
             have = "has" if len(failures) == 1 else "have"
             labels = listed([e.label for e in failures])
-            under = f" under the rules of {self.problem.variant}" if self.problem.variant else ""
+            under = f" under the rules of {self.goal.variant}" if self.goal.variant else ""
             out.append(
                 f"{count(len(failures), 'run')} of {len(self.entries)} {have} no valid schedule{under}: {labels}."
             )
@@ -257,7 +257,7 @@ class Comparison:
     results
         In the order of the plan.
     cases
-        By instance, in the order given, and by problem: results of different problems are not compared.
+        By instance, in the order given, and by goal: results of different goals are not compared.
     stems
         Of each case, the beginning of the names of its instance's files.
     left_out
@@ -288,9 +288,9 @@ def by_instance(found: Iterable[Case]) -> list[list[Case]]:
 
 
 def cases(claims: Iterable[Claim], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
-    """The claims by instance and by problem, in the order in which the instances first appear.
+    """The claims by instance and by goal, in the order in which the instances first appear.
 
-    Of one instance the problem with the judge's rules alone comes first, then variants by name.
+    Of one instance the goal with the judge's rules alone comes first, then variants by name.
     """
     groups: dict[str, list[Claim]] = {}
     for claim in claims:
@@ -303,32 +303,30 @@ def _cases(claims: Sequence[Claim], instances: Instances, formulations: Formulat
     """The cases of one instance: policies that keep a variant's rules stand beside its results as well."""
     stamp = claims[0].content.instance
     instance = instances.find(stamp)
-    groups = _by_problem(claims, instance, formulations)
-    made: dict[Problem, tuple[list[Entry], list[LowerBound]]] = {}
-    for problem, mine in groups.items():
-        rules = rules_of(problem, instance, formulations)
+    groups = _by_goal(claims, instance, formulations)
+    made: dict[Goal, tuple[list[Entry], list[LowerBound]]] = {}
+    for goal, mine in groups.items():
+        rules = rules_of(goal, instance, formulations)
         results = [claim for claim in mine if isinstance(claim.content, Result)]
-        entries = distinguished([entry(claim, problem, rules, instance) for claim in results])
-        bounds = lower_bounds(mine, entries, problem, instance, formulations)
-        if problem.variant:
-            entries, bounds = _joined(problem, rules, entries, bounds, made)
-        made[problem] = (entries, bounds)
-    return [_case(stamp, instance, problem, *found) for problem, found in made.items()]
+        entries = distinguished([entry(claim, goal, rules, instance) for claim in results])
+        bounds = lower_bounds(mine, entries, goal, instance, formulations)
+        if goal.variant:
+            entries, bounds = _joined(goal, rules, entries, bounds, made)
+        made[goal] = (entries, bounds)
+    return [_case(stamp, instance, goal, *found) for goal, found in made.items()]
 
 
-def _by_problem(
-    claims: Sequence[Claim], instance: Instance | None, formulations: Formulations
-) -> dict[Problem, list[Claim]]:
-    """The claims of each problem; runs that state none are with what their formulation's other runs are about."""
-    groups: dict[Problem, list[Claim]] = {}
-    told: dict[str, Problem] = {}
+def _by_goal(claims: Sequence[Claim], instance: Instance | None, formulations: Formulations) -> dict[Goal, list[Claim]]:
+    """The claims of each goal; runs that state none are with what their formulation's other runs are about."""
+    groups: dict[Goal, list[Claim]] = {}
+    told: dict[str, Goal] = {}
     silent = []
     for claim in claims:
         if isinstance(claim.content, Certificate):
-            groups.setdefault(Problem(claim.content.metric), []).append(claim)
-        elif (problem := problem_of(claim.content, formulations)) is not None:
-            groups.setdefault(problem, []).append(claim)
-            told[claim.content.producer.name] = problem
+            groups.setdefault(Goal(claim.content.metric), []).append(claim)
+        elif (goal := goal_of(claim.content, formulations)) is not None:
+            groups.setdefault(goal, []).append(claim)
+            told[claim.content.producer.name] = goal
         else:
             silent.append(claim)
     plain = next((p for p in groups if not p.variant), None)
@@ -336,32 +334,32 @@ def _by_problem(
         assert isinstance(claim.content, Result)
         name = claim.content.producer.name.rpartition("/")[2].removesuffix(".py").replace("_", "-")
         usual = KV.objective if instance is None else objective_of(instance)
-        problem = told.get(name) or plain or next(iter(groups), Problem(usual))
-        groups.setdefault(problem, []).append(claim)
+        goal = told.get(name) or plain or next(iter(groups), Goal(usual))
+        groups.setdefault(goal, []).append(claim)
     return {p: sorted(groups[p], key=_rank) for p in sorted(groups, key=lambda p: (p.variant, p.parameters))}
 
 
 def _joined(
-    problem: Problem,
+    goal: Goal,
     rules: Rules,
     entries: list[Entry],
     bounds: list[LowerBound],
-    made: dict[Problem, tuple[list[Entry], list[LowerBound]]],
+    made: dict[Goal, tuple[list[Entry], list[LowerBound]]],
 ) -> tuple[list[Entry], list[LowerBound]]:
     """A variant's entries with the policies' schedules, and its bounds with those on every schedule's value."""
     plain = [(p, found) for p, found in made.items() if not p.variant]
     policies = [
         e for _, (hosts, _) in plain for e in hosts if e.result.producer.kind == "policy" and e.value is not None
     ]
-    guests = [g for e in policies if (g := guest(e, problem, rules)) is not None]
-    inherited = [b for p, (_, lowers) in plain if rules.inherits and p.objective == problem.objective for b in lowers]
+    guests = [g for e in policies if (g := guest(e, goal, rules)) is not None]
+    inherited = [b for p, (_, lowers) in plain if rules.inherits and p.objective == goal.objective for b in lowers]
     return [*entries, *guests], [*bounds, *inherited]
 
 
 def _case(
     stamp: InstanceStamp,
     instance: Instance | None,
-    problem: Problem,
+    goal: Goal,
     entries: Sequence[Entry],
     lowers: Sequence[LowerBound],
 ) -> Case:
@@ -370,7 +368,7 @@ def _case(
     for lower in lowers:
         if best is not None and lower.value > (best.value or 0.0) and not meets(best.value, lower.value):
             contradictions.append(
-                f"{lower.source} claims a bound of {problem.quantity(lower.value)}, which a valid schedule refutes;"
+                f"{lower.source} claims a bound of {goal.quantity(lower.value)}, which a valid schedule refutes;"
                 " it is left out."
             )
         else:
@@ -379,7 +377,7 @@ def _case(
     solver = max((b for b in bounds if not b.certified), key=lambda b: b.value, default=None)
     claimed = solver if certified and solver and solver.value > certified.value else None
     held = tuple(_held_against(e, best) for e in entries)
-    return Case(stamp, instance, problem, held, certified or solver, claimed, tuple(contradictions))
+    return Case(stamp, instance, goal, held, certified or solver, claimed, tuple(contradictions))
 
 
 def _held_against(entry: Entry, best: Entry | None) -> Entry:

@@ -1,4 +1,4 @@
-"""Lower bounds on a problem's optimum that results and certificates give, each with its source."""
+"""Lower bounds on a goal's optimum that results and certificates give, each with its source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance
 from modelkit.reporting.entries import Claim, Entry, solver_name
-from modelkit.reporting.problems import Formulations, Problem, common
+from modelkit.reporting.goals import Formulations, Goal, common
 from modelkit.result import Result, agree
 from modelkit.verify.certificates import certificate_faults
 
@@ -37,24 +37,24 @@ class LowerBound:
 def lower_bounds(
     claims: Sequence[Claim],
     entries: Sequence[Entry],
-    problem: Problem,
+    goal: Goal,
     instance: Instance | None,
     formulations: Formulations,
 ) -> list[LowerBound]:
-    """Lower bounds on the problem's optimum that its own claims give."""
+    """Lower bounds on the goal's optimum that its own claims give."""
     out = []
     labels = iter(entries)
     for claim in claims:
         content = claim.content
         source = next(labels).label if isinstance(content, Result) else claim.file or "the certificate"
         certificate = content if isinstance(content, Certificate) else content.certificate
-        if certificate is not None and not problem.variant and certificate.metric == problem.objective:
+        if certificate is not None and not goal.variant and certificate.metric == goal.objective:
             checked = instance is not None and not certificate_faults(certificate, instance)
             if checked or instance is None:
                 out.append(LowerBound(certificate.value, True, checked, source, certificate))
         if isinstance(content, Result) and content.objective.bound is not None:
             said = content.objective
-            holds = bool(problem.variant) or common(content, formulations)
+            holds = bool(goal.variant) or common(content, formulations)
             if holds and said.bound_by == "solver" and said.bound is not None:
                 who = solver_name(content.producer.solver or content.producer.name)
                 out.append(LowerBound(said.bound, False, False, who))

@@ -24,9 +24,9 @@ from modelkit.io import load_claim, write_text
 from modelkit.io.lookup import Instances
 from modelkit.reporting.charts.svg import plain, safe
 from modelkit.reporting.evidence import Case, Claim, Comparison, by_instance, cases
+from modelkit.reporting.goals import Formulations
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table
-from modelkit.reporting.problems import Formulations
 from modelkit.resources import VERSION, bundled
 from modelkit.result import Result
 from modelkit.solving.bound import CertifiedBound

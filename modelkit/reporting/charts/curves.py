@@ -11,7 +11,7 @@ from modelkit.judge import latencies, percentile
 from modelkit.reporting.charts.svg import COLUMNS, Axis, Figure, Floats, Panel, Plot, Swatch, time_axis
 from modelkit.reporting.charts.timeline import Scene
 from modelkit.reporting.evidence import Case, Entry
-from modelkit.reporting.problems import Problem
+from modelkit.reporting.goals import Goal
 from modelkit.result import relative_gap
 from modelkit.text import number, percent, quantity
 
@@ -63,7 +63,7 @@ def latency(scenes: Sequence[Scene]) -> Figure | None:
 def progress(case: Case) -> Figure | None:
     """Incumbent and bound of each solver run over its seconds."""
     runs = [e for e in case.entries if len(e.result.progress) > 1]
-    panels = [panel for e in runs[:8] if (panel := _progress(e, case.problem)) is not None]
+    panels = [panel for e in runs[:8] if (panel := _progress(e, case.goal)) is not None]
     if not panels:
         return None
     legend = (Swatch("line", "incumbent", "incumbent"), Swatch("line", "bound", "the solver's bound"))
@@ -71,7 +71,7 @@ def progress(case: Case) -> Figure | None:
     return Figure("progress", "Incumbent and bound over time", lead, tuple(panels), legend)
 
 
-def _progress(entry: Entry, problem: Problem) -> Panel | None:
+def _progress(entry: Entry, goal: Goal) -> Panel | None:
     points = entry.result.progress
     incumbents = [(t, v) for t, v, _ in points if v is not None]
     bounds = [(t, b) for t, _, b in points if b is not None]
@@ -81,11 +81,11 @@ def _progress(entry: Entry, problem: Problem) -> Panel | None:
     end = max(points[-1][0], entry.result.seconds.solve or 0.0)
     low, high = _near(known, incumbents[-1][1] if incumbents else bounds[-1][1])
     room = (high - low) * 0.08 or max(1.0, abs(high) * 0.01)
-    finals = [f"incumbent {problem.quantity(incumbents[-1][1])}"] if incumbents else []
-    finals += [f"bound {problem.quantity(bounds[-1][1])}"] if bounds else []
+    finals = [f"incumbent {goal.quantity(incumbents[-1][1])}"] if incumbents else []
+    finals += [f"bound {goal.quantity(bounds[-1][1])}"] if bounds else []
     alt = f"{entry.label} after {number(end, 3)} s: {', '.join(finals)}"
-    per = 1000.0 if problem.judged and problem.objective.endswith("_ms") else 1.0
-    words = problem.noun + (f" [{'s' if per > 1 else 'rounds'}]" if problem.judged else "")
+    per = 1000.0 if goal.judged and goal.objective.endswith("_ms") else 1.0
+    words = goal.noun + (f" [{'s' if per > 1 else 'rounds'}]" if goal.judged else "")
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis((low - room) / per, (high + room) / per, words), 150, alt).axes()
     plot.steps([t for t, _ in bounds], [v / per for _, v in bounds], "bound", end)
     plot.steps([t for t, _ in incumbents], [v / per for _, v in incumbents], "incumbent", end)

@@ -20,13 +20,13 @@ MOST_SCENES = 6
 
 
 def instance_page(found: Sequence[Case]) -> dict[str, Any]:
-    """A page on one instance: a part for each problem."""
+    """A page on one instance: a part for each goal."""
     first = found[0]
     several = len(found) > 1
     headline = f"{len(found)} problems, which are not compared with each other" if several else first.headline
     kicker = f"{_cut(first.name, 120)} · {count(first.stamp.requests, 'request')}"
-    if not several and first.problem.variant:
-        kicker += f" · {first.problem.title}"
+    if not several and first.goal.variant:
+        kicker += f" · {first.goal.title}"
     return {
         "title": f"{_cut(first.name, 60)}: {headline}",
         "kicker": kicker,
@@ -38,12 +38,12 @@ def instance_page(found: Sequence[Case]) -> dict[str, Any]:
 
 
 def _part(case: Case, mark: str, several: bool) -> dict[str, Any]:
-    """What the page says of one problem; ``mark`` tells its anchors from those of the others."""
+    """What the page says of one goal; ``mark`` tells its anchors from those of the others."""
     figures, left_out = _figures(case, several)
     metrics = _metrics(case)
     return {
         "mark": mark,
-        "title": sentence_of(case.problem.title) if several else "",
+        "title": sentence_of(case.goal.title) if several else "",
         "headline": case.headline,
         "findings": case.findings,
         "key_figures": _key_figures(case),
@@ -65,12 +65,12 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
         if server.slots is not None:
             facts.append(("Slots", f"{server.slots:,}"))
     if case.best is not None:
-        facts.append((f"Best {case.problem.noun}", case.problem.quantity(case.best.value)))
+        facts.append((f"Best {case.goal.noun}", case.goal.quantity(case.best.value)))
     if case.bound is not None:
         kind = "certified" if case.bound.certified else "of a solver"
-        facts.append((f"Lower bound, {kind}", case.problem.quantity(case.bound.value)))
+        facts.append((f"Lower bound, {kind}", case.goal.quantity(case.bound.value)))
     if case.claimed is not None and case.claimed is case.reference:
-        facts.append(("Lower bound, of a solver", case.problem.quantity(case.claimed.value)))
+        facts.append(("Lower bound, of a solver", case.goal.quantity(case.claimed.value)))
     if case.best is not None and (gap := case.gap(case.best)) is not None:
         by = " by the solver’s bound" if case.claimed is not None and case.claimed is case.reference else ""
         facts.append((f"Gap that remains{by}", percent(gap, "up")))
@@ -78,18 +78,18 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
 
 
 def _runs(case: Case) -> Table:
-    problem = case.problem
+    goal = case.goal
     rows = []
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
         own = e.result.objective
-        comparable = own.name == problem.objective
+        comparable = own.name == goal.objective
         by = {"certificate": "certified", "solver": "solver’s"}.get(own.bound_by or "", "")
-        bound = f"{problem.bare(own.bound)} {by}" if own.bound is not None and comparable else "–"
+        bound = f"{goal.bare(own.bound)} {by}" if own.bound is not None and comparable else "–"
         above, gap = case.above_bound(e), case.gap(e)
         spent = e.result.seconds.total
         cells = (
             Cell(e.label, e.label),
-            Cell(problem.bare(e.value), sort_key(e.value)),
+            Cell(goal.bare(e.value), sort_key(e.value)),
             Cell("–" if above is None else f"≤ {percent(above, 'up')}" if above else "0", sort_key(above)),
             Cell("–" if gap is None else percent(gap, "up"), sort_key(gap)),
             Cell(bound, sort_key(own.bound if comparable else None)),
@@ -98,13 +98,13 @@ def _runs(case: Case) -> Table:
         )
         rows.append(Row(cells, "bad" if e.value is None else "best" if e is case.best else ""))
     columns = (
-        Column("Run", False), Column(sentence_of(problem.noun) + problem.unit_words), Column("Above the optimum"),
+        Column("Run", False), Column(sentence_of(goal.noun) + goal.unit_words), Column("Above the optimum"),
         Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
     )  # fmt: skip
     bounded = case.bound is not None or any(e.result.objective.bound is not None for e in case.entries)
     kept = [k for k in range(len(columns)) if bounded or k not in (2, 3, 4)]
     return Table(
-        f"Runs on this instance, compared by {problem.title}; {case.reference_words}.",
+        f"Runs on this instance, compared by {goal.title}; {case.reference_words}.",
         tuple(columns[k] for k in kept),
         tuple(Row(tuple(row.cells[k] for k in kept), row.state) for row in rows),
     )
@@ -117,7 +117,7 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
         more = tuple(dict.fromkeys([*(str(v.get("message", "")) for v in e.result.violations), *e.faults]))
         words = ""
         if e.guest and e.faults:
-            words = f"a schedule that does not keep the rules of {case.problem.variant}."
+            words = f"a schedule that does not keep the rules of {case.goal.variant}."
         elif e.faults and e.result.status in ("optimal", "feasible"):
             words = "refused: the replay contradicts the file."
         elif more:

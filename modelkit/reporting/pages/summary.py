@@ -9,8 +9,8 @@ from typing import Any
 
 from modelkit.reporting.charts import ranges
 from modelkit.reporting.evidence import Case, Entry, by_instance, sentence_of
+from modelkit.reporting.goals import Goal
 from modelkit.reporting.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
-from modelkit.reporting.problems import Problem
 from modelkit.text import count, number, percent, seconds
 
 #: Rows of the failures that are listed.
@@ -68,14 +68,14 @@ def methods(found: Sequence[Case]) -> list[Method]:
 
 
 def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
-    """A page that summarises many instances: a part for each problem."""
-    by_problem: dict[Problem, list[Case]] = {}
+    """A page that summarises many instances: a part for each goal."""
+    by_goal: dict[Goal, list[Case]] = {}
     for case in found:
-        by_problem.setdefault(case.problem.kind, []).append(case)
-    several = len(by_problem) > 1
+        by_goal.setdefault(case.goal.kind, []).append(case)
+    several = len(by_goal) > 1
     parts = [
-        _part(problem, of_it, links, f"-{k}" if several else "", several)
-        for k, (problem, of_it) in enumerate(by_problem.items(), start=1)
+        _part(goal, of_it, links, f"-{k}" if several else "", several)
+        for k, (goal, of_it) in enumerate(by_goal.items(), start=1)
     ]
     instances, runs = len(by_instance(found)), sum(not e.guest for c in found for e in c.entries)
     failures = [(c, e) for c in found for e in c.failures]
@@ -90,8 +90,8 @@ def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _part(problem: Problem, found: Sequence[Case], links: dict[str, str], mark: str, several: bool) -> dict[str, Any]:
-    """What the page says of one problem; ``mark`` tells its anchors from those of the others."""
+def _part(goal: Goal, found: Sequence[Case], links: dict[str, str], mark: str, several: bool) -> dict[str, Any]:
+    """What the page says of one goal; ``mark`` tells its anchors from those of the others."""
     kinds = methods(found)
     bounded = sum(c.bound is not None and c.bound.certified for c in found)
     failures = [(c, e) for c in found for e in c.failures]
@@ -102,7 +102,7 @@ def _part(problem: Problem, found: Sequence[Case], links: dict[str, str], mark: 
     ]
     return {
         "mark": mark,
-        "title": sentence_of(problem.title) if several or problem.variant else "",
+        "title": sentence_of(goal.title) if several or goal.variant else "",
         "headline": _many_headline(found, kinds),
         "findings": _many_findings(found, kinds, failures),
         "key_figures": [
@@ -201,7 +201,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
 def _failures_table(failures: Sequence[tuple[Case, Entry]], several: bool) -> Table:
     rows = []
     for c, e in failures[:MOST_FAILURES]:
-        words = [c.name, e.label, *([c.problem.title] if several else []), e.words]
+        words = [c.name, e.label, *([c.goal.title] if several else []), e.words]
         rows.append(Row(tuple(Cell(word, word) for word in words), "bad"))
     more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
     headings = ["Instance", "Run", *(["Problem"] if several else []), "What happened"]
@@ -222,8 +222,8 @@ def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
         cells = (
             Cell(c.name, c.name, links.get(c.stamp.sha256, "")),
             Cell(f"{c.stamp.requests:,}", sort_key(c.stamp.requests)),
-            Cell(c.problem.quantity(value), sort_key(value)),
-            Cell(c.problem.quantity(least) + by, sort_key(least)),
+            Cell(c.goal.quantity(value), sort_key(value)),
+            Cell(c.goal.quantity(least) + by, sort_key(least)),
             Cell("–" if gap is None else percent(gap, "up"), sort_key(gap)),
             Cell("–" if c.best is None else c.best.label, c.best.label if c.best else ""),
             Cell(state + by if state == "solved" else state, state),

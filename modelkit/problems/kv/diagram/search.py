@@ -39,6 +39,7 @@ from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.problems.kv.local_search import fits, latency, list_schedule, searched
 from modelkit.problems.kv.neighbourhoods import windows_searched
 from modelkit.problems.kv.start_windows import start_windows
+from modelkit.problems.problem import KV
 
 #: The stages of large neighbourhood search, and the share of the time for the first.
 NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.06
@@ -65,7 +66,7 @@ LOCAL = 0.5
 
 def refusal(instance: Instance) -> str | None:
     """Why the search does not take the instance, or None."""
-    if not instance.is_unit or instance.server.slots is not None or instance.server.kv_capacity_tokens is None:
+    if KV.refusal(instance) or instance.server.kv_capacity_tokens is None:
         return "needs the unit clock, a KV capacity and no slots"
     if len(instance.requests) > MOST_REQUESTS:
         return f"takes at most {MOST_REQUESTS} requests; found {len(instance.requests)}"

@@ -1,6 +1,6 @@
 """What a result is a solution of: an objective and rules, those of the judge alone or those of a variant as well.
 
-Values, bounds and optima of one problem say nothing of another, so results are told apart by their problem first.
+Values, bounds and optima of one goal say nothing of another, so results are told apart by their goal first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _JUDGED = {pattern.format(t=t, s=s) for pattern in METRICS for t, s in (("rounds
 
 
 @dataclass(frozen=True)
-class Problem:
+class Goal:
     """An objective, and rules beyond the judge's.
 
     Parameters
@@ -73,10 +73,10 @@ class Problem:
         return f"{self.noun} of {self.variant}" + (f" ({given})" if given else "")
 
     @property
-    def kind(self) -> Problem:
+    def kind(self) -> Goal:
         """The same on any instance: without the numbers of parameters that each request has its own of."""
         given = {name: "by request" if isinstance(value, Mapping) else value for name, value in self.given.items()}
-        return Problem(self.objective, self.variant, json.dumps(given, sort_keys=True) if given else "")
+        return Goal(self.objective, self.variant, json.dumps(given, sort_keys=True) if given else "")
 
     def quantity(self, value: float | None) -> str:
         """A value of the objective, with its unit where it is a metric of the judge's; others have one of their own."""
@@ -137,18 +137,18 @@ class Formulations:
         return self._found[name]
 
 
-def problem_of(result: Result, formulations: Formulations) -> Problem | None:
-    """The problem that a result is about; None where it states no objective, as a run that failed."""
+def goal_of(result: Result, formulations: Formulations) -> Goal | None:
+    """The goal that a result is about; None where it states no objective, as a run that failed."""
     producer, objective = result.producer, result.objective.name
     if objective is None:
         return None
     if producer.kind == "policy" or common(result, formulations):
-        return Problem(objective)
+        return Goal(objective)
     parameters = json.dumps(_whole(producer.parameters), sort_keys=True) if producer.parameters else ""
     if producer.kind == "improvement":
         own = parameters or objective not in _JUDGED
-        return Problem(objective, UNNAMED, parameters) if own else Problem(objective)
-    return Problem(objective, producer.name, parameters)
+        return Goal(objective, UNNAMED, parameters) if own else Goal(objective)
+    return Goal(objective, producer.name, parameters)
 
 
 def common(result: Result, formulations: Formulations) -> bool:
@@ -162,7 +162,7 @@ def common(result: Result, formulations: Formulations) -> bool:
 
 @dataclass(frozen=True)
 class Rules:
-    """How a problem values a schedule on one instance.
+    """How a goal values a schedule on one instance.
 
     Parameters
     ----------
@@ -179,11 +179,11 @@ class Rules:
     inherits: bool = False
 
 
-def rules_of(problem: Problem, instance: Instance | None, formulations: Formulations) -> Rules:
-    """The rules of a problem on an instance, from its formulation."""
-    if not problem.variant:
+def rules_of(goal: Goal, instance: Instance | None, formulations: Formulations) -> Rules:
+    """The rules of a goal on an instance, from its formulation."""
+    if not goal.variant:
         return Rules(inherits=True)
-    name = problem.variant
+    name = goal.variant
     found = formulations.find(name)
     if instance is None:
         return Rules(unchecked=f"rules of {name} not checked: the instance is not available")
@@ -191,11 +191,11 @@ def rules_of(problem: Problem, instance: Instance | None, formulations: Formulat
         why = "its result does not say which" if name == UNNAMED else "file not found"
         return Rules(unchecked=f"rules of {name} not checked: {why}")
     try:
-        posed = found.posed(instance.replace(extra={}), problem.given)
+        posed = found.posed(instance.replace(extra={}), goal.given)
     except ModelkitError as error:
         return Rules(unchecked=f"rules of {name} not checked: {' '.join(str(error).split())}")
-    inherits = found.value is None and found.metric(instance) == problem.objective
-    if found.metric(instance) != problem.objective:
+    inherits = found.value is None and found.metric(instance) == goal.objective
+    if found.metric(instance) != goal.objective:
         return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
     own = replace(rules_of_formulation(found, posed), value=partial(found.valued, posed))  # the judge's metric, too
     unchecked = "" if found.admissible else f"rules of {name} not checked: it states none in plain Python"
