@@ -26,6 +26,10 @@ from modelkit.errors import UsageError, did_you_mean
 from modelkit.instance import Instance
 from modelkit.text import metric_noun, unit_of
 
+#: Metrics of the judge that are minimised; what depends on one compares with these.
+TOTAL_LATENCY_ROUNDS, TOTAL_LATENCY_MS = "total_latency_rounds", "total_latency_ms"
+MAKESPAN_MS, TOTAL_TTFT_MS = "makespan_ms", "total_ttft_ms"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -134,7 +138,7 @@ KV = Problem(
     name="kv",
     title="the KV-cache problem",
     instances="the unit clock without slots",
-    objectives=("total_latency_rounds",),
+    objectives=(TOTAL_LATENCY_ROUNDS,),
     refusal=kv_refusal,
     model="kv-hindsight",
 )
@@ -142,7 +146,7 @@ SLOTS = Problem(
     name="slots",
     title="the slot problem",
     instances="slots in stages",
-    objectives=("makespan_ms",),
+    objectives=(MAKESPAN_MS,),
     refusal=stages_refusal,
     model="slots",
     relaxations=("slot-bound", "slot-packing"),
@@ -151,7 +155,7 @@ SERVING = Problem(
     name="serving",
     title="the serving problem",
     instances="the linear clock",
-    objectives=("total_latency_ms", "makespan_ms", "total_ttft_ms"),
+    objectives=(TOTAL_LATENCY_MS, MAKESPAN_MS, TOTAL_TTFT_MS),
     refusal=serving_refusal,
     model="serving",
 )

@@ -53,16 +53,16 @@ def work_bound(instance: Instance, work: Work, metric: str) -> Fraction:
         The clock is not linear, or what the certificate says does not fit the instance or is too fine to be recounted.
     """
     costs = ServingCosts.of(instance)
-    if metric == "makespan_ms":
+    if metric == MAKESPAN_MS:
         return _makespan(costs, work.memory_share)
-    jobs = _first_token_jobs(costs, work) if metric == "total_ttft_ms" else _jobs(costs, work)
+    jobs = _first_token_jobs(costs, work) if metric == TOTAL_TTFT_MS else _jobs(costs, work)
     bounds = [Fraction(sum(jobs.residence) + sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms]
     flow = shortest_first(jobs.arrival, jobs.work) + sum(jobs.arrival)
     bounds.append(Fraction(flow, TICKS_PER_MS) - costs.arrivals_ms)
     if work.cell is not None:
         counted = counted_in_cells(jobs, work.cell) + sum(jobs.arrival)
         bounds.append(Fraction(counted, TICKS_PER_MS) - costs.arrivals_ms)
-    if work.rounds is not None and metric == "total_latency_ms":
+    if work.rounds is not None and metric == TOTAL_LATENCY_MS:
         bounds.append(_together(instance, costs, work.memory_share, work.rounds))
     return max(bounds)
 
