@@ -36,6 +36,7 @@ import numpy as np
 from modelkit.certificate import SHARE, TICKS_PER_MS, Prices, Work
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, Request, Server
+from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.verify.serving_costs import COSTS_PER_MS, COSTS_PER_TICK, ServingCosts
 
 #: Requests times cells up to which cells are recounted; half a minute.
