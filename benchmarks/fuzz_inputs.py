@@ -67,6 +67,7 @@ _CALIBRATION = (
 _CLOCK = {
     "kind": "linear",
     "mixed": True,
+    "base_ms": 2.5,
     "prefill_base_ms": 13.7,
     "prefill_per_token_ms": 0.36,
     "decode_base_ms": 53.4,

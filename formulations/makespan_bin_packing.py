@@ -68,6 +68,7 @@ from pyomo.core.expr.numeric_expr import LinearExpression
 from modelkit import (
     Formulation,
     Instance,
+    LinearClock,
     Schedule,
     TooLargeError,
     pack,
@@ -160,14 +161,14 @@ def data(instance: Instance) -> dict[str, Any]:
             f" make {len(lengths) * slots:,} variables; at most {MOST_QUEUES:,}"
         )
     rounds, _ = packing_bound(output, slots)
-    clock = instance.server.clock
+    assert isinstance(instance.server.clock, LinearClock)
     return {
         "LENGTHS": lengths[::-1].tolist(),
         "slots": slots,
         "number": dict(zip(lengths.tolist(), number.tolist(), strict=True)),
         "least_rounds": rounds,
         "most_rounds": pack(output, slots, np.random.default_rng(0)).makespan,
-        "round_ms": clock.decode_base_ms,  # type: ignore[union-attr]
+        "round_ms": instance.server.clock.folded().decode_base_ms,
         "constant": float(slot_bound(instance, 0)),
     }
 

@@ -278,8 +278,8 @@ def enough_stages(m: Any) -> Any:
 
 def data(instance: Instance) -> dict[str, Any]:
     """Values of all sets and parameters."""
-    clock = instance.server.clock
-    assert isinstance(clock, LinearClock)
+    assert isinstance(instance.server.clock, LinearClock)
+    clock = instance.server.clock.folded()
     requests = sorted(instance.requests, key=lambda r: -r.output_tokens)
     slots = min(instance.server.slots or len(requests), len(requests))
     smallest = -(-len(requests) // slots)
@@ -316,7 +316,7 @@ def data(instance: Instance) -> dict[str, Any]:
 def constant_ms(instance: Instance) -> float:
     """What every schedule pays: the bound without rounds, prefill base and levels [ms]."""
     clock = instance.server.clock.model_copy(
-        update={"decode_base_ms": 0.0, "prefill_base_ms": 0.0, "prefill_levels": None}
+        update={"base_ms": 0.0, "decode_base_ms": 0.0, "prefill_base_ms": 0.0, "prefill_levels": None}
     )
     bare = instance.model_copy(update={"server": instance.server.model_copy(update={"clock": clock})})
     return float(slot_bound(bare, 0))

@@ -126,8 +126,8 @@ def prompts_covered(m: Any) -> Any:
 
 def data(instance: Instance) -> dict[str, Any]:
     """Values of all sets and parameters."""
-    clock, arrays = instance.server.clock, instance.arrays
-    assert isinstance(clock, LinearClock)
+    assert isinstance(instance.server.clock, LinearClock)
+    clock, arrays = instance.server.clock.folded(), instance.arrays
     n, slots, prompts = len(arrays.output), instance.server.slots or len(arrays.output), int(arrays.prompt.sum())
     ordered = np.sort(arrays.output)[::-1].tolist()
     bare = clock.model_copy(update={"decode_base_ms": 0.0, "prefill_base_ms": 0.0, "prefill_levels": None})

@@ -39,7 +39,8 @@ def clocks(draw: st.DrawFn) -> UnitClock | LinearClock:
     if draw(st.booleans()):
         return UnitClock()
     law: dict[str, Any] = {
-        key: draw(milliseconds) for key in ("decode_base_ms", "decode_per_request_ms", "decode_per_kv_token_ms")
+        key: draw(milliseconds)
+        for key in ("base_ms", "decode_base_ms", "decode_per_request_ms", "decode_per_kv_token_ms")
     }
     if draw(st.booleans()):
         law["prefill_levels"] = draw(st.lists(st.tuples(tokens, milliseconds), min_size=1, max_size=3).map(tuple))

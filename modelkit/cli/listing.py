@@ -54,7 +54,8 @@ def _server_rows() -> list[tuple[str, str]]:
             (
                 preset.name,
                 f"{preset.summary}; M = {preset.server.kv_capacity_tokens:,} tokens;"
-                f" prefill {law.prefill_base_ms:g} + {law.prefill_per_token_ms:g} n ms,"
+                + (f" {law.base_ms:g} ms an iteration," if law.base_ms else "")
+                + f" prefill {law.prefill_base_ms:g} + {law.prefill_per_token_ms:g} n ms,"
                 f" decode {law.decode_base_ms:g} + {law.decode_per_request_ms:g} B"
                 f" + {law.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid}; {preset.source}",
             )

@@ -17,6 +17,9 @@ s / N of those with prompts at least:
     linear clock   ... + decode_base max(v / M, d / J, d / N) + prefill_base max(s / N, 1 / B)
     unit clock     max(V / M, o / J, (s + o - 1) / N) rounds
 
+``base_ms`` is paid in every iteration, and there are as many as the unit clock needs rounds: it comes on top, times
+max(V / M, o / J, (s + o - 1) / N), and in both other bases where prefills are iterations of their own.
+
 Splitting prompts changes nothing of that. Slots that are open at times only count with their mean over the arrivals.
 The load is the rate of arrivals times the mean of that. Above 1 every policy falls behind for as long as the load
 lasts. Below 1 a work-conserving policy may still fall behind, for it fills neither memory nor iterations to the brim
@@ -54,31 +57,38 @@ def load(
         return None
     prompt, output = arrays.prompt.astype(float), arrays.output.astype(float)
     volume = prompt * output + output * (output + 1) / 2
-    law = server.clock
-    if isinstance(law, LinearClock) and law.mixed:
-        volume, output = volume - prompt - 1, output - 1
-    held = volume.sum() / server.kv_capacity_tokens if server.kv_capacity_tokens else 0.0
+    law, base = server.clock, 0.0
     slots = _mean_slots(server.slots, slots_over_time, first, last)
     batch = min((limit for limit in (slots, max_batch) if limit is not None), default=None)
-    rounds = max(held, output.sum() / batch if batch else 0.0)
+
+    def least(tokens: float, requests: float, in_batches: float) -> float:
+        """Iterations that hold so many tokens and requests, and process so many tokens, each summed over them."""
+        shares = ((tokens, server.kv_capacity_tokens), (requests, batch), (in_batches, max_batch_tokens))
+        return max((amount / limit for amount, limit in shares if limit), default=0.0)
+
+    iterations = least(volume.sum(), output.sum(), (prompt + output - 1).sum())
+    if isinstance(law, LinearClock) and law.mixed:
+        base = law.base_ms * iterations
+        volume, output = volume - prompt - 1, output - 1
+    elif isinstance(law, LinearClock):
+        law = law.folded()
+    rounds = least(volume.sum(), output.sum(), output.sum())
     prefills = 0.0
     if max_batch is not None:
         prefills = len(prompt) / max_batch
     if max_batch_tokens is not None:
-        rounds = max(rounds, output.sum() / max_batch_tokens)
         prefills = max(prefills, prompt.sum() / max_batch_tokens)
     if isinstance(law, LinearClock):
         needed = (
-            _prefill_per_token(law) * prompt.sum()
+            base
+            + _prefill_per_token(law) * prompt.sum()
             + _prefill_base(law) * prefills
             + law.decode_base_ms * rounds
             + law.decode_per_request_ms * output.sum()
             + law.decode_per_kv_token_ms * volume.sum()
         ) / 1000
     else:
-        needed = rounds
-        if max_batch_tokens is not None:
-            needed = max(needed, (prompt + output - 1).sum() / max_batch_tokens)
+        needed = iterations
     n = len(prompt)
     return float(needed / n * (n - 1) / (last - first))
 

@@ -78,7 +78,8 @@ class View(NamedTuple):
     round
         Rounds run so far; under the unit clock the same as ``now``.
     law
-        How long iterations last; None under the unit clock.
+        How long iterations last; None under the unit clock. Where prefills are iterations of their own, ``base_ms``
+        is in both other bases.
     prompt_room
         Prompt tokens that the iteration ahead takes; None without limit.
     chunked

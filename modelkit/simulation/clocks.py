@@ -53,7 +53,7 @@ class LinearTime:
     """Iterations last what the law says; now in milliseconds, added up as in ``modelkit.judge``."""
 
     def __init__(self, law: LinearClock) -> None:
-        self.law = law
+        self.law = law if law.mixed else law.folded()
         self.exclusive = not law.mixed
         self.now = 0.0
         self.round = 0

@@ -1,6 +1,7 @@
 """The lower bound of the slot problem in exact arithmetic: what a certificate of it is recomputed with.
 
-With stages (linear clock, ``mixed = false``), tau the base duration of a decode round, n requests on J slots and
+With stages (linear clock, ``mixed = false``), tau the fixed part of a decode round (``base_ms`` and its own base, which
+no prefill shares), n requests on J slots and
 z rounds that some slot must decode at least,
 
     makespan >= tau z + decode_per_request sum o_i + decode_per_kv_token sum (s_i o_i + o_i (o_i + 1) / 2)
@@ -42,14 +43,15 @@ def slot_bound(instance: Instance, rounds: int) -> Fraction:
     clock, slots = _slots(instance)
     prompt, output = _lengths(instance)
     stages, tokens = -(-len(output) // slots), sum(prompt)
+    base = _exact(clock.base_ms)
     if clock.prefill_levels is None:
-        prefill = _exact(clock.prefill_base_ms) * stages + _exact(clock.prefill_per_token_ms) * tokens
+        prefill = (base + _exact(clock.prefill_base_ms)) * stages + _exact(clock.prefill_per_token_ms) * tokens
     else:
-        levels = [(capacity, _exact(ms)) for capacity, ms in clock.prefill_levels]
+        levels = [(capacity, base + _exact(ms)) for capacity, ms in clock.prefill_levels]
         prefill = max(stages * min(ms for _, ms in levels), tokens * min(ms / capacity for capacity, ms in levels))
     held = sum(s * o + o * (o + 1) // 2 for s, o in zip(prompt, output, strict=True))
     return (
-        _exact(clock.decode_base_ms) * rounds
+        (base + _exact(clock.decode_base_ms)) * rounds
         + _exact(clock.decode_per_request_ms) * sum(output)
         + _exact(clock.decode_per_kv_token_ms) * held
         + prefill

@@ -45,10 +45,12 @@ def sequential_instance(seed: int, requests: int) -> Instance:
 
 
 def slot_instance(seed: int, requests: int) -> Instance:
-    """Up to three requests on two slots; every other one with levels."""
+    """Up to three requests on two slots; every other one with levels, every third with a base of every iteration."""
     drawn = generate("slot-synthetic", seed=seed, requests=requests, slots=2, levels=seed % 2 == 1)
     short = tuple(r.model_copy(update={"output_tokens": 1 + r.output_tokens % 5}) for r in drawn.requests)
-    return drawn.replace(name=f"tiny-{seed}", requests=short)
+    clock = drawn.server.clock.model_copy(update={"base_ms": 3.0 if seed % 3 == 1 else 0.0})
+    server = drawn.server.model_copy(update={"clock": clock})
+    return drawn.replace(name=f"tiny-{seed}", server=server, requests=short)
 
 
 def mixed_instance(seed: int, requests: int) -> Instance:

@@ -31,8 +31,8 @@ def stage_limits(instance: Instance) -> tuple[int, int]:
     instance
         One that the slot problem takes, all requests known at 0.
     """
-    clock, requests = instance.server.clock, len(instance.requests)
-    assert isinstance(clock, LinearClock)
+    assert isinstance(instance.server.clock, LinearClock)
+    clock, requests = instance.server.clock.folded(), len(instance.requests)
     least = -(-requests // (instance.server.slots or requests))
     cheapest = clock.prefill_ms(0)
     verdict = judge(instance, improved_slot_schedule(instance))

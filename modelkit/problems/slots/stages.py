@@ -39,7 +39,7 @@ class StageClock:
 
     def __init__(self, instance: Instance) -> None:
         assert isinstance(instance.server.clock, LinearClock)
-        self.law = instance.server.clock
+        self.law = instance.server.clock.folded()
         self.prompt = instance.arrays.prompt.tolist()
         self.output = instance.arrays.output.tolist()
         self.now = 0.0  # [ms]

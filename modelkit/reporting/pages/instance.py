@@ -256,6 +256,8 @@ def _clock(instance: Instance) -> str:
     if clock.decode_per_kv_token_ms:
         decode.append(f"{clock.decode_per_kv_token_ms:g} ms per token held")
     kind = "continuous batching" if clock.mixed else "a prefill blocks decoding"
+    if clock.base_ms:
+        kind += f", {clock.base_ms:g} ms for every iteration"
     return f"linear, {kind}: {prefill}; decode round {' + '.join(decode)}"
 
 

@@ -49,6 +49,7 @@ _STATED = {"arrived_at": "s"}
     kv_capacity="with a server, M [token]; default: the server's",
     rate="with a server, requests per second (Poisson); default: the arrivals of the table, or all at once",
     requests="take at most this many requests; default: all",
+    base_ms="part of every iteration, prefill or decode round [ms]",
     prefill_base_ms="duration of a prefill without tokens [ms]",
     prefill_per_token_ms="duration of a prompt token [ms]",
     decode_base_ms="duration of a decode round [ms]",
@@ -67,12 +68,14 @@ def lengths(
     kv_capacity: int | None = None,
     rate: float | None = None,
     requests: int | None = None,
+    base_ms: float = GSM8K_CLOCK.base_ms,
     prefill_base_ms: float = GSM8K_CLOCK.prefill_base_ms,
     prefill_per_token_ms: float = GSM8K_CLOCK.prefill_per_token_ms,
     decode_base_ms: float = GSM8K_CLOCK.decode_base_ms,
 ) -> Imported:
     """Requests in the order of the file; the laws of the outputs are those of the family gsm8k."""
     times = {
+        "base_ms": base_ms,
         "prefill_base_ms": prefill_base_ms,
         "prefill_per_token_ms": prefill_per_token_ms,
         "decode_base_ms": decode_base_ms,
