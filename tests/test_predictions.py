@@ -150,6 +150,7 @@ def test_load_is_a_lower_bound() -> None:
             decode_base_ms=rng.uniform(1, 50),
             decode_per_request_ms=rng.random(),
             decode_per_kv_token_ms=rng.random() / 9,
+            base_ms=rng.uniform(0, 20),
         )
         rows = generate("kv-synthetic", seed=seed, requests=25, kv_capacity=60).requests
         last = rng.uniform(0.01, 3)
