@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,12 +14,23 @@ import pytest
 from click.testing import CliRunner
 
 from modelkit.cli import cli
-from modelkit.cli.guiding import EXAMPLES, commands_of, map_of, mapped
+from modelkit.cli.guiding import map_of, mapped
 from modelkit.cli.making import all_families, all_formats
 from modelkit.cli.output import fitted, printable
 
+
+def commands_of(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command with the words that call it, groups included; not what a registry makes."""
+    for name, command in group.commands.items():
+        yield " ".join((*words, name)), command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, (*words, name))
+
+
 COMMANDS = dict(commands_of(cli))
 MADE = [("generate", name) for name in all_families()] + [("import", name) for name in all_formats()]
+#: Parameters that take words of the user's own.
+FREE = {"params", "options", "predictions", "slots_at", "where", "title", "name of new formulation"}
 
 
 def completed(words: str, folder: Path, **environment: str) -> list[str]:
@@ -43,11 +55,6 @@ def test_the_map() -> None:
     assert "modelkit generate" in made.output
 
 
-def test_every_command_has_an_example() -> None:
-    """Tests that no command is without an example, and no example without its command."""
-    assert set(EXAMPLES) == set(COMMANDS)
-
-
 @pytest.mark.parametrize("words", [*(name.split() for name in COMMANDS), *map(list, MADE)], ids=" ".join)
 def test_help(words: list[str]) -> None:
     """Tests the help of each command: an example that begins with the command, 80 columns, no colour."""
@@ -58,10 +65,13 @@ def test_help(words: list[str]) -> None:
     assert re.search(rf"Example:\n.*modelkit {' '.join(words)}", made.output)
 
 
-@pytest.mark.parametrize("words", EXAMPLES)
+@pytest.mark.parametrize("words", COMMANDS)
 def test_examples_parse(words: str) -> None:
-    """Tests that each example's options exist."""
-    arguments = re.sub(r'^eval "\$\((.*)\)"$', r"\1", EXAMPLES[words]).split()[1:]
+    """Tests that each command has an example, of this command, whose options exist."""
+    said = re.match(r"\x08\nExample:\n  (.*)", COMMANDS[words].epilog or "")
+    assert said, words
+    arguments = re.sub(r'^eval "\$\((.*)\)"$', r"\1", said[1]).split()[1:]
+    assert " ".join(arguments).startswith(words)
     command: click.Command = cli
     context = click.Context(cli, info_name="modelkit")
     while isinstance(command, click.Group) and arguments:
@@ -70,6 +80,18 @@ def test_examples_parse(words: str) -> None:
         command = found
     if not isinstance(command, click.Group):
         command.make_context("example", arguments, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_names_and_files_complete(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that each parameter of text, but for words of the user's own, has something that completes it."""
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[words]
+    context = click.Context(command, info_name=words)
+    for parameter in command.params:
+        free = {parameter.name, f"{parameter.name} of {words}"} & FREE
+        if parameter.type is click.STRING and not free:
+            assert parameter.shell_complete(context, ""), parameter.name
 
 
 def test_completion(tmp_path: Path) -> None:
@@ -84,6 +106,9 @@ def test_completion(tmp_path: Path) -> None:
     assert completed("modelkit solve --warm-start no", tmp_path) == ["none"]
     assert completed("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
     assert completed("modelkit study run s", tmp_path)[-1] == "s.toml"
+    assert completed("modelkit generate chat --server llama2-", tmp_path)[0].startswith("llama2-")
+    assert completed("modelkit import azure ", tmp_path) == []
+    assert completed("modelkit show kv-hindsight-f", tmp_path) == ["kv-hindsight-flow"]
     assert "mine" in completed("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
 
 

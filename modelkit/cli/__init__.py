@@ -17,7 +17,6 @@ from modelkit.cli import (
     authoring,
     calibrating,
     comparing,
-    completing,
     guiding,
     listing,
     making,
@@ -25,7 +24,7 @@ from modelkit.cli import (
     studying,
     verifying,
 )  # fmt: skip
-from modelkit.cli.options import CONTEXT, NamingGroup, exit_codes
+from modelkit.cli.options import CONTEXT, NamingGroup, epilog
 from modelkit.cli.output import fitted, printable
 from modelkit.cli.streams import drop
 from modelkit.errors import ModelkitError, not_enough_memory
@@ -107,7 +106,7 @@ def _report(error: Exception, *, debug: bool) -> int:
 
 @click.group(
     cls=NamingGroup, context_settings=CONTEXT, invoke_without_command=True,
-    epilog=exit_codes(0, 2, 3, 4, 5, c0="a valid schedule or verified file", c5="`verify` or `check` found it wrong"),
+    epilog=epilog(None, 0, 2, 3, 4, 5, c0="a valid schedule or verified file", c5="`verify` or `check` found it wrong"),
 )  # fmt: skip
 @click.version_option(mk.__version__, prog_name="modelkit")
 @click.pass_context
@@ -124,8 +123,6 @@ for command in (
     running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
     making.generate, making.import_, calibrating.calibrate, studying.study,
     authoring.new, authoring.check, authoring.show, authoring.diagnose, authoring.export,
-    listing.list_, listing.versions, completing.completion,
+    listing.list_, listing.versions, listing.completion,
 ):  # fmt: skip
     cli.add_command(command)
-guiding.add_examples(cli)
-completing.add_completion(cli)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelkit.cli import completing
 from modelkit.cli.live import progress
 from modelkit.cli.making import all_families, all_formats
 from modelkit.cli.options import (
     NamingGroup,
     debug_option,
-    exit_codes,
+    epilog,
     formulation_option,
+    instance_argument,
     output_option,
     param_option,
     quiet_option,
@@ -33,14 +35,17 @@ if TYPE_CHECKING:
     from modelkit.authoring.export import Format
 
 
-@click.group(cls=NamingGroup)
+@click.group(cls=NamingGroup, epilog=epilog("modelkit new formulation kv-mine"))
 def new() -> None:
     """Write a template to start from."""
 
 
-@new.command("formulation", epilog=exit_codes(0, 2))
+@new.command("formulation", epilog=epilog("modelkit new formulation kv-mine --extends kv-hindsight", 0, 2))
 @click.argument("name")
-@click.option("--extends", metavar="BASE", help="Write a variant of BASE.  [default: a formulation that stands alone]")
+@click.option(
+    "--extends", metavar="BASE", shell_complete=completing.formulations,
+    help="Write a variant of BASE.  [default: a formulation that stands alone]",
+)  # fmt: skip
 @click.option(
     "--output", "-o", "folder", default=".", show_default=True, metavar="FOLDER",
     type=click.Path(file_okay=False, exists=True, path_type=Path), help="Folder to write to.",
@@ -56,8 +61,8 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
     click.echo(f"next: modelkit check {files[0]}")
 
 
-@click.command(epilog=exit_codes(0, 2, 5, c0="all rules hold", c5="a rule is broken"))
-@click.argument("file")
+@click.command(epilog=epilog("modelkit check kv_mine.py", 0, 2, 5, c0="all rules hold", c5="a rule is broken"))
+@click.argument("file", shell_complete=completing.formulations)
 @param_option
 @click.option(
     "--instances", default=50, show_default=True, type=click.IntRange(1, 10_000), metavar="N",
@@ -104,14 +109,17 @@ def _say_finding(finding: Finding) -> None:
             click.echo(textwrap.fill(text, 79, initial_indent=" " * 7 + lead, subsequent_indent=" " * 14))
 
 
-@click.command(epilog=exit_codes(0, 2))
-@click.argument("name")
+@click.command(epilog=epilog("modelkit show kv-hindsight", 0, 2))
+@click.argument("name", shell_complete=completing.shown)
 @param_option
 @click.option(
     "--format", "kind", type=click.Choice(["text", "latex", "html"]), default="text", show_default=True,
     help="How to write the mathematics of a formulation.",
 )  # fmt: skip
-@click.option("--output", "-o", default="-", metavar="PATH", help="File to write.  [default: standard output]")
+@click.option(
+    "--output", "-o", default="-", metavar="PATH", shell_complete=completing.any_file,
+    help="File to write.  [default: standard output]",
+)  # fmt: skip
 @debug_option
 def show(name: str, params: tuple[str, ...], kind: str, output: str) -> None:
     """Show a formulation, policy or family: its mathematics or rule, its parameters, its reference.
@@ -169,8 +177,10 @@ def _shown_other(name: str) -> str:
     return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
 
 
-@click.command(epilog=exit_codes(0, 2, 3, 4, c0="there is a schedule", c4="not known"))
-@click.argument("instance")
+@click.command(
+    epilog=epilog("modelkit diagnose instances/chat-40.json", 0, 2, 3, 4, c0="there is a schedule", c4="not known")
+)
+@instance_argument
 @formulation_option
 @param_option
 @click.option(
@@ -233,8 +243,8 @@ def _listed(names: Sequence[str]) -> list[str]:
     return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
 
 
-@click.command(epilog=exit_codes(0, 2, 3))
-@click.argument("instance")
+@click.command(epilog=epilog("modelkit export instances/chat-40.json --format lp -o chat-40.lp", 0, 2, 3))
+@instance_argument
 @formulation_option
 @param_option
 @click.option("--format", "kind", type=click.Choice(["lp", "mps"]), default="lp", show_default=True, help="Format.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelkit.cli import completing
 from modelkit.cli.live import progress
-from modelkit.cli.options import debug_option, exit_codes, quiet_option
+from modelkit.cli.options import debug_option, epilog, quiet_option
 from modelkit.cli.output import number, say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.errors import UsageError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from modelkit.sources.calibrate import Calibration
 
 
-@click.command(epilog=exit_codes(0, 2))
-@click.argument("timings")
+@click.command(epilog=epilog("modelkit calibrate timings.csv -o server.json", 0, 2))
+@click.argument("timings", shell_complete=completing.tables)
 @click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Use only rows with this value in this column; repeatable."
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     "--max-batch", type=click.IntRange(1), metavar="N", help="Use only iterations with at most N decoding requests."
 )
 @click.option(
-    "--output", "-o", metavar="PATH",
+    "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
     help="File for the clock, as in an instance; - is standard output.  [default: TIMINGS' name + .clock.json]",
 )  # fmt: skip
 @quiet_option

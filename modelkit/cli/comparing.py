@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
+from modelkit.cli import completing
 from modelkit.cli.live import Line, progress
 from modelkit.cli.options import (
     command_line,
     debug_option,
-    exit_codes,
+    epilog,
     gap_option,
     param_option,
     quiet_option,
@@ -29,15 +30,21 @@ if TYPE_CHECKING:
     from modelkit.reporting.evidence import Case
 
 
-@click.command(epilog=exit_codes(0, 2, 3, 4))
-@click.argument("instances", nargs=-1, required=True, metavar="INSTANCE...")
+@click.command(epilog=epilog("modelkit compare instances/chat-40.json --policy mc-sf --policy svf", 0, 2, 3, 4))
+@click.argument(
+    "instances", nargs=-1, required=True, metavar="INSTANCE...", shell_complete=completing.json_files
+)  # fmt: skip
 @click.option(
     "--formulation", "-f", "formulations", multiple=True, metavar="NAME|FILE|none",
+    shell_complete=completing.formulations,
     help="Formulation; repeatable.  [default: the first that suits each instance]",
 )  # fmt: skip
-@click.option("--solver", "-s", "solvers", multiple=True, metavar="NAME", help="Solver; repeatable.  [default: highs]")
 @click.option(
-    "--policy", "-p", "policies", multiple=True, metavar="NAME|none",
+    "--solver", "-s", "solvers", multiple=True, metavar="NAME", shell_complete=completing.solvers,
+    help="Solver; repeatable.  [default: highs]",
+)  # fmt: skip
+@click.option(
+    "--policy", "-p", "policies", multiple=True, metavar="NAME|none", shell_complete=completing.policies,
     help="Policy; repeatable.  [default: all that fit each instance]",
 )  # fmt: skip
 @param_option
@@ -47,8 +54,14 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="Seed; repeatable.  [default: 0]")
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
-@click.option("--output", "-o", default="compare", show_default=True, metavar="FOLDER", help="Folder for the results.")
-@click.option("--report", "page", metavar="PATH.html", help="The report.  [default: report.html in the folder]")
+@click.option(
+    "--output", "-o", default="compare", show_default=True, metavar="FOLDER", shell_complete=completing.any_folder,
+    help="Folder for the results.",
+)  # fmt: skip
+@click.option(
+    "--report", "page", metavar="PATH.html", shell_complete=completing.any_file,
+    help="The report.  [default: report.html in the folder]",
+)  # fmt: skip
 @quiet_option
 @debug_option
 def compare(
@@ -107,15 +120,19 @@ def _names(given: tuple[str, ...]) -> list[str] | None:
     return [] if "none" in given else list(given) or None
 
 
-@click.command(epilog=exit_codes(0, 2))
-@click.argument("results", nargs=-1, required=True, metavar="RESULT...")
-@click.option("--output", "-o", default="report.html", show_default=True, metavar="PATH", help="File; - is stdout.")
+@click.command(epilog=epilog("modelkit report chat-40.*.result.json -o chat-40.html", 0, 2))
+@click.argument("results", nargs=-1, required=True, metavar="RESULT...", shell_complete=completing.results)
 @click.option(
-    "--instance", "-i", "instances", multiple=True, metavar="INSTANCE",
+    "--output", "-o", default="report.html", show_default=True, metavar="PATH", shell_complete=completing.any_file,
+    help="File; - is stdout.",
+)  # fmt: skip
+@click.option(
+    "--instance", "-i", "instances", multiple=True, metavar="INSTANCE", shell_complete=completing.json_files,
     help="An instance that the results are about; repeatable.  [default: found by its hash beside them]",
 )  # fmt: skip
 @click.option(
     "--formulation", "-f", "formulations", multiple=True, metavar="NAME|FILE",
+    shell_complete=completing.formulations,
     help="A formulation whose rules judge its results; repeatable.  [default: those that modelkit finds]",
 )  # fmt: skip
 @click.option("--title", help="Title of the page.")

@@ -1,8 +1,6 @@
-"""The map that ``modelkit`` alone prints, and an example in each command's help."""
+"""The map that ``modelkit`` alone prints."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import click
 
@@ -42,34 +40,6 @@ _MAP = {
     },
 }
 
-#: An example of each command, by the words after ``modelkit``.
-EXAMPLES = {
-    "solve": "modelkit solve instances/chat-40.json --solver scip --time-limit 120",
-    "simulate": "modelkit simulate instances/chat-40.json --policy mc-sf --policy svf",
-    "bound": "modelkit bound instances/service-hour.json.gz --schedule best.json",
-    "verify": "modelkit verify chat-40.mc-sf.result.json",
-    "generate": "modelkit generate chat --requests 40 --seed 1 -o chats.json",
-    "import": "modelkit import azure conv.csv.gz --requests 100 -o a.json",
-    "compare": "modelkit compare instances/chat-40.json --policy mc-sf --policy svf",
-    "report": "modelkit report chat-40.*.result.json -o chat-40.html",
-    "calibrate": "modelkit calibrate timings.csv -o server.json",
-    "new": "modelkit new formulation kv-mine",
-    "new formulation": "modelkit new formulation kv-mine --extends kv-hindsight",
-    "check": "modelkit check kv_mine.py",
-    "show": "modelkit show kv-hindsight",
-    "diagnose": "modelkit diagnose instances/chat-40.json",
-    "export": "modelkit export instances/chat-40.json --format lp -o chat-40.lp",
-    "list": "modelkit list policies",
-    "versions": "modelkit versions",
-    "completion": 'eval "$(modelkit completion bash)"',
-    "study": "modelkit study run kv-ratio-small --jobs 2",
-    "study list": "modelkit study list",
-    "study run": "modelkit study run mine.toml --jobs 4",
-    "study status": "modelkit study status mine.toml",
-    "study export": "modelkit study export mine.toml -o mine.csv",
-    "study report": "modelkit study report mine.toml",
-}
-
 
 def map_of(cli: click.Group) -> str:
     """The commands by what one wants of them, in lines of 80 columns."""
@@ -87,26 +57,6 @@ def map_of(cli: click.Group) -> str:
     return "\n\n".join(filter(None, [title, *parts, start]))
 
 
-def commands_of(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command with the words that call it, groups included; not what a registry makes."""
-    for name, command in group.commands.items():
-        yield " ".join((*words, name)), command
-        if isinstance(command, click.Group):
-            yield from commands_of(command, (*words, name))
-
-
 def mapped() -> set[str]:
     """Names on the map."""
     return {name for names in _MAP.values() for name in names}
-
-
-def with_example(example: str, epilog: str | None = None) -> str:
-    """An epilog that begins with an example."""
-    return f"\b\nExample:\n  {example}" + (f"\n\n{epilog}" if epilog else "")
-
-
-def add_examples(cli: click.Group) -> None:
-    """Put its example into the help of each command."""
-    for words, command in commands_of(cli):
-        if words in EXAMPLES:
-            command.epilog = with_example(EXAMPLES[words], command.epilog)

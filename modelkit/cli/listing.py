@@ -1,18 +1,20 @@
-"""The commands ``list`` and ``versions``."""
+"""The commands that tell what there is: ``list``, ``versions``, ``completion``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import click
+from click.shell_completion import get_completion_class
 
 import modelkit as mk
 from modelkit.cli.making import all_families, all_formats
-from modelkit.cli.options import debug_option, exit_codes
+from modelkit.cli.options import debug_option, epilog
 from modelkit.cli.output import two_columns
+from modelkit.errors import UsageError
 
 
-@click.command("list", epilog=exit_codes(0, 2))
+@click.command("list", epilog=epilog("modelkit list policies", 0, 2))
 @click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats", "servers"]))
 @debug_option
 def list_(kind: str) -> None:
@@ -73,7 +75,7 @@ def _solver_rows() -> list[tuple[str, str]]:
     return rows
 
 
-@click.command(epilog=exit_codes(0))
+@click.command(epilog=epilog("modelkit versions", 0))
 @debug_option
 def versions() -> None:
     """Versions of modelkit, Python, Pyomo and the solvers, for bug reports."""
@@ -87,3 +89,19 @@ def versions() -> None:
         except PackageNotFoundError:
             rows.append((package, "not installed"))
     click.echo("\n".join(two_columns(rows)))
+
+
+@click.command(epilog=epilog('eval "$(modelkit completion bash)"', 0, 2))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+@debug_option
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that completes commands, options, names and files.
+
+    To enable it permanently, put the line of the example in ~/.bashrc or ~/.zshrc; for fish, the script itself as
+    ~/.config/fish/completions/modelkit.fish.
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise UsageError(f"this version of Click does not complete in {shell}")
+    click.echo(found(context.find_root().command, {}, "modelkit", "_MODELKIT_COMPLETE").source())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import modelkit as mk
-from modelkit.cli.completing import complete
-from modelkit.cli.guiding import with_example
+from modelkit.cli.completing import servers, traces
 from modelkit.cli.live import progress
 from modelkit.cli.options import (
     CONTEXT,
@@ -20,7 +19,7 @@ from modelkit.cli.options import (
     NamingGroup,
     Number,
     debug_option,
-    exit_codes,
+    epilog,
     output_option,
     quiet_option,
 )
@@ -82,11 +81,8 @@ class _Makers(NamingGroup):
             help=f"{maker.summary}.\n\n{maker.reference}.",
             short_help=maker.summary,
             context_settings=CONTEXT,
-            epilog=with_example(
-                " ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]]), exit_codes(0, 2)
-            ),
+            epilog=epilog(" ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]]), 0, 2),
         )
-        complete(command.params)
         decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
         for decorate in decorators:
             decorate(command)  # appends its option
@@ -101,8 +97,9 @@ def _click_option(option: Option) -> click.Option:
     if kind is float:
         kind = Number()
     return click.Option(
-        names, type=kind, default=option.default, show_default=option.default is not None, help=option.help
-    )
+        names, type=kind, default=option.default, show_default=option.default is not None, help=option.help,
+        shell_complete=servers if option.name == "server" else None,
+    )  # fmt: skip
 
 
 def all_families() -> dict[str, Maker]:
@@ -141,14 +138,16 @@ generate = _Makers(
     make=_generate,
     shared=(click.Option(["--predictions"], metavar="MODEL", help=PREDICTIONS_HELP),),
     help="Write an instance drawn from a named FAMILY.",
+    epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
     subcommand_metavar="FAMILY [OPTIONS]",
 )
 import_ = _Makers(
     name="import",
     makers=all_formats,
     make=_import,
-    shared=(click.Argument(["trace"]),),
+    shared=(click.Argument(["trace"], shell_complete=traces),),
     help="Turn a public trace into an instance.",
+    epilog=epilog("modelkit import azure conv.csv.gz --requests 100 -o a.json"),
     subcommand_metavar="FORMAT TRACE [OPTIONS]",
 )
 

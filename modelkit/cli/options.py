@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from modelkit.cli import completing
 from modelkit.errors import did_you_mean, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,7 +21,7 @@ MOST_SECONDS = 3e10
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-#: What the exit codes mean; `exit_codes` says which of them a command has.
+#: What the exit codes mean; `epilog` says which of them a command has.
 _MEANINGS = {
     0: "done",
     1: "an unexpected fault",
@@ -32,17 +33,22 @@ _MEANINGS = {
 }
 
 
-def exit_codes(*codes: int, **meanings: str) -> str:
-    """The part of a help text on the exit codes that a command can return; 1 and 130 any can.
+def epilog(example: str | None, *codes: int, **meanings: str) -> str:
+    """The end of a help text: an example, and what the exit codes mean.
 
     Parameters
     ----------
+    codes
+        Those that the command can return; 1 and 130 any can. None of a group, which returns those of its commands.
     meanings
         Other words: ``c0="a valid schedule"``.
     """
-    words = {code: meanings.get(f"c{code}", _MEANINGS[code]) for code in sorted({*codes, 1, 130})}
-    text = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in words.items())}."
-    return "\b\n" + textwrap.fill(text, 76, subsequent_indent="  ")
+    parts = [f"\b\nExample:\n  {example}"] if example else []
+    if codes:
+        words = {code: meanings.get(f"c{code}", _MEANINGS[code]) for code in sorted({*codes, 1, 130})}
+        text = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in words.items())}."
+        parts.append("\b\n" + textwrap.fill(text, 76, subsequent_indent="  "))
+    return "\n\n".join(parts)
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -112,13 +118,17 @@ def gap_option(words: str, *, one: bool = False) -> Callable[[F], F]:
     return click.option("--gap", default=0.0, show_default=True, type=kind, metavar="REL", help=words)
 
 
+instance_argument = click.argument("instance", shell_complete=completing.json_files)
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
 )
 output_option = click.option(
-    "--output", "-o", metavar="PATH", help="File to write; - is standard output.  [default: named after the run]"
+    "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
+    help="File to write; - is standard output.  [default: named after the run]",
+)  # fmt: skip
+report_option = click.option(
+    "--report", "page", metavar="PATH.html", shell_complete=completing.any_file, help="Write an HTML report too."
 )
-report_option = click.option("--report", "page", metavar="PATH.html", help="Write an HTML report too.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
 param_option = click.option(
@@ -126,8 +136,9 @@ param_option = click.option(
     help="Parameter of the formulation, the value as JSON; repeatable.  [default: the instance's extra]",
 )  # fmt: skip
 formulation_option = click.option(
-    "--formulation", "-f", metavar="NAME|FILE", help="Formulation.  [default: the first that suits]"
-)
+    "--formulation", "-f", metavar="NAME|FILE", shell_complete=completing.formulations,
+    help="Formulation.  [default: the first that suits]",
+)  # fmt: skip
 
 PREDICTIONS_HELP = (
     "What policies see of output lengths: exact, noise:0.2, interval:0.3, class:100 or class:64,128,256."

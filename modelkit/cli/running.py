@@ -11,13 +11,15 @@ from typing import Any
 import click
 
 import modelkit as mk
+from modelkit.cli import completing
 from modelkit.cli.live import progress
 from modelkit.cli.options import (
     PREDICTIONS_HELP,
     debug_option,
-    exit_codes,
+    epilog,
     formulation_option,
     gap_option,
+    instance_argument,
     output_option,
     param_option,
     quiet_option,
@@ -30,17 +32,21 @@ from modelkit.cli.saving import Keeper, check_outputs, file_name, file_stem, in_
 from modelkit.errors import UsageError, shown
 
 
-@click.command(epilog=exit_codes(0, 2, 3, 4))
-@click.argument("instance")
+@click.command(epilog=epilog("modelkit solve instances/chat-40.json --solver scip --time-limit 120", 0, 2, 3, 4))
+@instance_argument
 @formulation_option
 @param_option
-@click.option("--solver", "-s", metavar="NAME", help="Solver.  [default: highs; diagram first where it suits]")
+@click.option(
+    "--solver", "-s", metavar="NAME", shell_complete=completing.solvers,
+    help="Solver.  [default: highs; diagram first where it suits]",
+)  # fmt: skip
 @time_limit_option("Limit of the whole solve; inf for none.")
 @gap_option("Stop at this gap (value - bound) / value.", one=True)
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.  [default: the solver's]")
 @seed_option
 @click.option(
     "--warm-start", default="best", show_default=True, metavar="POLICY|best|none",
+    shell_complete=completing.warm_starts,
     help="Warm start: the schedule of POLICY with true lengths known; best: a local search from the best of them.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
@@ -110,10 +116,11 @@ def _key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-@click.command(epilog=exit_codes(0, 2, 3))
-@click.argument("instance")
+@click.command(epilog=epilog("modelkit simulate instances/chat-40.json --policy mc-sf --policy svf", 0, 2, 3))
+@instance_argument
 @click.option(
     "--policy", "-p", "policies", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,...]",
+    shell_complete=completing.policies,
     help="Policy, such as svf or mc-sf:alpha=0.1; repeatable. `modelkit list policies` shows the options.",
 )  # fmt: skip
 @click.option("--predictions", metavar="MODEL", help=PREDICTIONS_HELP)
@@ -213,11 +220,14 @@ def _slot_change(text: str) -> tuple[float, int]:
     return change
 
 
-@click.command(epilog=exit_codes(0, 2, 3))
-@click.argument("instance")
+@click.command(epilog=epilog("modelkit bound instances/service-hour.json.gz --schedule best.json", 0, 2, 3))
+@instance_argument
 @time_limit_option("Limit of prices and local search; inf for a fixed amount of work.")
 @gap_option("Stop at this gap (value - bound) / value.")
-@click.option("--schedule", metavar="PATH", help="Write the best schedule found too, as a result.")
+@click.option(
+    "--schedule", metavar="PATH", shell_complete=completing.any_file,
+    help="Write the best schedule found too, as a result.",
+)  # fmt: skip
 @seed_option
 @output_option
 @report_option

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelkit.cli import completing
 from modelkit.cli.live import progress
-from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, exit_codes, quiet_option
+from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, epilog, quiet_option
 from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.cli.streams import on_terminal
@@ -18,13 +19,14 @@ from modelkit.text import count
 if TYPE_CHECKING:
     from modelkit.experiments.study import Status, Step, Study, Verdict
 
-study_argument = click.argument("study", metavar="STUDY")
+study_argument = click.argument("study", metavar="STUDY", shell_complete=completing.studies)
 folder_option = click.option(
-    "--folder", metavar="PATH", help="Folder of the results.  [default: NAME.study, in this folder]"
-)
+    "--folder", metavar="PATH", shell_complete=completing.any_folder,
+    help="Folder of the results.  [default: NAME.study, in this folder]",
+)  # fmt: skip
 
 
-@click.group(cls=NamingGroup, context_settings=CONTEXT)
+@click.group(cls=NamingGroup, context_settings=CONTEXT, epilog=epilog("modelkit study run kv-ratio-small --jobs 2"))
 def study() -> None:
     """A grid of runs, resumable, on this machine or a cluster.
 
@@ -32,7 +34,7 @@ def study() -> None:
     """
 
 
-@study.command("list", epilog=exit_codes(0))
+@study.command("list", epilog=epilog("modelkit study list", 0))
 @debug_option
 def list_() -> None:
     """The shipped studies."""
@@ -41,12 +43,12 @@ def list_() -> None:
     click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
 
 
-@study.command(epilog=exit_codes(0, 2, 4, c4="every run failed"))
+@study.command(epilog=epilog("modelkit study run mine.toml --jobs 4", 0, 2, 4, c4="every run failed"))
 @study_argument
 @folder_option
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
 @click.option(
-    "--cluster", metavar="ADDRESS|FILE",
+    "--cluster", metavar="ADDRESS|FILE", shell_complete=completing.any_file,
     help="A Dask cluster that does the runs: tcp://..., or its file. Two minutes without a worker end the command.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Rerun failed runs.")
@@ -79,7 +81,7 @@ def run(
     return 0 if len(after.failed) < max(1, len(after.done)) else 4
 
 
-@study.command(epilog=exit_codes(0, 2))
+@study.command(epilog=epilog("modelkit study status mine.toml", 0, 2))
 @study_argument
 @folder_option
 @click.option("--prune", is_flag=True, help="Delete results that are no longer part of the study.")
@@ -98,10 +100,13 @@ def status(study: str, folder: str | None, prune: bool) -> None:
         click.echo(f"{count(len(now.stale), 'stale result')} deleted")
 
 
-@study.command(epilog=exit_codes(0, 2))
+@study.command(epilog=epilog("modelkit study export mine.toml -o mine.csv", 0, 2))
 @study_argument
 @folder_option
-@click.option("--output", "-o", metavar="PATH", help="File to write, .csv or .parquet.  [default: NAME.csv]")
+@click.option(
+    "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
+    help="File to write, .csv or .parquet.  [default: NAME.csv]",
+)  # fmt: skip
 @quiet_option
 @debug_option
 def export(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
@@ -120,10 +125,13 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
             say([count(len(done), "run")], [written], path)
 
 
-@study.command(epilog=exit_codes(0, 2))
+@study.command(epilog=epilog("modelkit study report mine.toml", 0, 2))
 @study_argument
 @folder_option
-@click.option("--output", "-o", metavar="PATH", help="HTML file to write.  [default: NAME.html]")
+@click.option(
+    "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
+    help="HTML file to write.  [default: NAME.html]",
+)  # fmt: skip
 @quiet_option
 @debug_option
 def report(study: str, folder: str | None, output: str | None, quiet: bool) -> None:

@@ -9,19 +9,22 @@ from pathlib import Path
 import click
 
 import modelkit as mk
-from modelkit.cli.options import debug_option, exit_codes, quiet_option
+from modelkit.cli import completing
+from modelkit.cli.options import debug_option, epilog, quiet_option
 from modelkit.cli.output import printable, wrapped
 from modelkit.errors import UsageError
 
 
-@click.command(epilog=exit_codes(0, 2, 5, c0="verified", c5="refused: the file is wrong"))
-@click.argument("file")
+@click.command(
+    epilog=epilog("modelkit verify chat-40.mc-sf.result.json", 0, 2, 5, c0="verified", c5="refused: the file is wrong")
+)
+@click.argument("file", shell_complete=completing.json_files)
 @click.option(
-    "--instance", "-i", metavar="INSTANCE",
+    "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
     help="The instance.  [default: the one with the right hash beside FILE or shipped with modelkit]",
 )  # fmt: skip
 @click.option(
-    "--formulation", "-f", metavar="NAME|FILE",
+    "--formulation", "-f", metavar="NAME|FILE", shell_complete=completing.formulations,
     help="Formulation whose rules and objective apply.  [default: the one that the file names, if modelkit knows it]",
 )  # fmt: skip
 @click.option(
