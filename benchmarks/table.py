@@ -172,6 +172,16 @@ def _slot_truth(found: Any) -> str:
     return f"{found['instances']:,} instances ({kinds}): {len(found['wrong'])} wrong"
 
 
+def _serving_truth(found: Any) -> str:
+    tiny, large = found["tiny"], found["large"]
+    wrong = len(tiny["wrong"]) + len(large["wrong"])
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(tiny["kinds"].items()))
+    return (
+        f"{tiny['bounds']:,} bounds of {tiny['instances']:,} tiny instances ({kinds}) and {large['bounds']:,} of"
+        f" {large['instances']:,} larger ones: {wrong} wrong"
+    )
+
+
 def _partial(files: list[str]) -> str:
     """Which part of the tests ran, where not all did."""
     return f" ({', '.join(Path(file).stem for file in files)})" if files else ""
@@ -212,6 +222,8 @@ BENCHMARKS = (
               "10,000 inputs, none fails; under 5 s and 1 GiB each", _fuzz),
     Benchmark("slot_truth.py", "every status, value and bound of small slot instances against an exhaustive search",
               "none wrong", _slot_truth),
+    Benchmark("serving_truth.py", "bounds of serving in real time against exhaustive search, and against policies",
+              "none above a value", _serving_truth),
     Benchmark("versions.py", "the tests on the oldest, the constrained and the newest versions", "all pass", _versions),
 )  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
 import pytest
+import serving_bounds
 from realtime_brute_force import OBJECTIVES, judged_value, optimum, question
+from serving_bounds import METRICS, claims, excesses
 
 import modelkit as mk
 from modelkit.instance import LinearClock, Request, Server
@@ -96,3 +99,39 @@ def test_what_does_not_fit_has_no_schedule() -> None:
     assert optimum(instance, chunk=3).value == 1 + 1 + 2
     small = instance.replace(server=Server(clock=LinearClock(kind="linear", mixed=True), kv_capacity_tokens=7))
     assert optimum(small) is None
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 1560), marks=pytest.mark.slow)])
+def test_no_bound_is_above_the_optimum(seeds: range) -> None:
+    """Tests every kind of bound, with found and with random proofs, on every metric, under every law and limit."""
+    assert [(seed, *wrong) for seed in seeds if (wrong := excesses(question(seed), seed))] == []
+
+
+def test_a_bound_above_the_optimum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests the comparison itself: with bounds a millionth above the optimum, and at it."""
+    posed = question(1, plain=True)
+    least = {metric: optimum(posed.instance, name).value for name, metric in METRICS.items()}
+    assert min(least.values()) > 0
+
+    def raised(by: float) -> list[str]:
+        rows = [serving_bounds.Claim("made up", metric, Fraction(value * (1 + by)), "") for metric, value in least.items()]
+        monkeypatch.setattr(serving_bounds, "claims", lambda *_: rows)
+        return excesses(posed, 1)
+
+    assert raised(0.0) == []
+    assert len(raised(1e-6)) == 3
+
+
+def test_bounds_are_worth_something() -> None:
+    """Tests that the best bound is not far below the optimum where everybody's prompt is processed whole."""
+    shares: dict[str, list[float]] = {name: [] for name in OBJECTIVES}
+    for seed in range(500, 530):
+        instance, _, _ = question(seed, plain=True)
+        found = list(claims(instance, seed))
+        for name, metric in METRICS.items():
+            if (best := optimum(instance, name).value) > 0:
+                shares[name].append(float(max(c.value for c in found if c.metric == metric)) / best)
+    means = {name: sum(values) / len(values) for name, values in shares.items()}
+    assert means["latency"] > 0.7
+    assert means["makespan"] > 0.8
+    assert means["ttft"] > 0.5
