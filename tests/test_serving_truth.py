@@ -114,7 +114,9 @@ def test_a_bound_above_the_optimum_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     assert min(least.values()) > 0
 
     def raised(by: float) -> list[str]:
-        rows = [serving_bounds.Claim("made up", metric, Fraction(value * (1 + by)), "") for metric, value in least.items()]
+        rows = [
+            serving_bounds.Claim("made up", metric, Fraction(value * (1 + by)), "") for metric, value in least.items()
+        ]
         monkeypatch.setattr(serving_bounds, "claims", lambda *_: rows)
         return excesses(posed, 1)
 
