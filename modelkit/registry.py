@@ -1,4 +1,4 @@
-"""Registries of functions that make instances: the families and the trace formats."""
+"""Things by name: one registry for formulations, policies, families, trace formats, servers, solvers and rules."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import inspect
 import numbers
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
 from modelkit.errors import Fault, InputError, UsageError, did_you_mean, shown, unknown_name
 
+E = TypeVar("E")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _KINDS = {bool: "True or False", str: "text", int: "a whole number", float: "a number"}
@@ -90,18 +92,84 @@ class Maker:
         return plain
 
 
-class Registry:
-    """Makers by name.
+class Registry(Generic[E]):
+    """Things of one kind by name, in the order of their names.
 
     Parameters
     ----------
     kind
-        What they are called in messages.
+        What one is called in messages.
+    entries
+        Those that are known from the beginning; they keep their order, and come first.
+    modules
+        Imported before anything is looked up: what they define registers itself.
+    find
+        Gives further ones, looked for anew each time, such as files.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, E] | None = None,
+        *,
+        modules: Sequence[str] = (),
+        find: Callable[[], Mapping[str, E]] | None = None,
+    ) -> None:
         self.kind = kind
-        self._makers: dict[str, Maker] = {}
+        self._first = dict(entries or {})
+        self._modules, self._find = modules, find
+        self._added: dict[str, E] = {}
+        self._makers: dict[str, Callable[..., Any]] = {}
+
+    def add(self, name: str, entry: E, made_by: Callable[..., Any]) -> None:
+        """Register ``entry``; one that the same place defines again, as in a notebook, takes the place of the other.
+
+        Raises
+        ------
+        ValueError
+            The name is taken.
+        """
+        if name in self._first or (name in self._makers and not same_place(made_by, self._makers[name])):
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._added[name], self._makers[name] = entry, made_by
+
+    def remove(self, name: str) -> None:
+        """Forget what was registered under ``name``, if anything was."""
+        self._added.pop(name, None)
+        self._makers.pop(name, None)
+
+    def entries(self) -> dict[str, E]:
+        """All by name."""
+        for module in self._modules:
+            import_module(module)
+        found = self._find() if self._find is not None else {}
+        return {**self._first, **dict(sorted({**found, **self._added}.items()))}
+
+    def __getitem__(self, name: str) -> E:
+        """The one called ``name``.
+
+        Raises
+        ------
+        UsageError
+            There is none; the message has the nearest name and all that there are.
+        """
+        known = self.entries()
+        if name not in known:
+            raise unknown_name(self.kind, name, known)
+        return known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries())
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+
+class Makers(Registry[Maker]):
+    """Functions that make an instance, by name."""
 
     def register(self, name: str, *, summary: str, reference: str, **helps: str) -> Callable[[_F], _F]:
         """Decorator that registers a function under ``name``.
@@ -110,21 +178,10 @@ class Registry:
         """
 
         def decorate(make: _F) -> _F:
-            if name in self._makers and not same_place(make, self._makers[name].make):
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._makers[name] = Maker(name, summary, reference, options_of(make, helps), make)
+            self.add(name, Maker(name, summary, reference, options_of(make, helps), make), make)
             return make
 
         return decorate
-
-    def makers(self) -> dict[str, Maker]:
-        """All makers by name."""
-        return dict(sorted(self._makers.items()))
-
-    def __getitem__(self, name: str) -> Maker:
-        if name not in self._makers:
-            raise unknown_name(self.kind, name, self._makers)
-        return self._makers[name]
 
 
 def same_place(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

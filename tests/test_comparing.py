@@ -17,7 +17,7 @@ import modelkit as mk
 from modelkit.cli import main
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Server
-from modelkit.policies import _REGISTRY, policy
+from modelkit.policies import REGISTRY, policy
 from modelkit.policies.lookahead import McSf
 from modelkit.sources.families import generate
 
@@ -256,4 +256,4 @@ def test_own_policies_are_compared_and_defined_again(two: Instance, tmp_path: Pa
         assert [(r.producer.name, r.status) for r in found.results] == [("another", "feasible"), ("svf", "feasible")]
         assert len(list((tmp_path / "c").glob("*another*.json"))) == 1
     finally:
-        del _REGISTRY["another"]
+        REGISTRY.remove("another")

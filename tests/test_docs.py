@@ -24,11 +24,10 @@ BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example registers is forgotten afterwards."""
-    for load in (policies.policies, families.families, traces.trace_formats):
-        load()
-    for module, name in ((policies, "_REGISTRY"), (families.REGISTRY, "_makers"), (traces._REGISTRY, "_makers")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    monkeypatch.setattr(backends, "_OWN", dict(backends._OWN))
+    for registry in (policies.REGISTRY, families.REGISTRY, traces.REGISTRY, backends.REGISTRY):
+        registry.entries()  # those of its modules stay
+        for name in ("_added", "_makers"):
+            monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -217,11 +217,12 @@ def register() -> Iterator[Callable[..., str]]:
     """Registers policies under the name ``test-policy``, until the test is over."""
 
     def add(make: Callable[[], Policy], *, clairvoyant: bool = False) -> str:
-        registry._REGISTRY["test-policy"] = PolicyEntry("test-policy", "", "", make, clairvoyant, "unit")
+        registry.REGISTRY.remove("test-policy")
+        registry.REGISTRY.add("test-policy", PolicyEntry("test-policy", "", "", make, clairvoyant, "unit"), make)
         return "test-policy"
 
     yield add
-    registry._REGISTRY.pop("test-policy", None)
+    registry.REGISTRY.remove("test-policy")
 
 
 class Spy(McSf):

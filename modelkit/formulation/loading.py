@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError, unknown_name
+from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError
 from modelkit.formulation.asking import LOADED, asking
 from modelkit.formulation.formulation import Formulation
 from modelkit.io.files import read_bytes
+from modelkit.registry import Registry
 from modelkit.resources import bundled
 from modelkit.runtime.threads import Lock
 
@@ -39,6 +40,9 @@ def formulation_files() -> dict[str, Path]:
             if not path.name.startswith(("_", "test_")) and path.name != "conftest.py":
                 files.setdefault(path.stem.replace("_", "-"), path)
     return files
+
+
+REGISTRY: Registry[Path] = Registry("formulation", find=formulation_files)
 
 
 def load_formulation(name: str) -> Formulation:
@@ -143,10 +147,7 @@ def file_of(name: str) -> Path:
     """
     if name.endswith(".py"):
         return Path(name)
-    files = formulation_files()
-    if name not in files:
-        raise unknown_name("formulation", name, files)
-    return files[name]
+    return REGISTRY[name]
 
 
 def place(error: BaseException, path: Path) -> str:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.errors import UsageError, did_you_mean, unknown_name
+from modelkit.errors import UsageError, did_you_mean
 from modelkit.instance import Instance, LinearClock
-from modelkit.registry import Option, options_of, same_place
+from modelkit.registry import Option, Registry, options_of
 
 #: Modules of this package that register policies.
 _MODULES = (
@@ -185,7 +184,7 @@ class PolicyEntry:
         return self.make.__module__.partition(".")[0] == "modelkit"
 
 
-_REGISTRY: dict[str, PolicyEntry] = {}
+REGISTRY: Registry[PolicyEntry] = Registry("policy", modules=[f"{__name__}.{module}" for module in _MODULES])
 _P = TypeVar("_P", bound=type[Policy])
 
 
@@ -205,10 +204,9 @@ def policy(
     """
 
     def decorate(make: _P) -> _P:
-        if name in _REGISTRY and not same_place(make, _REGISTRY[name].make):
-            raise ValueError(f"policy {name!r} is registered twice")
         options = options_of(make, helps) if helps else ()
-        _REGISTRY[name] = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)
+        entry = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)
+        REGISTRY.add(name, entry, make)
         return make
 
     return decorate
@@ -216,9 +214,7 @@ def policy(
 
 def policies() -> dict[str, PolicyEntry]:
     """All policies by name."""
-    for module in _MODULES:
-        import_module(f"{__name__}.{module}")
-    return dict(sorted(_REGISTRY.items()))
+    return REGISTRY.entries()
 
 
 def get_policy(name: str) -> PolicyEntry:
@@ -229,10 +225,7 @@ def get_policy(name: str) -> PolicyEntry:
     UsageError
         There is none.
     """
-    known = policies()
-    if name not in known:
-        raise unknown_name("policy", name, known)
-    return known[name]
+    return REGISTRY[name]
 
 
 def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:

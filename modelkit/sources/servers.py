@@ -17,9 +17,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modelkit.errors import Fault, InputError, UsageError, shown, unknown_name
+from modelkit.errors import Fault, InputError, UsageError, shown
 from modelkit.instance import LinearClock, Server
 from modelkit.io import faults_of, read_json, trimmed
+from modelkit.registry import Registry
 
 _VIDUR = "operator profiles of microsoft/vidur (MIT), 80 layers composed"
 _SPLITWISE = "measured end to end, Mutinifni/splitwise-sim data/perf_model.csv (MIT); Patel et al., ISCA 2024"
@@ -116,9 +117,12 @@ _PRESETS = (
 )  # fmt: skip
 
 
+REGISTRY = Registry("server", {preset.name: preset for preset in _PRESETS})
+
+
 def presets() -> dict[str, Preset]:
     """All presets by name."""
-    return {preset.name: preset for preset in _PRESETS}
+    return REGISTRY.entries()
 
 
 def find_server(text: str | os.PathLike[str]) -> Server:
@@ -134,11 +138,8 @@ def find_server(text: str | os.PathLike[str]) -> Server:
     if not isinstance(text, str | os.PathLike):
         raise UsageError(f"a server is a preset's name or a JSON file; found {shown(text)}")
     text = os.fspath(text)
-    known_presets = presets()
-    if text in known_presets:
-        return known_presets[text].server
-    if not text.endswith((".json", ".json.gz")) and not os.path.isfile(text):
-        raise unknown_name("server", text, known_presets)
+    if text in REGISTRY or not (text.endswith((".json", ".json.gz")) or os.path.isfile(text)):
+        return REGISTRY[text].server
     document = read_json(text)
     if isinstance(document, dict) and "kind" in document:
         document = {"clock": document}

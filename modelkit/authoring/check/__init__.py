@@ -53,8 +53,10 @@ def check(
     Raises
     ------
     UsageError
-        There is no formulation of that name, or no such file.
+        There is no formulation of that name, no such file, or no such rule.
     """
+    for rule in rules:
+        _ = RULES[rule]  # refuses what there is not
     if not file_of(name).is_file():
         raise UsageError(f"cannot read formulation {name}: there is no such file")
     hear = listen or (lambda finding: None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelkit.authoring.check.candidate import Subject
+from modelkit.registry import Registry
 
 Status = Literal["ok", "failed", "not reached"]
 
@@ -56,15 +57,15 @@ class Rule:
     check: Check
 
 
-#: Every rule by name, in the order in which they are checked.
-RULES: dict[str, Rule] = {}
+#: Every rule.
+RULES: Registry[Rule] = Registry("rule")
 
 
 def rule(name: str, checks: str, *after: str) -> Callable[[Check], Check]:
     """Decorator that registers a rule."""
 
     def register(check: Check) -> Check:
-        RULES[name] = Rule(name, checks, after, check)
+        RULES.add(name, Rule(name, checks, after, check), check)
         return check
 
     return register

@@ -31,7 +31,7 @@ __all__ = [
 
 def families() -> dict[str, Maker]:
     """All families by name."""
-    return REGISTRY.makers()
+    return REGISTRY.entries()
 
 
 @checked_arguments

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +11,11 @@ from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance, Request
 from modelkit.io import checked
 from modelkit.io.files import where_of
-from modelkit.registry import Maker, Registry
+from modelkit.registry import Maker, Makers
 
-_REGISTRY = Registry("trace format")
-trace_format = _REGISTRY.register
+REGISTRY = Makers("trace format", modules=[f"{__name__}.{module}" for module in ("lengths", "serving")])
+trace_format = REGISTRY.register
 
-#: Modules of this package that register formats.
-_MODULES = ("lengths", "serving")
 #: Endings that say what a file is, not what it is about.
 _ENDINGS = (".gz", ".csv", ".tsv", ".txt", ".jsonl", ".json", ".log")
 
@@ -32,9 +29,7 @@ class Imported(NamedTuple):
 
 def trace_formats() -> dict[str, Maker]:
     """All trace formats by name."""
-    for module in _MODULES:
-        import_module(f"{__name__}.{module}")
-    return _REGISTRY.makers()
+    return REGISTRY.entries()
 
 
 @checked_arguments
@@ -64,8 +59,7 @@ def import_trace(
     InputError
         With all faults of the file, each with its line.
     """
-    trace_formats()
-    maker = _REGISTRY[format]
+    maker = REGISTRY[format]
     options = maker.checked(options, f"import {format}")
     notes: list[str] = []
 
