@@ -47,33 +47,18 @@ Reference
 ---------
 Jaillet, Jiang, Mellou, Molinaro, Podimata, Zhou, Online Scheduling for LLM Inference with KV Cache
 Constraints, arXiv 2502.07115, the integer program of the hindsight-optimal schedule. Different from the
-paper: the horizon is proven (modelkit.problems.kv.start_windows.start_windows), not assumed.
+paper: the horizon is proven (modelkit.start_windows), not assumed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import (
-    Formulation,
-    Instance,
-    Schedule,
-    chosen,
-    kv_refusal,
-    possible_starts,
-    schedule_from_starts,
-    start_windows,
-)
-
-
-def suits(instance: Instance) -> bool:
-    """Small instances; from there on kv-hindsight-flow is faster."""
-    return len(instance.requests) * int(instance.arrays.output.max()) <= 1_000
+from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -127,10 +112,11 @@ def kv_capacity_holds(m: Any, t: int) -> Any:
     return LinearExpression(linear_coefs=coefficients, linear_vars=variables) <= m.kv_capacity
 
 
-def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> dict[str, Any]:
-    """Values of all sets and parameters, with these starts of each request."""
+def data(instance: Instance, known: Known) -> dict[str, Any]:
+    """Values of all sets and parameters, with the starts that an optimal schedule may use."""
     requests = instance.requests
-    starts_of = {r.id: k.tolist() for r, k in zip(requests, windows(instance), strict=True)}
+    known.check_size(nonzeros(instance, known.starts))
+    starts_of = {r.id: k.tolist() for r, k in zip(requests, known.starts, strict=True)}
     first = min(k[0] for k in starts_of.values())
     last = max(starts_of[r.id][-1] + r.output_tokens for r in requests)
     return {
@@ -144,9 +130,9 @@ def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_wi
     }
 
 
-def nonzeros(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> int:
+def nonzeros(instance: Instance, starts_of: list[Any]) -> int:
     """One for each start and round of its output, and one for each start."""
-    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, windows(instance), strict=True))
+    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, starts_of, strict=True))
 
 
 def extract(m: Any, instance: Instance) -> Schedule:
@@ -172,10 +158,6 @@ FORMULATION = Formulation(
     needs=kv_refusal,
     build=build,
     data=data,
-    variant_data=lambda instance: data(instance, possible_starts),
-    nonzeros=nonzeros,
-    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
-    suits=suits,
 )

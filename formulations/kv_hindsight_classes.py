@@ -57,7 +57,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Schedule, kv_refusal, possible_starts, schedule_from_starts, start_windows
+from modelkit import Formulation, Instance, Known, Schedule, kv_refusal, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -113,12 +113,12 @@ def classes(instance: Instance) -> dict[str, list[int]]:
     return {instance.requests[members[0]].id: members for members in alike.values()}
 
 
-def data(instance: Instance, windows: Any = start_windows) -> dict[str, Any]:
+def data(instance: Instance, known: Known) -> dict[str, Any]:
     """Values of all sets and parameters; a class may start when any of its requests may."""
-    known = windows(instance)
+    known.check_size(nonzeros(instance, known.starts))
     groups = classes(instance)
     first = {c: instance.requests[members[0]] for c, members in groups.items()}
-    starts_of = {c: sorted({int(k) for i in members for k in known[i]}) for c, members in groups.items()}
+    starts_of = {c: sorted({int(k) for i in members for k in known.starts[i]}) for c, members in groups.items()}
     last = max(starts_of[c][-1] + first[c].output_tokens for c in groups)
     active: dict[int, list[tuple[str, int]]] = {t: [] for t in range(1, last + 1)}
     for c, r in first.items():
@@ -138,9 +138,9 @@ def data(instance: Instance, windows: Any = start_windows) -> dict[str, Any]:
     }
 
 
-def nonzeros(instance: Instance, windows: Any = start_windows) -> int:
+def nonzeros(instance: Instance, starts_of: list[Any]) -> int:
     """One for each start of a class and round of its output, and one for each start; told of the requests."""
-    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, windows(instance), strict=True))
+    return sum(len(k) * (r.output_tokens + 1) for r, k in zip(instance.requests, starts_of, strict=True))
 
 
 def extract(m: Any, instance: Instance) -> Schedule:
@@ -173,10 +173,6 @@ FORMULATION = Formulation(
     needs=kv_refusal,
     build=build,
     data=data,
-    variant_data=lambda instance: data(instance, possible_starts),
-    nonzeros=nonzeros,
-    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
-    suits=lambda instance: False,
 )

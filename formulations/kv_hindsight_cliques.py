@@ -39,7 +39,7 @@ import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import CliqueRow, Formulation, Instance, Separator, clique_rows, clique_separation
+from modelkit import CliqueRow, Formulation, Instance, Known, Separator, clique_separation
 
 
 def build(m: Any) -> None:
@@ -56,20 +56,13 @@ def few_fit_together(m: Any, q: int) -> Any:
     return LinearExpression(linear_coefs=[1] * len(members), linear_vars=members) <= m.most[q]
 
 
-def data(instance: Instance) -> dict[str, Any]:
-    """The rows of the last linear relaxation, and the starts that its prices leave."""
-    if instance.server.kv_capacity_tokens is None:
-        return variant_data(instance)
-    windows, found = clique_rows(instance)
-    starts_of = {r.id: starts.tolist() for r, starts in zip(instance.requests, windows, strict=True)}
-    return {"STARTS_OF": starts_of, **rows(instance, found)}
-
-
-def variant_data(instance: Instance) -> dict[str, Any]:
-    """The rows alone: they hold for every schedule, but prices say nothing of the optimum of another problem."""
+def data(instance: Instance, known: Known) -> dict[str, Any]:
+    """The rows of the last linear relaxation, and the starts that an optimal schedule may use."""
     if instance.server.kv_capacity_tokens is None:
         return rows(instance, [])
-    return rows(instance, clique_rows(instance, use_prices=False)[1])
+    windows, found = known.clique_rows
+    starts_of = {r.id: starts.tolist() for r, starts in zip(instance.requests, windows, strict=True)}
+    return {"STARTS_OF": starts_of, **rows(instance, found)}
 
 
 def rows(instance: Instance, found: list[CliqueRow]) -> dict[str, Any]:
@@ -97,7 +90,5 @@ FORMULATION = Formulation(
     extends="kv-hindsight",
     build=build,
     data=data,
-    variant_data=variant_data,
     separator=separator,
-    suits=lambda instance: False,
 )

@@ -63,22 +63,12 @@ of kv-hindsight, hence the same LP bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import (
-    Formulation,
-    Instance,
-    Schedule,
-    chosen,
-    kv_refusal,
-    possible_starts,
-    schedule_from_starts,
-    start_windows,
-)
+from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -157,10 +147,11 @@ def held_follows(m: Any, t: int) -> Any:
     )
 
 
-def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> dict[str, Any]:
-    """Values of all sets and parameters, with these starts of each request."""
+def data(instance: Instance, known: Known) -> dict[str, Any]:
+    """Values of all sets and parameters, with the starts that an optimal schedule may use."""
     requests = instance.requests
-    starts_of = {r.id: w.tolist() for r, w in zip(requests, windows(instance), strict=True)}
+    known.check_size(nonzeros(instance, known.starts))
+    starts_of = {r.id: w.tolist() for r, w in zip(requests, known.starts, strict=True)}
     first = min(k[0] for k in starts_of.values())
     last = max(starts_of[r.id][-1] + r.output_tokens for r in requests)
     beginning: dict[int, list[str]] = {t: [] for t in range(first + 1, last + 1)}
@@ -183,9 +174,8 @@ def data(instance: Instance, windows: Callable[[Instance], list[Any]] = start_wi
     }
 
 
-def nonzeros(instance: Instance, windows: Callable[[Instance], list[Any]] = start_windows) -> int:
+def nonzeros(instance: Instance, starts_of: list[Any]) -> int:
     """6 for each start, 5 for each round."""
-    starts_of = windows(instance)
     ends = (int(k[-1]) + r.output_tokens for r, k in zip(instance.requests, starts_of, strict=True))
     return 6 * sum(map(len, starts_of)) + 5 * (max(ends) - min(int(k[0]) for k in starts_of))
 
@@ -221,9 +211,6 @@ FORMULATION = Formulation(
     needs=kv_refusal,
     build=build,
     data=data,
-    variant_data=lambda instance: data(instance, possible_starts),
-    nonzeros=nonzeros,
-    variant_nonzeros=lambda instance: nonzeros(instance, possible_starts),
     extract=extract,
     start=start,
 )

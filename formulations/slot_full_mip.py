@@ -75,7 +75,7 @@ enough_rounds, enough_stages
 
 Claim
 -----
-Exact. K is n or what a judged schedule and the lower bound leave (modelkit.stage_limits). Slots are
+Exact. K is n or what a judged schedule and the lower bound leave (modelkit.Known.stage_limits). Slots are
 interchangeable: they are numbered by the first request in order that uses them. A decoded request may hold fewer tokens
 than a stage has rounds; run as scheduled it is done no later.
 
@@ -96,6 +96,7 @@ from modelkit import (
     Admission,
     Formulation,
     Instance,
+    Known,
     LinearClock,
     Schedule,
     Stage,
@@ -104,7 +105,6 @@ from modelkit import (
     packing_bound,
     schedule_from_stages,
     slot_bound,
-    stage_limits,
     stages_refusal,
 )
 
@@ -276,7 +276,7 @@ def enough_stages(m: Any) -> Any:
     return pyo.quicksum(m.used[k] for k in m.STAGES) >= m.least_stages
 
 
-def data(instance: Instance) -> dict[str, Any]:
+def data(instance: Instance, known: Known) -> dict[str, Any]:
     """Values of all sets and parameters."""
     assert isinstance(instance.server.clock, LinearClock)
     clock = instance.server.clock.folded()
@@ -284,7 +284,7 @@ def data(instance: Instance) -> dict[str, Any]:
     slots = min(instance.server.slots or len(requests), len(requests))
     smallest = -(-len(requests) // slots)
     if (size := len(requests) * slots * smallest**2) <= MOST_NONZEROS:
-        least_stages, stages = stage_limits(instance)
+        least_stages, stages = known.stage_limits
         size = len(requests) * slots * stages**2
     if size > MOST_NONZEROS:
         raise TooLargeError(

@@ -49,20 +49,17 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.policies import View as View
     from modelkit.policies import policy as policy
     from modelkit.problems.kv.clique_rows import CliqueRow as CliqueRow
-    from modelkit.problems.kv.clique_rows import clique_rows as clique_rows
     from modelkit.problems.kv.clique_rows import clique_separation as clique_separation
     from modelkit.problems.kv.local_search import TooLargeError as TooLargeError
     from modelkit.problems.kv.local_search import list_schedule as list_schedule
     from modelkit.problems.kv.local_search import schedule_of as schedule_of
     from modelkit.problems.kv.start_windows import possible_starts as possible_starts
-    from modelkit.problems.kv.start_windows import start_windows as start_windows
     from modelkit.problems.problem import Problem as Problem
     from modelkit.problems.problem import kv_refusal as kv_refusal
     from modelkit.problems.problem import problem_of as problem_of
     from modelkit.problems.problem import stages_refusal as stages_refusal
     from modelkit.problems.slots.packing import pack as pack
     from modelkit.problems.slots.packing import packing_bound as packing_bound
-    from modelkit.problems.slots.stage_limits import stage_limits as stage_limits
     from modelkit.problems.slots.stages import Stage as Stage
     from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
@@ -78,6 +75,10 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.solving import solve as solve
     from modelkit.solving.bound import CertifiedBound as CertifiedBound
     from modelkit.solving.bound import bound as bound
+    from modelkit.solving.known import Known as Known
+    from modelkit.solving.known import clique_rows as clique_rows
+    from modelkit.solving.known import stage_limits as stage_limits
+    from modelkit.solving.known import start_windows as start_windows
     from modelkit.sources.families import generate as generate
     from modelkit.sources.servers import find_server as find_server
     from modelkit.sources.servers import presets as presets
@@ -102,12 +103,11 @@ _PUBLIC = {
     "io": ("load", "load_certificate", "load_claim", "load_result", "save_certificate", "save_instance", "save_result"),
     "judge": ("RequestTimes", "Verdict"),
     "policies": ("Policy", "Room", "View", "policy"),
-    "problems.kv.clique_rows": ("CliqueRow", "clique_rows", "clique_separation"),
+    "problems.kv.clique_rows": ("CliqueRow", "clique_separation"),
     "problems.kv.local_search": ("TooLargeError", "list_schedule", "schedule_of"),
-    "problems.kv.start_windows": ("possible_starts", "start_windows"),
+    "problems.kv.start_windows": ("possible_starts",),
     "problems.problem": ("Problem", "kv_refusal", "problem_of", "stages_refusal"),
     "problems.slots.packing": ("pack", "packing_bound"),
-    "problems.slots.stage_limits": ("stage_limits",),
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),
     "reporting.render": ("report",),
@@ -116,6 +116,7 @@ _PUBLIC = {
     "simulation.simulate": ("simulate",),
     "solving": ("solve",),
     "solving.bound": ("CertifiedBound", "bound"),
+    "solving.known": ("Known", "clique_rows", "stage_limits", "start_windows"),
     "sources.families": ("generate",),
     "sources.servers": ("find_server", "presets"),
     "sources.traces": ("import_trace",),

@@ -17,7 +17,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.solving import TIME_LIMIT, choose
-from modelkit.solving.size import check_model
+from modelkit.solving.known import Known, known_of
 from modelkit.verify.feasibility import obstacles
 
 #: Solvers that find irreducible infeasible subsystems here.
@@ -101,8 +101,8 @@ def diagnose(
     own = [] if general else chosen.hindrances(posed)
     known = tuple(general + own)
     try:
-        check_model(chosen, posed)
-        form, columns, rows = chosen.apply(_compiled, posed, within=math.inf if time_limit is None else time_limit)
+        within = math.inf if time_limit is None else time_limit
+        form, columns, rows = chosen.apply(_compiled, posed, known_of(chosen, posed), within=within)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")
@@ -125,9 +125,11 @@ def diagnose(
     return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
 
 
-def _compiled(formulation: Formulation, posed: Instance) -> tuple[StandardForm, list[Column], list[Row]]:
+def _compiled(
+    formulation: Formulation, posed: Instance, known: Known
+) -> tuple[StandardForm, list[Column], list[Row]]:
     """The arrays of a model, and the names of what is in them."""
-    model = formulation.instantiate(posed)  # kept: its rows and columns know their names only while it lives
+    model = formulation.instantiate(posed, known)  # kept: its rows and columns know their names only while it lives
     form, columns, rows = compile_named(model)
     return form, *described(columns, rows)
 

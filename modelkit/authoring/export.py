@@ -13,7 +13,7 @@ from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.runtime.scratch import scratch_folder
 from modelkit.solving import choose
-from modelkit.solving.size import check_model
+from modelkit.solving.known import Known, known_of
 
 #: Longest name that the formats' readers take.
 LONGEST = 200
@@ -43,16 +43,15 @@ def exported(
     """
     instance = load(instance)
     chosen, posed = choose(instance, formulation, parameters)
-    check_model(chosen, posed)
-    text: str = chosen.apply(_written, posed, kind)
+    text: str = chosen.apply(_written, posed, known_of(chosen, posed), kind)
     return text, chosen
 
 
-def _written(formulation: Formulation, posed: Instance, kind: Format) -> str:
+def _written(formulation: Formulation, posed: Instance, known: Known, kind: Format) -> str:
     """The model of a posed instance in a format."""
     from pyomo.common.errors import PyomoException
 
-    model = formulation.instantiate(posed)
+    model = formulation.instantiate(posed, known)
     with scratch_folder() as folder:
         path = folder / f"model.{kind}"
         try:

@@ -6,6 +6,7 @@ extends and adds to it.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -50,19 +51,15 @@ class Formulation:
     build
         Fills a ``pyomo.environ.AbstractModel``; adds to the extended one's in a variant.
     data
-        Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a
-        variant, those that it adds or changes.
-    variant_data
-        The same for a variant of another problem: without what was left out because this formulation's own
-        optimum does not need it. None: ``data``.
+        Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a variant, those
+        that it adds or changes. ``data(instance)``, or ``data(instance, known)``: it is then handed a
+        `modelkit.Known`, what is known of the instance for the problem that is posed, such as the starts that an
+        optimal schedule may use. In what a variant inherits, that is the variant's problem.
     extract
         Schedule from a solved model.
     start
         Sets the variables of a model to what a schedule says; raises KeyError when the model has
         no such variable. None: no MIP start.
-    suits
-        Whether ``solve`` should take it by itself for an instance that it accepts and whose ``extra`` names one of its
-        parameters, if it has any. None: yes; of a variant without parameters: no.
     extends
         Name of the formulation that this one adds to.
     parameters
@@ -74,9 +71,6 @@ class Formulation:
         its claim cannot be compared with brute force.
     value
         The objective, computed from the judge's replay. None: the judge's metric named by ``objective``.
-    nonzeros, variant_nonzeros
-        Of the model of an instance, about, told before it is built, for what is built within a time limit; the second
-        for variants, as ``variant_data``. None: not known.
     obstacles
         Why an instance has no schedule, in the domain's words, one sentence each; for ``modelkit diagnose``.
     separator
@@ -92,17 +86,13 @@ class Formulation:
     problem: str | None = None
     needs: Callable[[Instance], str | None] | None = None
     build: Callable[[Any], None] | None = None
-    data: Callable[[Instance], dict[str, Any]] | None = None
-    variant_data: Callable[[Instance], dict[str, Any]] | None = None
+    data: Callable[..., dict[str, Any]] | None = None
     extract: Callable[[Any, Instance], Schedule] | None = None
     start: Callable[[Any, Instance, Schedule], None] | None = None
-    suits: Callable[[Instance], bool] | None = None
     extends: str | None = None
     parameters: tuple[Parameter, ...] = ()
     admissible: Callable[[Instance, Verdict], list[str]] | None = None
     value: Callable[[Instance, Verdict], float] | None = None
-    nonzeros: Callable[[Instance], int] | None = None
-    variant_nonzeros: Callable[[Instance], int] | None = None
     obstacles: Callable[[Instance], list[str]] | None = None
     separator: Callable[[Any, Instance], Separator | None] | None = None
 
@@ -126,7 +116,8 @@ class Formulation:
             It raises an error, ends the interpreter, or returns something else.
         """
         with asking(self.words, function):
-            answer = getattr(self, function)(*arguments)
+            call = getattr(self, function)
+            answer = (_knowing(call) if function == "data" else call)(*arguments)
             fits, allowed = _RETURNS[function]
             if not fits(answer):
                 raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
@@ -164,25 +155,19 @@ class Formulation:
         """Whether ``solve`` should take it by itself: it understands all of ``extra`` and, if a variant, any of it."""
         known = {p.name for p in self.parameters}
         asked = instance.parameters.keys()
-        if not known.issuperset(asked) or bool(known) != bool(asked):
-            return False
-        return self.suits is None or bool(self.asked("suits", instance))
+        return known.issuperset(asked) and bool(known) == bool(asked) and (self.extends is None or bool(known))
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
         why: str | None = self.asked("needs", instance) if self.needs else None
         return why
 
-    def values(self, instance: Instance) -> dict[str, Any]:
-        """The data of the model of a posed instance."""
+    def values(self, instance: Instance, known: Any) -> dict[str, Any]:
+        """The data of the model of a posed instance; ``known`` as in `instantiate`."""
         if self.data is None:
             raise FormulationError(f"{self.words} has no data")
-        values: dict[str, Any] = self.asked("data", instance)
+        values: dict[str, Any] = self.asked("data", instance, known)
         return values
-
-    def size(self, instance: Instance, *, within: float | None = None) -> int | None:
-        """Non-zeros of the model of a posed instance, about, or None; ``within`` as in `instantiate`."""
-        return self.asked("nonzeros", instance) if self.nonzeros else None
 
     def hindrances(self, instance: Instance) -> list[str]:
         """Why a posed instance has no schedule, in the domain's words."""
@@ -221,9 +206,8 @@ class Formulation:
                 if part:
                     part(m)
 
-        def both_data(instance: Instance) -> dict[str, Any]:
-            inherited = base.data if same else base.variant_data or base.data
-            parts = [part(instance) for part in (inherited, self.data) if part]
+        def both_data(instance: Instance, known: Any) -> dict[str, Any]:
+            parts = [_knowing(part)(instance, known) for part in (base.data, self.data) if part]
             return {key: value for part in parts for key, value in part.items()}
 
         def both_admissible(instance: Instance, verdict: Verdict) -> list[str]:
@@ -234,23 +218,13 @@ class Formulation:
             parts = [part(instance) for part in (base.obstacles, self.obstacles) if part]
             return [words for part in parts for words in part]
 
-        def both_variant_data(instance: Instance) -> dict[str, Any]:
-            both = (base.variant_data or base.data, self.variant_data or self.data)
-            parts = [part(instance) for part in both if part]
-            return {key: value for part in parts for key, value in part.items()}
-
         own = {p.name for p in self.parameters}
-        same = self.problem is not None and self.problem == base.problem
         return replace(
             self,
-            extends=None,
             parameters=(*(p for p in base.parameters if p.name not in own), *self.parameters),
             admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
             value=self.value or (base.value if self.objective in (None, base.objective) else None),
             obstacles=both_obstacles,
-            variant_data=both_variant_data,
-            nonzeros=self.nonzeros or (base.nonzeros if same else base.variant_nonzeros),
-            variant_nonzeros=self.variant_nonzeros or base.variant_nonzeros,
             objective=self.objective or base.objective,
             needs=both_needs,
             build=both_build,
@@ -258,20 +232,24 @@ class Formulation:
             extract=self.extract or base.extract,
             start=self.start or base.start,
             separator=self.separator or base.separator,
-            suits=self.suits or (None if self.parameters else lambda instance: False),
         )
 
-    def instantiate(self, instance: Instance, *, within: float | None = None) -> Any:
+    def instantiate(self, instance: Instance, known: Any, *, within: float | None = None) -> Any:
         """The concrete Pyomo model of ``instance``.
 
-        ``within`` is how many seconds that may take, where it can be stopped.
+        Parameters
+        ----------
+        known
+            What is known of it for this formulation (`modelkit.solving.known.known_of`).
+        within
+            Seconds that it may take, where it can be stopped.
 
         Raises
         ------
         FormulationError
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
-        data = self.values(instance)
+        data = self.values(instance, known)
         return self.created(self.abstract(), data, instance.name)
 
     def abstract(self, kind: type[Any] | None = None) -> Any:
@@ -303,6 +281,18 @@ class Formulation:
             ) from error
 
 
+def _knowing(data: Callable[..., Any]) -> Callable[[Instance, Any], Any]:
+    """``data(instance, known)``, also of a function that takes the instance alone."""
+    try:
+        takes = list(inspect.signature(data).parameters.values())
+    except (TypeError, ValueError):
+        takes = []
+    given = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    if len(given) > 1 or any(p.kind is p.VAR_POSITIONAL or p.name == "known" for p in takes):
+        return data
+    return lambda instance, known: data(instance)
+
+
 #: What Pyomo raises where a rule fails or a value is outside its set.
 _REFUSED = (ValueError, KeyError, RuntimeError, TypeError)
 
@@ -314,16 +304,14 @@ def _are_sentences(answer: object) -> bool:
 #: What the functions return: whether an answer is that, and in words.
 _RETURNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "needs": (lambda answer: answer is None or isinstance(answer, str), "None, or why the instance is outside it"),
-    "suits": (lambda answer: answer in (True, False), "True or False"),
     "data": (lambda answer: isinstance(answer, dict), "a dictionary from names to values"),
     "extract": (lambda answer: isinstance(answer, Schedule), "a Schedule"),
     "admissible": (_are_sentences, "a list of sentences, empty where the schedule breaks nothing"),
     "value": (lambda answer: math.isfinite(float(answer)), "a number"),
     "obstacles": (_are_sentences, "a list of sentences"),
-    "nonzeros": (lambda answer: math.isfinite(float(answer)) and answer >= 0, "a number from 0"),
 }
 #: What is made of answers that other types stand for too, such as NumPy's.
-_MADE: dict[str, Callable[[Any], Any]] = {"value": float, "nonzeros": int}
+_MADE: dict[str, Callable[[Any], Any]] = {"value": float}
 
 
 def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:

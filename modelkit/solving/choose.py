@@ -13,6 +13,8 @@ from modelkit.instance import Instance
 from modelkit.problems.kv.diagram import refusal as search_refusal
 from modelkit.solving.outcome import SEARCH
 
+#: Requests times longest output up to which a binary for each request and start is faster than memory as a flow.
+SMALL = 1_000
 #: From how many requests on the search is tried before a solver [request].
 MANY = 9
 
@@ -52,7 +54,7 @@ def choose(
             reasons.append(f"{entry.name}: {entry.error}")
             continue
         try:
-            if entry.formulation.claim != "exact" or not entry.formulation.chosen_for(named):
+            if not _is_candidate(entry.formulation, named):
                 continue
             posed = entry.formulation.posed(named)
             why = entry.formulation.refusal(posed)
@@ -64,6 +66,16 @@ def choose(
     if named.parameters:
         reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; choose one with -f")
     raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
+
+
+def _is_candidate(formulation: Formulation, instance: Instance) -> bool:
+    """Whether ``solve`` takes it by itself where it accepts the instance: of each problem the fastest exact one."""
+    if formulation.claim != "exact" or not formulation.chosen_for(instance):
+        return False
+    if formulation.problem != "kv-hindsight" or formulation.parameters:
+        return True
+    small = len(instance.requests) * int(instance.arrays.output.max()) <= SMALL
+    return formulation.name == ("kv-hindsight" if small else "kv-hindsight-flow")
 
 
 def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:

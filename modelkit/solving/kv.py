@@ -10,12 +10,13 @@ from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.problems.kv.best_known import best_listed
 from modelkit.problems.kv.idle import busy
-from modelkit.problems.kv.local_search import first_schedule, latency, schedule_of, searched
+from modelkit.problems.kv.local_search import latency, schedule_of, searched
 from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.problems.kv.prices import Ascent, ascend
 from modelkit.problems.kv.relaxation import Floats
 from modelkit.runtime.deadline import Deadline, within
 from modelkit.runtime.interrupts import interrupts_held
+from modelkit.solving.candidates import first_starts
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.verify.exact_bounds import certify
 
@@ -53,7 +54,7 @@ def bound(task: Task) -> CertifiedBound:
     original, timeline = task.instance, busy(task.instance)
     instance = timeline.instance
     with within(task.deadline):
-        starts = first_schedule(instance)
+        starts = first_starts(instance)
     search = Deadline(task.deadline.at - REPLAYING * len(starts))
     value = float(latency(instance, starts))
     prices = np.zeros(0)

@@ -12,7 +12,6 @@ from modelkit.certificate import Certificate
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
-from modelkit.problems.kv.best_known import local_search
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
 from modelkit.problems.kv.idle import Busy, busy
 from modelkit.problems.kv.relaxation import Floats
@@ -33,6 +32,7 @@ from modelkit.result import (
 )
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
+from modelkit.solving.known import Known
 from modelkit.solving.slots import slot_certificate
 from modelkit.verify.exact_bounds import certify
 
@@ -92,6 +92,7 @@ class Account:
         self.inner, self.inner_posed = self.timeline.instance, self.posed
         if self.inner is not self.instance:
             self.inner_posed = self.posed.replace(requests=self.inner.requests)
+        self.known = Known(self.inner, self.formulation.problem, self.formulation.name)
 
     @property
     def solver_name(self) -> str:
@@ -157,7 +158,7 @@ class Account:
         if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
             return None
         if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
-            return self.proven(local_search(self.inner).prices)
+            return self.proven(self.known.local_search.prices)
         return self.certificate
 
     def proven(self, prices: Floats) -> Certificate:

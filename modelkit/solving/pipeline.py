@@ -9,23 +9,12 @@ from typing import Any
 
 from modelkit.backends import Outcome
 from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
-from modelkit.problems.kv.best_known import hindsight, local_search
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
 from modelkit.problems.kv.diagram import Progress as SearchProgress
-from modelkit.problems.kv.local_search import (
-    LISTS_SHARE,
-    Ints,
-    TooLargeError,
-    TooLateError,
-    first_schedule,
-    schedule_of,
-    searched,
-    starts_of,
-)
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError, schedule_of, searched, starts_of
 from modelkit.problems.kv.neighbourhoods import few_run_at_once
-from modelkit.problems.kv.start_windows import check_size, starts_kept
+from modelkit.problems.kv.start_windows import check_size
 from modelkit.problems.problem import KV, SLOTS, problem_of
-from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.result import News, Result, Stage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
@@ -33,7 +22,6 @@ from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.bound import bound
 from modelkit.solving.outcome import SEARCH, Account, Candidate
-from modelkit.solving.size import check_model
 
 _NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
 #: A solver that has less time left is not begun [s].
@@ -46,12 +34,7 @@ SEARCH_SHARE = 0.8
 
 @dataclass
 class Run(Account):
-    """The steps of one solve, from the warm start to the result.
-
-    ``first`` holds the starts of the first schedule, once they are found.
-    """
-
-    first: Ints | None = None
+    """The steps of one solve, from the warm start to the result."""
 
     def go(self) -> Result:
         """All steps; what a function of the formulation breaks loses nothing that was found before."""
@@ -66,7 +49,7 @@ class Run(Account):
         """From the warm start to the judgement."""
         try:
             if self.formulation.problem == "kv-hindsight":
-                self.find_first()
+                check_size(self.inner, self.known.first)
             before = time.perf_counter()
             self.start = self.find_start()
             self.searched = True
@@ -77,7 +60,6 @@ class Run(Account):
                 return self.conclude(None, "finished", "")
             if self.searches and self.search_ends_it():
                 return self.conclude(None, self.search_stop(), "")
-            check_model(self.formulation, self.inner_posed, self.deadline)
             model = self.build()
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
@@ -97,14 +79,6 @@ class Run(Account):
             return self.conclude(None, "interrupted", "interrupted while the solution was read")
         return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
 
-    def find_first(self) -> None:
-        """Find the first schedule and refuse what is too large; one that the deadline may have cut is not kept."""
-        begun = time.perf_counter()
-        first = first_schedule(self.inner)
-        check_size(self.inner, first)
-        if time.perf_counter() - begun <= LISTS_SHARE * self.deadline.left:
-            self.first = first
-
     def find_start(self) -> Candidate | None:
         """The best valid schedule of the policies asked for, told the true lengths."""
         if self.warm_start == "none":
@@ -114,17 +88,15 @@ class Run(Account):
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         elif problem_of(self.instance) is KV:
             try:
-                tried = [self.judged("local-search", self.outer(local_search(self.inner, self.first).schedule))]
+                tried = [self.judged("local-search", self.outer(self.known.local_search.schedule))]
             except InterruptedWith as stop:
                 self.start = self.judged("local-search", self.outer(stop.best.schedule))
                 if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
                     self.certificate = self.proven(stop.best.prices)
                 raise
         elif problem_of(self.instance) is SLOTS and self.formulation.claim == "exact":
-            limit = self.limits.time_limit
-            deadline = None if limit is None else self.began + limit
             try:
-                tried = [self.judged("local-search", improved_slot_schedule(self.instance, deadline=deadline))]
+                tried = [self.judged("local-search", self.known.slot_search.run(self.deadline.at))]
             except InterruptedWith as stop:
                 self.start = self.judged("local-search", stop.best)
                 raise
@@ -146,7 +118,7 @@ class Run(Account):
         before = time.perf_counter()
         self.tell(NEIGHBOURHOODS)
         try:
-            self.start = self.judged("local-search", self.outer(hindsight(self.inner).schedule))
+            self.start = self.judged("local-search", self.outer(self.known.hindsight.schedule))
         except InterruptedWith as stop:
             self.start = self.judged("local-search", self.outer(stop.best.schedule))
             raise
@@ -163,10 +135,17 @@ class Run(Account):
         """Search with decision diagrams; whether that is all there is to do."""
         if self.start is None:
             # not asked for, and the limits of the search need one
-            starts = hindsight(self.inner).starts
+            starts = self.known.hindsight.starts
         else:
             starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
-        self.search = Search(self.inner, starts, self.deadline.at, self.limits.gap, listen=self.hear)
+        self.search = Search(
+            self.inner,
+            starts,
+            self.deadline.at,
+            self.limits.gap,
+            listen=self.hear,
+            windows=lambda: self.known.windows,
+        )
         self.tell(f"solving with {SEARCH}")
         before = time.perf_counter()
         self.search.run()
@@ -204,14 +183,14 @@ class Run(Account):
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
+        if self.formulation.problem == "kv-hindsight":
+            self.starts = self.known.starts_kept  # before the model, so that the windows are handed on
         left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
-        model = self.formulation.instantiate(self.inner_posed, within=left)
+        model = self.formulation.instantiate(self.inner_posed, self.known, within=left)
         if self.start is not None and self.formulation.start is not None:
             start = self.timeline.within(self.start.schedule)
             if not self.formulation.set_start(model, self.inner_posed, start):
                 self.start_accepted = False  # it uses a start that no optimal schedule uses
-        if self.formulation.problem == "kv-hindsight":
-            self.starts = starts_kept(self.inner)
         self.seconds["build"] = time.perf_counter() - before
         note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
         self.passed("building the model", before, note)
@@ -281,7 +260,7 @@ class Run(Account):
     def improved(self, message: str, stop: StopReason) -> Result:
         """What the time that is left makes of the schedule known, with the bound that the prices prove."""
         assert self.start is not None
-        self.certificate = self.proven(local_search(self.inner).prices)
+        self.certificate = self.proven(self.known.local_search.prices)
         starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
         left = SEARCH_SHARE * self.deadline.left
         found = searched(

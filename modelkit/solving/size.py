@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from modelkit.formulation.formulation import Formulation
-from modelkit.instance import Instance
 from modelkit.problems.kv.local_search import TooLargeError, TooLateError
-from modelkit.runtime.deadline import Deadline
+from modelkit.runtime.deadline import current
 
 #: Non-zeros that a model may have; at some 400 bytes each more would not fit a workstation's memory.
 MOST_NONZEROS = 20_000_000
@@ -15,8 +13,8 @@ SECONDS_PER_NONZERO = 3e-6
 BUILD_SHARE = 0.5
 
 
-def check_model(formulation: Formulation, posed: Instance, deadline: Deadline | None = None) -> None:
-    """Raise at once where the model cannot be built, if the formulation tells its size.
+def check_nonzeros(count: int, formulation: str) -> None:
+    """Raise at once where a model with about so many non-zeros cannot be built.
 
     Raises
     ------
@@ -25,18 +23,14 @@ def check_model(formulation: Formulation, posed: Instance, deadline: Deadline | 
     TooLateError
         It could not be built and handed over within half of the time that is left.
     """
-    deadline = deadline or Deadline()
-    count = formulation.size(posed, within=deadline.left if deadline.finite else None)
-    if count is None:
-        return
     if count > MOST_NONZEROS:
         raise TooLargeError(
-            f"the instance is too large for formulation {formulation.name!r}: its model would have about {count:,}"
+            f"the instance is too large for formulation {formulation!r}: its model would have about {count:,}"
             f" non-zeros; at most {MOST_NONZEROS:,}"
         )
-    seconds, left = SECONDS_PER_NONZERO * count, deadline.left
+    seconds, left = SECONDS_PER_NONZERO * count, current().left
     if seconds > BUILD_SHARE * left:
         raise TooLateError(
-            f"building the model of formulation {formulation.name!r} with about {count:,} non-zeros takes about"
+            f"building the model of formulation {formulation!r} with about {count:,} non-zeros takes about"
             f" {seconds:.1f} s, and {left:.1f} s are left of the time limit"
         )

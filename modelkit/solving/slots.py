@@ -6,8 +6,8 @@ from modelkit.certificate import Certificate, Weights
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.problems.slots.packing import packing_bound
-from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.runtime.interrupts import interrupts_held
+from modelkit.solving.candidates import slot_search
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.verify.exact_bounds import certify_slots
 
@@ -18,9 +18,8 @@ def bound(task: Task) -> CertifiedBound:
     certificate = slot_certificate(task.instance)
     task.tell("local search", None, certificate.value)
     interrupted = False
-    deadline = task.deadline.at if task.deadline.finite else None
     try:
-        schedule = improved_slot_schedule(task.instance, seed=task.seed, deadline=deadline, gap=task.gap)
+        schedule = slot_search(task.instance, seed=task.seed).run(task.deadline.at, task.gap)
     except InterruptedWith as stop:
         interrupted, schedule = True, stop.best
     with interrupts_held() as held:

@@ -21,6 +21,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import found_formulations
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance
+from modelkit.solving.known import known_of
 
 #: Values closer than this are equal.
 TOLERANCE = 1e-6
@@ -38,7 +39,7 @@ def builds(subject: Subject) -> str | list[Complaint]:
     complaints = []
     for instance in subject.instances:
         try:
-            model = subject.formulation.instantiate(instance)
+            model = subject.formulation.instantiate(instance, known_of(subject.formulation, instance))
             compile_model(model)
         except ModelkitError as error:
             complaints.append(
@@ -263,10 +264,11 @@ def growth(subject: Subject) -> str | list[Complaint]:
             posed = formulation.posed(larger, {**examples(formulation, larger, 1), **subject.given})
             if formulation.refusal(posed) is not None:
                 break
+            known = known_of(formulation, posed)
             with _Steps(str(subject.path)) as steps:
-                model = formulation.instantiate(posed)
+                model = formulation.instantiate(posed, known)
             began = time.perf_counter()
-            formulation.instantiate(posed)
+            formulation.instantiate(posed, known)
             seconds = time.perf_counter() - began
             size = compile_model(model)[0].size
         except ModelkitError:

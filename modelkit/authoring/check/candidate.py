@@ -18,6 +18,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import base_of, file_of, load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
+from modelkit.solving.known import known_of
 
 #: Seconds for a solver on a tiny instance.
 TIME_LIMIT = 20.0
@@ -119,7 +120,7 @@ class Subject:
         """Build, solve, extract, judge; the instance is posed for ``formulation``."""
         import pyomo.environ as pyo
 
-        model = formulation.instantiate(instance)
+        model = formulation.instantiate(instance, known_of(formulation, instance))
         limits = Limits(time_limit=TIME_LIMIT, threads=1)
         separator = formulation.separator_for(model, instance)
         outcome = backend(solver).solve(model, limits, OPTIONS.get(solver, {}), separator=separator)

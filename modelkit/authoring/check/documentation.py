@@ -13,6 +13,7 @@ from modelkit.authoring.check.probe import Probe, probe
 from modelkit.authoring.check.rules import Complaint, rule
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import key_faults
+from modelkit.solving.known import known_of
 
 UNIT = re.compile(r"\[[^\[\]]+\]$")
 
@@ -122,9 +123,10 @@ def data(subject: Subject) -> str | list[Complaint]:
         return [Complaint("there is no data()", "write data(instance): a dictionary from names to values")]
     found: dict[str, None] = {}
     for instance in subject.instances[:8]:
-        found.update(dict.fromkeys(key_faults(subject.abstract, formulation.values(instance))))
+        values = formulation.values(instance, known_of(formulation, instance))
+        found.update(dict.fromkeys(key_faults(subject.abstract, values)))
     return [Complaint(fault, "names in data() are those of m.NAME in build()") for fault in found] or (
-        f"{len(formulation.values(subject.instances[0]))} keys, all that the model needs"
+        f"{len(values)} keys, all that the model needs"
     )
 
 
@@ -153,7 +155,8 @@ def used(subject: Subject) -> str | list[Complaint]:
     watched = _watched(read)
     for instance in subject.instances[:8]:
         formulation = subject.formulation
-        model = formulation.created(formulation.abstract(watched), formulation.values(instance), instance.name)
+        values = formulation.values(instance, known_of(formulation, instance))
+        model = formulation.created(formulation.abstract(watched), values, instance.name)
         for row in model.component_data_objects((pyo.Constraint, pyo.Objective), active=True):
             in_rows.update(v.parent_component().local_name for v in identify_variables(row.expr))
         if formulation.extract is not None:

@@ -21,6 +21,7 @@ from modelkit.errors import FormulationFailedError, ModelkitError
 from modelkit.formulation.hosting import host as hosting
 from modelkit.formulation.hosting.guest import tell
 from modelkit.formulation.loading import file_of, load_formulation, place
+from modelkit.solving.known import known_of
 
 #: Tiny instances that are built in each look.
 BUILT = 4
@@ -76,7 +77,7 @@ def _look(name: str, given: dict[str, Any]) -> None:
         return
     try:
         for instance in tiny_instances(formulation, BUILT, given):
-            found.built += _rows(formulation.instantiate(instance))
+            found.built += _rows(formulation.instantiate(instance, known_of(formulation, instance)))
     except Exception as error:
         found.build_error = str(error) if isinstance(error, ModelkitError) else place(error, path)
     tell(found)

@@ -22,6 +22,7 @@ from modelkit.authoring.show.verifying import holds, says_nothing
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import chain_of, load_formulation
+from modelkit.solving.known import known_of
 
 __all__ = ["Family", "Mathematics", "Named", "mathematics"]
 
@@ -129,7 +130,7 @@ def _world(formulation: Formulation, instance: Any) -> World:
 
     abstract = formulation.abstract()
     parameters = {c.local_name for c in abstract.component_objects(pyo.Param)}
-    data = traced_data(formulation.values(instance), parameters)
+    data = traced_data(formulation.values(instance, known_of(formulation, instance)), parameters)
     with _ones_kept():
         return World(formulation.created(abstract, data, "a sample"))
 

@@ -39,7 +39,7 @@ USUAL = (
     "pyomo.environ",
     "numpy",
     "scipy",
-    "modelkit.solving.bound",
+    "modelkit.solving.known",
     "modelkit.problems.slots.stages",
     "modelkit.problems.slots.packing",
 )

@@ -21,7 +21,7 @@ from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
 #: Fields that hold functions which are asked by `Formulation.asked`.
-_ASKED = ("needs", "suits", "data", "extract", "admissible", "value", "obstacles")
+_ASKED = ("needs", "data", "extract", "admissible", "value", "obstacles")
 
 
 @dataclass
@@ -90,17 +90,10 @@ class HeldFormulation(Formulation):
         """See `Formulation.apply`; ``function`` is of a module, and the process over there can import it."""
         return self.tie.apply(function, *arguments, within=within)
 
-    def instantiate(self, instance: Instance, *, within: float | None = None) -> CompiledModel:
-        """See `Formulation.instantiate`."""
-        model: CompiledModel = self.apply(_built, instance, within=within)
+    def instantiate(self, instance: Instance, known: Any, *, within: float | None = None) -> CompiledModel:
+        """See `Formulation.instantiate`; what is known so far goes along, and the rest is found over there."""
+        model: CompiledModel = self.apply(_built, instance, known, within=within)
         return model
-
-    def size(self, instance: Instance, *, within: float | None = None) -> int | None:
-        """See `Formulation.size`."""
-        if self.nonzeros is None:
-            return None
-        count: int = self.apply(Formulation.asked, "nonzeros", instance, within=within)
-        return count
 
     def set_start(self, model: CompiledModel, instance: Instance, schedule: Schedule) -> bool:
         """See `Formulation.set_start`."""
@@ -164,8 +157,8 @@ def _model(key: int) -> _Built:
     return _models[key]
 
 
-def _built(formulation: Formulation, instance: Instance) -> CompiledModel:
-    model = formulation.instantiate(instance)
+def _built(formulation: Formulation, instance: Instance, known: Any) -> CompiledModel:
+    model = formulation.instantiate(instance, known)
     form, columns = compile_model(model)
     _models.clear()  # one is solved at a time; a large one is a burden
     key = next(_keys)

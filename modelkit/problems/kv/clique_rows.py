@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from modelkit.instance import Instance
-from modelkit.problems.kv.best_known import hindsight
+from modelkit.problems.kv.best_known import Hindsight
 from modelkit.problems.kv.cuts import Candidates, Ints, Separation, conflict_cliques, triples
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.problems.kv.start_windows import possible_starts, start_windows
+from modelkit.problems.kv.start_windows import possible_starts
 from modelkit.runtime.deadline import current
 
 #: Seconds of separation at most, and share of the time that is left.
@@ -32,13 +32,19 @@ class CliqueRow(NamedTuple):
     most: int
 
 
-def clique_rows(instance: Instance, *, use_prices: bool = True) -> tuple[list[Ints], list[CliqueRow]]:
+def clique_rows(
+    instance: Instance, known: Hindsight, windows: list[Ints], *, use_prices: bool = True
+) -> tuple[list[Ints], list[CliqueRow]]:
     """Starts for each request, ascending, and the rows that the linear relaxation over them violates in turn.
 
     Parameters
     ----------
     instance
         Unit clock, no slots, with a KV capacity.
+    known
+        A schedule of it.
+    windows
+        Its start windows (`modelkit.problems.kv.start_windows`).
     use_prices
         Whether to keep only the starts that the prices of the last relaxation leave to an optimal schedule of minimum
         total latency. Without, starts are those of `possible_starts`, and the rows hold for every schedule.
@@ -46,13 +52,13 @@ def clique_rows(instance: Instance, *, use_prices: bool = True) -> tuple[list[In
     Raises
     ------
     InfeasibleError, TooLargeError
-        As `start_windows`.
+        As `possible_starts`.
     """
-    program = CliqueProgram(instance, start_windows(instance), FAMILIES)
+    program = CliqueProgram(instance, windows, FAMILIES)
     ends = min(time.perf_counter() + SEPARATION, current().share(SHARE).at)
     bound = program.solved(ends, float("inf"))
     if use_prices:
-        kept = bound.reduced <= hindsight(instance).latency * SCALE - bound.bound
+        kept = bound.reduced <= known.latency * SCALE - bound.bound
         windows = [np.flatnonzero(row) for row in kept]
     else:
         windows = possible_starts(instance)

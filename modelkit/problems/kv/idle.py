@@ -23,7 +23,6 @@ prove the same bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +119,6 @@ class Busy:
         return first, offset
 
 
-@lru_cache(maxsize=8)
 def busy(instance: Instance) -> Busy:
     """An instance of the KV-cache problem without its idle time."""
     arrays = instance.arrays

@@ -13,7 +13,7 @@ Unit clock, no slots.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,13 @@ from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
 from modelkit.runtime.deadline import Deadline, current
 from modelkit.runtime.kernel import kernel
 from modelkit.schedule import Schedule, schedule_from_starts
-from modelkit.simulation.simulate import clairvoyant_schedule
 
 Ints = npt.NDArray[np.int64]
 
-#: Policies whose hindsight schedules are candidates to begin with, on instances of up to MANY requests.
-SCOUTS = ("svf", "mc-sf", "mc-benchmark")
+#: Up to so many requests there is time for every list schedule.
 MANY = 2_000
-#: Share of the time that is left which a further one may take.
-SCOUTS_SHARE = 0.2
+#: Share of the time that is left which a further candidate may take.
+CANDIDATES_SHARE = 0.2
 #: The same for further list schedules on larger instances.
 LISTS_SHARE = 0.1
 #: Request-rounds that an improvement without a time limit may touch; a second or two.
@@ -127,10 +125,20 @@ def _profile(instance: Instance) -> tuple[Ints, Ints]:
     return empty_profile(rounds)
 
 
-def first_schedule(instance: Instance) -> Ints:
-    """Starts of the best list schedule by volume, output or arrival, or of a policy told the true lengths.
+def first_schedule(instance: Instance, candidates: Iterable[Schedule] = ()) -> Ints:
+    """Starts of the best list schedule by volume, output or arrival, or of the best candidate.
 
-    Within a deadline those that take long may be left out, never the first.
+    Within a deadline those that take long may be left out, never the first list schedule.
+
+    Parameters
+    ----------
+    candidates
+        Valid schedules in which each request starts once; each may be made when it is asked for.
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError
+        As `list_schedule`.
     """
     arrays = instance.arrays
     begun = time.perf_counter()
@@ -140,12 +148,12 @@ def first_schedule(instance: Instance) -> Ints:
         if not current().over and (len(best) <= MANY or spent <= LISTS_SHARE * current().left):
             best = min(best, list_schedule(instance, key), key=lambda starts: int(starts.sum()))
     slowest = 0.0
-    for policy in SCOUTS if len(arrays.output) <= MANY else ():
+    left = iter(candidates)
+    while slowest <= CANDIDATES_SHARE * current().left:
         begun = time.perf_counter()
-        if slowest > SCOUTS_SHARE * current().left:
+        if (candidate := next(left, None)) is None:
             break
-        found = starts_of(instance, clairvoyant_schedule(instance, policy))
-        best = min(best, found, key=lambda starts: int(starts.sum()))
+        best = min(best, starts_of(instance, candidate), key=lambda starts: int(starts.sum()))
         slowest = max(slowest, time.perf_counter() - begun)
     return best
 

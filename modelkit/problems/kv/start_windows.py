@@ -16,13 +16,12 @@ optimal schedule. Let UB be the total latency of a known schedule.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from modelkit.instance import Instance
-from modelkit.problems.kv.best_known import hindsight
-from modelkit.problems.kv.local_search import TooLargeError, TooLateError, first_schedule, latency
+from modelkit.problems.kv.best_known import Hindsight
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError, latency
 from modelkit.problems.kv.relaxation import Ints, Relaxation
 from modelkit.runtime.deadline import current
 
@@ -44,28 +43,26 @@ class Starts:
     in_all: int
 
 
-@lru_cache(maxsize=4)
-def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
+def start_windows(instance: Instance, known: Hindsight, *, use_prices: bool = True) -> list[Ints]:
     """Starts that an optimal schedule may use, for each request in ascending order.
 
     Parameters
     ----------
     instance
         Unit clock, no slots.
+    known
+        A schedule of it, and prices.
     use_prices
         Whether to use proof 3.
 
     Raises
     ------
-    InfeasibleError
-        Some request can never run.
     TooLargeError
-        More than ``MOST_STARTS`` starts are left, or `check_size` refuses.
+        More than ``MOST_STARTS`` starts are left.
+    TooLateError
+        There are too many to look at for the time that is left.
     """
-    arrays = instance.arrays
-    if instance not in hindsight:
-        check_size(instance, first_schedule(instance))
-    best = hindsight(instance).latency
+    arrays, best = instance.arrays, known.latency
     latest = _simple_latest(instance, best)
     count = int((latest - arrays.arrival + 1).sum())
     if count * SECONDS_PER_START > LOOK_SHARE * current().left:
@@ -73,12 +70,12 @@ def start_windows(instance: Instance, *, use_prices: bool = True) -> list[Ints]:
             f"the start windows of {len(instance.requests):,} requests are to be found among {count:,} starts,"
             f" for which too little is left of the time limit ({current().left:.1f} s)"
         )
-    prices = hindsight(instance).prices
+    prices = known.prices
     if not use_prices or instance.server.kv_capacity_tokens is None or not len(prices):
         _check_size(instance, count)
         return [np.arange(a, k + 1) for a, k in zip(arrays.arrival, latest, strict=True)]
     relaxation = Relaxation(instance, len(prices) - 1)
-    bound, cheapest = relaxation.bound(prices[1:], hindsight(instance).starts)
+    bound, cheapest = relaxation.bound(prices[1:], known.starts)
     p, q = relaxation.sums(prices[1:])
     least = relaxation.costs(cheapest, p, q)
     allowed = best - bound + ROUNDING * (best + relaxation.capacity * float(prices.sum()))
@@ -116,10 +113,10 @@ def possible_starts(instance: Instance) -> list[Ints]:
     return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]
 
 
-def starts_kept(instance: Instance) -> Starts:
-    """How many starts `start_windows` keeps."""
-    latest = _simple_latest(instance, hindsight(instance).latency)
-    return Starts(kept=sum(map(len, start_windows(instance))), in_all=int((latest - instance.arrays.arrival + 1).sum()))
+def count_starts(instance: Instance, known: Hindsight, windows: list[Ints]) -> Starts:
+    """How many starts the windows keep, of how many that the value of the schedule known leaves."""
+    latest = _simple_latest(instance, known.latency)
+    return Starts(kept=sum(map(len, windows)), in_all=int((latest - instance.arrays.arrival + 1).sum()))
 
 
 def check_size(instance: Instance, starts: Ints) -> None:

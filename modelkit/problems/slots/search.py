@@ -1,30 +1,25 @@
 """Clairvoyant improvement on slots: a good schedule of the slot problem in hindsight.
 
-The best of all policies' schedules and of plans by local search over admissions and stage lengths
+The best of the candidates given and of plans by local search over admissions and stage lengths
 (``modelkit.problems.slots.stage_plan``), with several numbers of stages and seeds. Each is judged before it counts.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.policies.hybrid import FollowPlan
 from modelkit.problems.slots.packing import pack, packing_bound
 from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, Plan, align, squeeze, stage_count
 from modelkit.problems.slots.stages import StageClock
 from modelkit.schedule import Admission, Schedule, Segment
-from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
-from modelkit.simulation.slots import StageSimulation
 from modelkit.verify.slot_bound import slot_bound
 
 #: Trials of the search for each request in shortening the best plan; 1,319 requests take some ten seconds.
@@ -33,83 +28,97 @@ EFFORT = 8_000
 _SHARES = (0.8, 0.9, 1.0)
 #: Trials for each request of one attempt to shorten the best plan, and attempts in a step.
 _ATTEMPT, _ATTEMPTS = 100, 10
-#: What a trial of the search takes, generously, and what a policy takes for each request [s].
-_TRIAL_SECONDS, _REQUEST_SECONDS = 1e-6, 2e-4
+#: What a trial of the search takes, generously [s].
+TRIAL_SECONDS = 1e-6
 #: A value so close to the lower bound, relatively, is as good as it.
 _SAME = 1e-9
 
 
-def improved_slot_schedule(
-    instance: Instance,
-    *,
-    seed: int = 0,
-    effort: int = EFFORT,
-    deadline: float | None = None,
-    gap: float = 0.0,
-) -> Schedule:
-    """The best schedule found; a search that comes to its end leaves none of the policies' in hindsight better.
+class Candidate(NamedTuple):
+    """A schedule to consider: about how long it takes to make [s], and what makes it."""
+
+    seconds: float
+    make: Callable[[], Schedule]
+
+
+class SlotSearch:
+    """The best judged schedule so far, and the steps that are left.
 
     Parameters
     ----------
     instance
         One that the slot problem takes, in which every request fits.
+    candidates
+        Considered first, in this order.
+    follow
+        Makes a schedule from a plan and a seed.
     seed
         Of the search.
     effort
         Trials for each request in shortening the best plan.
-    deadline
-        Of `time.perf_counter`: no step is begun that would last beyond it. A later call goes on where this one
-        stopped.
-    gap
-        Gap (value - bound) / value to the lower bound at which the search stops.
+
+    Attributes
+    ----------
+    best
+        The best schedule found; a search that comes to its end leaves none of the candidates better.
 
     Raises
     ------
     InfeasibleError
         Some request can never run.
-    InterruptedWith
-        Ctrl-C, with the best schedule so far.
     """
-    instance.check_fits()
-    search = _search(instance, seed, effort)
-    try:
-        search.run(math.inf if deadline is None else deadline, gap)
-    except BaseException as stop:
-        _search.cache_clear()  # it cannot go on after the step that was broken off
-        if isinstance(stop, KeyboardInterrupt):
-            raise InterruptedWith(search.best) from None
-        raise
-    return search.best
 
-
-class _Search:
-    """The best judged schedule so far, and the steps that are left."""
-
-    def __init__(self, instance: Instance, seed: int, effort: int) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        candidates: Sequence[Candidate],
+        follow: Callable[[Plan, int], Schedule],
+        *,
+        seed: int = 0,
+        effort: int = EFFORT,
+    ) -> None:
+        instance.check_fits()
         rounds, _ = packing_bound(instance.arrays.output, instance.server.slots or 1)
         self.instance = instance
+        self.follow = follow
         self.bound = float(slot_bound(instance, rounds))
         self.best = _one_by_one(instance)
         self.value = math.inf
         self._consider(self.best)
-        self.one_at_a_time = threading.Lock()
-        self.steps = self._steps(seed, effort)
+        self.steps = self._steps(candidates, seed, effort)
         self.cost: float | None = next(self.steps)
 
-    def run(self, deadline: float, gap: float) -> None:
-        """Take steps until one would last beyond the deadline, or the gap is reached."""
-        with self.one_at_a_time:
+    def run(self, deadline: float = math.inf, gap: float = 0.0) -> Schedule:
+        """Take steps until one would last beyond the deadline, or the gap is reached; returns the best schedule.
+
+        A later call goes on where this one stopped; after an interruption there is nothing left to do.
+
+        Parameters
+        ----------
+        deadline
+            Of `time.perf_counter`.
+        gap
+            Gap (value - bound) / value to the lower bound.
+
+        Raises
+        ------
+        InterruptedWith
+            Ctrl-C, with the best schedule so far.
+        """
+        try:
             while self.cost is not None and self.value * (1 - gap - _SAME) > self.bound:
                 if time.perf_counter() + self.cost > deadline:
-                    return
+                    break
                 self.cost = next(self.steps, None)
+        except KeyboardInterrupt:
+            raise InterruptedWith(self.best) from None
+        return self.best
 
-    def _steps(self, seed: int, effort: int) -> Iterator[float]:
+    def _steps(self, candidates: Sequence[Candidate], seed: int, effort: int) -> Iterator[float]:
         """Yields what the next step takes [s], before each."""
-        requests, plan = len(self.instance.requests), TRIALS_PER_REQUEST * _TRIAL_SECONDS
-        for policy in sorted(fitting_policies(self.instance), key="hybrid".__eq__):  # it plans, which takes longest
-            yield requests * (_REQUEST_SECONDS + plan * (policy == "hybrid"))
-            self._consider(clairvoyant_schedule(self.instance, policy))
+        for candidate in candidates:
+            yield candidate.seconds
+            self._consider(candidate.make())
         yield from self._plans(seed, effort)
 
     def _plans(self, seed: int, effort: int) -> Iterator[float]:
@@ -117,34 +126,29 @@ class _Search:
         law = StageClock(instance).law
         if len(output) <= slots or not law.decode_base_ms or instance.arrays.arrival.any():
             return
-        yield TRIALS_PER_REQUEST * len(output) * _TRIAL_SECONDS
+        yield TRIALS_PER_REQUEST * len(output) * TRIAL_SECONDS
         price = law.prefill_ms(0) / law.decode_base_ms
         least = pack(output, slots, np.random.default_rng(seed)).makespan
         usual = stage_count(output, slots, price)
         plans = []
         for run, share in enumerate(_SHARES):
-            yield 2 * TRIALS_PER_REQUEST * len(output) * _TRIAL_SECONDS
+            yield 2 * TRIALS_PER_REQUEST * len(output) * TRIAL_SECONDS
             stages = max(-(-len(output) // slots), round(share * usual))
             rng = np.random.default_rng([seed, run])
             plans.append(align(output, slots, least, price, rng, stages=stages))
-            self._follow(plans[-1], seed)
+            self._consider(self.follow(plans[-1], seed))
         best = min(plans, key=lambda p: p.overload + slots * (p.boundaries[-1] + price * len(p.boundaries)))
         rng = np.random.default_rng(seed)
         trials, attempts = _ATTEMPT * len(output), effort // _ATTEMPT
         for done in range(0, attempts, _ATTEMPTS):
             if best.overload or best.boundaries[-1] <= least:
                 break
-            yield _ATTEMPTS * trials * _TRIAL_SECONDS
+            yield _ATTEMPTS * trials * TRIAL_SECONDS
             few = min(_ATTEMPTS, attempts - done)
             shorter = squeeze(output, slots, least, best, rng, attempts=few, trials=trials)
             if shorter is not best:
                 best = shorter
-                self._follow(best, seed)
-
-    def _follow(self, plan: Plan, seed: int) -> None:
-        told = self.instance.arrays.output, self.instance.arrays.output
-        policy = FollowPlan(plan, list(range(len(self.instance.requests))))
-        self._consider(StageSimulation(self.instance, policy, np.random.default_rng(seed), told).run())
+                self._consider(self.follow(best, seed))
 
     def _consider(self, schedule: Schedule) -> None:
         """Keep a schedule that the judge finds valid and better."""
@@ -152,10 +156,6 @@ class _Search:
         value = verdict.metrics["makespan_ms"]
         if verdict.valid and value is not None and value < self.value:
             self.best, self.value = schedule, value
-
-
-_search = lru_cache(maxsize=8)(_Search)
-os.register_at_fork(after_in_child=_search.cache_clear)  # a lock that another thread held is never released there
 
 
 def _one_by_one(instance: Instance) -> Schedule:

@@ -16,26 +16,34 @@ import numpy as np
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge import judge
 from modelkit.problems.slots.packing import packing_bound
-from modelkit.problems.slots.search import improved_slot_schedule
+from modelkit.schedule import Schedule
 from modelkit.verify.slot_bound import slot_bound
 
 #: Share of the makespan by which floating point could be wrong, generously.
 ROUNDING = 1e-9
 
 
-def stage_limits(instance: Instance) -> tuple[int, int]:
+def any_stages(instance: Instance) -> tuple[int, int]:
+    """Least number of stages of any schedule, and one that suffices whenever an earlier end is never worse."""
+    requests = len(instance.requests)
+    return -(-requests // (instance.server.slots or requests)), requests
+
+
+def stage_limits(instance: Instance, known: Schedule) -> tuple[int, int]:
     """Least and largest number of stages that an optimal schedule can need.
 
     Parameters
     ----------
     instance
         One that the slot problem takes, all requests known at 0.
+    known
+        A schedule of it; one that the judge refuses limits nothing.
     """
     assert isinstance(instance.server.clock, LinearClock)
-    clock, requests = instance.server.clock.folded(), len(instance.requests)
-    least = -(-requests // (instance.server.slots or requests))
+    clock = instance.server.clock.folded()
+    least, requests = any_stages(instance)
     cheapest = clock.prefill_ms(0)
-    verdict = judge(instance, improved_slot_schedule(instance))
+    verdict = judge(instance, known)
     best = verdict.metrics["makespan_ms"]
     if not cheapest or not verdict.valid or best is None:
         return least, requests

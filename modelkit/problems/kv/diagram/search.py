@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modelkit.instance import Instance
+from modelkit.problems.kv.best_known import hindsight, local_search
 from modelkit.problems.kv.cuts import Floats, Ints
 from modelkit.problems.kv.diagram import kernels
 from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refined
@@ -117,6 +118,8 @@ class Search:
         Gap (value - bound) / value at which to stop.
     listen
         Called after each stage.
+    windows
+        Gives the start windows, for each request in ascending order. None: they are found from ``starts``.
     """
 
     instance: Instance
@@ -124,6 +127,7 @@ class Search:
     deadline: float = math.inf
     gap: float = 0.0
     listen: Callable[[Progress], None] = lambda progress: None
+    windows: Callable[[], list[Ints]] | None = None
     bound: int = 0
     stages: list[Progress] = field(default_factory=list)
     trouble: str = ""  # what kept a stage from its work
@@ -163,7 +167,7 @@ class Search:
 
     def _cliques(self) -> Reversed | None:
         """Prove the bound of the linear program; returns the problem with its prices, if the diagrams can take it."""
-        windows = start_windows(self.instance)
+        windows = self.windows() if self.windows else self._find_windows()
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
         if many > MOST_STARTS:
@@ -181,6 +185,10 @@ class Search:
             self._done("root diagram", "not tried: sums of costs might not fit 64 bits")
             return None
         return problem
+
+    def _find_windows(self) -> list[Ints]:
+        known = hindsight(self.instance, local_search(self.instance, self.starts))
+        return start_windows(self.instance, known)
 
     def _until(self, share: float) -> float:
         """When that share of the time left is over."""

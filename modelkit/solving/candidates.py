@@ -1,0 +1,55 @@
+"""Schedules of policies that are told the true lengths: where the searches of a problem begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from modelkit.instance import Instance
+from modelkit.policies.hybrid import FollowPlan
+from modelkit.problems.kv.local_search import MANY, Ints, first_schedule
+from modelkit.problems.slots.search import EFFORT, TRIAL_SECONDS, Candidate, SlotSearch
+from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, Plan
+from modelkit.schedule import Schedule
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.simulation.slots import StageSimulation
+
+#: Policies whose schedules are candidates for the KV-cache problem, on instances of up to MANY requests.
+SCOUTS = ("svf", "mc-sf", "mc-benchmark")
+#: What a policy takes in stages, for each request [s].
+REQUEST_SECONDS = 2e-4
+
+
+def first_starts(instance: Instance) -> Ints:
+    """Starts of the best list schedule or of a policy told the true lengths, shape [n].
+
+    Raises
+    ------
+    InfeasibleError, TooLargeError
+        As `modelkit.problems.kv.local_search.first_schedule`.
+    """
+    return first_schedule(instance, _scouted(instance))
+
+
+def _scouted(instance: Instance) -> Iterator[Schedule]:
+    """Each is simulated when it is asked for."""
+    for policy in SCOUTS if len(instance.requests) <= MANY else ():
+        yield clairvoyant_schedule(instance, policy)
+
+
+def slot_search(instance: Instance, *, seed: int = 0, effort: int = EFFORT) -> SlotSearch:
+    """A search that begins with the schedules of all policies; see `modelkit.problems.slots.search.SlotSearch`."""
+    plan = TRIALS_PER_REQUEST * TRIAL_SECONDS
+
+    def candidate(policy: str) -> Candidate:
+        seconds = len(instance.requests) * (REQUEST_SECONDS + plan * (policy == "hybrid"))
+        return Candidate(seconds, lambda: clairvoyant_schedule(instance, policy))
+
+    def follow(plan: Plan, seed: int) -> Schedule:
+        told = instance.arrays.output, instance.arrays.output
+        policy = FollowPlan(plan, list(range(len(instance.requests))))
+        return StageSimulation(instance, policy, np.random.default_rng(seed), told).run()
+
+    ordered = sorted(fitting_policies(instance), key="hybrid".__eq__)  # it plans, which takes longest
+    return SlotSearch(instance, [candidate(policy) for policy in ordered], follow, seed=seed, effort=effort)
