@@ -20,9 +20,9 @@ from record import stamp
 import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.problems.kv import prices
-from modelkit.problems.kv.local_search import first_schedule
 from modelkit.result import News
 from modelkit.solving.bound import bound
+from modelkit.solving.candidates import first_starts
 from modelkit.sources.families import generate
 from modelkit.sources.traces import import_trace
 
@@ -74,7 +74,7 @@ def growth() -> list[dict[str, Any]]:
     rows = []
     for n in (1_250, 2_500, 5_000, 10_000, 20_000):
         instance = generate("chat", requests=n, rate=50.0)
-        starts = first_schedule(instance)
+        starts = first_starts(instance)
         rounds = int((starts + instance.arrays.output).max())
         began = time.perf_counter()
         prices.ascend(instance, starts)

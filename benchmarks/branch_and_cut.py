@@ -23,9 +23,8 @@ from modelkit.backends import Limits, backend
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.diagram import Search
-from modelkit.problems.kv.start_windows import start_windows
+from modelkit.solving.known import Known, known_of
 from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "branch_and_cut.json"
@@ -36,15 +35,16 @@ def through_formulation(instance: Instance, method: str, deadline: float) -> dic
     """``kv-hindsight-cliques`` on a solver."""
     began = time.perf_counter()
     formulation = load_formulation("kv-hindsight-cliques")
-    model = formulation.instantiate(instance)
+    known = known_of(formulation, instance)
+    model = formulation.instantiate(instance, known)
     assert formulation.start is not None
-    formulation.start(model, instance, hindsight(instance).schedule)
+    formulation.start(model, instance, known.hindsight.schedule)
     built = time.perf_counter()
     limits = Limits(max(1.0, deadline - built))
     separator = formulation.separator_for(model, instance) if method == "tree-scip" else None
     solver = backend(method.rpartition("-")[2])
     outcome = solver.solve(model, limits, {}, use_start=True, separator=separator)
-    value = hindsight(instance).latency
+    value = known.hindsight.latency
     if outcome.found == "solution":
         assert formulation.extract is not None
         verdict = judge(instance, formulation.extract(model, instance))
@@ -57,12 +57,11 @@ def through_formulation(instance: Instance, method: str, deadline: float) -> dic
 def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
     """One method on one instance."""
     instance = generate("kv-synthetic", seed=seed, requests=n)
-    hindsight.cache_clear()
-    start_windows.cache_clear()
     began = time.perf_counter()
     deadline = began + seconds
     if method == "diagram":
-        search = Search(instance, hindsight(instance).starts, deadline)
+        known = Known(instance)
+        search = Search(instance, known.hindsight.starts, deadline, windows=lambda: known.windows)
         search.run()
         found: dict[str, Any] = {"value": search.value, "bound": search.bound}
     else:

@@ -19,10 +19,9 @@ from typing import Any
 
 from record import keep, kept, stamp
 
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.cuts import conflict_cliques, triples
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.problems.kv.start_windows import start_windows
+from modelkit.solving.known import Known
 from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "cut_families.json"
@@ -32,8 +31,9 @@ FAMILIES = (conflict_cliques, triples)
 def run(n: int, seed: int, base: float, more: float) -> dict[str, Any]:
     """All families on one instance; a family's seconds are those of the processor in finding cuts."""
     instance = generate("kv-synthetic", seed=seed, requests=n)
-    windows = start_windows(instance)
-    row: dict[str, Any] = {"n": n, "seed": seed, "base": base, "more": more, "value": hindsight(instance).latency}
+    known = Known(instance)
+    windows = known.windows
+    row: dict[str, Any] = {"n": n, "seed": seed, "base": base, "more": more, "value": known.hindsight.latency}
     row["lp"] = CliqueProgram(instance, windows, ()).solved(float("inf"), float("inf")).bound / SCALE
     program = CliqueProgram(instance, windows)
     began = time.perf_counter()

@@ -17,8 +17,8 @@ from record import stamp
 
 from modelkit.judge import judge
 from modelkit.problems.slots.packing import pack
-from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.simulation.simulate import simulate
+from modelkit.solving.candidates import slot_search
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify_slots
 
@@ -48,7 +48,7 @@ def measure(seeds: int, error: float, improved: int) -> list[dict[str, object]]:
                 "run": time.perf_counter() - began,
             }
         if seed < improved:
-            metrics = judge(instance, improved_slot_schedule(instance)).metrics
+            metrics = judge(instance, slot_search(instance).run()).metrics
             row["local search"] = {
                 "seconds": metrics["makespan_ms"] / 1000,
                 "utilisation": metrics["slot_decode_utilisation"],

@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
     from modelkit.backends.standard_form import compile_model
     from modelkit.formulation.loading import load_formulation
     from modelkit.instance import Instance, Request, Server
+    from modelkit.solving.known import known_of
 
     formulation = load_formulation(name)
 
@@ -98,10 +99,9 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
             ),
         )
 
-        def every_start(_: Instance) -> list[Any]:
-            return [np.arange(n) for n in p.starts]
-
-        model = replace(formulation, data=lambda i: formulation.data(i, every_start)).instantiate(instance)
+        known = known_of(formulation, instance)
+        known.starts = [np.arange(n) for n in p.starts]
+        model = formulation.instantiate(instance, known)
         form, _ = compile_model(model)
         solver = _silent(highspy.Highs())
         solver.passModel(lp_model(form))

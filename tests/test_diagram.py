@@ -15,21 +15,21 @@ import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.cuts import conflict
 from modelkit.problems.kv.diagram import Search, refusal
 from modelkit.problems.kv.diagram.builder import first_diagram, refined
 from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.problems.kv.local_search import first_schedule, fits, latency, schedule_of
-from modelkit.problems.kv.start_windows import start_windows
+from modelkit.problems.kv.local_search import fits, latency, schedule_of
 from modelkit.result import News
+from modelkit.solving.candidates import first_starts
+from modelkit.solving.known import Known, start_windows
 from modelkit.sources.families import generate
 
 
 def searched(instance: Instance, starts: np.ndarray | None = None, seconds: float = 60.0) -> Search:
     """A search run to its end, from a bad schedule unless another is given."""
-    search = Search(instance, first_schedule(instance) if starts is None else starts, time.perf_counter() + seconds)
+    search = Search(instance, first_starts(instance) if starts is None else starts, time.perf_counter() + seconds)
     search.run()
     return search
 
@@ -198,19 +198,19 @@ def test_a_beam_proves_nothing() -> None:
 def test_no_schedule_that_does_not_fit_is_taken() -> None:
     """Tests that the search refuses starts before arrivals, and starts that exceed the memory."""
     instance = generate("kv-synthetic", seed=1, requests=9, kv_capacity=16)
-    search = Search(instance, first_schedule(instance))
+    search = Search(instance, first_starts(instance))
     before = search.value
     search._offer(np.zeros(9, dtype=np.int64))
     search._offer(search.starts - 1)
     assert search.value == before
-    search._offer(hindsight(instance).starts)
+    search._offer(Known(instance).hindsight.starts)
     assert search.value < before
 
 
 def test_a_stop_keeps_what_is_known() -> None:
     """Tests that a deadline that is over leaves the schedule given and a valid bound."""
     instance = generate("kv-synthetic", seed=2, requests=16)
-    starts = hindsight(instance).starts
+    starts = Known(instance).hindsight.starts
     search = searched(instance, starts, seconds=0.0)
     assert search.value == latency(instance, starts)
     assert instance.arrays.output.sum() <= search.bound < search.value

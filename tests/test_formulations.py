@@ -14,9 +14,9 @@ from modelkit.formulation.loading import found_formulations, load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.kv import best_known as hindsight_module
-from modelkit.problems.kv.start_windows import start_windows
 from modelkit.schedule import schedule_from_starts
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.solving.known import known_of, start_windows
 from modelkit.verify.exact_bounds import certify
 
 #: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
@@ -31,7 +31,7 @@ KV_FORMULATIONS = tuple(
 def optimum(name: str, solver: str, instance: Instance) -> float:
     """The judge's value of the schedule that a formulation proves optimal."""
     formulation = load_formulation(name)
-    model = formulation.instantiate(instance)
+    model = formulation.instantiate(instance, known_of(formulation, instance))
     separator = formulation.separator_for(model, instance)
     outcome = backend(solver).solve(model, Limits(time_limit=60), SOLVERS[solver], separator=separator)
     assert (outcome.stop, outcome.found) == ("finished", "solution")
@@ -114,7 +114,8 @@ def test_policies_are_never_below_the_optimum(draw: Callable[..., Instance]) -> 
 
 def lp_bound(name: str, instance: Instance) -> float:
     """Optimum of the continuous relaxation."""
-    form, _ = compile_model(load_formulation(name).instantiate(instance))
+    formulation = load_formulation(name)
+    form, _ = compile_model(formulation.instantiate(instance, known_of(formulation, instance)))
     form.integer[:] = False
     form.offset += 0.5  # not integral: the bound is not to be rounded up
     outcome, _ = backend("highs").solve_form(form, Limits(), {})  # type: ignore[attr-defined]
@@ -165,7 +166,7 @@ def test_certificate_is_below_the_optimum(draw: Callable[..., Instance]) -> None
 def test_start_is_the_schedule(name: str, two: Instance) -> None:
     """Tests that a schedule written into the model is feasible there and extracted again."""
     formulation = load_formulation(name)
-    model = formulation.instantiate(two)
+    model = formulation.instantiate(two, known_of(formulation, two))
     schedule = schedule_from_starts(two, {"short": 0, "long": 2})
     assert formulation.start is not None
     assert formulation.extract is not None

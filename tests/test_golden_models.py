@@ -16,6 +16,7 @@ from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import found_formulations
 from modelkit.instance import Instance
+from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 
 FOLDER = Path(__file__).parent / "golden"
@@ -50,7 +51,8 @@ def test_none_is_missing() -> None:
 def test_model_is_the_golden_one(name: str, tmp_path: Path) -> None:
     """Tests the model against the file."""
     formulation = formulation_of(name)
-    model = formulation.instantiate(tiny(formulation))
+    instance = tiny(formulation)
+    model = formulation.instantiate(instance, known_of(formulation, instance))
     written = tmp_path / "model.lp"
     model.write(str(written), format="lp", io_options={"symbolic_solver_labels": True})
     golden = FOLDER / f"{name}.lp"

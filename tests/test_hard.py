@@ -10,10 +10,10 @@ import pytest
 import modelkit as mk
 from modelkit.instance import InstanceStamp
 from modelkit.judge import judge
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.diagram import Search
 from modelkit.problems.kv.local_search import schedule_of
 from modelkit.resources import bundled
+from modelkit.solving.known import Known
 
 FOLDER = bundled("instances") / "hard"
 TABLE = json.loads((FOLDER / "table.json").read_text())
@@ -35,7 +35,7 @@ def test_values_and_bounds(name: str) -> None:
     assert verdict.valid
     assert verdict.metrics["total_latency_rounds"] == row["value"]
     assert sum(r.output_tokens for r in instance.requests) <= row["bound"] <= row["value"]
-    assert row["value"] <= hindsight(instance).latency
+    assert row["value"] <= Known(instance).hindsight.latency
 
 
 @pytest.mark.slow
@@ -43,6 +43,6 @@ def test_values_and_bounds(name: str) -> None:
 def test_proofs_are_repeated(name: str) -> None:
     """Tests that the search proves the value again, from its own schedule."""
     instance = mk.load(str(FOLDER / f"{name}.json"))
-    search = Search(instance, hindsight(instance).starts)
+    search = Search(instance, Known(instance).hindsight.starts)
     search.run()
     assert search.value == search.bound == TABLE[name]["value"] == TABLE[name]["bound"]

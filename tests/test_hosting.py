@@ -27,6 +27,7 @@ from modelkit.instance import Instance
 from modelkit.resources import bundled
 from modelkit.result import Result
 from modelkit.solving import solve
+from modelkit.solving.known import known_of
 
 Cli = Callable[..., Any]
 
@@ -45,6 +46,7 @@ None.
 import os, sys, threading, time
 from modelkit import Formulation
 from modelkit.formulation.loading import load_formulation
+from modelkit.solving.known import known_of
 
 BASE = load_formulation("kv-hindsight-flow")
 
@@ -272,7 +274,8 @@ def test_solvers_through_pyomo_and_export(two: Instance, tmp_path: Path) -> None
 
 def test_a_model_of_arrays_is_the_model(two: Instance) -> None:
     """Tests that a Pyomo model made of arrays compiles to the same arrays, and that every solver takes them."""
-    form, _ = compile_model(load_here("kv-hindsight-flow").instantiate(two))
+    flow = load_here("kv-hindsight-flow")
+    form, _ = compile_model(flow.instantiate(two, known_of(flow, two)))
     again, columns = compile_model(pyomo_model(form))
     order = [var.index() for var in columns]
     assert np.array_equal(form.cost[order], again.cost)

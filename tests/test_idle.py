@@ -19,7 +19,7 @@ from modelkit.problems.kv.idle import busy
 from modelkit.problems.kv.local_search import TooLargeError, TooLateError, fits, latency, starts_of
 from modelkit.runtime.deadline import Deadline, current, within
 from modelkit.solving.bound import bound
-from modelkit.solving.size import check_model
+from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import exact_bound, recomputed_bound
 
@@ -164,9 +164,10 @@ def test_a_model_that_takes_too_long_is_not_begun() -> None:
     """Tests that the estimate is held against what is left."""
     chats = generate("chat", requests=40, rate=0.0, kv_capacity=1000)
     flow = load_formulation("kv-hindsight-flow")
-    check_model(flow, chats)
-    with pytest.raises(TooLateError, match="left of the time limit"):
-        check_model(flow, chats, Deadline.after(1e-4))
+    known = known_of(flow, chats)
+    assert flow.values(chats, known)["STARTS_OF"]
+    with within(Deadline.after(1e-4)), pytest.raises(TooLateError, match="left of the time limit"):
+        flow.values(chats, known)
 
 
 def test_a_limit_too_short_for_a_model_gives_the_best_known() -> None:

@@ -11,7 +11,6 @@ from modelkit.judge import judge
 from modelkit.problems.kv.local_search import (
     SCOUTS,
     TooLargeError,
-    first_schedule,
     latency,
     list_schedule,
     schedule_of,
@@ -20,6 +19,7 @@ from modelkit.problems.kv.local_search import (
 )
 from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
 from modelkit.simulation.simulate import clairvoyant_schedule
+from modelkit.solving.candidates import first_starts
 from modelkit.sources.families import generate
 
 #: An instance whose optimum, 262, no order reaches: the best of all orders has 264.
@@ -38,7 +38,7 @@ def instance_of(rows: list[tuple[int, int]], capacity: int) -> Instance:
 def test_schedules_are_valid_and_no_worse_than_policies(seed: int, arrivals: str) -> None:
     """Tests the search against the judge and against every policy in hindsight."""
     instance = generate("kv-synthetic", seed=seed, arrivals=arrivals)
-    verdict = judge(instance, schedule_of(instance, searched(instance, first_schedule(instance), effort=2e7)))
+    verdict = judge(instance, schedule_of(instance, searched(instance, first_starts(instance), effort=2e7)))
     assert verdict.valid
     for policy in SCOUTS:
         online = judge(instance, clairvoyant_schedule(instance, policy))
@@ -48,7 +48,7 @@ def test_schedules_are_valid_and_no_worse_than_policies(seed: int, arrivals: str
 def test_delays_find_what_no_order_does() -> None:
     """Tests the instance on which the best order is not optimal."""
     instance = instance_of(NO_ORDER, 39)
-    assert latency(instance, searched(instance, first_schedule(instance))) == 262
+    assert latency(instance, searched(instance, first_starts(instance))) == 262
 
 
 def test_list_schedules_start_at_the_first_fit() -> None:
@@ -83,7 +83,7 @@ def test_profile_changes_cancel() -> None:
 def test_the_same_seed_gives_the_same_schedule() -> None:
     """Tests that without a time limit nothing but the seed matters."""
     instance = generate("kv-synthetic", seed=1)
-    start = first_schedule(instance)
+    start = first_starts(instance)
     first, second = (searched(instance, start, seed=5, effort=1e7) for _ in range(2))
     assert (first == second).all()
     assert (starts_of(instance, schedule_of(instance, first)) == first).all()
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 def test_limits_and_targets_stop_the_search() -> None:
     """Tests that no time means no search and that a target ends it."""
     instance = generate("kv-synthetic", seed=2)
-    start = first_schedule(instance)
+    start = first_starts(instance)
     assert (searched(instance, start, effort=None, time_limit=0) == start).all()
     assert (searched(instance, start, target=latency(instance, start)) == start).all()
     told: list[int] = []
@@ -103,9 +103,9 @@ def test_limits_and_targets_stop_the_search() -> None:
 def test_refusals() -> None:
     """Tests requests that never fit and horizons that no memory holds."""
     with pytest.raises(InfeasibleError):
-        first_schedule(instance_of([(30, 20)], 40))
+        first_starts(instance_of([(30, 20)], 40))
     far = instance_of([(1, 2), (1, 2)], 3).model_copy(
         update={"requests": (Request(id="a", prompt_tokens=1, output_tokens=2, arrival=900_000_000),)}
     )
     with pytest.raises(TooLargeError):
-        first_schedule(far)
+        first_starts(far)

@@ -11,11 +11,12 @@ from test_formulations import brute_force
 import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.problems.kv.best_known import hindsight, local_search
-from modelkit.problems.kv.local_search import first_schedule, latency, schedule_of
+from modelkit.problems.kv.local_search import latency, schedule_of
 from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
 from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.problems.kv.window_kernel import resolve, room
+from modelkit.solving.candidates import first_starts
+from modelkit.solving.known import Known
 from modelkit.sources.families import generate
 
 
@@ -94,7 +95,7 @@ def test_small_instances_are_solved(draw: Callable[..., Instance]) -> None:
     """Tests the search on instances that one window holds: the value of brute force."""
     for seed in range(60):
         instance = draw(300 + seed, 2 + seed % 3, most_memory=8 + seed % 5, spread=seed % 4)
-        starts = windows_searched(instance, first_schedule(instance))
+        starts = windows_searched(instance, first_starts(instance))
         assert latency(instance, starts) == brute_force(instance)[0], seed
 
 
@@ -102,7 +103,7 @@ def test_small_instances_are_solved(draw: Callable[..., Instance]) -> None:
 def test_better_than_the_local_search(arrivals: str) -> None:
     """Tests validity by the judge, the gain, and that the same seed gives the same starts."""
     instance = generate("kv-synthetic", seed=0, requests=30, arrivals=arrivals)
-    before = local_search(instance).starts
+    before = Known(instance).local_search.starts
     heard: list[int] = []
     first, second = (windows_searched(instance, before, seed=2, effort=1e4, listen=heard.append) for _ in range(2))
     assert (first == second).all()
@@ -117,8 +118,8 @@ def test_proven_optima_are_found() -> None:
     """Tests instances whose optima, proven by diagrams, the local search misses."""
     for seed, optimum in ((1, 934), (2, 1044)):
         instance = generate("kv-synthetic", seed=seed, requests=16)
-        assert local_search(instance).latency > optimum
-        starts = windows_searched(instance, local_search(instance).starts, effort=1e5, target=optimum)
+        assert Known(instance).local_search.latency > optimum
+        starts = windows_searched(instance, Known(instance).local_search.starts, effort=1e5, target=optimum)
         assert latency(instance, starts) == optimum
 
 
@@ -129,4 +130,4 @@ def test_where_it_is_used() -> None:
     instance = generate("kv-synthetic", seed=1, requests=9, kv_capacity=16)
     result = mk.solve(instance)
     assert result.stages[1].name == "exact neighbourhoods"
-    assert result.stages[1].value == hindsight(instance).latency <= (result.stages[0].value or 0)
+    assert result.stages[1].value == Known(instance).hindsight.latency <= (result.stages[0].value or 0)

@@ -30,8 +30,8 @@ from modelkit.backends.watch import Watch, patience
 from modelkit.backends.worker import Job, Report
 from modelkit.errors import ArgumentError, SolverError
 from modelkit.problems.kv.diagram import linear_program as cliques
-from modelkit.problems.kv.start_windows import start_windows
 from modelkit.runtime import scratch as scratch
+from modelkit.solving.known import start_windows
 from modelkit.solving.pipeline import Run
 from modelkit.sources.families import generate
 

@@ -12,8 +12,8 @@ import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.formulation.loading import load_formulation
 from modelkit.judge import judge
-from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.simulation.simulate import fitting_policies
+from modelkit.solving.candidates import slot_search
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify_slots
 
@@ -129,7 +129,7 @@ def test_one_stage_is_proven_by_the_bound() -> None:
 def test_improvement_beats_no_policy() -> None:
     """Tests the local search against the policies, on its own account of time."""
     instance = generate("gsm8k", seed=2, requests=90, slots=12)
-    schedule = improved_slot_schedule(instance, effort=500)
+    schedule = slot_search(instance, effort=500).run()
     ours = judge(instance, schedule).metrics["makespan_ms"]
     assert ours <= min(mk.simulate(instance, p).objective.value for p in fitting_policies(instance)) + 1e-6
 

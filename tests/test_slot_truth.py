@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,13 @@ from modelkit.policies.slots import idle_share
 from modelkit.problems.slots import search as improve_slots
 from modelkit.problems.slots import stage_limits as stages
 from modelkit.problems.slots.packing import packing_bound
-from modelkit.problems.slots.search import improved_slot_schedule
-from modelkit.problems.slots.stage_limits import stage_limits
 from modelkit.problems.slots.stage_plan import Plan, align
 from modelkit.problems.slots.stages import schedule_from_queues
 from modelkit.simulation import simulate as simulator
 from modelkit.simulation.slots import StageSimulation
+from modelkit.solving import candidates
+from modelkit.solving.candidates import slot_search
+from modelkit.solving.known import stage_limits
 from modelkit.solving.slots import slot_certificate
 from modelkit.sources.families import generate
 
@@ -38,14 +39,6 @@ def on_slots(slots: int, prompt: list[int], output: list[int], **law: object) ->
     lengths = enumerate(zip(prompt, output, strict=True))
     requests = tuple(Request(id=f"q{i}", prompt_tokens=s, output_tokens=o) for i, (s, o) in lengths)
     return Instance(name="slots", server=Server(slots=slots, clock=clock), requests=requests)
-
-
-@pytest.fixture
-def uncached() -> Iterator[None]:
-    """No search goes on where another test left it."""
-    improve_slots._search.cache_clear()
-    yield
-    improve_slots._search.cache_clear()
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -134,27 +127,26 @@ def test_equal_requests_on_few_slots(count: int) -> None:
     assert disagreements(instance, others=False) == []
 
 
-def test_what_no_judge_finds_valid_cuts_off_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_judge_finds_valid_cuts_off_no_stage() -> None:
     """Tests the number of stages when the schedule at hand is not one."""
     instance = on_slots(2, [9, 9, 9], [4, 4, 4], prefill_levels=((12, 35.0),))
-    monkeypatch.setattr(stages, "improved_slot_schedule", lambda instance: mk.Schedule(()))
-    assert stage_limits(instance) == (2, 3)
+    assert stages.stage_limits(instance, mk.Schedule(())) == (2, 3)
 
 
-def test_the_search_drops_what_the_judge_refuses(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
+def test_the_search_drops_what_the_judge_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that a policy whose schedule is not valid counts for nothing."""
-    monkeypatch.setattr(improve_slots, "clairvoyant_schedule", lambda instance, policy: mk.Schedule(()))
+    monkeypatch.setattr(candidates, "clairvoyant_schedule", lambda instance, policy: mk.Schedule(()))
     instance = on_slots(4, [9, 9], [4, 4], prefill_base_ms=5.0)
-    schedule = improved_slot_schedule(instance)
+    schedule = slot_search(instance).run()
     assert judge(instance, schedule).metrics["makespan_ms"] == 90  # one by one
 
 
-def test_a_bound_ends_within_its_time(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
-    """Tests that no step begins that would last beyond the limit, and that a later call goes on where it stopped."""
+def test_a_bound_ends_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that no step begins that would last beyond the limit, and that a search goes on where it stopped."""
     instance = generate("gsm8k", seed=1, requests=90, slots=12)
     asked: list[str] = []
     monkeypatch.setattr(
-        improve_slots,
+        candidates,
         "clairvoyant_schedule",
         lambda instance, policy: asked.append(policy) or simulator.clairvoyant_schedule(instance, policy),
     )
@@ -165,11 +157,14 @@ def test_a_bound_ends_within_its_time(monkeypatch: pytest.MonkeyPatch, uncached:
     at_last = mk.bound(instance, time_limit=None).result
     assert asked[-1] == "hybrid"
     assert at_last.objective.value < known.result.objective.value
-    improve_slots._search.cache_clear()
-    assert mk.bound(instance, time_limit=None).result.schedule == at_last.schedule
+    search = slot_search(instance)
+    asked.clear()
+    assert search.run(deadline=0) == known.result.schedule
+    assert search.run() == at_last.schedule
+    assert len(asked) == len(set(asked)) > 1
 
 
-def test_a_gap_ends_the_search(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
+def test_a_gap_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that ``gap`` is heard on slots."""
     instance = generate("gsm8k", seed=1, requests=90, slots=12)
     monkeypatch.setattr(improve_slots, "align", lambda *_: pytest.fail("the gap was reached before"))
@@ -177,7 +172,7 @@ def test_a_gap_ends_the_search(monkeypatch: pytest.MonkeyPatch, uncached: None) 
     assert result.objective.gap < 0.5
 
 
-def test_a_large_instance_in_little_time(uncached: None) -> None:
+def test_a_large_instance_in_little_time() -> None:
     """Tests 1,319 questions with a limit that leaves no time for plans."""
     mk.bound(generate("gsm8k", seed=1, requests=30, slots=4))  # compile
     began = time.process_time()
@@ -186,7 +181,7 @@ def test_a_large_instance_in_little_time(uncached: None) -> None:
     assert known.result.status == "feasible"
 
 
-def test_ctrl_c_keeps_the_best_schedule(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
+def test_ctrl_c_keeps_the_best_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that bound and solve have the policies' schedules when a plan is broken off, and search anew later."""
     instance = generate("gsm8k", seed=3, requests=40, slots=6)
 
@@ -201,7 +196,7 @@ def test_ctrl_c_keeps_the_best_schedule(monkeypatch: pytest.MonkeyPatch, uncache
         assert result.stop == "interrupted"
         assert result.status == "feasible"
         assert result.objective.bound == known.value
-    assert improve_slots._search.cache_info().currsize == 0
+    assert mk.bound(instance).result.objective.value < known.result.objective.value
 
 
 @pytest.mark.parametrize("kind", ["slots", "memory"])
@@ -210,7 +205,7 @@ def test_a_bound_with_an_invalid_schedule_is_no_success(
 ) -> None:
     """Tests that a schedule that the judge refuses has no value, is said to be refused, and exits with 4."""
     refused = mk.Schedule((mk.Segment(0, rounds=5),))
-    monkeypatch.setattr("modelkit.solving.slots.improved_slot_schedule", lambda *_, **__: refused)
+    monkeypatch.setattr(improve_slots.SlotSearch, "run", lambda *_: refused)
     monkeypatch.setattr("modelkit.solving.kv.schedule_of", lambda *_: refused)
     instance = odd_instance(1) if kind == "slots" else generate("chat", requests=5)
     result = mk.bound(instance).result
@@ -263,4 +258,4 @@ def test_arrivals_are_awaited_by_the_search() -> None:
 def test_infeasible_instances_are_not_searched() -> None:
     """Tests the search for a schedule on its own."""
     with pytest.raises(InfeasibleError):
-        improved_slot_schedule(on_slots(1, [9], [4], prefill_levels=((8, 1.0),)))
+        slot_search(on_slots(1, [9], [4], prefill_levels=((8, 1.0),))).run()

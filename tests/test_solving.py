@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,10 +22,8 @@ from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import Verdict, judge
 from modelkit.problems.kv import best_known, start_windows
-from modelkit.problems.kv.best_known import hindsight
-from modelkit.problems.kv.local_search import first_schedule
 from modelkit.schedule import Schedule
-from modelkit.solving import News, certified, choose, outcome, pipeline, solve
+from modelkit.solving import News, candidates, certified, choose, known, outcome, pipeline, solve
 from modelkit.sources.families import generate
 
 EXACT = load_formulation("kv-hindsight")
@@ -118,11 +117,10 @@ def test_interrupt_of_the_neighbourhoods_ends_them() -> None:
         if news.phase == "exact neighbourhoods":
             raise KeyboardInterrupt
 
-    hindsight.cache_clear()
     result = solve(instance, listen=press)
     assert (result.status, result.stop) == ("feasible", "interrupted")
     assert result.certificate is not None
-    assert instance not in hindsight
+    assert [stage.name for stage in result.stages] == ["warm start"]
 
 
 def test_news(two: Instance) -> None:
@@ -325,28 +323,57 @@ def test_formulation_errors_name_the_key(two: Instance) -> None:
     assert EXACT.data is not None
     data = EXACT.data
 
-    def misspelt(instance: Instance) -> dict[str, object]:
-        values = data(instance)
+    def misspelt(instance: Instance, known: mk.Known) -> dict[str, object]:
+        values = data(instance, known)
         return {("promt" if key == "prompt" else key): value for key, value in values.items()}
 
     with pytest.raises(FormulationError, match="data\\(\\) gives 'promt', .*did you mean 'prompt'"):
         solve(two, formulation=variant(data=misspelt))
     with pytest.raises(FormulationError, match="data\\(\\) gives no 'prompt', which the model needs"):
-        solve(two, formulation=variant(data=lambda i: {k: v for k, v in data(i).items() if k != "prompt"}))
+        solve(
+            two, formulation=variant(data=lambda i, known: {k: v for k, v in data(i, known).items() if k != "prompt"})
+        )
     with pytest.raises(FormulationError, match="cannot be built for instance 'two'"):
-        solve(two, formulation=variant(data=lambda i: {**data(i), "prompt": {"short": -1, "long": 2}}))
+        solve(two, formulation=variant(data=lambda i, known: {**data(i, known), "prompt": {"short": -1, "long": 2}}))
 
 
-def test_one_solve_finds_one_first_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[int]:
+    """One entry for each call of a function from now on."""
+    calls: list[int] = []
+    function = getattr(module, name)
+
+    def counts(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counts)
+    return calls
+
+
+@pytest.mark.parametrize("solver", ["highs", "diagram"])
+def test_one_solve_finds_one_first_schedule(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that what is found first is handed on to the local search, the windows and the model."""
-    found: list[int] = []
-
-    def counted(instance: Instance) -> Any:
-        found.append(1)
-        return first_schedule(instance)
-
-    for module in (best_known, pipeline, start_windows):
-        monkeypatch.setattr(module, "first_schedule", counted)
+    found = counted(monkeypatch, candidates, "first_schedule")
     instance = mk.generate("kv-synthetic", requests=8, seed=77)
-    assert mk.solve(instance, "kv-hindsight-flow", "highs").status == "optimal"
+    assert mk.solve(instance, "kv-hindsight-flow", solver).status == "optimal"
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("warm_start", ["best", "none"])
+@pytest.mark.parametrize("name", ["kv-hindsight-flow", "kv-hindsight-cliques"])
+def test_one_solve_finds_the_start_windows_once(name: str, warm_start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that the windows are found once, and what they rest on too, for rows, data, model and result."""
+    functions = [(known, "first_starts"), (best_known, "local_search"), (known, "find_windows"), (known, "find_rows")]
+    found = [counted(monkeypatch, *function) for function in functions]
+    instance = mk.generate("kv-synthetic", requests=8, seed=77)
+    assert mk.solve(instance, name, "highs", warm_start=warm_start).status == "optimal"
+    assert [len(calls) for calls in found] == [1, 1, 1, int(name == "kv-hindsight-cliques")]
+
+
+def test_the_search_and_a_solver_after_it_share_the_start_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests an instance that the search does not end: the model has the windows that the search had."""
+    monkeypatch.setattr(pipeline.Run, "search_ends_it", lambda run: bool(run.known.windows) and False)
+    found = counted(monkeypatch, known, "find_windows")
+    result = mk.solve(mk.generate("kv-synthetic", requests=10, seed=77))
+    assert result.producer.solver == "highs"
     assert len(found) == 1

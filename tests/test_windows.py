@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 import modelkit as mk
-from modelkit.problems.kv.best_known import hindsight
 from modelkit.problems.kv.local_search import TooLargeError
-from modelkit.problems.kv.start_windows import start_windows, starts_kept
+from modelkit.solving.known import Known, start_windows
 from modelkit.sources.families import generate
 
 
@@ -17,10 +16,10 @@ def test_prices_only_take_starts_away(seed: int, arrivals: str) -> None:
     """Tests that every window is part of the simple one and keeps the best start known."""
     instance = generate("kv-synthetic", seed=seed, arrivals=arrivals, requests=12)
     simple, priced = start_windows(instance, use_prices=False), start_windows(instance)
-    for wide, narrow, start in zip(simple, priced, hindsight(instance).starts, strict=True):
+    for wide, narrow, start in zip(simple, priced, Known(instance).hindsight.starts, strict=True):
         assert set(narrow) <= set(wide)
         assert start in narrow
-    kept = starts_kept(instance)
+    kept = Known(instance).starts_kept
     assert kept.kept == sum(map(len, priced)) <= kept.in_all == sum(map(len, simple))
 
 
@@ -39,7 +38,7 @@ def test_optimum_survives(seed: int) -> None:
 
 def test_prices_take_most_starts_away_where_the_gap_is_small() -> None:
     """Tests the yield on an instance with a small gap."""
-    kept = starts_kept(generate("chat", requests=60, rate=0.0, kv_capacity=2000))
+    kept = Known(generate("chat", requests=60, rate=0.0, kv_capacity=2000)).starts_kept
     assert kept.kept < 0.4 * kept.in_all
 
 

@@ -125,9 +125,7 @@ def diagnose(
     return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
 
 
-def _compiled(
-    formulation: Formulation, posed: Instance, known: Known
-) -> tuple[StandardForm, list[Column], list[Row]]:
+def _compiled(formulation: Formulation, posed: Instance, known: Known) -> tuple[StandardForm, list[Column], list[Row]]:
     """The arrays of a model, and the names of what is in them."""
     model = formulation.instantiate(posed, known)  # kept: its rows and columns know their names only while it lives
     form, columns, rows = compile_named(model)
