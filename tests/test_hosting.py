@@ -46,7 +46,6 @@ None.
 import os, sys, threading, time
 from modelkit import Formulation
 from modelkit.formulation.loading import load_formulation
-from modelkit.solving.known import known_of
 
 BASE = load_formulation("kv-hindsight-flow")
 
@@ -96,6 +95,10 @@ FORMULATION = Formulation(
     data=data, extract=extract, admissible=admissible, value=value, start=start, needs=needs,
 )
 '''
+#: A ``data`` that tells what it is handed: whether windows were found before, and how many starts each request has.
+TELLING = """def data(instance, known):
+    raise ValueError("windows" in vars(known), *map(len, known.starts))
+"""
 FUNCTIONS = ("at_import", "build", "data", "extract", "admissible", "value", "start", "needs")
 #: What a function may do, what is said of it, and whether it still returns.
 MISBEHAVIOURS = {
@@ -335,11 +338,26 @@ def test_a_functions_patience_is_within_the_time_limit(two: Instance, tmp_path: 
 
 
 def test_a_model_that_is_too_large_is_refused_there_too(two: Instance, tmp_path: Path) -> None:
-    """Tests that the size of a model is asked where the file runs, and that an odd answer is an error."""
+    """Tests that data() refuses what is too large where the file runs, and that the message names the file."""
     path = written(tmp_path)
-    text = path.read_text()
-    path.write_text(text.replace("needs=needs,", "needs=needs, nonzeros=lambda instance: 10**12,"))
+    path.write_text(path.read_text().replace("data=data,", "data=lambda instance, known: known.check_size(10**12),"))
     result = solve(two, str(path))
-    assert "its model would have about 1,000,000,000,000 non-zeros" in result.message
-    path.write_text(text.replace("needs=needs,", "needs=needs, nonzeros=lambda instance: 'many',"))
-    assert "nonzeros()" in solve(two, str(path)).message
+    assert f"formulation {path}: its model would have about 1,000,000,000,000 non-zeros" in result.message
+
+
+@pytest.mark.parametrize(("problem", "said"), [("", "(False, 5, 3)"), ("problem='kv-hindsight', ", "(True, 3, 3)")])
+def test_what_is_known_goes_along(problem: str, said: str, two: Instance, tmp_path: Path) -> None:
+    """Tests that data() is handed what the solve found: its windows where the problem is the same, else all starts."""
+    path = written(tmp_path)
+    text = path.read_text().replace("data=data,", f"data=data, {problem}").replace("def data(instance):", TELLING)
+    path.write_text(text)
+    assert f"data() raised ValueError: {said}" in solve(two, str(path)).message
+
+
+@pytest.mark.parametrize("field", ["variant_data", "nonzeros", "variant_nonzeros", "suits"])
+def test_fields_that_are_gone_say_what_to_do(field: str, two: Instance, tmp_path: Path) -> None:
+    """Tests one sentence for each."""
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("data=data,", f"data=data, {field}=lambda instance: None,"))
+    with pytest.raises(FormulationError, match=f"unexpected keyword argument '{field}'; leave {field} out: "):
+        solve(two, str(path))

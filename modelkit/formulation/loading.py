@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ from modelkit.runtime.threads import Lock
 FOLDERS_VARIABLE = "MODELKIT_FORMULATIONS"
 #: What the import of a file is called where the functions of a formulation are named.
 IMPORT = "import"
+
+#: Fields that a formulation had, and what does their work now.
+_FORMER_FIELDS = {
+    "variant_data": "data(instance, known) asks known, which says what holds for the problem posed",
+    "nonzeros": "data(instance, known) calls known.check_size(nonzeros) before it prepares anything",
+    "variant_nonzeros": "data(instance, known) calls known.check_size(nonzeros) before it prepares anything",
+    "suits": "solve takes the fastest formulation of each problem by itself, and others by -f",
+}
 
 
 def formulation_files() -> dict[str, Path]:
@@ -161,6 +170,9 @@ def place(error: BaseException, path: Path) -> str:
     words = f"{where}{type(error).__name__}: {error}"
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "modelkit":
         words += "; import public names from modelkit itself: from modelkit import Formulation, Instance, Parameter"
+    left_out = re.search(r"Formulation.*unexpected keyword argument '(\w+)'", str(error))
+    if left_out and left_out[1] in _FORMER_FIELDS:
+        words += f"; leave {left_out[1]} out: {_FORMER_FIELDS[left_out[1]]}"
     return words
 
 
