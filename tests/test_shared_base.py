@@ -12,11 +12,11 @@ import modelkit as mk
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import judge
 from modelkit.judge.load import load
-from modelkit.problems.slots.search import improved_slot_schedule
 from modelkit.problems.slots.stage_limits import stage_limits
 from modelkit.reporting.pages.instance import _clock
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.simulate import fitting_policies
+from modelkit.solving.candidates import slot_search
 from modelkit.sources.families import generate
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound
 
@@ -114,7 +114,7 @@ def test_slots_see_the_folded_clock(levels: bool) -> None:
         ours, theirs = (mk.simulate(i, policy) for i in (shared, folded))
         assert ours.schedule == theirs.schedule, policy
         assert ours.metrics == theirs.metrics, policy
-    assert improved_slot_schedule(shared, effort=200) == improved_slot_schedule(folded, effort=200)
+    assert slot_search(shared, effort=200).run() == slot_search(folded, effort=200).run()
     assert stage_limits(shared) == stage_limits(folded)
     rounds = closed_form_rounds(shared)
     assert slot_bound(shared, rounds) == slot_bound(folded, rounds)
