@@ -12,11 +12,11 @@ import modelkit as mk
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import judge
 from modelkit.judge.load import load
-from modelkit.problems.slots.stage_limits import stage_limits
 from modelkit.reporting.pages.instance import _clock
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.simulate import fitting_policies
 from modelkit.solving.candidates import slot_search
+from modelkit.solving.known import known_of, stage_limits
 from modelkit.sources.families import generate
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound
 
@@ -132,7 +132,7 @@ def test_formulations_of_slots_see_the_folded_clock(formulation: str, levels: bo
     shared, folded = slot_instances(levels)
     shared, folded = (i.replace(requests=i.requests[:4]) for i in (shared, folded))
     found = load_formulation(formulation)
-    assert found.data(shared) == found.data(folded)
+    assert found.values(shared, known_of(found, shared)) == found.values(folded, known_of(found, folded))
     results = [mk.solve(i, formulation=formulation, time_limit=30) for i in (shared, folded)]
     assert results[0].objective == results[1].objective
     assert results[0].status == results[1].status
