@@ -168,7 +168,7 @@ def shortest_first(arrival: list[int], work: list[int]) -> int:
     from modelkit.verify import serving_kernels  # late: compiled code takes a while to load
 
     latest = arrival[-1] + sum(work)
-    return int(_fitting(serving_kernels.shortest_first, latest * (len(work) + 1), arrival, work))
+    return int(fitting(serving_kernels.shortest_first, latest * (len(work) + 1), arrival, work))
 
 
 def counted_in_cells(jobs: _Jobs, cell: int) -> int:
@@ -184,7 +184,7 @@ def counted_in_cells(jobs: _Jobs, cell: int) -> int:
         raise InputError("certificate", [Fault("$.work.cell", "is so short that the cells cannot be recounted")])
     rows = (jobs.arrival, jobs.residence, jobs.work, _busy_beginnings(jobs))
     largest = 2 * cell * (last + 2)
-    whole = _fitting(serving_kernels.present_in_cells, largest, *rows, first, last, cell)
+    whole = fitting(serving_kernels.present_in_cells, largest, *rows, first, last, cell)
     return cell * int(whole) + partly
 
 
@@ -199,7 +199,7 @@ def _busy_beginnings(jobs: _Jobs) -> list[int]:
     return out
 
 
-def _fitting(compiled: Any, largest: int, *arguments: Any) -> Any:
+def fitting(compiled: Any, largest: int, *arguments: Any) -> Any:
     """What a function returns: compiled, where no number in it is beyond 64 bits, else in Python's integers."""
     if largest < 2**62:
         return compiled(*(np.array(a, dtype=np.int64) if isinstance(a, list) else a for a in arguments))

@@ -1,0 +1,53 @@
+"""Weights for the bound by interference: what prefills are charged, and the share of delay.
+
+The bound and its proof are ``modelkit.verify.serving_interference``'s. For any share theta it allows each request a charge
+v_i for the fixed cost of its prefill, (1 - theta) p0 for each request present in all, each charge falling by theta a
+millisecond. Charges are given out greedily by arrival.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelkit.certificate import SHARE, Interference
+from modelkit.runtime.kernel import kernel
+from modelkit.verify.serving_costs import COSTS_PER_TICK, ServingCosts
+from modelkit.verify.serving_interference import Stays
+
+
+def interference_weights(costs: ServingCosts, delay_share: int) -> Interference | None:
+    """Weights for a share of delay [2^-10]; None where numbers are beyond 64 bits."""
+    order = sorted(range(len(costs.prompt)), key=costs.arrival.__getitem__)
+    stays = Stays.of(costs, order)
+    budget = (SHARE - delay_share) * (costs.prefill_base // COSTS_PER_TICK)
+    if SHARE * (budget * len(order) + stays.times[-1]) >= 2**60:
+        return None
+    arrival, times, present = (np.array(row, dtype=np.int64) for row in (stays.arrival, stays.times, stays.present))
+    charged = _charges(arrival, times, budget * np.maximum(1, present), delay_share)
+    prefills = np.zeros(len(order), dtype=np.int64)
+    prefills[order] = charged
+    return Interference(delay_share=delay_share, prefills=prefills.tolist())
+
+
+@kernel
+def _charges(arrival: Any, times: Any, left: Any, theta: int) -> Any:
+    """For each request the most that the requests before it leave [tick]; ``left`` is used up [tick / 2^10]."""
+    charged = np.zeros(len(arrival), dtype=np.int64)
+    begin = 0
+    for i in range(len(arrival)):
+        a = arrival[i]
+        while begin + 1 < len(times) and times[begin + 1] <= a:
+            begin += 1
+        most = left[begin]
+        k = begin + 1
+        while k < len(times) and theta * (times[k] - a) < most:
+            most = min(most, left[k] + theta * (times[k] - a))
+            k += 1
+        charged[i] = max(0, most) // 1024
+        k = begin
+        while k < len(times) and theta * (times[k] - a) < 1024 * charged[i]:
+            left[k] -= 1024 * charged[i] - theta * (times[k] - a)
+            k += 1
+    return charged
