@@ -149,13 +149,14 @@ class Interference(_Record):
 
     Parameters
     ----------
-    delay_share
-        Share of the latency that is counted as delay, the rest as what requests do to each other [2^-10].
+    delay_shares
+        For each request, in the order of the instance, the share of its latency that counts as delay, shape [n]
+        [2^-10]; the rest counts as time that others take.
     prefills
         For each request, in the order of the instance, its charge for its prefill's fixed cost, shape [n] [tick].
     """
 
-    delay_share: _Share
+    delay_shares: list[_Share]
     prefills: list[_Ticks]
 
 

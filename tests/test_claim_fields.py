@@ -98,7 +98,7 @@ STRANGE: Document = {
         "cell": 1,
         "rounds": {"denominator": 1, "rounds": [], "numerators": []},
     },
-    "interference": {"delay_share": 0, "prefills": [0, 0, 0]},
+    "interference": {"delay_shares": [0, 0, 0], "prefills": [0, 0, 0]},
     "serving_prices": {
         "bucket": 1,
         **{name: [] for name in ("server", "memory", "prompt_memory", "first", "decoding", "prompts", "minima")},

@@ -17,12 +17,12 @@ def least_terms(
     prefill: Any,
     decoding: Any,
     end: Any,
+    shares: Any,
     charged: Any,
     density: Any,
     cap: Any,
     times: Any,
     present: Any,
-    theta: int,
     most: int,
 ) -> int:
     """Sum over requests of the least of their terms [tick / 2^10]; -1 where more than ``most`` times are to be seen.
@@ -31,22 +31,25 @@ def least_terms(
     decoding; the two integrals change with x by what lies at their ends.
     """
     total, looked, begin, last = 0, 0, 0, len(times) - 1
-    rest = 1024 - theta
     for i in range(len(arrival)):
         a, gone = arrival[i], end[i]
         while begin < last and times[begin + 1] <= a:
             begin += 1
-        limit = cap[i]
+        theta, limit = shares[i], cap[i]
+        weight = 1024 - theta
+        if theta == 0:  # without delay nothing is charged that waiting does not avoid
+            total += 1024 * charged[i]
+            continue
         x, best, v = a, -1, 1024 * charged[i]
         at_x, at_read = begin, begin
-        least_x = least_read = present[begin] - (times[begin] < gone)
+        least_x = least_read = present[begin] - weight * (times[begin] < gone)
         # the integral of the least over [a, a + own]
         prompt, to = 0, a
         while at_read < last and times[at_read + 1] <= a + own[i]:
             prompt += least_read * (times[at_read + 1] - to)
             at_read += 1
             to = times[at_read]
-            least_read = min(least_read, present[at_read] - (to < gone))
+            least_read = min(least_read, present[at_read] - weight * (to < gone))
         prompt += least_read * (a + own[i] - to)
         at_first = begin
         while at_first < last and times[at_first + 1] <= a + prefill[i]:
@@ -54,22 +57,22 @@ def least_terms(
         # the integral of the others, up to the cap, over [a + prefill, a + prefill + decoding]
         at_last, others, to = at_first, 0, a + prefill[i]
         until = to + decoding[i]
-        first_others = min(limit, 1024 * (present[at_first] - (times[at_first] < gone)))
+        first_others = min(limit, present[at_first] - weight * (times[at_first] < gone))
         last_others = first_others
         while at_last < last and times[at_last + 1] <= until:
             others += last_others * (times[at_last + 1] - to)
             at_last += 1
             to = times[at_last]
-            last_others = min(limit, 1024 * (present[at_last] - (to < gone)))
+            last_others = min(limit, present[at_last] - weight * (to < gone))
         others += last_others * (until - to)
         while True:
             looked += 1
             high, low = others >> 30, others & (2**30 - 1)
-            decode = rest * (high * density[i] + ((low * density[i]) >> 30))
+            decode = high * density[i] + ((low * density[i]) >> 30)
             delay = theta * (x - a)
             if delay < v + theta:
                 delay = v  # where the two meet just before x, what is least may lie between two ticks
-            value = delay + rest * prompt + (decode >> 10)
+            value = delay + prompt + decode
             if best < 0 or value < best:
                 best = value
             if theta * (x - a) >= best or looked > most:
@@ -96,16 +99,16 @@ def least_terms(
             x += step
             if at_x < last and times[at_x + 1] <= x:
                 at_x += 1
-                least_x = min(least_x, present[at_x] - (times[at_x] < gone))
+                least_x = min(least_x, present[at_x] - weight * (times[at_x] < gone))
             if at_read < last and times[at_read + 1] <= x + own[i]:
                 at_read += 1
-                least_read = min(least_read, present[at_read] - (times[at_read] < gone))
+                least_read = min(least_read, present[at_read] - weight * (times[at_read] < gone))
             if at_first < last and times[at_first + 1] <= x + prefill[i]:
                 at_first += 1
-                first_others = min(limit, 1024 * (present[at_first] - (times[at_first] < gone)))
+                first_others = min(limit, present[at_first] - weight * (times[at_first] < gone))
             if at_last < last and times[at_last + 1] <= x + prefill[i] + decoding[i]:
                 at_last += 1
-                last_others = min(limit, 1024 * (present[at_last] - (times[at_last] < gone)))
+                last_others = min(limit, present[at_last] - weight * (times[at_last] < gone))
         if looked > most:
             return -1
         total += best

@@ -46,26 +46,36 @@ MOST_UNBOUNDED = 2 * 10**6
 
 
 def work_bound(instance: Instance, work: Work, metric: str) -> Fraction:
-    """The bound on ``metric`` [ms]: the best of what is proven in the module, and of the residences.
+    """The bound on ``metric`` [ms]: the best of `work_bounds`.
 
     Raises
     ------
     InputError
         The clock is not linear, or what the certificate says does not fit the instance or is too fine to be recounted.
     """
+    return max(work_bounds(instance, work, metric).values())
+
+
+def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fraction]:
+    """What is proven of ``metric`` [ms]: ``residence``, ``work`` and, where asked for, ``cells`` and ``rounds``.
+
+    Raises
+    ------
+    InputError
+        See `work_bound`.
+    """
     costs = ServingCosts.of(instance)
     if metric == MAKESPAN_MS:
         return _makespan(costs, work.memory_share)
     jobs = _first_token_jobs(costs, work) if metric == TOTAL_TTFT_MS else _jobs(costs, work)
-    bounds = [Fraction(sum(jobs.residence) + sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms]
-    flow = shortest_first(jobs.arrival, jobs.work) + sum(jobs.arrival)
-    bounds.append(Fraction(flow, TICKS_PER_MS) - costs.arrivals_ms)
+    least = {"residence": sum(jobs.residence), "work": shortest_first(jobs.arrival, jobs.work)}
     if work.cell is not None:
-        counted = counted_in_cells(jobs, work.cell) + sum(jobs.arrival)
-        bounds.append(Fraction(counted, TICKS_PER_MS) - costs.arrivals_ms)
+        least["cells"] = counted_in_cells(jobs, work.cell)
+    early = Fraction(sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms
+    bounds = {name: Fraction(ticks, TICKS_PER_MS) + early for name, ticks in least.items()}
     if work.rounds is not None and metric == TOTAL_LATENCY_MS:
-        bounds.append(_together(instance, costs, work.memory_share, work.rounds))
-    return max(bounds)
+        bounds["rounds"] = _together(instance, costs, work.memory_share, work.rounds) + early
+    return bounds
 
 
 @dataclass(frozen=True)
@@ -120,18 +130,19 @@ def _charged(
     return [fixed * (by_memory * t + by_slots * d) // whole for t, d in zip(tokens, iterations, strict=True)]
 
 
-def _makespan(costs: ServingCosts, memory_share: int) -> Fraction:
-    """The latest arrival plus residence, or the work that arrives from some moment on."""
+def _makespan(costs: ServingCosts, memory_share: int) -> dict[str, Fraction]:
+    """The latest arrival plus residence, and the work that arrives from some moment on."""
     jobs = _Jobs.of(costs, costs.residence, _effective_work(costs, memory_share))
     latest = max(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
-    ahead = 0
+    ahead = busiest = 0
     for a, w in zip(reversed(jobs.arrival), reversed(jobs.work), strict=True):
         ahead += w
-        latest = max(latest, a + ahead)
-    return Fraction(latest, TICKS_PER_MS)
+        busiest = max(busiest, a + ahead)
+    return {"residence": Fraction(latest, TICKS_PER_MS), "work": Fraction(busiest, TICKS_PER_MS)}
 
 
 def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices: Prices) -> Fraction:
+    """Sum of completions, from the common arrival on, by rounds and own work [ms]."""
     from modelkit.verify.exact_bounds import exact_bound  # late: it imports this module
 
     if len(set(costs.arrival)) > 1:
@@ -145,9 +156,7 @@ def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices
         shortest += done
     counted = rounds_instance(instance)
     rounds = Fraction(0) if counted is None else exact_bound(counted, prices)
-    fixed = (costs.base + costs.decode_base) * rounds
-    start = Fraction(sum(costs.arrival), TICKS_PER_MS) - costs.arrivals_ms
-    return start + (fixed + shortest) / COSTS_PER_MS
+    return ((costs.base + costs.decode_base) * rounds + shortest) / COSTS_PER_MS
 
 
 def rounds_instance(instance: Instance) -> Instance | None:

@@ -1,8 +1,8 @@
 """Weights for the bound by interference: what prefills are charged, and the share of delay.
 
-The bound and its proof are ``modelkit.verify.serving_interference``'s. For any share theta it allows each request a charge
-v_i for the fixed cost of its prefill, (1 - theta) p0 for each request present in all, each charge falling by theta a
-millisecond. Charges are given out greedily by arrival.
+The bound and its proof are ``modelkit.verify.serving_interference``'s. It allows each request a charge v_i for the
+fixed cost of its prefill, p0 for all the presence that is not counted as delay, and each charge falls by the share of
+delay of its request a millisecond. Charges are given out greedily by arrival.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from modelkit.verify.serving_costs import COSTS_PER_TICK, ServingCosts
 from modelkit.verify.serving_interference import Stays
 
 
-def interference_weights(costs: ServingCosts, delay_share: int) -> Interference | None:
-    """Weights for a share of delay [2^-10]; None where numbers are beyond 64 bits."""
+def interference_weights(costs: ServingCosts, shares: list[int]) -> Interference | None:
+    """Weights for shares of delay, in the order of the instance [2^-10]; None where numbers are beyond 64 bits."""
     order = sorted(range(len(costs.prompt)), key=costs.arrival.__getitem__)
-    stays = Stays.of(costs, order)
-    budget = (SHARE - delay_share) * (costs.prefill_base // COSTS_PER_TICK)
-    if SHARE * (budget * len(order) + stays.times[-1]) >= 2**60:
+    by_arrival = [shares[i] for i in order]
+    stays = Stays.of(costs, order, by_arrival)
+    prefill_base = costs.prefill_base // COSTS_PER_TICK
+    if SHARE * (prefill_base * len(order) + stays.times[-1]) >= 2**60:
         return None
-    arrival, times, present = (np.array(row, dtype=np.int64) for row in (stays.arrival, stays.times, stays.present))
-    charged = _charges(arrival, times, budget * np.maximum(1, present), delay_share)
+    columns = (stays.arrival, by_arrival, stays.times, stays.present)
+    arrival, slopes, times, present = (np.array(row, dtype=np.int64) for row in columns)
+    charged = _charges(arrival, slopes, times, prefill_base * present)
     prefills = np.zeros(len(order), dtype=np.int64)
     prefills[order] = charged
-    return Interference(delay_share=delay_share, prefills=prefills.tolist())
+    return Interference(delay_shares=shares, prefills=prefills.tolist())
 
 
 @kernel
-def _charges(arrival: Any, times: Any, left: Any, theta: int) -> Any:
+def _charges(arrival: Any, shares: Any, times: Any, left: Any) -> Any:
     """For each request the most that the requests before it leave [tick]; ``left`` is used up [tick / 2^10]."""
     charged = np.zeros(len(arrival), dtype=np.int64)
     begin = 0
     for i in range(len(arrival)):
-        a = arrival[i]
+        a, theta = arrival[i], shares[i]
         while begin + 1 < len(times) and times[begin + 1] <= a:
             begin += 1
         most = left[begin]

@@ -1,0 +1,176 @@
+"""Certified lower bounds in real time that take no ascent: by residence, by work, and by interference.
+
+Their proofs are those of ``modelkit.verify.serving_work`` and ``modelkit.verify.serving_interference``; what is found
+here is what they are recomputed with. Each holds for every schedule that the judge accepts: with evictions, pauses,
+batches of any size, and prompts in chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from modelkit.certificate import SHARE, Bound, Certificate, Interference, Prices, Work
+from modelkit.errors import InputError
+from modelkit.instance import Instance, InstanceStamp
+from modelkit.problems.kv.local_search import TooLargeError, first_schedule
+from modelkit.problems.kv.prices import ascend
+from modelkit.problems.serving.interference import interference_weights
+from modelkit.problems.serving.work import splits, with_cells
+from modelkit.runtime.deadline import Deadline
+from modelkit.verify.exact_bounds import certify, recomputed_bound
+from modelkit.verify.serving_costs import ServingCosts
+from modelkit.verify.serving_work import rounds_instance, work_bounds
+
+#: The bounds, and what each counts.
+TITLES = {
+    "residence": "what each request takes when it is alone",
+    "work": "the work that requests cause, shortest first",
+    "cells": "the work that requests cause, and who is present while it is done",
+    "rounds": "prices on the rounds of decoding, and the work beside them",
+    "interference": "the time that requests take from each other",
+}
+#: Shares of delay that are tried first, and how close to the best the next ones lie [2^-10].
+SHARES = (50, 200, 400)
+CLOSEST = 20
+#: Requests from which fewer shares are tried.
+MANY = 5000
+
+
+@dataclass(frozen=True)
+class ServingBound:
+    """A lower bound by its name in `TITLES`, certified."""
+
+    name: str
+    certificate: Certificate
+
+    @property
+    def value(self) -> float:
+        """The bound [ms]."""
+        return self.certificate.value
+
+    @property
+    def title(self) -> str:
+        """What it counts, in words."""
+        return TITLES[self.name]
+
+
+def serving_bounds(
+    instance: Instance, objective: str = "total_latency_ms", deadline: Deadline | None = None
+) -> list[ServingBound]:
+    """Every bound that there is on ``objective``, the best first; at least the one by residence.
+
+    Parameters
+    ----------
+    objective
+        ``total_latency_ms``, ``makespan_ms`` or ``total_ttft_ms``.
+    deadline
+        When prices on rounds stop rising; all else takes about a second, at 20,000 requests.
+
+    Raises
+    ------
+    InputError
+        The clock of the instance is not linear.
+    """
+    found = _by_work(instance, objective, deadline)
+    if objective == "total_latency_ms":
+        found += _by_interference(instance)
+    return sorted(found, key=lambda bound: -bound.value)
+
+
+def left_out(instance: Instance, objective: str = "total_latency_ms") -> dict[str, str]:
+    """Why bounds are not among `serving_bounds`, in words that follow "it", by their names."""
+    reasons: dict[str, str] = {}
+    if objective != "total_latency_ms":
+        reasons |= {"interference": "bounds the total latency alone", "rounds": "bounds the total latency alone"}
+    elif len(set(ServingCosts.of(instance).arrival)) > 1:
+        reasons["rounds"] = "needs requests that arrive together"
+    if objective == "makespan_ms":
+        reasons["cells"] = "counts who is present, which says nothing of the end"
+    return reasons
+
+
+def _by_work(instance: Instance, objective: str, deadline: Deadline | None) -> list[ServingBound]:
+    best: dict[str, tuple[Fraction, Work]] = {}
+
+    def see(work: Work) -> None:
+        for name, value in work_bounds(instance, work, objective).items():
+            if name not in best or value > best[name][0]:
+                best[name] = (value, work)
+
+    for work in splits(instance):
+        see(work)
+    excluded = left_out(instance, objective)
+    if "cells" not in excluded:
+        with contextlib.suppress(InputError):  # arrivals so far apart that there are too many cells
+            see(with_cells(ServingCosts.of(instance), best["work"][1]))
+    if "rounds" not in excluded:
+        for rounds in _prices_on_rounds(instance, deadline):
+            see(best["work"][1].model_copy(update={"rounds": rounds}))
+    return [
+        ServingBound(name, _claiming(_draft(instance, objective, work), value)) for name, (value, work) in best.items()
+    ]
+
+
+def _prices_on_rounds(instance: Instance, deadline: Deadline | None) -> list[Prices]:
+    """None at all, and those that an ascent finds."""
+    found = [Prices(denominator=1, rounds=[], numerators=[])]
+    counted = rounds_instance(instance)
+    if counted is None or counted.server.kv_capacity_tokens is None:
+        return found
+    with contextlib.suppress(InputError, TooLargeError):  # too many rounds to be priced
+        starts = first_schedule(counted)
+        if starts.any():
+            priced = certify(counted, ascend(counted, starts, deadline=deadline).prices).prices
+            found += [priced] if priced is not None else []
+    return found
+
+
+def _by_interference(instance: Instance) -> list[ServingBound]:
+    """With one share of delay for all: some, and ever closer ones to the best."""
+    costs, n = ServingCosts.of(instance), len(instance.requests)
+    best: tuple[Fraction, ServingBound] | None = None
+    tried: dict[int, float] = {}
+
+    def see(share: int) -> None:
+        nonlocal best
+        weights = interference_weights(costs, [share] * n)
+        if weights is None or share in tried:
+            return
+        draft = _draft(instance, "total_latency_ms", weights)
+        try:
+            value = recomputed_bound(draft, instance)
+        except InputError:  # too many times to look at
+            return
+        tried[share] = float(value)
+        if best is None or value > best[0]:
+            best = value, ServingBound("interference", _claiming(draft, value))
+
+    for share in SHARES:
+        see(share)
+    width = 100
+    while tried and width >= (CLOSEST if n < MANY else 2 * CLOSEST):
+        centre = max(tried, key=tried.__getitem__)
+        for share in (centre - width, centre + width):
+            if 0 < share < SHARE:
+                see(share)
+        if max(tried, key=tried.__getitem__) == centre:
+            width //= 2
+    return [] if best is None else [best[1]]
+
+
+def _draft(instance: Instance, objective: str, proof: Work | Interference) -> Certificate:
+    """A certificate that claims nothing yet."""
+    claimed: dict[str, Any] = (
+        {"kind": "serving-work", "work": proof}
+        if isinstance(proof, Work)
+        else {"kind": "serving-interference", "interference": proof}
+    )
+    nothing = Bound(numerator=0, denominator=1)
+    return Certificate(instance=InstanceStamp.of(instance), objective=objective, bound=nothing, **claimed)
+
+
+def _claiming(draft: Certificate, value: Fraction) -> Certificate:
+    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
