@@ -35,8 +35,11 @@ TITLES = {
 #: Shares of delay that are tried first, and how close to the best the next ones lie [2^-10].
 SHARES = (50, 200, 400)
 CLOSEST = 20
-#: Requests from which fewer shares are tried.
+#: Requests from which fewer shares are tried; and the one that is where the work alone says much more than residence.
 MANY = 5000
+OVERLOADED = (400,)
+#: So many times more.
+MUCH_MORE = 1.5
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def serving_bounds(
     """
     found = _by_work(instance, objective, deadline)
     if objective == "total_latency_ms":
-        found += _by_interference(instance)
+        values = {bound.name: bound.value for bound in found}
+        found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"])
     return sorted(found, key=lambda bound: -bound.value)
 
 
@@ -128,8 +132,8 @@ def _prices_on_rounds(instance: Instance, deadline: Deadline | None) -> list[Pri
     return found
 
 
-def _by_interference(instance: Instance) -> list[ServingBound]:
-    """With one share of delay for all: some, and ever closer ones to the best."""
+def _by_interference(instance: Instance, overloaded: bool) -> list[ServingBound]:
+    """With one share of delay for all: some, and ever closer ones to the best, unless the server is overloaded."""
     costs, n = ServingCosts.of(instance), len(instance.requests)
     best: tuple[Fraction, ServingBound] | None = None
     tried: dict[int, float] = {}
@@ -148,9 +152,9 @@ def _by_interference(instance: Instance) -> list[ServingBound]:
         if best is None or value > best[0]:
             best = value, ServingBound("interference", _claiming(draft, value))
 
-    for share in SHARES:
+    for share in OVERLOADED if overloaded else SHARES:
         see(share)
-    width = 100
+    width = 0 if overloaded else 100
     while tried and width >= (CLOSEST if n < MANY else 2 * CLOSEST):
         centre = max(tried, key=tried.__getitem__)
         for share in (centre - width, centre + width):

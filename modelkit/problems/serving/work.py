@@ -11,8 +11,8 @@ from modelkit.verify.serving_costs import COSTS_PER_TICK, ServingCosts
 
 #: Shares of memory that are tried where both memory and slots are limited [2^-10].
 SHARES = (SHARE, 3 * SHARE // 4, SHARE // 2, SHARE // 4, 0)
-#: Requests times cells that are counted; about a second.
-CELLS_WORK = 2 * 10**6
+#: Requests times cells that are counted; some two seconds where the server is overloaded.
+CELLS_WORK = 8 * 10**6
 MOST_CELLS = 1000
 
 
