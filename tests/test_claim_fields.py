@@ -15,6 +15,7 @@ import pytest
 import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.io import parse_result
+from modelkit.problems.serving.bounds import serving_bounds
 from modelkit.verify.exact_bounds import certify
 from modelkit.verify.fields import FIELDS, field_paths, unverified
 
@@ -35,6 +36,15 @@ SLOTS = Instance(
     server={"slots": 2, "clock": {"kind": "linear", "decode_base_ms": 10.0, "prefill_base_ms": 1.0}},
     requests=[{"id": f"q{i}", "prompt_tokens": 2, "output_tokens": 3} for i in range(5)],
 )
+LAW = {"prefill_base_ms": 3.0, "prefill_per_token_ms": 0.5, "decode_base_ms": 2.0, "decode_per_request_ms": 1.0}
+SERVED = Instance(
+    name="served",
+    server={"kv_capacity_tokens": 12, "clock": {"kind": "linear", "mixed": True, **LAW}},
+    requests=[
+        {"id": f"q{i}", "arrival": 0.001 * i, "prompt_tokens": 2 + i % 3, "output_tokens": 4 + i % 2} for i in range(6)
+    ],
+)
+TOGETHER = SERVED.replace(requests=[r.model_copy(update={"arrival": 0}) for r in SERVED.requests])
 TIGHT = TWO.replace(server={"kv_capacity_tokens": 5})
 
 
@@ -47,6 +57,8 @@ def text(kind: str) -> tuple[str, Instance]:
         return json.dumps(mk.solve(TWO, "kv-batch-cap", parameters={"batch_cap": 1}).document()), TWO
     if kind == "packed":
         return json.dumps(mk.bound(SLOTS).result.document()), SLOTS
+    if kind in ("worked", "counted", "interfering"):
+        return served(kind)
     document = mk.simulate(TWO, "mc-sf").document()
     if kind == "priced":
         certificate = certify(TWO, np.array([0, 0, 0, 0, 0.5]))
@@ -57,6 +69,21 @@ def text(kind: str) -> tuple[str, Instance]:
     if kind == "infeasible":
         document = mk.solve(TWO, "kv-deadlines", parameters={"deadline": 3}).document()
     return json.dumps(document), TWO
+
+
+def served(kind: str) -> tuple[str, Instance]:
+    """A true result in real time with a bound of a kind."""
+    instance = TOGETHER if kind == "counted" else SERVED
+    name = {"worked": "cells", "counted": "rounds", "interfering": "interference"}[kind]
+    certificate = next(bound for bound in serving_bounds(instance) if bound.name == name).certificate
+    document = mk.simulate(instance, "mc-sf").document()
+    value = document["metrics"]["total_latency_ms"]
+    gap = (value - certificate.value) / value
+    document["objective"].update(
+        name="total_latency_ms", value=value, bound=certificate.value, bound_by="certificate", gap=gap
+    )
+    document["certificate"] = certificate.model_dump()
+    return json.dumps(document), instance
 
 
 def put(*path: Any, value: Any) -> Callable[[Document], None]:
@@ -91,18 +118,10 @@ def add_one(*path: Any) -> Callable[[Document], None]:
     return change
 
 
-#: Proofs of other kinds: what they hold proves nothing beside prices.
+#: A proof of another kind, which proves nothing beside prices on rounds.
 STRANGE: Document = {
-    "work": {
-        "memory_share": 1024,
-        "cell": 1,
-        "rounds": {"denominator": 1, "rounds": [], "numerators": []},
-    },
-    "interference": {"delay_shares": [0, 0, 0], "prefills": [0, 0, 0]},
-    "serving_prices": {
-        "bucket": 1,
-        **{name: [] for name in ("server", "memory", "prompt_memory", "first", "decoding", "prompts", "minima")},
-    },
+    "bucket": 1,
+    **{name: [] for name in ("server", "memory", "prompt_memory", "first", "decoding", "prompts", "minima")},
 }
 
 GHOST = {"rule": "kv_capacity", "size": 5, "unit": "tokens", "at": 3, "request": None, "message": "forged"}
@@ -166,11 +185,33 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "certificate.prices.numerators": ("priced", proof("prices", "numerators", value=[1]), "its prices gives"),
     "certificate.weights.rounds": ("packed", add_one("certificate", "weights", "rounds"), "do not prove that a slot"),
     "certificate.weights.values": ("packed", proof("weights", "values", value=[0, 0, 0, 0, 1]), "do not prove"),
+    "certificate.work.memory_share": ("worked", proof("work", "memory_share", value=0), "its work gives"),
+    "certificate.work.cell": ("worked", proof("work", "cell", value=2**40), "its work gives"),
+    "certificate.work.rounds.denominator": ("counted", proof("work", "rounds", "denominator", value=16), "work gives"),
+    "certificate.work.rounds.rounds": (
+        "counted",
+        proof("work", "rounds", "rounds", value=[*range(20, 28)]),
+        "work gives",
+    ),
+    "certificate.work.rounds.numerators": (
+        "counted",
+        proof("work", "rounds", "numerators", value=[0]),
+        "its work gives",
+    ),
+    "certificate.interference.delay_shares": (
+        "interfering",
+        proof("interference", "delay_shares", value=[0] * 6),
+        "charge more at",
+    ),
+    "certificate.interference.prefills": (
+        "interfering",
+        proof("interference", "prefills", value=[10**6] * 6),
+        "charge more at 0 ms than a prefill costs",
+    ),
     **{
-        path: ("priced", proof(record, value=STRANGE[record]), "which prove nothing in one of kind kv-prices")
+        path: ("priced", proof("serving_prices", value=STRANGE), "which prove nothing in one of kind kv-prices")
         for path in FIELDS
-        for record in STRANGE
-        if path.startswith(f"certificate.{record}.")
+        if path.startswith("certificate.serving_prices.")
     },
     "progress": ("solved", put("progress", value=[[1, 9, 1], [2, 10, 2]]), "the values of the progress get worse"),
     "seconds.build": ("solved", put("seconds", "build", value=-1), "seconds.build is -1"),
@@ -199,7 +240,9 @@ def test_every_checked_field_has_a_forgery() -> None:
     assert sorted(FORGED) == sorted(path for path, check in FIELDS.items() if check.how != "unchecked")
 
 
-@pytest.mark.parametrize("kind", ["simulated", "priced", "packed", "solved", "capped", "infeasible"])
+@pytest.mark.parametrize(
+    "kind", ["simulated", "priced", "packed", "worked", "counted", "interfering", "solved", "capped", "infeasible"]
+)
 def test_true_results_hold(kind: str) -> None:
     """Tests that what is forged below holds before."""
     document, instance = forged(kind, lambda document: None)

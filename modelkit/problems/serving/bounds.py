@@ -17,6 +17,7 @@ from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.local_search import TooLargeError, first_schedule
 from modelkit.problems.kv.prices import ascend
+from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
 from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.work import splits, with_cells
 from modelkit.runtime.deadline import Deadline
@@ -61,7 +62,7 @@ class ServingBound:
 
 
 def serving_bounds(
-    instance: Instance, objective: str = "total_latency_ms", deadline: Deadline | None = None
+    instance: Instance, objective: str = TOTAL_LATENCY_MS, deadline: Deadline | None = None
 ) -> list[ServingBound]:
     """Every bound that there is on ``objective``, the best first; at least the one by residence.
 
@@ -78,20 +79,20 @@ def serving_bounds(
         The clock of the instance is not linear.
     """
     found = _by_work(instance, objective, deadline)
-    if objective == "total_latency_ms":
+    if objective == TOTAL_LATENCY_MS:
         values = {bound.name: bound.value for bound in found}
         found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"])
     return sorted(found, key=lambda bound: -bound.value)
 
 
-def left_out(instance: Instance, objective: str = "total_latency_ms") -> dict[str, str]:
+def left_out(instance: Instance, objective: str = TOTAL_LATENCY_MS) -> dict[str, str]:
     """Why bounds are not among `serving_bounds`, in words that follow "it", by their names."""
     reasons: dict[str, str] = {}
-    if objective != "total_latency_ms":
+    if objective != TOTAL_LATENCY_MS:
         reasons |= {"interference": "bounds the total latency alone", "rounds": "bounds the total latency alone"}
     elif len(set(ServingCosts.of(instance).arrival)) > 1:
         reasons["rounds"] = "needs requests that arrive together"
-    if objective == "makespan_ms":
+    if objective == MAKESPAN_MS:
         reasons["cells"] = "counts who is present, which says nothing of the end"
     return reasons
 
@@ -143,7 +144,7 @@ def _by_interference(instance: Instance, overloaded: bool) -> list[ServingBound]
         weights = interference_weights(costs, [share] * n)
         if weights is None or share in tried:
             return
-        draft = _draft(instance, "total_latency_ms", weights)
+        draft = _draft(instance, TOTAL_LATENCY_MS, weights)
         try:
             value = recomputed_bound(draft, instance)
         except InputError:  # too many times to look at
