@@ -190,12 +190,12 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "certificate.work.rounds.denominator": ("counted", proof("work", "rounds", "denominator", value=16), "work gives"),
     "certificate.work.rounds.rounds": (
         "counted",
-        proof("work", "rounds", "rounds", value=[*range(20, 28)]),
+        proof("work", "rounds", "rounds", value=[*range(11, 19)]),
         "work gives",
     ),
     "certificate.work.rounds.numerators": (
         "counted",
-        proof("work", "rounds", "numerators", value=[0]),
+        proof("work", "rounds", "numerators", value=[0] * 8),
         "its work gives",
     ),
     "certificate.interference.delay_shares": (
