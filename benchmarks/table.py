@@ -182,6 +182,18 @@ def _serving_truth(found: Any) -> str:
     )
 
 
+def _vllm_costs(found: Any) -> str:
+    said = []
+    for run in found["runs"]:
+        decode, mixed = run["decode"], run["with_prompts"]
+        errors = ", ".join(f"{way} {mixed['ways'][way]['median_error']:.1%}" for way in ("once", "twice", "slower"))
+        said.append(
+            f"{run['run']}: decode rounds from {decode['base_ms']:g} ms on, off by {decode['median_error']:.1%}; beside"
+            f" prompts off by ({errors}); a prompt adds {mixed['extra_base_of_decode_base']['both']:.2f} of that base"
+        )
+    return "; ".join(said)
+
+
 def _partial(files: list[str]) -> str:
     """Which part of the tests ran, where not all did."""
     return f" ({', '.join(Path(file).stem for file in files)})" if files else ""
@@ -224,6 +236,11 @@ BENCHMARKS = (
               "none wrong", _slot_truth),
     Benchmark("serving_truth.py", "bounds of serving in real time against exhaustive search, and against policies",
               "none above a value", _serving_truth),
+    Benchmark(
+        "vllm_costs.py FOLDER", "iterations of two real runs of vLLM: whether the fixed part is paid once, or for"
+        " prompts and decoding each, or decoding is slower beside prompts",
+        "each other, on the other half of a run", _vllm_costs,
+    ),
     Benchmark("versions.py", "the tests on the oldest, the constrained and the newest versions", "all pass", _versions),
 )  # fmt: skip
 

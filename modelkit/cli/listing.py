@@ -59,7 +59,8 @@ def _server_rows() -> list[tuple[str, str]]:
                 + (f" {law.base_ms:g} ms an iteration," if law.base_ms else "")
                 + f" prefill {law.prefill_base_ms:g} + {law.prefill_per_token_ms:g} n ms,"
                 f" decode {law.decode_base_ms:g} + {law.decode_per_request_ms:g} B"
-                f" + {law.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid}; {preset.source}",
+                f" + {law.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid};"
+                f" fixed parts: {preset.fixed_parts}; {preset.source}",
             )
         )
     return rows

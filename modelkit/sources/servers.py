@@ -3,6 +3,15 @@
 Every law is what `modelkit calibrate` makes of a public table, rounded to what it prints; a test repeats the fits
 where the tables are at hand. A law holds within the range it was fitted in, which each summary states.
 
+Fixed parts: both tables time prefills without decoding and decode rounds without prompts. That gives what an iteration
+of either kind lasts beyond its tokens, and says nothing of iterations with both; the presets add the two there, with
+``base_ms`` 0. Two runs of vLLM on one card (``benchmarks/vllm_costs.py``) say of such iterations that the fixed part is
+paid once (a prompt adds 0 to 0.02 of a decode round's), and that decoding takes about twice as long beside a prompt as
+without, beyond its fixed part. The law has no term for that. So the sum is too long with few requests in progress, by
+up to the smaller of both bases, and near with full batches; paid once, iterations come out right with few and too short
+with many: over the runs neither is clearly nearer. To pay once, set ``base_ms`` to the smaller of both bases and
+subtract it from both: prefills alone and decode rounds alone last as before.
+
 Memory: 16,492 tokens for Llama-2-70B on two A100 is the figure of Jaillet et al., arXiv 2502.07115. For the others our
 estimate: 90 % of the memory of the cards, less the weights in 16 bits, by the bytes that a cached token takes
 (2 · layers · key/value heads · head width · 2 bytes: 0.328 MB for Llama-2-70B, 4.01 MB for BLOOM-176B). By it two A100
@@ -39,6 +48,8 @@ class Preset:
         Where the law was fitted.
     rows
         What ``modelkit calibrate --where`` takes of the source's table, and its limits.
+    fixed_parts
+        Which measurements the fixed parts of prefill and decode come from.
     """
 
     name: str
@@ -47,6 +58,7 @@ class Preset:
     valid: str
     server: Server
     rows: dict[str, Any]
+    fixed_parts: str = "prefills and decode rounds timed apart, added where an iteration has both"
 
 
 def _preset(
