@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import numbers
 import operator
@@ -17,6 +18,7 @@ E = TypeVar("E")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _KINDS = {bool: "True or False", str: "text", int: "a whole number", float: "a number"}
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,23 @@ class Option:
     def flag(self) -> str:
         """Its name on the command line."""
         return f"--{self.name.strip('_').replace('_', '-')}"
+
+    def read(self, text: str) -> Any:
+        """The value that a text says; ``choices`` of a number are words in its place.
+
+        Raises
+        ------
+        ValueError
+            It says none; the message is what is allowed.
+        """
+        if text in (self.choices or ()):
+            return text
+        words = self.kind is str and bool(self.choices)
+        with contextlib.suppress(ValueError, KeyError):
+            if not words:
+                return _TRUTHS[text.lower()] if self.kind is bool else self.kind(text)
+        allowed = [*([] if words else [_KINDS[self.kind]]), *(self.choices or ())]
+        raise ValueError(" or ".join(allowed))
 
     def plain(self, value: Any, faults: list[Fault]) -> Any:
         """A value as Python's own type, such as one of numpy's; a fault when it is of another type."""

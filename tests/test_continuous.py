@@ -28,6 +28,10 @@ CHOICES = [
     "alpha-beta-clearing:alpha=0.1,beta=0.5",
     "vllm-like:block=1,watermark=0",
     "nested-wait:alpha=0,first=2",
+    "svf:gate=3,wait=0.0637",
+    "alpha-protection:gate=4",
+    "a-min:gate=auto",
+    "vllm-like:gate=auto,wait=0.01",
 ]
 
 
@@ -222,6 +226,25 @@ def evict_shortest(state: Naive) -> list[int]:
     return out
 
 
+def gated(admit: Callable[[Naive], list[int]], size: float, wait: float = math.inf) -> Callable[[Naive], list[int]]:
+    """A rule that is asked while ``size`` wait, the first has waited ``wait`` seconds, or nobody is in progress."""
+
+    def admit_behind(state: Naive) -> list[int]:
+        now, since = state.now / 1000, state.__dict__.setdefault("since", {})
+        seen = state.__dict__.setdefault("seen", set())
+        for i in state.waiting - since.keys():
+            since[i] = now if i in seen else state.requests[i].arrival
+            seen.add(i)
+        if state.tokens and len(since) < size and now < min(since.values()) + wait:
+            return []
+        admitted = admit(state)
+        for i in admitted:
+            del since[i]
+        return admitted
+
+    return admit_behind
+
+
 RULES: dict[str, tuple[Any, Any]] = {
     "mc-sf": (look_ahead(lambda s, i: s.predicted[i]), evict_latest),
     "mc-sf:alpha=0.25": (look_ahead(lambda s, i: s.predicted[i], alpha=0.25), evict_latest),
@@ -230,6 +253,10 @@ RULES: dict[str, tuple[Any, Any]] = {
     "a-max": (look_ahead(lambda s, i: s.predicted[i]), evict_latest),
     "a-min": (look_ahead(lambda s, i: s.lower[i], "lower"), evict_shortest),
     "vllm-like:block=1,watermark=0": (vllm, evict_latest_vllm),
+    "mc-sf:gate=3": (gated(look_ahead(lambda s, i: s.predicted[i]), 3), evict_latest),
+    "svf:gate=4,wait=0.0637": (gated(look_ahead(volume), 4, 0.0637), evict_latest),
+    "a-min:wait=0.0637": (gated(look_ahead(lambda s, i: s.lower[i], "lower"), math.inf, 0.0637), evict_shortest),
+    "vllm-like:block=1,watermark=0,gate=3": (gated(vllm, 3), evict_latest_vllm),
 }
 
 
@@ -340,7 +367,7 @@ def test_judge_agrees_to_the_last_bit(policy: str) -> None:
         instance, limits = rough_case(rng)
         entry, options = chosen_policy(policy)
         predicted = instance.arrays.predicted_lower, instance.arrays.predicted_upper
-        run = Recording(instance, entry.make(**options), np.random.default_rng(seed), predicted, limits)
+        run = Recording(instance, entry.build(options), np.random.default_rng(seed), predicted, limits)
         verdict = judge(instance, run.run())
         assert verdict.valid, (instance, verdict.violations)
         assert run.times == {stay.request: stay.end for stay in verdict.stays if stay.completed}

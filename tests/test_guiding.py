@@ -102,6 +102,9 @@ def test_completion(tmp_path: Path) -> None:
     assert completed("modelkit so", tmp_path) == ["solve"]
     assert completed("modelkit generate ch", tmp_path) == ["chat"]
     assert completed("modelkit simulate a.json --policy mc", tmp_path) == ["mc-benchmark", "mc-sf"]
+    options = ["mc-sf:alpha=", "mc-sf:gate=", "mc-sf:gate=auto", "mc-sf:wait="]
+    assert completed("modelkit simulate a.json --policy mc-sf:", tmp_path) == options
+    assert completed("modelkit compare a.json -p svf:alpha=0.1,g", tmp_path)[-1] == "svf:alpha=0.1,gate=auto"
     assert completed("modelkit solve --solver sc", tmp_path) == ["scip"]
     assert completed("modelkit solve --warm-start no", tmp_path) == ["none"]
     assert completed("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]

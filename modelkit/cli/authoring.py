@@ -164,6 +164,7 @@ def _shown_other(name: str) -> str:
         entry = policies()[name]
         rows = [("what", "a policy"), ("rule", entry.summary), ("reference", entry.reference)]
         rows.append(("sees", "true lengths" if entry.clairvoyant else "predicted lengths"))
+        rows += [(f":{o.name}=", f"{o.help} [default: {o.default}]") for o in entry.options]
         return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
     if name not in makers:
         raise unknown_name("formulation, policy, family or format", name, {*formulation_files(), *policies(), *makers})

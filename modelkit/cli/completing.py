@@ -48,6 +48,24 @@ def _policies() -> Iterable[str]:
     return policies()
 
 
+def policies(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Policies, and after ``NAME:`` the options of one."""
+    return completer(lambda: _policy_options(incomplete) if ":" in incomplete else _policies())(
+        context, parameter, incomplete
+    )
+
+
+def _policy_options(incomplete: str) -> Iterable[str]:
+    """What may stand for the last option of a policy: its name, and the words it takes."""
+    from modelkit.policies import get_policy
+
+    name, _, rest = incomplete.partition(":")
+    before, comma, part = rest.rpartition(",")
+    for option in get_policy(name).options:
+        texts = [f"{option.name}={word}" for word in ("", *(option.choices or ()))]
+        yield from (f"{name}:{before}{comma}{text}" for text in texts if text != part)
+
+
 def _solvers() -> Iterable[str]:
     from modelkit.backends import backends
 
@@ -86,7 +104,6 @@ def any_folder(context: click.Context, parameter: click.Parameter, incomplete: s
 json_files = completer(endings=(".json", ".json.gz"))
 results = completer(endings=(".result.json", ".result.json.gz", ".certificate.json", ".certificate.json.gz"))
 formulations = completer(_formulations, (".py",))
-policies = completer(_policies)
 solvers = completer(_solvers)
 warm_starts = completer(lambda: ["best", "none", *_policies()])
 studies = completer(_studies, (".toml",))

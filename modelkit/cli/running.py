@@ -195,11 +195,11 @@ def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[st
     elif share is not None:
         remark("load", f"at least {share:.0%} of capacity")
     for name in names:
-        entry, _ = chosen_policy(name)
-        if not entry.work_conserving:
+        entry, options = chosen_policy(name)
+        if entry.lets_wait(options):
             remark(
                 "note",
-                f"{entry.name} lets requests wait on purpose (it is not work-conserving):"
+                f"{name} lets requests wait on purpose (it is not work-conserving):"
                 " it may fall behind under loads that others serve",
             )
 

@@ -148,6 +148,10 @@ class Policy:
         """Rounds after which to be asked again although nothing has happened; None: never."""
         return 1
 
+    def alarm(self, view: View) -> float | None:
+        """Moment at which to be asked again although nothing has happened, in rounds or seconds; None: never."""
+        return None
+
     def evict(self, view: View) -> Iterable[int]:
         """Requests to evict because the next round would exceed the capacity.
 
@@ -166,7 +170,8 @@ class Policy:
 class PolicyEntry:
     """A policy in the registry.
 
-    ``work_conserving``: no request waits on purpose while the server could serve it.
+    ``work_conserving``: no request waits on purpose while the server could serve it. ``options``: its own, and those
+    of the gate before every policy of continuous batching (`modelkit.policies.gates`).
     """
 
     name: str
@@ -177,6 +182,25 @@ class PolicyEntry:
     clock: PolicyClock
     work_conserving: bool = True
     options: tuple[Option, ...] = ()
+
+    def build(self, options: Mapping[str, Any]) -> Policy:
+        """The policy with these options, behind its gate where it has one.
+
+        Raises
+        ------
+        UsageError
+            A value that an option does not take.
+        """
+        from modelkit.policies.gates import GATE_OPTIONS, gated
+
+        if self.clock != "unit":
+            return self.make(**options)
+        gate = {option.name: options[option.name] for option in GATE_OPTIONS if option.name in options}
+        return gated(self.make(**{key: value for key, value in options.items() if key not in gate}), **gate)
+
+    def lets_wait(self, options: Mapping[str, Any]) -> bool:
+        """Whether with these options requests wait on purpose while the server could serve them."""
+        return not self.work_conserving or bool(options.get("gate") or options.get("wait"))
 
     @property
     def bundled(self) -> bool:
@@ -202,9 +226,13 @@ def policy(
 
     A class that is defined again, as in a notebook, takes the place of the one before.
     """
+    from modelkit.policies.gates import GATE_OPTIONS
 
     def decorate(make: _P) -> _P:
         options = options_of(make, helps) if helps else ()
+        options += GATE_OPTIONS if clock == "unit" else ()
+        if len({option.name for option in options}) < len(options):
+            raise ValueError(f"policy {name!r}: options called gate or wait are those of the gate before every policy")
         entry = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)
         REGISTRY.add(name, entry, make)
         return make
@@ -246,10 +274,9 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
             takes = ", ".join(f"{o.name}={o.default}" for o in entry.options) or "none"
             raise UsageError(f"policy {name!r} has no option {part!r}{did_you_mean(key, known)}\n  options: {takes}")
         try:
-            values[key] = known[key].kind(value)
-        except ValueError:
-            kind = {"int": "a whole number", "float": "a number"}.get(known[key].kind.__name__, "another value")
-            raise UsageError(f"policy {name!r}, option {key}: found {value!r}; allowed: {kind}") from None
+            values[key] = known[key].read(value)
+        except ValueError as error:
+            raise UsageError(f"policy {name!r}, option {key}: found {value!r}; allowed: {error}") from None
     return entry, values
 
 

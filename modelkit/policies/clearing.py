@@ -26,17 +26,18 @@ class _Clearing(Policy):
     def __init__(self, *, alpha: float = 0.2) -> None:
         self._waiting: list[tuple[float, int, Seen]] = []
         self._most = self._share = 1.0 - share("alpha", alpha)
-        self._clearing = False
+        self._cleared: set[int] = set()  # who is being evicted
 
     def arrived(self, request: Seen) -> None:
         heappush(self._waiting, (request.arrival, request.number, request))
 
     def ended(self, request: Seen, now: float) -> None:
-        if not self._clearing:
+        if request.number in self._cleared:
+            self._cleared.remove(request.number)
+        else:
             self._share = self._most
 
     def admit(self, view: View) -> Iterator[int]:
-        self._clearing = False
         room, running = Room(view), len(view.running)
         held = view.held + running
         while self._waiting:
@@ -54,9 +55,9 @@ class _Clearing(Policy):
         return None  # until somebody ends, less and less fits
 
     def evict(self, view: View) -> Iterator[int]:
-        self._clearing = True
         self._share /= 2
-        yield from self.cleared(view)
+        self._cleared = set(cleared := self.cleared(view))
+        yield from cleared
 
     def cleared(self, view: View) -> list[int]:
         """Whom to evict."""

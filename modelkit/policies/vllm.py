@@ -33,14 +33,13 @@ class VllmLike(Policy):
         self._block = block
         self._watermark = share("watermark", watermark)
         self._waiting: list[tuple[float, int, Seen]] = []
-        self._evicted = self._held_back = False
+        self._evicted_in = -1  # round
 
     def arrived(self, request: Seen) -> None:
         heappush(self._waiting, (request.arrival, request.number, request))
 
     def admit(self, view: View) -> Iterator[int]:
-        self._held_back, self._evicted = self._evicted, False
-        if self._held_back:
+        if view.round == self._evicted_in:
             return
         room, held = Room(view), view.held
         free: float | None = None
@@ -63,11 +62,11 @@ class VllmLike(Policy):
             yield number
 
     def evict(self, view: View) -> Iterator[int]:
-        self._evicted = True
+        self._evicted_in = view.round
         return iter(super().evict(view))
 
     def patience(self, view: View) -> int | None:
-        return 1 if self._held_back else None  # until somebody ends, less and less fits
+        return 1 if view.round == self._evicted_in else None  # until somebody ends, less and less fits
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._block)

@@ -20,6 +20,7 @@ from one change of what is in progress to the next in one sum, however many even
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -375,11 +376,15 @@ class ContinuousSimulation:
         rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.held) // len(self.running))
+        moment = self.moments[self.arrivals[-1]] if self.arrivals else math.inf
         if self.waiting and rounds > 1:
-            patience = self.policy.patience(self.asked or self.view())
+            view = self.asked or self.view()
+            patience = self.policy.patience(view)
             rounds = rounds if patience is None else min(rounds, max(1, patience))
-        if self.arrivals and rounds > 1:
-            rounds = self.time.rounds_until(self.moments[self.arrivals[-1]], rounds)
+            if (alarm := self.policy.alarm(view)) is not None:
+                moment = min(moment, self.time.moment(alarm))
+        if rounds > 1 and moment < math.inf:
+            rounds = self.time.rounds_until(moment, rounds)
         return max(1, rounds)
 
     def wait(self) -> None:

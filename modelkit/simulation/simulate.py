@@ -146,7 +146,7 @@ def _run(
     rng = np.random.default_rng(seed)
     if entry.clairvoyant:
         predicted = instance.arrays.output, instance.arrays.output
-    policy = entry.make(**options)
+    policy = entry.build(options)
     if clock == "stages":
         if limits is not None and limits != Limits():
             raise UsageError("limits on batches are for continuous batching; here the slots are the limit")
