@@ -17,7 +17,8 @@ from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
 from modelkit.judge import judge
 from modelkit.policies import chosen_policy, policies
 from modelkit.schedule import Admission, Schedule, Segment
-from modelkit.simulation.continuous import ContinuousSimulation, Limits
+from modelkit.simulation.continuous import ContinuousSimulation
+from modelkit.simulation.limits import Limits
 from modelkit.simulation.simulate import policy_schedule, simulate
 
 #: Every policy of continuous batching, and some with options.

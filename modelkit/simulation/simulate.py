@@ -23,7 +23,8 @@ from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.interrupts import interruptible
 from modelkit.schedule import Schedule
-from modelkit.simulation.continuous import ContinuousSimulation, Limits
+from modelkit.simulation.continuous import ContinuousSimulation
+from modelkit.simulation.limits import Limits
 from modelkit.simulation.slots import StageSimulation
 
 
@@ -52,7 +53,7 @@ def simulate(
         Model of what the policy sees of output lengths (`modelkit.policies.predictions`), such as ``noise:0.2``. None:
         the instance's own predictions.
     max_batch, max_batch_tokens, chunked_prefill
-        Limits of the engine in continuous batching; see `modelkit.simulation.continuous.Limits`.
+        Limits of the engine in continuous batching; see `modelkit.simulation.limits.Limits`.
     slots_over_time
         Where stages run: (second, number of slots) in time order; from then on so many of the server's
         slots are open. None: all of them.
