@@ -9,20 +9,17 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.io import load
-from modelkit.problems.problem import KV, SLOTS, Problem, problem_of, why_no_problem
+from modelkit.problems.problem import problem_of, why_no_problem
 from modelkit.result import News
 from modelkit.runtime.interrupts import interruptible
-from modelkit.solving import kv, slots
 from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.methods import METHODS
 from modelkit.text import listed
 
-__all__ = ["BOUNDS", "TIME_LIMIT", "CertifiedBound", "bound", "has_bound"]
+__all__ = ["TIME_LIMIT", "CertifiedBound", "bound", "has_bound"]
 
 #: Default limit [s].
 TIME_LIMIT = 60.0
-
-#: What finds a bound, by problem.
-BOUNDS: dict[Problem, Callable[[Task], CertifiedBound]] = {KV: kv.bound, SLOTS: slots.bound}
 
 
 @checked_arguments
@@ -72,13 +69,13 @@ def bound(
     problem = problem_of(instance)
     if problem is None:
         raise UsageError(why_no_problem(instance))
-    if problem not in BOUNDS:
-        known = listed([f"{other.title} ({other.instances})" for other in BOUNDS])
+    if problem not in METHODS:
+        known = listed([f"{other.title} ({other.instances})" for other in METHODS])
         raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")
     metric = problem.metric(objective)
-    return BOUNDS[problem](Task(instance, metric, time_limit, gap, seed, listen or (lambda news: None), began))
+    return METHODS[problem].bound(Task(instance, metric, time_limit, gap, seed, listen or (lambda news: None), began))
 
 
 def has_bound(instance: Instance) -> bool:
     """Whether `bound` has an answer for instances of this kind."""
-    return problem_of(instance) in BOUNDS
+    return problem_of(instance) in METHODS

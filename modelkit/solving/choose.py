@@ -11,6 +11,7 @@ from modelkit.formulation.hosting import found_formulations, load_formulation
 from modelkit.formulation.loading import FoundFormulation
 from modelkit.instance import Instance
 from modelkit.problems.kv.diagram import refusal as search_refusal
+from modelkit.problems.problem import KV, problem_modelled
 from modelkit.solving.outcome import SEARCH
 
 #: Requests times longest output up to which a binary for each request and start is faster than memory as a flow.
@@ -72,7 +73,7 @@ def _is_candidate(formulation: Formulation, instance: Instance) -> bool:
     """Whether ``solve`` takes it by itself where it accepts the instance: of each problem the fastest exact one."""
     if formulation.claim != "exact" or not formulation.chosen_for(instance):
         return False
-    if formulation.problem != "kv-hindsight" or formulation.parameters:
+    if problem_modelled(formulation.problem) is not KV or formulation.parameters:
         return True
     small = len(instance.requests) * int(instance.arrays.output.max()) <= SMALL
     return formulation.name == ("kv-hindsight" if small else "kv-hindsight-flow")
@@ -96,8 +97,11 @@ def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
 
 def search_suits(instance: Instance, formulation: Formulation) -> bool:
     """Whether the search is tried before a solver when nobody asked for either."""
-    exact = (formulation.problem, formulation.claim) == ("kv-hindsight", "exact")
-    return exact and len(instance.requests) >= MANY and search_refusal(instance) is None
+    return _is_exact_kv(formulation) and len(instance.requests) >= MANY and search_refusal(instance) is None
+
+
+def _is_exact_kv(formulation: Formulation) -> bool:
+    return problem_modelled(formulation.problem) is KV and formulation.claim == "exact"
 
 
 def check_search(instance: Instance, formulation: Formulation, options: dict[str, Any] | None) -> None:
@@ -110,7 +114,7 @@ def check_search(instance: Instance, formulation: Formulation, options: dict[str
     """
     if options:
         raise UsageError(f"solver {SEARCH!r} has no options; found {', '.join(options)}")
-    if (formulation.problem, formulation.claim) != ("kv-hindsight", "exact"):
-        raise UsageError(f"solver {SEARCH!r} solves the problem of kv-hindsight, not formulation {formulation.name!r}")
+    if not _is_exact_kv(formulation):
+        raise UsageError(f"solver {SEARCH!r} solves the problem of {KV.model}, not formulation {formulation.name!r}")
     if (why := search_refusal(instance)) is not None:
         raise UsageError(f"solver {SEARCH!r} does not take this instance: it {why}")

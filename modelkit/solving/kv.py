@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
+from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import best_listed
-from modelkit.problems.kv.idle import busy
-from modelkit.problems.kv.local_search import latency, schedule_of, searched
+from modelkit.problems.kv.diagram import NEIGHBOURHOODS
+from modelkit.problems.kv.idle import Busy, busy
+from modelkit.problems.kv.local_search import latency, schedule_of, searched, starts_of
 from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.problems.kv.prices import Ascent, ascend
 from modelkit.problems.kv.relaxation import Floats
+from modelkit.problems.kv.start_windows import Starts, check_size
+from modelkit.problems.problem import KV
+from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline, within
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.verify.exact_bounds import certify
+
+if TYPE_CHECKING:
+    from modelkit.solving.outcome import Account, Candidate
 
 #: Share of the time for the prices; the search over schedules has the rest.
 PRICES_SHARE = 0.5
 #: Share of that for a local search where exact neighbourhoods follow it.
 LOCAL_SHARE = 0.2
+#: Share of the time that is left for a search, where judging and certifying follow.
+SEARCH_SHARE = 0.8
 #: Seconds for each request that certifying takes, which follows the prices, and replaying, which comes last.
 CERTIFYING, REPLAYING = 3e-5, 3e-5
 
@@ -92,3 +104,79 @@ def bound(task: Task) -> CertifiedBound:
             certificate = certified(prices)
         known = task.judged(certificate, schedule_of(original, timeline.starts(starts)))
     return known.interrupted() if interrupted or held.pressed else known
+
+
+class KvMethod(Method):
+    """Local search from list schedules, certificates by prices, start windows."""
+
+    def bound(self, task: Task) -> CertifiedBound:
+        """See `bound`."""
+        return bound(task)
+
+    def timeline(self, instance: Instance) -> Busy:
+        """Without idle rounds."""
+        return busy(instance)
+
+    def check_size(self, run: Account) -> None:
+        """Refuse what leaves more starts than can be looked at."""
+        check_size(run.inner, run.known.first)
+
+    def starts_kept(self, run: Account) -> Starts:
+        """How many starts the windows keep; they are looked for before the model, so that they are handed on."""
+        return run.known.starts_kept
+
+    def certified(self, run: Account) -> Certificate | None:
+        """By the prices that were computed for the start windows."""
+        if run.formulation.claim != "exact":
+            return None
+        if run.certificate is None and run.searched and run.instance.server.kv_capacity_tokens is not None:
+            return run.proven(run.known.local_search.prices)
+        return run.certificate
+
+    def first_schedules(self, run: Account) -> list[Candidate]:
+        """That of a local search."""
+        try:
+            return [run.judged("local-search", run.outer(run.known.local_search.schedule))]
+        except InterruptedWith as stop:
+            run.start = run.judged("local-search", run.outer(stop.best.schedule))
+            if run.formulation.claim == "exact" and run.instance.server.kv_capacity_tokens is not None:
+                run.certificate = run.proven(stop.best.prices)
+            raise
+
+    def refine_start(self, run: Account) -> None:
+        """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
+        if run.start is None or run.start.source != "local-search" or not few_run_at_once(run.inner):
+            return
+        before = time.perf_counter()
+        run.tell(NEIGHBOURHOODS)
+        try:
+            run.start = run.judged("local-search", run.outer(run.known.hindsight.schedule))
+        except InterruptedWith as stop:
+            run.start = run.judged("local-search", run.outer(stop.best.schedule))
+            raise
+        run.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
+
+    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+        """The schedule of a local search with a certified bound."""
+        message = f"{reason}; {NO_SOLVER}"
+        if run.deadline.finite and run.start is not None:
+            self._improve(run, run.start)
+            return run.conclude(None, stop, message)
+        left = run.deadline.left if run.deadline.finite else None
+        limits = run.limits
+        known = bound(Task(run.instance, KV.objective, left, limits.gap, limits.seed, run.listen))
+        assert known.result.schedule is not None
+        run.certificate = known.certificate
+        run.start = run.judged("local-search", known.result.schedule, known.verdict)
+        return run.conclude(None, known.result.stop, message)
+
+    @staticmethod
+    def _improve(run: Account, start: Candidate) -> None:
+        """Spend the time that is left on the schedule known, with the bound that the prices prove."""
+        run.certificate = run.proven(run.known.local_search.prices)
+        starts = starts_of(run.inner, run.timeline.within(start.schedule))
+        left, target = SEARCH_SHARE * run.deadline.left, run.certificate.value
+        found = searched(run.inner, starts, seed=run.limits.seed, effort=None, time_limit=left, target=target)
+        better = run.judged("local-search", run.outer(schedule_of(run.inner, found)))
+        if better.value is not None and better.value < (start.value or 0):
+            run.start = better

@@ -13,9 +13,9 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
-from modelkit.problems.kv.idle import Busy, busy
 from modelkit.problems.kv.relaxation import Floats
 from modelkit.problems.kv.start_windows import Starts
+from modelkit.problems.problem import problem_modelled, problem_of
 from modelkit.resources import VERSION
 from modelkit.result import (
     InstanceStamp,
@@ -33,7 +33,7 @@ from modelkit.result import (
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 from modelkit.solving.known import Known
-from modelkit.solving.slots import slot_certificate
+from modelkit.solving.methods import method_of
 from modelkit.verify.exact_bounds import certify
 
 #: The solver that is a search over schedules and not over a model.
@@ -86,9 +86,9 @@ class Account:
         """Set the deadline, and leave out the time in which no optimal schedule runs anything."""
         limit = self.limits.time_limit
         self.deadline = Deadline() if limit is None else Deadline(self.began + limit)
-        self.timeline: Busy = (
-            busy(self.instance) if self.formulation.problem == "kv-hindsight" else Busy.whole(self.instance)
-        )
+        self.method = method_of(problem_modelled(self.formulation.problem))
+        self.posed_method = method_of(problem_of(self.instance))
+        self.timeline = self.method.timeline(self.instance)
         self.inner, self.inner_posed = self.timeline.instance, self.posed
         if self.inner is not self.instance:
             self.inner_posed = self.posed.replace(requests=self.inner.requests)
@@ -153,13 +153,11 @@ class Account:
 
     def certified(self) -> Certificate | None:
         """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
-        if self.formulation.problem == "slots":
-            return slot_certificate(self.instance)
-        if self.formulation.problem != "kv-hindsight" or self.formulation.claim != "exact":
-            return None
-        if self.certificate is None and self.searched and self.instance.server.kv_capacity_tokens is not None:
-            return self.proven(self.known.local_search.prices)
-        return self.certificate
+        return self.method.certified(self)
+
+    def outer(self, schedule: Schedule) -> Schedule:
+        """A schedule of the instance without idle time, in all rounds."""
+        return self.timeline.schedule(schedule)
 
     def proven(self, prices: Floats) -> Certificate:
         """Certificate from prices of rounds without idle time."""

@@ -8,28 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelkit.backends import Outcome
-from modelkit.errors import FormulationFailedError, FormulationLateError, InterruptedWith, not_enough_memory
-from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
+from modelkit.errors import FormulationFailedError, FormulationLateError, not_enough_memory
 from modelkit.problems.kv.diagram import Progress as SearchProgress
-from modelkit.problems.kv.local_search import TooLargeError, TooLateError, schedule_of, searched, starts_of
-from modelkit.problems.kv.neighbourhoods import few_run_at_once
-from modelkit.problems.kv.start_windows import check_size
-from modelkit.problems.problem import KV, SLOTS, problem_of
+from modelkit.problems.kv.diagram import Search
+from modelkit.problems.kv.local_search import TooLargeError, TooLateError, schedule_of, starts_of
 from modelkit.result import News, Result, Stage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
-from modelkit.schedule import Schedule
-from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
-from modelkit.solving.bound import bound
+from modelkit.simulation.simulate import clairvoyant_schedule
 from modelkit.solving.outcome import SEARCH, Account, Candidate
 
-_NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
 #: A solver that has less time left is not begun [s].
 TOO_LATE = 1.0
 #: Time to hand a model over, as a share of the time that building it took.
 HANDOVER = 0.4
-#: Share of the time that is left for a search, where judging and certifying follow.
-SEARCH_SHARE = 0.8
 
 
 @dataclass
@@ -48,13 +40,12 @@ class Run(Account):
     def steps(self) -> Result:
         """From the warm start to the judgement."""
         try:
-            if self.formulation.problem == "kv-hindsight":
-                check_size(self.inner, self.known.first)
+            self.method.check_size(self)
             before = time.perf_counter()
             self.start = self.find_start()
             self.searched = True
             self.passed("warm start", before, self.start.source if self.start else "none")
-            self.refine_start()
+            self.posed_method.refine_start(self)
             self.started_from = self.start.source if self.start else None
             if self.start_is_optimal():
                 return self.conclude(None, "finished", "")
@@ -66,7 +57,9 @@ class Run(Account):
             self.keep_search()
             return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
         except TooLargeError as error:
-            return self.without_solver(str(error), "time_limit" if isinstance(error, TooLateError) else "finished")
+            return self.method.without_solver(
+                self, str(error), "time_limit" if isinstance(error, TooLateError) else "finished"
+            )
         except MemoryError:
             known = self.conclude(None, "failed", not_enough_memory())
             if known.schedule is None:
@@ -86,47 +79,17 @@ class Run(Account):
         self.tell("warm start")
         if self.warm_start != "best":
             tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
-        elif problem_of(self.instance) is KV:
-            try:
-                tried = [self.judged("local-search", self.outer(self.known.local_search.schedule))]
-            except InterruptedWith as stop:
-                self.start = self.judged("local-search", self.outer(stop.best.schedule))
-                if self.formulation.claim == "exact" and self.instance.server.kv_capacity_tokens is not None:
-                    self.certificate = self.proven(stop.best.prices)
-                raise
-        elif problem_of(self.instance) is SLOTS and self.formulation.claim == "exact":
-            try:
-                tried = [self.judged("local-search", self.known.slot_search.run(self.deadline.at))]
-            except InterruptedWith as stop:
-                self.start = self.judged("local-search", stop.best)
-                raise
         else:
-            names = fitting_policies(self.instance)
-            tried = [self.judged(name, clairvoyant_schedule(self.instance, name)) for name in names]
+            tried = self.posed_method.first_schedules(self)
         return min(
             (c for c in tried if c.value is not None and not c.verdict.metrics["evictions"]),
             key=lambda c: c.value or 0.0,
             default=None,
         )
 
-    def refine_start(self) -> None:
-        """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
-        if self.start is None or self.start.source != "local-search" or not self.instance.is_unit:
-            return
-        if self.instance.server.slots is not None or not few_run_at_once(self.inner):
-            return
-        before = time.perf_counter()
-        self.tell(NEIGHBOURHOODS)
-        try:
-            self.start = self.judged("local-search", self.outer(self.known.hindsight.schedule))
-        except InterruptedWith as stop:
-            self.start = self.judged("local-search", self.outer(stop.best.schedule))
-            raise
-        self.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
-
     def start_is_optimal(self) -> bool:
         """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
-        if self.start is None or self.formulation.problem != "slots":
+        if self.start is None or not self.method.certifies_at_once:
             return False
         bound = self.certified()
         return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
@@ -183,8 +146,7 @@ class Run(Account):
     def build(self) -> Any:
         self.tell("building the model")
         before = time.perf_counter()
-        if self.formulation.problem == "kv-hindsight":
-            self.starts = self.known.starts_kept  # before the model, so that the windows are handed on
+        self.starts = self.method.starts_kept(self)
         left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
         model = self.formulation.instantiate(self.inner_posed, self.known, within=left)
         if self.start is not None and self.formulation.start is not None:
@@ -234,39 +196,3 @@ class Run(Account):
             if not found.verdict.valid or found.broken:
                 return self.refused(found)
         return self.conclude(found, self.outcome.stop, message)
-
-    def outer(self, schedule: Schedule) -> Schedule:
-        """A schedule of the instance without idle time, in all rounds."""
-        return self.timeline.schedule(schedule)
-
-    def without_solver(self, reason: str, stop: StopReason) -> Result:
-        """The schedule of a local search with a certified bound, for an instance that no formulation holds."""
-        if self.formulation.problem == "slots" and self.start is not None:
-            return self.conclude(None, stop, f"{reason}; {_NO_SOLVER}")
-        if self.formulation.problem != "kv-hindsight":
-            late = stop == "time_limit"
-            return self.conclude(None, stop if late else "failed", f"{reason}; no solver ran" if late else reason)
-        if self.deadline.finite and self.start is not None:
-            return self.improved(f"{reason}; {_NO_SOLVER}", stop)
-        left = self.limits.time_limit
-        if left is not None:
-            left = max(0.0, left - (time.perf_counter() - self.began))
-        known = bound(self.instance, time_limit=left, gap=self.limits.gap, seed=self.limits.seed, listen=self.listen)
-        assert known.result.schedule is not None
-        self.certificate = known.certificate
-        self.start = self.judged("local-search", known.result.schedule, known.verdict)
-        return self.conclude(None, known.result.stop, f"{reason}; {_NO_SOLVER}")
-
-    def improved(self, message: str, stop: StopReason) -> Result:
-        """What the time that is left makes of the schedule known, with the bound that the prices prove."""
-        assert self.start is not None
-        self.certificate = self.proven(self.known.local_search.prices)
-        starts = starts_of(self.inner, self.timeline.within(self.start.schedule))
-        left = SEARCH_SHARE * self.deadline.left
-        found = searched(
-            self.inner, starts, seed=self.limits.seed, effort=None, time_limit=left, target=self.certificate.value
-        )
-        better = self.judged("local-search", self.outer(schedule_of(self.inner, found)))
-        if better.value is not None and better.value < (self.start.value or 0):
-            self.start = better
-        return self.conclude(None, stop, message)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from modelkit.certificate import Certificate, Weights
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.problems.slots.packing import packing_bound
+from modelkit.result import Result, StopReason
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.solving.candidates import slot_search
 from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.verify.exact_bounds import certify_slots
+
+if TYPE_CHECKING:
+    from modelkit.solving.outcome import Account, Candidate
 
 
 def bound(task: Task) -> CertifiedBound:
@@ -31,3 +38,33 @@ def slot_certificate(instance: Instance) -> Certificate:
     """Certificate of the slot problem: the closed form, or weights where packing proves more rounds."""
     rounds, weights = packing_bound(instance.arrays.output, instance.server.slots or 1)
     return certify_slots(instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist()))
+
+
+class SlotMethod(Method):
+    """Search over plans of stages, certificates by packing."""
+
+    certifies_at_once = True
+
+    def bound(self, task: Task) -> CertifiedBound:
+        """See `bound`."""
+        return bound(task)
+
+    def certified(self, run: Account) -> Certificate:
+        """By packing."""
+        return slot_certificate(run.instance)
+
+    def first_schedules(self, run: Account) -> list[Candidate]:
+        """That of a search, which has a value for exact formulations alone."""
+        if run.formulation.claim != "exact":
+            return super().first_schedules(run)
+        try:
+            return [run.judged("local-search", run.known.slot_search.run(run.deadline.at))]
+        except InterruptedWith as stop:
+            run.start = run.judged("local-search", stop.best)
+            raise
+
+    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+        """The schedule to start from, with a certified bound."""
+        if run.start is None:
+            return super().without_solver(run, reason, stop)
+        return run.conclude(None, stop, f"{reason}; {NO_SOLVER}")

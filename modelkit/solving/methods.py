@@ -1,0 +1,18 @@
+"""How each problem is solved and bounded, in one table."""
+
+from __future__ import annotations
+
+from modelkit.problems.problem import KV, SLOTS, Problem
+from modelkit.solving.kv import KvMethod
+from modelkit.solving.method import Method
+from modelkit.solving.slots import SlotMethod
+
+#: By problem; a problem that is not here has no certified bound.
+METHODS: dict[Problem, Method] = {KV: KvMethod(), SLOTS: SlotMethod()}
+#: That of all others.
+PLAIN = Method()
+
+
+def method_of(problem: Problem | None) -> Method:
+    """The method of a problem; that of policies where there is no other."""
+    return PLAIN if problem is None else METHODS.get(problem, PLAIN)
