@@ -76,7 +76,8 @@ def _is_candidate(formulation: Formulation, instance: Instance) -> bool:
     if problem_modelled(formulation.problem) is not KV or formulation.parameters:
         return True
     small = len(instance.requests) * int(instance.arrays.output.max()) <= SMALL
-    return formulation.name == ("kv-hindsight" if small else "kv-hindsight-flow")
+    fastest = "kv-hindsight" if small else "kv-hindsight-flow"
+    return formulation.name == fastest
 
 
 def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
