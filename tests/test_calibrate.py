@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from modelkit.sources.servers import find_server, presets
 
 HEADER = "phase,batch_size,prompt_tokens,kv_tokens_per_request,iteration_ms\n"
 LAW = (13.5, 0.25, 40.0, 0.5, 0.001)
+BASE = 9.0
+APART = "no iterations with prompts and decoding together: base_ms cannot be told from the other fixed parts, and is 0"
 
 
-def timings(noise: float = 0.0, *, mixed: bool = False) -> str:
-    """A table made by a law, with noise."""
+def timings(noise: float = 0.0, *, mixed: bool = False, kinds: str = "") -> str:
+    """A table made by a law, with noise; ``kinds`` names phases that all pay a base too."""
     rng = np.random.default_rng(0)
     rows = [("prefill", 1, n, 0, LAW[0] + LAW[1] * n) for n in (64, 256, 1024, 2048)]
     rows += [("decode", b, 0, kv, LAW[2] + LAW[3] * b + LAW[4] * b * kv) for b in (1, 8, 64) for kv in (32, 512, 4000)]
@@ -26,6 +30,17 @@ def timings(noise: float = 0.0, *, mixed: bool = False) -> str:
             ("mixed", b, n, kv, LAW[0] + LAW[1] * n + LAW[2] + LAW[3] * b + LAW[4] * b * kv)
             for b in (1, 8, 64) for kv in (32, 4000) for n in (64, 2048)
         ]  # fmt: skip
+    if kinds:
+        parts = {
+            "prefill": [(1, n, 0, LAW[0] + LAW[1] * n) for n in (64, 256, 1024, 2048)],
+            "decode": [(b, 0, kv, LAW[2] + LAW[3] * b + LAW[4] * b * kv) for b in (1, 8, 64) for kv in (32, 4000)],
+        }
+        parts["mixed"] = [
+            (b, n, kv, prefill + decode)
+            for _, n, _, prefill in parts["prefill"]
+            for b, _, kv, decode in parts["decode"]
+        ]
+        rows = [(kind, b, n, kv, BASE + ms) for kind in kinds.split() for b, n, kv, ms in parts[kind]]
     return HEADER + "".join(f"{p},{b},{n},{kv},{ms * (1 + noise * rng.uniform(-1, 1))}\n" for p, b, n, kv, ms in rows)
 
 
@@ -38,9 +53,9 @@ def table(tmp_path: Path) -> Path:
 
 
 def coefficients(path: Path, **options: object) -> list[float]:
-    """Of the fitted law."""
+    """Of the fitted law, without the base of every iteration."""
     clock = calibrate(path, **options).clock  # type: ignore[arg-type]
-    return [getattr(clock, name) for name in COEFFICIENTS]
+    return [getattr(clock, name) for name in COEFFICIENTS[1:]]
 
 
 def test_a_law_is_found_again(table: Path) -> None:
@@ -52,8 +67,50 @@ def test_a_law_is_found_again(table: Path) -> None:
     assert found.ranges == {
         "prompt tokens": (64, 2048), "requests decoding": (1, 64), "KV tokens": (32, 64 * 4000),
     }  # fmt: skip
-    assert found.notes == ()
+    assert found.notes == (APART,)
+    assert found.untold == ("base_ms",)
+    assert (found.clock.base_ms, found.base_error_ms) == (0, None)
     assert found.document()["mixed"] is True
+
+
+def test_the_base_of_every_iteration_is_found(tmp_path: Path) -> None:
+    """Tests that iterations of all three kinds tell the base from the other fixed parts, however the rows lie."""
+    path = tmp_path / "all.csv"
+    path.write_text(timings(kinds="prefill decode mixed"))
+    found = calibrate(path)
+    assert found.clock.base_ms == pytest.approx(BASE)
+    assert coefficients(path) == pytest.approx(LAW)
+    assert (found.untold, found.notes) == ((), ())
+    assert found.base_error_ms == pytest.approx(0, abs=1e-6)
+    path.write_text(timings(0.02, kinds="prefill decode mixed"))
+    noisy = calibrate(path)
+    assert noisy.base_error_ms is not None
+    assert abs(noisy.clock.base_ms - BASE) < noisy.base_error_ms < 40
+    path.write_text(timings(0.5, kinds="prefill decode mixed"))
+    assert "the scatter leaves base_ms open" in calibrate(path).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "lacking"),
+    [
+        ("prefill decode", "prompts and decoding together"), ("prefill mixed", "decoding alone"),
+        ("decode mixed", "prompts alone"), ("mixed", "prompts alone or decoding alone"),
+        ("decode", "prompts alone or prompts and decoding together"),
+    ],
+)  # fmt: skip
+def test_what_cannot_tell_the_base_is_said(tmp_path: Path, kinds: str, lacking: str) -> None:
+    """Tests that the base is 0 and named where kinds of iterations are missing; the iterations there were still fit."""
+    path = tmp_path / "some.csv"
+    path.write_text(timings(kinds=kinds))
+    found = calibrate(path)
+    assert found.clock.base_ms == 0
+    assert "base_ms" in found.untold
+    assert (
+        found.notes[0] == f"no iterations with {lacking}: base_ms cannot be told from the other fixed parts, and is 0"
+    )
+    assert max(errors.worst for errors in found.errors.values()) < 1e-6
+    if kinds == "mixed":
+        assert {"prefill_base_ms", "decode_base_ms"} < set(found.untold)
 
 
 def test_mixed_iterations_and_gzip(tmp_path: Path) -> None:
@@ -163,3 +220,16 @@ def test_servers_by_name_and_by_file(tmp_path: Path, table: Path) -> None:
         clock.write_text(text)
         with pytest.raises(InputError, match=words):
             find_server(str(clock))
+
+
+def test_the_command_says_the_base(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests the line of a base that was told, the note of one that was not, and the field in the file."""
+    path, clock = tmp_path / "t.csv", tmp_path / "c.json"
+    path.write_text(timings(kinds="prefill decode mixed"))
+    words = " ".join(cli("calibrate", str(path), "-o", str(clock)).out.split())
+    assert "every iteration 9 ms, give or take" in words
+    assert find_server(str(clock)).clock.base_ms == 9  # type: ignore[union-attr]
+    path.write_text(timings())
+    words = " ".join(cli("calibrate", str(path), "-o", str(clock)).out.split())
+    assert "every iteration" not in words
+    assert APART in words

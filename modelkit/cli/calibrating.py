@@ -51,6 +51,9 @@ def calibrate(
     TIMINGS has the columns phase (prefill, decode or mixed), batch_size, prompt_tokens, kv_tokens_per_request or
     kv_tokens, and iteration_ms; or those of Splitwise's performance table. The clock serves as `--server` of
     generate and import.
+
+    The part that every iteration pays once (base_ms) needs iterations of all three phases; without them it is 0, and
+    a note says so.
     """
     from modelkit.io import write_text
     from modelkit.sources.calibrate import calibrate as fit
@@ -77,7 +80,10 @@ def _choice(text: str) -> tuple[str, str]:
 
 def _lines(found: Calibration) -> list[str]:
     law = found.clock
-    rows = [
+    rows = []
+    if found.base_error_ms is not None:
+        rows.append(("every iteration", f"{law.base_ms:g} ms, give or take {found.base_error_ms:.2g} ms"))
+    rows += [
         ("prefill", f"{law.prefill_base_ms:g} ms + {law.prefill_per_token_ms:g} ms per prompt token"),
         (
             "decode",

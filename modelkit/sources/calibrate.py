@@ -1,12 +1,18 @@
 """Calibration: measured iteration times become a clock.
 
-The iteration-time law is linear in five coefficients, none of them negative:
+The iteration-time law is linear in six coefficients, none of them negative:
 
-    ms = prefill_base [prompts] + prefill_per_token n + decode_base [decoding] + decode_per_request B
+    ms = base + prefill_base [prompts] + prefill_per_token n + decode_base [decoding] + decode_per_request B
          + decode_per_kv_token KV
 
 with n the prompt tokens in the iteration, B the requests that decode and KV the tokens they hold. They are fitted by
 least squares with non-negative coefficients (Lawson and Hanson's algorithm, `scipy.optimize.nnls`).
+
+The base of every iteration can be told from both other fixed parts only where there are iterations of all three kinds:
+prompts alone, decoding alone, both. Else it is left at 0 and the others take its share, which changes no iteration of
+the kinds that were measured. Whether a coefficient can be told is a matter of the columns of the problem, scaled: it
+cannot where the others together come within `SAME` of its column, as a share of its length. How well it is told is its
+standard error, the scatter about the law over what of its column the others do not explain.
 
 Two kinds of table are read, by their columns: iteration times (``iteration_ms`` with ``prompt_tokens``, ``batch_size``,
 ``kv_tokens_per_request`` or ``kv_tokens``, and ``phase`` prefill, decode or mixed), and the performance tables of
@@ -16,6 +22,7 @@ batch_size (prompt_size + token_size / 2) tokens on average. Equal points are fi
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,12 +38,18 @@ from modelkit.io.tables import Row, read_csv
 
 #: The coefficients, in the order of the columns of the least-squares problem.
 COEFFICIENTS = (
-    "prefill_base_ms", "prefill_per_token_ms", "decode_base_ms", "decode_per_request_ms", "decode_per_kv_token_ms",
+    "base_ms", "prefill_base_ms", "prefill_per_token_ms", "decode_base_ms", "decode_per_request_ms",
+    "decode_per_kv_token_ms",
 )  # fmt: skip
 _ITERATIONS = ("phase", "batch_size", "prompt_tokens", "iteration_ms")
 _SPLITWISE = ("prompt_size", "batch_size", "token_size", "prompt_time", "token_time")
+#: A column that others come so near to, as a share of its length, is not told from them.
+SAME = 1e-3
 #: Columns that tell one server from another; a table with several values needs a choice.
 _SERVERS = ("model", "hardware", "tensor_parallel")
+
+#: Phases in words.
+_KINDS = {"prefill": "prompts alone", "decode": "decoding alone", "mixed": "prompts and decoding together"}
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,12 +90,18 @@ class Calibration:
         Least and largest prompt tokens of an iteration, requests that decode, and tokens they hold.
     notes
         What the table did not say, and what was done about it.
+    untold
+        Coefficients that the table cannot tell from others, or says nothing of; ``base_ms`` is 0 then.
+    base_error_ms
+        Twice the standard error of ``base_ms``; None where that is untold.
     """
 
     clock: LinearClock
     errors: Mapping[str, Errors]
     ranges: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...]
+    untold: tuple[str, ...] = ()
+    base_error_ms: float | None = None
 
     def document(self) -> dict[str, Any]:
         """The clock as in an instance's ``server.clock``."""
@@ -104,9 +123,10 @@ class _Point:
         return "decode" if not self.prompt_tokens else "mixed" if self.decoding else "prefill"
 
     @property
-    def terms(self) -> tuple[float, float, float, float, float]:
+    def terms(self) -> tuple[float, ...]:
         """What the coefficients are multiplied with."""
         return (
+            1.0,
             float(self.prompt_tokens > 0),
             self.prompt_tokens,
             float(self.decoding > 0),
@@ -165,17 +185,28 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
 
     terms = np.array([point.terms for point in points])
     measured = np.array([point.ms for point in points])
+    apart = _apart(terms, 0)
+    if apart < SAME:
+        notes.append(_why_no_base({point.phase for point in points}))
+        terms[:, 0] = 0
     scale = np.where(terms.any(axis=0), np.abs(terms).max(axis=0), 1.0)
     scaled, _ = nnls(terms / scale, measured)
     coefficients = scaled / scale
     fitted = terms @ coefficients
+    untold = [name for j, name in enumerate(COEFFICIENTS) if _apart(terms, j) < SAME]
+    base_error = None
+    if "base_ms" not in untold:
+        base_error = _base_error(measured - fitted, int(terms.any(axis=0).sum()), apart)
+        fixed = coefficients[0] + min(coefficients[1], coefficients[3])
+        if base_error > fixed / 2:
+            notes.append(f"the scatter leaves base_ms open: give or take {base_error:.2g} ms of {fixed:.2g}")
     phases = [point.phase for point in points]
     for phase, least in (("prefill", 2), ("decode", 3)):
         found = len({p.terms for p in points if p.phase in (phase, "mixed")})
         if found < least:
             part = "zero" if not found else "not determined"
             notes.append(f"{found or 'no'} points with {phase}: that part of the model is {part}")
-    if "decode" in phases and np.linalg.matrix_rank((terms / scale)[[p != "prefill" for p in phases]][:, 2:]) < 3:
+    if "decode" in phases and np.linalg.matrix_rank((terms / scale)[[p != "prefill" for p in phases]][:, 3:]) < 3:
         notes.append("requests and KV tokens move together in these rows: only their sum is determined")
     return Calibration(
         clock=LinearClock(
@@ -196,7 +227,30 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
             if values
         },
         notes=tuple(notes),
+        untold=tuple(untold),
+        base_error_ms=base_error,
     )
+
+
+def _apart(terms: Floats, j: int) -> float:
+    """Share of the length of column ``j`` that no combination of the others explains; 0 for a column of zeros."""
+    scaled = terms / np.where(terms.any(axis=0), np.linalg.norm(terms, axis=0), 1.0)
+    others = np.delete(scaled, j, axis=1)
+    combined = others @ np.linalg.lstsq(others, scaled[:, j], rcond=None)[0]
+    return float(np.linalg.norm(scaled[:, j] - combined))
+
+
+def _base_error(off: Floats, fitted: int, apart: float) -> float:
+    """Twice the standard error of the base [ms]."""
+    scatter = math.sqrt(float((off**2).sum()) / max(1, len(off) - fitted))
+    return 2 * scatter / (apart * math.sqrt(len(off)))
+
+
+def _why_no_base(phases: set[str]) -> str:
+    """Why these kinds of iterations do not tell the base, and what that means."""
+    lacking = [_KINDS[phase] for phase in _KINDS if phase not in phases]
+    why = f"no iterations with {' or '.join(lacking)}" if lacking else "too few different iterations"
+    return f"{why}: base_ms cannot be told from the other fixed parts, and is 0"
 
 
 def _errors(measured: Floats, fitted: Floats) -> Errors:
