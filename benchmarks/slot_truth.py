@@ -1,7 +1,8 @@
 """Random instances of the slot problem against an exhaustive search: every status, value and bound.
 
 ``python benchmarks/slot_truth.py [--instances N]`` writes ``benchmarks/results/slot_truth.json``. What is compared, and
-with what, is in ``tests/slot_search.py``: solve by default, each formulation with its solvers, bound and all policies.
+with what, is in ``tests/slot_brute_force.py``: solve by default, each formulation with its solvers, bound and all
+policies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from record import keep, stamp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from slot_search import disagreements, least_makespan, odd_instance
+from slot_brute_force import disagreements, least_makespan, odd_instance
 
 RESULTS = Path(__file__).resolve().parent / "results" / "slot_truth.json"
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from test_formulations import brute_force
+from kv_brute_force import brute_force
 
 import modelkit as mk
 from modelkit.authoring.check.brute_force import _fitting_starts as fitting_starts

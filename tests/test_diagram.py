@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from test_formulations import brute_force
+from kv_brute_force import brute_force
 
 import modelkit as mk
 from modelkit.errors import UsageError

@@ -209,6 +209,17 @@ def test_the_top_level_is_a_table_of_contents() -> None:
         assert f"`{name}`" in described, name
 
 
+def test_tests_stand_alone() -> None:
+    """Tests that no test imports a benchmark or another test; what several need is a module beside them."""
+    benchmarks = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {p.stem for p in (ROOT / "tests").glob("*.py")}
+    for path in (ROOT / "tests").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not benchmarks & {name.partition(".")[0] for name in names}, path.name
+            assert not any(name.startswith("test_") for name in names), path.name
+
+
 def test_files_are_short() -> None:
     """Tests that no file of ``modelkit/`` has more than 400 lines."""
     package = ROOT / "modelkit"

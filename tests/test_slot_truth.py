@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slot_search import disagreements, least_makespan, odd_instance
+from slot_brute_force import disagreements, least_makespan, odd_instance
 
 import modelkit as mk
 from modelkit.authoring.diagnose import obstacles

@@ -9,7 +9,6 @@ from modelkit.errors import InfeasibleError
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.kv.local_search import (
-    SCOUTS,
     TooLargeError,
     latency,
     list_schedule,
@@ -19,7 +18,7 @@ from modelkit.problems.kv.local_search import (
 )
 from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
 from modelkit.simulation.simulate import clairvoyant_schedule
-from modelkit.solving.candidates import first_starts
+from modelkit.solving.candidates import SCOUTS, first_starts
 from modelkit.sources.families import generate
 
 #: An instance whose optimum, 262, no order reaches: the best of all orders has 264.

@@ -50,7 +50,7 @@ def write_variant(folder: Path, stem: str = "small_batches", extends: str = "kv-
 
 
 def test_bundled_formulations_load() -> None:
-    """Tests that every bundled file holds a formulation of its own name with a claim (more: test_conformance)."""
+    """Tests that every bundled file holds a formulation of its own name with a claim (more: test_check)."""
     for entry in found_formulations():
         assert entry.error is None
         formulation = entry.formulation
