@@ -18,7 +18,9 @@ sum to at most the capacity, M, and these requests are at most the slots, J. (No
 those of its requests that complete without being evicted hold s + 1 together in the decode round that follows.) Where
 the server states no limit, what all requests hold at their peaks, and their number, are limits that no schedule breaks.
 
-With levels a prefill over t tokens lasts at least t times the least price of a token among all levels: p0 = 0.
+With levels a prefill over t tokens lasts at least t times the least price of a token among all levels: p0 = 0. The
+prefill of one request lasts at least what the cheapest level says that holds its prompt or, where prompts may be read
+in chunks (mixed), what the cheapest level of all says.
 
 Rounded so that every bound only falls: the parts of the law down to units of 2^-30 ms, arrivals to ticks of 2^-10 ms
 after 1e-3 ms are taken off, for so much earlier the judge lets a request start. The law's decimal numbers are taken as
@@ -53,6 +55,8 @@ class ServingCosts:
         Whether prompts are processed beside decoding.
     base, prefill_base, prefill_per_token, decode_base, decode_per_request, decode_per_kv_token
         base, p0, p1, b0, b1, b2 [2^-30 ms].
+    levels
+        Token capacity, and what a prefill of that level lasts alone, base included [2^-30 ms].
     capacity, slots
         M [token] and J [request]: the server's, or what the requests themselves never exceed.
     arrival
@@ -70,6 +74,7 @@ class ServingCosts:
     decode_base: int
     decode_per_request: int
     decode_per_kv_token: int
+    levels: list[tuple[int, int]]
     capacity: int
     slots: int
     arrival: list[int]
@@ -105,6 +110,7 @@ class ServingCosts:
             decode_base=_costs(_exact(clock.decode_base_ms) + in_both),
             decode_per_request=_costs(_exact(clock.decode_per_request_ms)),
             decode_per_kv_token=_costs(_exact(clock.decode_per_kv_token_ms)),
+            levels=[(tokens, _costs(base + _exact(ms))) for tokens, ms in clock.prefill_levels or ()],
             capacity=min(all_at_once, server.kv_capacity_tokens or all_at_once),
             slots=slots,
             arrival=[max(0, (ms - EARLY_MS) * TICKS_PER_MS // 1) for ms in arrivals],
@@ -126,9 +132,17 @@ class ServingCosts:
 
     @cached_property
     def prefill(self) -> list[int]:
-        """What the prefill of each request lasts at least, alone: base + p0 + p1 s [2^-30 ms]."""
-        alone = self.base + self.prefill_base
-        return [alone + self.prefill_per_token * s for s in self.prompt]
+        """What the prefill of each request lasts at least by the law: base + p0 + p1 s [2^-30 ms]."""
+        fixed = self.base + self.prefill_base
+        return [fixed + self.prefill_per_token * s for s in self.prompt]
+
+    @cached_property
+    def prefill_alone(self) -> list[int]:
+        """The same, or what the levels say of each request alone, where that is more [2^-30 ms]."""
+        return [max(p, self._by_levels(s)) for p, s in zip(self.prefill, self.prompt, strict=True)]
+
+    def _by_levels(self, tokens: int) -> int:
+        return min((ms for capacity, ms in self.levels if self.mixed or capacity >= tokens), default=0)
 
     @cached_property
     def decoding(self) -> list[int]:
@@ -139,7 +153,7 @@ class ServingCosts:
     @cached_property
     def residence(self) -> list[int]:
         """R: what lies at least between a request's arrival and its completion [2^-30 ms]."""
-        return [p + d for p, d in zip(self.prefill, self.decoding, strict=True)]
+        return [p + d for p, d in zip(self.prefill_alone, self.decoding, strict=True)]
 
     @cached_property
     def own_work(self) -> list[int]:

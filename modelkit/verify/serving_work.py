@@ -102,7 +102,7 @@ def _jobs(costs: ServingCosts, work: Work) -> _Jobs:
 
 def _first_token_jobs(costs: ServingCosts, work: Work) -> _Jobs:
     """What lies before the first tokens: the prefill and, not mixed, one round of decoding."""
-    residence, own = list(costs.prefill), [costs.prefill_per_token * s for s in costs.prompt]
+    residence, own = list(costs.prefill_alone), [costs.prefill_per_token * s for s in costs.prompt]
     fixed = costs.base + costs.prefill_base
     if not costs.mixed:
         first = [costs.decode_per_request + costs.decode_per_kv_token * (s + 1) for s in costs.prompt]
