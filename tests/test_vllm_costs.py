@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import vllm_costs
 
 BASE, REQUEST, TOKEN, PROMPT = 15.0, 0.05, 1e-4, 0.04
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+MEASURE = """
+import json, sys, pathlib, vllm_costs
+print(json.dumps(vllm_costs.measured(vllm_costs.read(pathlib.Path(sys.argv[1])))))
+"""
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What the benchmark finds in a run."""
+    command = [sys.executable, "-c", MEASURE, str(folder)]
+    return json.loads(subprocess.run(command, cwd=BENCHMARKS, check=True, capture_output=True).stdout)
 
 
 def simulated(folder: Path, extra: float, slower: float) -> Path:
@@ -61,7 +75,7 @@ def simulated(folder: Path, extra: float, slower: float) -> Path:
 )
 def test_known_costs_are_found(tmp_path: Path, extra: float, slower: float, best: str) -> None:
     """Tests that the coefficients of decode rounds are found, and the way in which prompts cost."""
-    found = vllm_costs.measured(vllm_costs.read(simulated(tmp_path / "run", extra, slower)))
+    found = measured(simulated(tmp_path / "run", extra, slower))
     decode, mixed = found["decode"], found["with_prompts"]
     assert [decode[f"{name}_ms"] for name in ("base", "per_request", "per_kv_token")] == pytest.approx(
         [BASE, REQUEST, TOKEN], rel=0.06
@@ -77,10 +91,10 @@ def test_known_costs_are_found(tmp_path: Path, extra: float, slower: float, best
 @pytest.mark.slow
 def test_recorded_costs_are_those_of_the_runs(shared_data: Path) -> None:
     """Tests that the results file holds what the two runs say, where they are at hand."""
-    recorded = json.loads(vllm_costs.RESULTS.read_text())["runs"]
+    recorded = json.loads((BENCHMARKS / "results" / "vllm_costs.json").read_text())["runs"]
     folders = sorted(path.parent for path in (shared_data / "vllm_runs").glob("*/requests.jsonl"))
     for run, folder in zip(recorded, folders, strict=True):
-        found = vllm_costs.measured(vllm_costs.read(folder))
+        found = measured(folder)
         assert found["decode"]["base_ms"] == pytest.approx(run["decode"]["base_ms"], rel=1e-3)
         ways = found["with_prompts"]["ways"]
         assert min(ways, key=lambda way: ways[way]["median_error"]) in ("slower", "both")
