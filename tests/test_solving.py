@@ -143,7 +143,9 @@ def test_infeasible_is_said_in_the_words_of_the_domain(two: Instance) -> None:
 def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that an instance too large for the model still gives a schedule, and says so."""
     monkeypatch.setattr(start_windows, "MOST_LOOKED_AT", 3)
+    found = counted(monkeypatch, candidates, "first_schedule")
     result = solve(two, time_limit=1)
+    assert len(found) == 1
     assert (result.stop, result.objective.bound_by) == ("finished", "certificate")
     assert result.objective.value == 8
     assert "too large for a formulation over starts" in result.message

@@ -1,8 +1,8 @@
 """When a solve has to be over: made once where a time limit is given, and handed down to every stage.
 
-Formulations are given an instance and nothing else, and what they ask for (start windows, a known schedule) is
-computed when they ask. So the deadline of the solve that is going on stands in a context variable: `within` sets it,
-`current` reads it. It never changes what is found while there is time: it only cuts searches short.
+What formulations ask for (start windows, a known schedule) is found when they ask. So the deadline of the solve that
+is going on stands in a context variable: `within` sets it, `current` reads it. It never changes what is found while
+there is time: it only cuts searches short.
 """
 
 from __future__ import annotations

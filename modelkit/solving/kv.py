@@ -16,7 +16,7 @@ from modelkit.problems.kv.idle import Busy, busy
 from modelkit.problems.kv.local_search import latency, schedule_of, searched, starts_of
 from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
 from modelkit.problems.kv.prices import Ascent, ascend
-from modelkit.problems.kv.relaxation import Floats
+from modelkit.problems.kv.relaxation import Floats, Ints
 from modelkit.problems.kv.start_windows import Starts, check_size
 from modelkit.problems.problem import KV
 from modelkit.result import Result, StopReason
@@ -40,8 +40,14 @@ SEARCH_SHARE = 0.8
 CERTIFYING, REPLAYING = 3e-5, 3e-5
 
 
-def bound(task: Task) -> CertifiedBound:
-    """Bound on the total latency by prices on memory, and a schedule close to it."""
+def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
+    """Bound on the total latency by prices on memory, and a schedule close to it.
+
+    Parameters
+    ----------
+    first
+        Starts of the schedule to begin with where it is known, shape [n], of the instance without idle time.
+    """
     value: float | None = None
     least: float | None = None
 
@@ -66,7 +72,7 @@ def bound(task: Task) -> CertifiedBound:
     original, timeline = task.instance, busy(task.instance)
     instance = timeline.instance
     with within(task.deadline):
-        starts = first_starts(instance)
+        starts = first_starts(instance) if first is None else first
     search = Deadline(task.deadline.at - REPLAYING * len(starts))
     value = float(latency(instance, starts))
     prices = np.zeros(0)
@@ -164,7 +170,8 @@ class KvMethod(Method):
             return run.conclude(None, stop, message)
         left = run.deadline.left if run.deadline.finite else None
         limits = run.limits
-        known = bound(Task(run.instance, KV.objective, left, limits.gap, limits.seed, run.listen))
+        task = Task(run.instance, KV.objective, left, limits.gap, limits.seed, run.listen)
+        known = bound(task, run.known.first)
         assert known.result.schedule is not None
         run.certificate = known.certificate
         run.start = run.judged("local-search", known.result.schedule, known.verdict)
