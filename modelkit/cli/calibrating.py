@@ -11,10 +11,10 @@ import click
 from modelkit.cli import completing
 from modelkit.cli.live import progress
 from modelkit.cli.options import debug_option, epilog, quiet_option
-from modelkit.cli.output import number, say, two_columns
+from modelkit.cli.output import say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.errors import UsageError
-from modelkit.text import count
+from modelkit.text import count, number
 
 if TYPE_CHECKING:
     from modelkit.sources.calibrate import Calibration

@@ -21,10 +21,10 @@ from modelkit.cli.options import (
     quiet_option,
     time_limit_option,
 )
-from modelkit.cli.output import number, remark, say
+from modelkit.cli.output import PRECISE, remark, say
 from modelkit.cli.saving import check_outputs, in_folder, keeping
 from modelkit.errors import UsageError
-from modelkit.text import count
+from modelkit.text import count, number
 
 if TYPE_CHECKING:
     from modelkit.reporting.evidence import Case
@@ -230,7 +230,7 @@ class _News:
         self.done, self.of = self.done + 1, of
         self.failed += done.result.status in ("no_schedule", "infeasible")
         value = done.result.objective.value
-        self.line.above(f"{done.run.label}: {done.result.status}, {'–' if value is None else number(value)}")
+        self.line.above(f"{done.run.label}: {done.result.status}, {'–' if value is None else number(value, PRECISE)}")
         self.show()
 
     def show(self) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from modelkit.cli.output import number
+from modelkit.cli.output import PRECISE
 from modelkit.cli.streams import on_terminal
+from modelkit.text import number
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,9 +38,9 @@ class Line:
         """Say the phase, incumbent, bound and gap of a computation."""
         facts = []
         if news.incumbent is not None:
-            facts.append(f"incumbent {number(news.incumbent)}")
+            facts.append(f"incumbent {number(news.incumbent, PRECISE)}")
         if news.bound is not None:
-            facts.append(f"bound {number(news.bound)}")
+            facts.append(f"bound {number(news.bound, PRECISE)}")
         if news.gap is not None:
             facts.append(f"gap {news.gap:.2%}")
         self.says(news.phase, *facts)

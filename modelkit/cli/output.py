@@ -12,10 +12,13 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
-from modelkit.text import count
+from modelkit.text import count, number
 
 if TYPE_CHECKING:
     from modelkit.result import Result
+
+#: Digits of values and bounds, which one compares.
+PRECISE = 8
 
 
 def recorded(result: Result) -> Result:
@@ -47,11 +50,11 @@ def summary(result: Result) -> list[str]:
     if producer.parameters:
         rows.append(("parameters", parameters(producer.parameters)))
     if objective.value is not None:
-        rows.append((_metric(objective.name or ""), number(objective.value)))
+        rows.append((_metric(objective.name or ""), number(objective.value, PRECISE)))
     if objective.bound is not None:
         how = "certified, recomputed exactly" if objective.bound_by == "certificate" else "claimed by the solver"
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
-        rows.append(("lower bound", f"{number(objective.bound)} ({how}{gap})"))
+        rows.append(("lower bound", f"{number(objective.bound, PRECISE)} ({how}{gap})"))
     for key, words in (("mean_latency", "mean latency"), ("p99_latency", "p99 latency"), ("makespan", "makespan")):
         for unit in ("rounds", "ms"):
             value = result.metrics.get(f"{key}_{unit}")
@@ -112,11 +115,6 @@ def _status_words(result: Result) -> str:
 def _metric(metric: str) -> str:
     stem, _, unit = metric.rpartition("_")
     return f"{stem.replace('_', ' ')} [{unit}]"
-
-
-def number(value: float) -> str:
-    """With separators; two decimals unless it is whole."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
 
 
 def printable(text: str, also: str = "\n") -> str:
