@@ -20,7 +20,7 @@ from record import stamp
 import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.problems.kv import prices
-from modelkit.result import News
+from modelkit.result import Progress
 from modelkit.solving.bound import bound
 from modelkit.solving.candidates import first_starts
 from modelkit.sources.families import generate
@@ -33,7 +33,7 @@ def measured(name: str, instance: Instance, seconds: float) -> dict[str, Any]:
     """Bound, best schedule and gap over time, and each policy's distance from the bound."""
     curve: list[tuple[float, float]] = []
 
-    def listen(news: News) -> None:
+    def listen(news: Progress) -> None:
         if news.gap is not None and (not curve or news.seconds - curve[-1][0] > seconds / 12):
             curve.append((round(news.seconds, 1), round(news.gap, 5)))
 

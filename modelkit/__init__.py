@@ -65,7 +65,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
     from modelkit.reporting.evidence import Comparison as Comparison
     from modelkit.reporting.render import report as report
-    from modelkit.result import News as News
+    from modelkit.result import Progress as Progress
     from modelkit.result import Result as Result
     from modelkit.schedule import Admission as Admission
     from modelkit.schedule import Schedule as Schedule
@@ -111,7 +111,7 @@ _PUBLIC = {
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),
     "reporting.render": ("report",),
-    "result": ("News", "Result"),
+    "result": ("Progress", "Result"),
     "schedule": ("Admission", "Schedule", "Segment", "schedule_from_starts"),
     "simulation.simulate": ("simulate",),
     "solving": ("solve",),

@@ -250,7 +250,7 @@ def recorded(result: Result, command: str | None) -> Result:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Progress:
     """What is being done: the phase, seconds since the beginning, incumbent's value and bound."""
 
     phase: str

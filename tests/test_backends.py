@@ -12,7 +12,7 @@ import pyomo.environ as pyo
 import pytest
 
 import modelkit as mk
-from modelkit.backends import Limits, Progress, backend, backends, watch, worker
+from modelkit.backends import Limits, SolverProgress, backend, backends, watch, worker
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.standard_form import StandardForm, compile_model
 from modelkit.errors import SolverError, UsageError
@@ -68,7 +68,7 @@ def hard(n: int = 90, rows: int = 30) -> Any:
 def test_optimal(name: str) -> None:
     """Tests a proven optimum: values loaded, bound equal to the objective, version and size known."""
     model = knapsack()
-    heard: list[Progress] = []
+    heard: list[SolverProgress] = []
     outcome = backend(name).solve(model, Limits(time_limit=30), {}, listen=heard.append)
     assert (outcome.stop, outcome.found) == ("finished", "solution")
     assert outcome.bound == pytest.approx(pyo.value(model.worth))
@@ -172,12 +172,12 @@ def test_interrupt_keeps_the_incumbent(name: str) -> None:
     """Tests that Ctrl-C stops the solver with the best solution so far."""
     model = hard()
 
-    def press(progress: Progress) -> None:
+    def press(progress: SolverProgress) -> None:
         if progress.incumbent is not None and not pressed:
             pressed.append(progress)
             os.kill(os.getpid(), signal.SIGINT)
 
-    pressed: list[Progress] = []
+    pressed: list[SolverProgress] = []
     outcome = backend(name).solve(model, Limits(time_limit=60), {}, listen=press)
     assert (outcome.stop, outcome.found) == ("interrupted", "solution")
     assert pyo.value(model.miss) <= (pressed[0].incumbent or 0) + 1e-6
@@ -217,10 +217,10 @@ def test_a_stuck_solver_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.message == "the solver did not stop when asked to and was terminated"
 
 
-def when_incumbent(engine: ProcessBackend, number: int) -> Callable[[Progress], None]:
+def when_incumbent(engine: ProcessBackend, number: int) -> Callable[[SolverProgress], None]:
     """Send a signal to the solver process as soon as it has an incumbent."""
 
-    def listen(progress: Progress) -> None:
+    def listen(progress: SolverProgress) -> None:
         busy = [solver for solver in engine.crew.all if not solver.free and solver.alive]
         if progress.incumbent is not None and busy:
             os.kill(busy[0].process.pid, number)

@@ -21,7 +21,7 @@ from modelkit.problems.kv.diagram.builder import first_diagram, refined
 from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.problems.kv.local_search import fits, latency, schedule_of
-from modelkit.result import News
+from modelkit.result import Progress
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.known import Known, start_windows
 from modelkit.sources.families import generate
@@ -235,7 +235,7 @@ def test_interrupt_keeps_schedule_and_bound() -> None:
     instance = generate("kv-synthetic", seed=2, requests=16)
     heard: list[float] = []
 
-    def press(news: News) -> None:
+    def press(news: Progress) -> None:
         if news.phase == "cliques" and news.bound is not None:
             heard.append(news.bound)
             os.kill(os.getpid(), signal.SIGINT)

@@ -21,7 +21,7 @@ from numba import njit
 import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.io import save_instance
-from modelkit.result import News
+from modelkit.result import Progress
 from modelkit.runtime.interrupts import interrupt, interruptible, interrupts_held
 from modelkit.sources.families import generate
 
@@ -187,9 +187,9 @@ def test_ctrl_c_ends_compiled_functions_cleanly() -> None:
 def test_a_bound_that_is_interrupted_holds(phase: str) -> None:
     """Tests that Ctrl-C in the search leaves the certificate and the best schedule."""
     instance = generate("chat", requests=200, kv_capacity=2000, seed=3)
-    pressed: list[News] = []
+    pressed: list[Progress] = []
 
-    def press(news: News) -> None:
+    def press(news: Progress) -> None:
         if news.phase == phase and not pressed:
             pressed.append(news)
             signal.raise_signal(signal.SIGINT)
@@ -207,7 +207,7 @@ def test_a_warm_start_that_is_interrupted_is_kept() -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    def listen(news: News) -> None:
+    def listen(news: Progress) -> None:
         if news.phase == "warm start":
             signal.setitimer(signal.ITIMER_REAL, 0.5)
 

@@ -26,7 +26,7 @@ from modelkit.cli.saving import keeping
 from modelkit.errors import InputError, UnwritableError
 from modelkit.formulation.loading import formulation_files
 from modelkit.io import check_writable, save_instance, write_text
-from modelkit.result import News
+from modelkit.result import Progress
 from modelkit.runtime.interrupts import Ending, interruptible, interrupts_held, taken
 from modelkit.sources.families import generate
 from modelkit.text import file_name
@@ -206,9 +206,9 @@ def test_signals_keep_the_best(
 ) -> None:
     """Tests that each signal, in the middle of the search, leaves certificate and schedule, and its exit code."""
     save_instance(generate("chat", requests=200, kv_capacity=2000, seed=3), "c.json")
-    sent: list[News] = []
+    sent: list[Progress] = []
 
-    def hear(line: Line, news: News) -> None:
+    def hear(line: Line, news: Progress) -> None:
         if news.phase == "local search" and not sent:
             sent.append(news)
             signal.raise_signal(number)
@@ -364,7 +364,7 @@ def test_check_shows_what_it_does(home: Path) -> None:
 
 def test_the_line_is_cut_at_the_width() -> None:
     line = Line("phase")
-    line.hear(News("solving with highs", 0.0, 123456.0, 1.0))
+    line.hear(Progress("solving with highs", 0.0, 123456.0, 1.0))
     drawn = line.drawn()
     assert drawn.no_wrap
     assert "solving with highs 0 s · incumbent 123,456 · bound 1 · gap 100.00%" in drawn.plain

@@ -23,7 +23,7 @@ from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import Verdict, judge
 from modelkit.problems.kv import best_known, start_windows
 from modelkit.schedule import Schedule
-from modelkit.solving import News, candidates, certified, choose, known, outcome, pipeline, solve
+from modelkit.solving import Progress, candidates, certified, choose, known, outcome, pipeline, solve
 from modelkit.sources.families import generate
 
 EXACT = load_formulation("kv-hindsight")
@@ -85,12 +85,12 @@ def test_large_models_have_a_certified_bound() -> None:
 def test_interrupt_keeps_the_best() -> None:
     """Tests that Ctrl-C gives a result with the schedule found so far."""
 
-    def press(news: News) -> None:
+    def press(news: Progress) -> None:
         if news.phase.startswith("solving") and not pressed:
             pressed.append(news)
             os.kill(os.getpid(), signal.SIGINT)
 
-    pressed: list[News] = []
+    pressed: list[Progress] = []
     result = solve(hard(), time_limit=60, listen=press)
     assert (result.status, result.stop) == ("feasible", "interrupted")
     assert result.objective.value is not None
@@ -99,7 +99,7 @@ def test_interrupt_keeps_the_best() -> None:
 def test_interrupt_while_building_keeps_the_start(two: Instance) -> None:
     """Tests that Ctrl-C before the solver runs gives the schedule of the warm start."""
 
-    def press(news: News) -> None:
+    def press(news: Progress) -> None:
         if news.phase == "building the model":
             raise KeyboardInterrupt
 
@@ -113,7 +113,7 @@ def test_interrupt_of_the_neighbourhoods_ends_them() -> None:
     """Tests that Ctrl-C there keeps the schedule and the certified bound, and that the search is not begun again."""
     instance = generate("kv-synthetic", seed=3, requests=14)
 
-    def press(news: News) -> None:
+    def press(news: Progress) -> None:
         if news.phase == "exact neighbourhoods":
             raise KeyboardInterrupt
 
@@ -125,7 +125,7 @@ def test_interrupt_of_the_neighbourhoods_ends_them() -> None:
 
 def test_news(two: Instance) -> None:
     """Tests that the phases are told in order, with the incumbent from the start on."""
-    heard: list[News] = []
+    heard: list[Progress] = []
     solve(two, listen=heard.append)
     phases = list(dict.fromkeys(news.phase for news in heard))
     assert phases == ["warm start", "exact neighbourhoods", "building the model", "solving with highs"]

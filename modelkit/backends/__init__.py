@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from modelkit.backends.base import Backend, Limits, Outcome, Progress
+from modelkit.backends.base import Backend, Limits, Outcome, SolverProgress
 from modelkit.backends.process import ProcessBackend
 from modelkit.backends.pyomo_solver import PyomoBackend
 from modelkit.registry import Registry
 
-__all__ = ["Backend", "Limits", "Outcome", "Progress", "backend", "backends"]
+__all__ = ["Backend", "Limits", "Outcome", "SolverProgress", "backend", "backends"]
 
 #: Solvers that Pyomo drives and that people ask for.
 _THROUGH_PYOMO = ("appsi_highs", "cbc", "cplex", "glpk", "gurobi", "mosek", "xpress")

@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SolverProgress:
     """Where a solver stands: seconds since it began, incumbent's value, bound; None where unknown."""
 
     seconds: float
@@ -90,13 +90,13 @@ class Outcome:
     message: str = ""
     version: str | None = None
     log: str = ""
-    progress: list[Progress] = field(default_factory=list)
+    progress: list[SolverProgress] = field(default_factory=list)
     size: Size | None = None
     conflict: Conflict | None = None
     cuts: int | None = None
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[SolverProgress], None]
 
 
 class Backend(Protocol):
@@ -127,7 +127,7 @@ class Backend(Protocol):
         use_start
             Whether the values of the model's variables are a MIP start.
         listen
-            Called with each news of incumbent or bound.
+            Called with each new incumbent or bound.
         separator
             Asked for rows in the tree where the backend ``separates``; ignored by others.
 

@@ -29,7 +29,7 @@ def version() -> str:
 
 
 def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
-    """Solve, reporting news; returns the fields of an ``Outcome`` and the solution."""
+    """Solve, reporting progress; returns the fields of an ``Outcome`` and the solution."""
     form = job.form
     whole, factor = _model(form)
     solver = cp_model.CpSolver()

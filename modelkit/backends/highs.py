@@ -21,7 +21,7 @@ _STATUS = highspy.HighsModelStatus
 
 
 def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
-    """Solve, reporting news; returns the fields of an ``Outcome`` and the solution."""
+    """Solve, reporting progress; returns the fields of an ``Outcome`` and the solution."""
     solver = new_highs(job.form, log_path=job.log_path)
     _set_options(solver, job.limits, job.options, job.form)
     integers = bool(job.form.integer.any())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkit.backends.base import Limits, Listener, Outcome, Progress, finite
+from modelkit.backends.base import Limits, Listener, Outcome, SolverProgress, finite
 from modelkit.backends.separator import Separator
 from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
 from modelkit.backends.watch import Incumbents
@@ -106,7 +106,7 @@ class PyomoBackend:
         if outcome.found == "solution":
             incumbents.add(np.array([math.nan if var.value is None else var.value for var in columns]), None)
             outcome.found = "nothing" if incumbents.x is None else "solution"
-        outcome.progress = [Progress(time.monotonic() - began, incumbents.value, outcome.bound)]
+        outcome.progress = [SolverProgress(time.monotonic() - began, incumbents.value, outcome.bound)]
         incumbents.check(outcome)
         if listen is not None:
             listen(outcome.progress[-1])

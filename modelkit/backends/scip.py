@@ -22,7 +22,7 @@ def version() -> str:
 
 
 def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
-    """Solve, reporting news; returns the fields of an ``Outcome`` and the solution."""
+    """Solve, reporting progress; returns the fields of an ``Outcome`` and the solution."""
     model = Model()
     model.hideOutput()
     model.setLogfile(job.log_path)

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from modelkit.backends.base import Limits, Listener, Outcome, Progress
+from modelkit.backends.base import Limits, Listener, Outcome, SolverProgress
 from modelkit.backends.crew import Message, SolverProcess
 from modelkit.backends.standard_form import Floats, StandardForm
 from modelkit.backends.worker import Job
@@ -80,7 +80,7 @@ class Incumbents:
             )
             outcome.bound, outcome.stop = None, "failed"
         outcome.progress = [
-            replace(news, bound=None) if self.refutes(news.bound) else news for news in outcome.progress
+            replace(progress, bound=None) if self.refutes(progress.bound) else progress for progress in outcome.progress
         ]
         outcome.message = "; ".join(filter(None, [outcome.message, *self.remarks]))
 
@@ -113,7 +113,7 @@ class Watch:
         self.job = job
         self.listen = listen
         self.incumbents = Incumbents(job.solver, job.form)
-        self.news: list[Progress] = []
+        self.progress: list[SolverProgress] = []
         self.bound: float | None = None
         self.deadline: float | None = None
         self.patience = patience(job.limits)
@@ -164,12 +164,12 @@ class Watch:
         return None
 
     def hear(self, seconds: float, bound: float | None) -> None:
-        """Keep and pass on the news, as far as they hold."""
+        """Keep the progress and pass it on, as far as it holds."""
         bound = self.job.form.tightened(bound)
         self.bound = None if self.incumbents.refutes(bound) else bound
-        self.news.append(Progress(seconds, self.incumbents.value, self.bound))
+        self.progress.append(SolverProgress(seconds, self.incumbents.value, self.bound))
         if self.listen is not None:
-            self.listen(self.news[-1])
+            self.listen(self.progress[-1])
 
     def finished(self, fields: dict[str, Any]) -> Outcome:
         """The outcome in the solver's own words, with the best solution told."""
@@ -197,7 +197,7 @@ class Watch:
 
     def salvaged(self, stop: Any, message: str) -> Outcome:
         """What is known of a solver that is gone: its last incumbent and its best bound."""
-        bounds = [p.bound for p in self.news if p.bound is not None]
+        bounds = [p.bound for p in self.progress if p.bound is not None]
         found: Any = "nothing" if self.incumbents.x is None else "solution"
         return Outcome(stop=stop, found=found, bound=max(bounds, default=None), message=message)
 
@@ -205,7 +205,7 @@ class Watch:
         """The outcome with what is computed here; a bound that a solution refutes is withdrawn."""
         outcome.size = self.job.form.size
         outcome.bound = self.job.form.tightened(outcome.bound)
-        outcome.progress = self.news
+        outcome.progress = self.progress
         if self.job.task == "solve":
             outcome.start_accepted = self.incumbents.start_accepted()
         self.incumbents.check(outcome)

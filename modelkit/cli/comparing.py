@@ -83,11 +83,11 @@ def compare(
     path = page or in_folder(output, "report.html")
     check_outputs({"--output": in_folder(output, "report.html"), "--report": page}, instances)
     with progress(quiet, "planning") as line:
-        news = _News(line)
+        runs = _RunsInProgress(line)
         comparison: Comparison = mk.compare(
             instances, output, solvers=solvers or ("highs",), bound=bound, parameters=parsed_parameters(params),
-            seeds=seeds or (0,), jobs=jobs, command=command_line(), started=news.started,
-            finished=news.finished, **chosen, **settings,
+            seeds=seeds or (0,), jobs=jobs, command=command_line(), started=runs.started,
+            finished=runs.finished, **chosen, **settings,
         )  # fmt: skip
     with keeping() as keep:
         written = keep(lambda place: report_comparison(comparison, place), path, "report.html")
@@ -211,7 +211,7 @@ def _print_case(case: Case, titled: bool) -> None:
         console.print(plain("; ".join(notes)))
 
 
-class _News:
+class _RunsInProgress:
     """Runs done, failed and in progress, for the line on the terminal."""
 
     def __init__(self, line: Line) -> None:

@@ -15,7 +15,7 @@ from modelkit.text import number
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from modelkit.result import News
+    from modelkit.result import Progress
 
 #: A sign that the program lives.
 TURNING = "|/-\\"
@@ -34,16 +34,16 @@ class Line:
         """Say this from now on."""
         self.phase, self.facts = phase, list(facts)
 
-    def hear(self, news: News) -> None:
+    def hear(self, progress: Progress) -> None:
         """Say the phase, incumbent, bound and gap of a computation."""
         facts = []
-        if news.incumbent is not None:
-            facts.append(f"incumbent {number(news.incumbent, PRECISE)}")
-        if news.bound is not None:
-            facts.append(f"bound {number(news.bound, PRECISE)}")
-        if news.gap is not None:
-            facts.append(f"gap {news.gap:.2%}")
-        self.says(news.phase, *facts)
+        if progress.incumbent is not None:
+            facts.append(f"incumbent {number(progress.incumbent, PRECISE)}")
+        if progress.bound is not None:
+            facts.append(f"bound {number(progress.bound, PRECISE)}")
+        if progress.gap is not None:
+            facts.append(f"gap {progress.gap:.2%}")
+        self.says(progress.phase, *facts)
 
     def above(self, words: str) -> None:
         """Leave words above the line; nothing where there is no line."""

@@ -17,13 +17,13 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.policies import policies
-from modelkit.result import News, Result
+from modelkit.result import Progress, Result
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.choose import check_search, choose, search_suits
 from modelkit.solving.outcome import SEARCH
 from modelkit.solving.pipeline import Run
 
-__all__ = ["TIME_LIMIT", "News", "choose", "solve"]
+__all__ = ["TIME_LIMIT", "Progress", "choose", "solve"]
 
 #: Default limit [s].
 TIME_LIMIT = 60.0
@@ -43,7 +43,7 @@ def solve(
     warm_start: str = "best",
     options: dict[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
-    listen: Callable[[News], None] | None = None,
+    listen: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Solve an instance with a formulation and judge the schedule.
 
@@ -72,7 +72,7 @@ def solve(
     parameters
         Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
     listen
-        Called with news of the phases, incumbents and bounds.
+        Called with the phases, incumbents and bounds.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def solve(
         Limits(time_limit, gap, threads, seed),
         dict(options or {}),
         warm_start,
-        listen or (lambda news: None),
+        listen or (lambda progress: None),
         searches=solver == SEARCH or (nothing_asked and search_suits(instance, chosen)),
         solver=solver,
         began=began,

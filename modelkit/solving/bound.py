@@ -10,7 +10,7 @@ from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.problems.problem import problem_of, why_no_problem
-from modelkit.result import News
+from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.methods import METHODS
@@ -31,7 +31,7 @@ def bound(
     time_limit: float | None = TIME_LIMIT,
     gap: float = 0.0,
     seed: int = 0,
-    listen: Callable[[News], None] | None = None,
+    listen: Callable[[Progress], None] | None = None,
 ) -> CertifiedBound:
     """Lower bound on any schedule, recomputed exactly, and a schedule close to it.
 
@@ -51,7 +51,7 @@ def bound(
     seed
         Of the search.
     listen
-        Called with news of the phases, schedules and bounds.
+        Called with the phases, schedules and bounds.
 
     Raises
     ------
@@ -73,7 +73,9 @@ def bound(
         known = listed([f"{other.title} ({other.instances})" for other in METHODS])
         raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")
     metric = problem.metric(objective)
-    return METHODS[problem].bound(Task(instance, metric, time_limit, gap, seed, listen or (lambda news: None), began))
+    return METHODS[problem].bound(
+        Task(instance, metric, time_limit, gap, seed, listen or (lambda progress: None), began)
+    )
 
 
 def has_bound(instance: Instance) -> bool:

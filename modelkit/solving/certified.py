@@ -11,7 +11,7 @@ from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge import Verdict, judge
 from modelkit.resources import VERSION
-from modelkit.result import News, Objective, Producer, Result, Seconds, status_of
+from modelkit.result import Objective, Producer, Progress, Result, Seconds, status_of
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 
@@ -76,7 +76,7 @@ class Task:
     seed
         Of the search.
     listen
-        Called with news of the phases, schedules and bounds.
+        Called with the phases, schedules and bounds.
     """
 
     instance: Instance
@@ -84,7 +84,7 @@ class Task:
     time_limit: float | None
     gap: float
     seed: int
-    listen: Callable[[News], None]
+    listen: Callable[[Progress], None]
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -98,8 +98,8 @@ class Task:
         return time.perf_counter() - self.began
 
     def tell(self, phase: str, value: float | None = None, bound: float | None = None) -> None:
-        """Tell the news of a phase, with the best schedule's value and the bound as far as they are known."""
-        self.listen(News(phase, self.elapsed, value, bound))
+        """Tell of a phase, with the best schedule's value and the bound as far as they are known."""
+        self.listen(Progress(phase, self.elapsed, value, bound))
 
     def judged(self, certificate: Certificate, schedule: Schedule) -> CertifiedBound:
         """The bound with its schedule, replayed; one that the judge refuses is shown and has no value."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelkit.backends import Backend, Limits, Outcome, Progress
+from modelkit.backends import Backend, Limits, Outcome, SolverProgress
 from modelkit.certificate import Certificate
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
@@ -20,9 +20,9 @@ from modelkit.resources import VERSION
 from modelkit.result import (
     InstanceStamp,
     ModelSize,
-    News,
     Objective,
     Producer,
+    Progress,
     Result,
     Seconds,
     Stage,
@@ -66,7 +66,7 @@ class Account:
     limits: Limits
     options: dict[str, Any]
     warm_start: str
-    listen: Callable[[News], None]
+    listen: Callable[[Progress], None]
     began: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
     start: Candidate | None = None
@@ -99,15 +99,15 @@ class Account:
         """The solver that had the last word."""
         return self.engine.name if self.outcome is not None or not self.searches else SEARCH
 
-    def tell(self, phase: str, progress: Progress | None = None) -> None:
-        """Tell the news of a phase, with the best that is known."""
+    def tell(self, phase: str, progress: SolverProgress | None = None) -> None:
+        """Tell of a phase, with the best that is known."""
         elapsed = time.perf_counter() - self.began
         known = self.start.value if self.start else None
         if progress is None:
-            self.listen(News(phase, elapsed, known))
+            self.listen(Progress(phase, elapsed, known))
             return
         values = [v for v in (progress.incumbent, known) if v is not None]
-        self.listen(News(phase, elapsed, min(values, default=None), self.held(progress.bound)))
+        self.listen(Progress(phase, elapsed, min(values, default=None), self.held(progress.bound)))
 
     def held(self, bound: float | None) -> float | None:
         """A bound, or None where a schedule that the judge has seen refutes it."""
@@ -336,7 +336,7 @@ class Account:
 def _best_so_far(
     told: list[tuple[float, float | None, float | None]],
 ) -> list[tuple[float, float | None, float | None]]:
-    """The news in which nothing gets worse: a solver that follows a search begins without what that knew."""
+    """The progress in which nothing gets worse: a solver that follows a search begins without what that knew."""
     best: list[tuple[float, float | None, float | None]] = []
     last: tuple[float, float | None, float | None] = (0.0, None, None)
     for seconds, incumbent, bound in told:

@@ -9,10 +9,9 @@ from typing import Any
 
 from modelkit.backends import Outcome
 from modelkit.errors import FormulationFailedError, FormulationLateError, not_enough_memory
-from modelkit.problems.kv.diagram import Progress as SearchProgress
-from modelkit.problems.kv.diagram import Search
+from modelkit.problems.kv.diagram import Search, SearchProgress
 from modelkit.problems.kv.local_search import TooLargeError, TooLateError, schedule_of, starts_of
-from modelkit.result import News, Result, Stage, StopReason, status_of
+from modelkit.result import Progress, Result, Stage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.simulation.simulate import clairvoyant_schedule
@@ -133,7 +132,7 @@ class Run(Account):
                 note=progress.note,
             )
         )
-        self.listen(News(progress.name, elapsed, float(progress.value), float(progress.bound)))
+        self.listen(Progress(progress.name, elapsed, float(progress.value), float(progress.bound)))
 
     def keep_search(self) -> None:
         """Take over the schedule of the search when it is the better one."""

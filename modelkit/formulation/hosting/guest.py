@@ -5,7 +5,7 @@ Messages come in and go out as pickles:
 ====  ==============================================================================================================
 in    ``("load", name, folders)``, ``("call", function, arguments)`` or
       ``("apply", formulation, function, arguments, seconds)``
-out   ``("news", object)`` any number of times; then ``("answer", object)`` or ``("error", exception)``
+out   ``("progress", object)`` any number of times; then ``("answer", object)`` or ``("error", exception)``
 ====  ==============================================================================================================
 
 A formulation is said by the number that loading it gave. ``function`` is one of modelkit's; applied, it has the
@@ -48,9 +48,9 @@ _formulations: list[Formulation] = []
 _channel: list[Connection] = []
 
 
-def tell(news: Any) -> None:
+def tell(progress: Any) -> None:
     """Tell the parent something while a request is answered."""
-    _channel[0].send(("news", news))
+    _channel[0].send(("progress", progress))
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ class Host:
         within
             Seconds that the whole may take; None for as long as it needs, but for its functions.
         listen
-            Called with the news that come before the answer.
+            Called with the progress that comes before the answer.
 
         Raises
         ------

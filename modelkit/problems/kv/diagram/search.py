@@ -80,7 +80,7 @@ def refusal(instance: Instance) -> str | None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """Where the search stands after a stage.
 
     Parameters
@@ -126,10 +126,10 @@ class Search:
     starts: Ints
     deadline: float = math.inf
     gap: float = 0.0
-    listen: Callable[[Progress], None] = lambda progress: None
+    listen: Callable[[SearchProgress], None] = lambda progress: None
     windows: Callable[[], list[Ints]] | None = None
     bound: int = 0
-    stages: list[Progress] = field(default_factory=list)
+    stages: list[SearchProgress] = field(default_factory=list)
     trouble: str = ""  # what kept a stage from its work
 
     def __post_init__(self) -> None:
@@ -375,6 +375,6 @@ class Search:
 
     def _done(self, name: str, note: str) -> None:
         now = time.perf_counter()
-        self.stages.append(Progress(name, now - self._began, self.value, self.bound, note))
+        self.stages.append(SearchProgress(name, now - self._began, self.value, self.bound, note))
         self._began = now
         self.listen(self.stages[-1])
