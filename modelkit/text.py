@@ -12,7 +12,11 @@ LONGEST_NAME = 200
 THIN = "\u202f"
 
 #: What each objective is called in a sentence.
-_NOUNS = {"total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency"}
+_NOUNS = {
+    "total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency",
+    "total_ttft": "total time to first token", "mean_ttft": "mean time to first token",
+    "mean_tpot": "mean time per output token",
+}  # fmt: skip
 
 
 def number(value: float, digits: int = 4) -> str:

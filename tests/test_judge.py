@@ -14,7 +14,7 @@ import pytest
 
 from modelkit.errors import InputError
 from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
-from modelkit.judge import METRICS, RULES, Verdict, judge
+from modelkit.judge import RULES, Verdict, judge, metric_names
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment, schedule_from_starts
 
 # --- fixtures, one derived from the other ------------------------------------------------------
@@ -300,7 +300,7 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
                     slot_time += now - stay["begin"]
 
     unit, second = ("ms", "second") if law else ("rounds", "round")
-    metrics: dict[str, float | None] = dict.fromkeys(name.format(t=unit, s=second) for name in METRICS)
+    metrics: dict[str, float | None] = dict.fromkeys(metric_names(law is None))
     metrics |= {"peak_kv_tokens": peak, "rounds": rounds, "idle_rounds": idle}
     metrics |= {"evictions": evictions, "recomputed_tokens": recomputed}
     if len(done) == len(known):
@@ -322,8 +322,16 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
             f"throughput_tokens_per_{second}": sum(r.output_tokens for r in known.values()) * scale / makespan,
         }
         metrics |= {f"p{p}_latency_{unit}": latencies[math.ceil(p / 100 * n) - 1] for p in (50, 95, 99)}
+        if law is not None:
+            metrics |= {"total_ttft_ms": sum(first), "mean_ttft_ms": sum(first) / n}
+            metrics |= {f"p{p}_ttft_ms": first[math.ceil(p / 100 * n) - 1] for p in (50, 90, 99)}
+            metrics["p90_latency_ms"] = latencies[math.ceil(0.9 * n) - 1]
         if pace:
             metrics[f"mean_per_output_token_{unit}"] = sum(pace) / len(pace)
+        if pace and law is not None:
+            pace.sort()
+            metrics["mean_tpot_ms"] = sum(pace) / len(pace)
+            metrics |= {f"p{p}_tpot_ms": pace[math.ceil(p / 100 * len(pace)) - 1] for p in (50, 90, 99)}
         if instance.server.slots:
             metrics["slot_utilisation"] = slot_time / (instance.server.slots * makespan)
             metrics["slot_decode_utilisation"] = decode_time / (instance.server.slots * makespan)
@@ -569,8 +577,7 @@ def test_absurd_schedules_are_judged(clock: str, name: str) -> None:
     verdict = judge(under(clock), ABSURD[name])
     assert not verdict.valid
     assert all(violation.size > 0 and violation.rule in RULES for violation in verdict.violations)
-    unit, second = ("rounds", "round") if clock == "unit" else ("ms", "second")
-    assert list(verdict.metrics) == [metric.format(t=unit, s=second) for metric in METRICS]
+    assert list(verdict.metrics) == metric_names(clock == "unit")
     assert all(value is None or math.isfinite(value) for value in verdict.metrics.values())
 
 
@@ -717,6 +724,16 @@ def test_by_hand(clock: str) -> None:
     verdict = judge(instance, plan((0, [("a", 0)], 1), (start, [("b", 1)], 2)))
     counts = {"peak_kv_tokens": 10, "rounds": 3, "idle_rounds": 0, "evictions": 0, "recomputed_tokens": 0}
     assert verdict.valid
+    if clock != "unit":
+        late = expected["p99_first_token_ms"]
+        first = [2 * expected["mean_first_token_ms"] - late, late]
+        pace = [12, 2 * expected["mean_per_output_token_ms"] - 12]
+        expected = expected | {
+            "p90_latency_ms": expected["p95_latency_ms"], "total_ttft_ms": sum(first), "mean_ttft_ms": sum(first) / 2,
+            "p50_ttft_ms": first[0], "p90_ttft_ms": first[1], "p99_ttft_ms": first[1],
+            "mean_tpot_ms": sum(pace) / 2, "p50_tpot_ms": min(pace), "p90_tpot_ms": max(pace),
+            "p99_tpot_ms": max(pace),
+        }  # fmt: skip
     assert verdict.metrics == pytest.approx(expected | counts)
 
 

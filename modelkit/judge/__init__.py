@@ -7,7 +7,7 @@ metric is computed, it takes any schedule from anywhere, and it knows no solver.
 from __future__ import annotations
 
 from modelkit.instance import Instance
-from modelkit.judge.metrics import METRICS, latencies, percentile
+from modelkit.judge.metrics import METRICS, latencies, metric_names, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
 from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
 from modelkit.judge.times import RequestTime, RequestTimes, request_times
@@ -25,6 +25,7 @@ __all__ = [
     "Violation",
     "judge",
     "latencies",
+    "metric_names",
     "percentile",
     "request_times",
 ]

@@ -11,7 +11,8 @@ import numpy as np
 from modelkit.instance import Instance, whole
 from modelkit.judge.rules import Stay, Verdict
 
-#: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``.
+#: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``; names that end in
+#: ``_ms`` as they stand are metrics of real time alone.
 METRICS: dict[str, str] = {
     "total_latency_{t}": "sum over requests of completion - arrival",
     "mean_latency_{t}": "mean of completion - arrival",
@@ -21,6 +22,16 @@ METRICS: dict[str, str] = {
     "mean_first_token_{t}": "mean time from arrival to the end of the round of the first token",
     "p99_first_token_{t}": "time to first token that 99 % of the requests do not exceed",
     "mean_per_output_token_{t}": "mean of (completion - first token) / (o - 1) over requests with o > 1",
+    "p90_latency_ms": "latency that 90 % of the requests do not exceed",
+    "total_ttft_ms": "sum over requests of the time to first token, from arrival to the end of its iteration",
+    "mean_ttft_ms": "mean time to first token; another name of mean_first_token_ms",
+    "p50_ttft_ms": "time to first token that half of the requests do not exceed",
+    "p90_ttft_ms": "time to first token that 90 % of the requests do not exceed",
+    "p99_ttft_ms": "time to first token that 99 % do not exceed; another name of p99_first_token_ms",
+    "mean_tpot_ms": "mean time per output token; another name of mean_per_output_token_ms",
+    "p50_tpot_ms": "time per output token that half of the requests with o > 1 do not exceed",
+    "p90_tpot_ms": "time per output token that 90 % of the requests with o > 1 do not exceed",
+    "p99_tpot_ms": "time per output token that 99 % of the requests with o > 1 do not exceed",
     "makespan_{t}": "completion of the last request, from time 0",
     "throughput_tokens_per_{s}": "output tokens / makespan",
     "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
@@ -32,6 +43,12 @@ METRICS: dict[str, str] = {
     "evictions": "requests that lost their tokens",
     "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
 }
+
+
+def metric_names(is_unit: bool) -> list[str]:
+    """The metrics of results under the unit clock, or in real time, in their order."""
+    unit, second = ("rounds", "round") if is_unit else ("ms", "second")
+    return [name.format(t=unit, s=second) for name in METRICS if not (is_unit and name.endswith("_ms"))]
 
 
 @dataclass(slots=True)
@@ -73,7 +90,10 @@ def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict
     def share(amount: float, limit: int | None) -> float | None:
         return amount / (limit * makespan) if complete and limit and makespan else None
 
-    return {
+    def quantile(values: list[float], q: float) -> float | None:
+        return known(lambda: percentile(values, q)) if values else None
+
+    every: dict[str, float | None] = {
         f"total_latency_{unit}": known(lambda: math.fsum(latency)),
         f"mean_latency_{unit}": known(lambda: math.fsum(latency) / len(latency)),
         f"p50_latency_{unit}": known(lambda: percentile(latency, 50)),
@@ -82,6 +102,8 @@ def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict
         f"mean_first_token_{unit}": known(lambda: math.fsum(first_token) / len(first_token)),
         f"p99_first_token_{unit}": known(lambda: percentile(first_token, 99)),
         f"mean_per_output_token_{unit}": known(lambda: math.fsum(per_token) / len(per_token)) if per_token else None,
+        "p90_latency_ms": quantile(latency, 90),
+        "total_ttft_ms": known(lambda: math.fsum(first_token)),
         f"makespan_{unit}": known(lambda: makespan),
         f"throughput_tokens_per_{second}": known(lambda: sum(output) * per_second / makespan) if makespan else None,
         "slot_utilisation": share(slot_time, server.slots),
@@ -93,6 +115,11 @@ def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict
         "evictions": totals.evictions,
         "recomputed_tokens": totals.recomputed,
     }
+    every["mean_ttft_ms"] = every[f"mean_first_token_{unit}"]
+    every["mean_tpot_ms"] = every[f"mean_per_output_token_{unit}"]
+    for q in (50, 90, 99):
+        every |= {f"p{q}_ttft_ms": quantile(first_token, q), f"p{q}_tpot_ms": quantile(per_token, q)}
+    return {name: every[name] for name in metric_names(instance.is_unit)}
 
 
 def latencies(instance: Instance, verdict: Verdict) -> list[float]:

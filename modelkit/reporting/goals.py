@@ -17,7 +17,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
-from modelkit.judge import METRICS, Verdict
+from modelkit.judge import Verdict, metric_names
 from modelkit.problems.problem import MODELS
 from modelkit.result import Result
 from modelkit.text import bare, metric_noun, number, quantity, unit_words
@@ -27,7 +27,7 @@ from modelkit.verify.result import OwnRules
 #: What a search's result is called that belongs to a variant without saying to which.
 UNNAMED = "a variant without a name"
 
-_JUDGED = {pattern.format(t=t, s=s) for pattern in METRICS for t, s in (("rounds", "round"), ("ms", "second"))}
+_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit)}
 
 
 @dataclass(frozen=True)
