@@ -354,6 +354,15 @@ def test_what_is_known_goes_along(problem: str, said: str, two: Instance, tmp_pa
     assert f"data() raised ValueError: {said}" in solve(two, str(path)).message
 
 
+def test_known_is_handed_on(two: Instance, tmp_path: Path) -> None:
+    """Tests that a file which asks another formulation's data without what is known is told what to write."""
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("data=data,", "data=lambda instance: BASE.data(instance),"))
+    assert "(write data(instance, known), and hand known on)" in solve(two, str(path)).message
+    path.write_text(path.read_text().replace("lambda instance: BASE.data(instance)", "BASE.data"))
+    assert solve(two, str(path)).status == "optimal"
+
+
 @pytest.mark.parametrize("field", ["variant_data", "nonzeros", "variant_nonzeros", "suits"])
 def test_fields_that_are_gone_say_what_to_do(field: str, two: Instance, tmp_path: Path) -> None:
     """Tests one sentence for each."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from modelkit.formulation.loading import load_formulation
 from modelkit.judge import judge
 from modelkit.simulation.simulate import fitting_policies
 from modelkit.solving.candidates import slot_search
+from modelkit.solving.known import Known
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify_slots
 
@@ -132,6 +135,52 @@ def test_improvement_beats_no_policy() -> None:
     schedule = slot_search(instance, effort=500).run()
     ours = judge(instance, schedule).metrics["makespan_ms"]
     assert ours <= min(mk.simulate(instance, p).objective.value for p in fitting_policies(instance)) + 1e-6
+
+
+ALONE = """
+import pyomo.environ as pyo
+from modelkit import Formulation
+
+
+def build(m):
+    def alone(m, k):
+        return pyo.quicksum(m.prefilled[i, j, k] for i, j in m.PLACES) <= 1
+
+    m.prefilled_alone = pyo.Constraint(m.STAGES, rule=alone)
+
+
+def admissible(instance, verdict):
+    begins = [stay.begin for stay in verdict.stays]
+    return [f"several requests begin at {begin:g}" for begin in set(begins) if begins.count(begin) > 1]
+
+
+FORMULATION = Formulation(
+    name="alone", summary="x", claim="exact", reference="x", extends="slot-full-mip", build=build,
+    data=lambda instance: {}, admissible=admissible,
+)
+"""
+
+
+def test_variants_have_all_stages(tmp_path: Path) -> None:
+    """Tests that no stage is left out of a variant because the optimum of what it extends does not need it."""
+    clock = mk.LinearClock(kind="linear", decode_base_ms=10.0, prefill_base_ms=5.0)
+    requests = [{"id": name, "prompt_tokens": 4, "output_tokens": 4} for name in "abc"]
+    instance = mk.Instance(server=mk.Server(slots=3, clock=clock), requests=requests)
+    assert mk.stage_limits(instance) == (1, 1)
+    path = tmp_path / "alone.py"
+    path.write_text(ALONE)
+    result = mk.solve(instance, str(path))
+    assert (result.status, result.objective.value) == ("optimal", 3 * 5 + 4 * 10)
+
+
+def test_limits_on_stages_travel() -> None:
+    """Tests that what a search that is over has found is found no more in another process."""
+    known = Known(small(3), "slots")
+    assert "stage_limits" not in vars(pickle.loads(pickle.dumps(known)))
+    known.slot_search.run()
+    copy = pickle.loads(pickle.dumps(known))
+    assert vars(copy)["stage_limits"] == known.stage_limits
+    assert "slot_search" not in vars(copy)
 
 
 @pytest.mark.parametrize("name", ["slot-full-mip", "makespan-bin-packing", "slot-lower-bound"])

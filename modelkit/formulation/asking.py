@@ -58,6 +58,8 @@ def what_happened(error: BaseException) -> str:
     else:
         text = " ".join(str(error).split())
         words = f"raised {type(error).__name__}" + (f": {text}" if text else "")
+        if isinstance(error, TypeError) and text.endswith("missing 1 required positional argument: 'known'"):
+            words += " (write data(instance, known), and hand known on)"
     line = _line(error)
     return words if line is None else f"{words} in line {line}"
 

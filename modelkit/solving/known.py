@@ -47,7 +47,9 @@ class Known:
         self.instance, self.problem, self.formulation = instance, problem, formulation
 
     def __getstate__(self) -> dict[str, Any]:
-        """All that is found; a search that is not over does not travel."""
+        """All that is found, and what follows from it; the search itself does not travel."""
+        if "slot_search" in self.__dict__ and self.slot_search.over:
+            _ = self.stage_limits
         return {name: value for name, value in self.__dict__.items() if name != "slot_search"}
 
     def check_size(self, nonzeros: int) -> None:

@@ -88,6 +88,11 @@ class SlotSearch:
         self.steps = self._steps(candidates, seed, effort)
         self.cost: float | None = next(self.steps)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.cost is None or self.value * (1 - _SAME) <= self.bound
+
     def run(self, deadline: float = math.inf, gap: float = 0.0) -> Schedule:
         """Take steps until one would last beyond the deadline, or the gap is reached; returns the best schedule.
 
