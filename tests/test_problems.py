@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -110,6 +111,12 @@ def test_every_objective_is_a_metric() -> None:
         assert mk.simulate(instance, name).metrics[problem.objective] is not None
 
 
+def test_a_problem_is_one_object_in_every_process() -> None:
+    """Tests that a problem that travels to another process is the one that is there."""
+    assert [pickle.loads(pickle.dumps(problem)) for problem in PROBLEMS] == list(PROBLEMS)
+    assert all(pickle.loads(pickle.dumps(problem)) is problem for problem in PROBLEMS)
+
+
 def test_every_layer_has_an_entry() -> None:
     """Tests that bounds and certificates are of known problems, and formulations models of them or of none."""
     assert set(METHODS) <= set(PROBLEMS)
@@ -129,6 +136,10 @@ NAMES = {
 }  # fmt: skip
 
 
+def _is_problem(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {problem.name.upper() for problem in PROBLEMS}
+
+
 def comparisons(tree: ast.AST) -> Iterator[ast.expr]:
     """Both sides of every comparison, and the patterns of every match."""
     for node in ast.walk(tree):
@@ -143,7 +154,8 @@ def asks_by_name(tree: ast.AST) -> list[int]:
     lines = []
     for side in comparisons(tree):
         texts = {n.value for n in ast.walk(side) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        if texts & NAMES:
+        attributes = {n.attr for n in ast.walk(side) if isinstance(n, ast.Attribute) and _is_problem(n.value)}
+        if texts & NAMES or attributes & {"name", "model", "title"}:
             lines.append(side.lineno)
     for node in ast.walk(tree):
         if isinstance(node, ast.BoolOp):
@@ -158,6 +170,7 @@ def test_comparisons_by_name_are_found() -> None:
         "f.problem == 'kv-hindsight'",
         "(f.problem, f.claim) != ('slots', 'exact')",
         "kind in ('packing', 'x')",
+        "formulation.problem == KV.model",
         "i.is_unit and i.server.slots is None",
         "not clock.mixed or server.slots is None",
         "name == 'makespan_ms'",

@@ -64,6 +64,10 @@ class Problem:
     def __repr__(self) -> str:
         return f"Problem({self.name!r})"
 
+    def __reduce__(self) -> tuple[Callable[[str], Problem], tuple[str]]:
+        """One object a problem in every process."""
+        return _problem_named, (self.name,)
+
     @property
     def objective(self) -> str:
         """The metric that is minimised where none is named."""
@@ -164,6 +168,10 @@ PROBLEMS = (KV, SLOTS, SERVING)
 #: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
 #: for every schedule.
 MODELS = frozenset(label for problem in PROBLEMS for label in (problem.model, *problem.relaxations))
+
+
+def _problem_named(name: str) -> Problem:
+    return next(problem for problem in PROBLEMS if problem.name == name)
 
 
 def problem_of(instance: Instance) -> Problem | None:

@@ -18,7 +18,7 @@ from modelkit.problems.kv.clique_rows import clique_rows as find_rows
 from modelkit.problems.kv.local_search import Ints
 from modelkit.problems.kv.start_windows import Starts, check_size, count_starts, possible_starts
 from modelkit.problems.kv.start_windows import start_windows as find_windows
-from modelkit.problems.problem import KV, SLOTS
+from modelkit.problems.problem import KV, SLOTS, problem_modelled
 from modelkit.problems.slots.search import SlotSearch
 from modelkit.problems.slots.stage_limits import any_stages
 from modelkit.problems.slots.stage_limits import stage_limits as limit_stages
@@ -44,7 +44,7 @@ class Known:
     """
 
     def __init__(self, instance: Instance, problem: str | None = None, formulation: str = "") -> None:
-        self.instance, self.problem, self.formulation = instance, problem, formulation
+        self.instance, self.modelled, self.formulation = instance, problem_modelled(problem), formulation
 
     def __getstate__(self) -> dict[str, Any]:
         """All that is found, and what follows from it; the search itself does not travel."""
@@ -78,7 +78,7 @@ class Known:
         TooLargeError
             There are too many.
         """
-        return self.windows if self.problem == KV.model else possible_starts(self.instance)
+        return self.windows if self.modelled is KV else possible_starts(self.instance)
 
     @cached_property
     def clique_rows(self) -> tuple[list[Ints], list[CliqueRow]]:
@@ -89,7 +89,7 @@ class Known:
         InfeasibleError, TooLargeError
             As `starts`.
         """
-        priced = self.problem == KV.model
+        priced = self.modelled is KV
         return find_rows(self.instance, self.hindsight, self.windows, use_prices=priced)
 
     @cached_property
@@ -101,7 +101,7 @@ class Known:
         InfeasibleError
             Some request can never run.
         """
-        if self.problem != SLOTS.model:  # of another problem's optimum the best makespan says nothing
+        if self.modelled is not SLOTS:  # of another problem's optimum the best makespan says nothing
             return any_stages(self.instance)
         return limit_stages(self.instance, self.slot_search.run())
 
