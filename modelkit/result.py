@@ -148,7 +148,7 @@ class Seconds(_Record):
     total: Number | None = None
 
 
-class Stage(_Record):
+class SolveStage(_Record):
     """One stage of a solve: how long it took [s], and value and bound after it."""
 
     name: str
@@ -181,7 +181,7 @@ class Result(_Record):
     start: Start = Start()
     model: ModelSize | None = None
     seconds: Seconds = Seconds()
-    stages: list[Stage] = []
+    stages: list[SolveStage] = []
     log: str = ""
 
     def __repr__(self) -> str:

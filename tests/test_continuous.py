@@ -18,7 +18,7 @@ from modelkit.judge import judge
 from modelkit.policies import chosen_policy, policies
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.continuous import ContinuousSimulation
-from modelkit.simulation.limits import Limits
+from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.simulate import policy_schedule, simulate
 
 #: Every policy of continuous batching, and some with options.
@@ -42,7 +42,7 @@ CHOICES = [
 class Naive:
     """Every iteration, every request and every check written out; a policy is a function of the state."""
 
-    def __init__(self, instance: Instance, limits: Limits) -> None:
+    def __init__(self, instance: Instance, limits: BatchLimits) -> None:
         self.law = instance.server.clock
         self.capacity = instance.server.kv_capacity_tokens
         caps = [c for c in (instance.server.slots, limits.max_batch) if c is not None]
@@ -261,7 +261,7 @@ RULES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def random_case(rng: random.Random, *, chunks: bool = False) -> tuple[Instance, Limits]:
+def random_case(rng: random.Random, *, chunks: bool = False) -> tuple[Instance, BatchLimits]:
     """A few requests under a law of quarter milliseconds, so that times add up without rounding; wrong predictions."""
     capacity = rng.randint(16, 60)
     mixed = chunks or rng.random() < 0.6
@@ -285,7 +285,7 @@ def random_case(rng: random.Random, *, chunks: bool = False) -> tuple[Instance, 
                 predicted_output_tokens=rng.choice([None, lower, upper, (lower, upper)]),
             )
         )  # fmt: skip
-    limits = Limits(
+    limits = BatchLimits(
         max_batch=rng.choice([None, None, 2, 5]),
         max_batch_tokens=rng.randint(1, 9) if chunks else rng.choice([None, None, 9, 14]),
         chunked_prefill=chunks,
@@ -339,7 +339,7 @@ class Recording(ContinuousSimulation):
         super().leave(i)
 
 
-def rough_case(rng: random.Random) -> tuple[Instance, Limits]:
+def rough_case(rng: random.Random) -> tuple[Instance, BatchLimits]:
     """A case whose times never add up without rounding."""
     instance, limits = random_case(rng, chunks=rng.random() < 0.3)
     law = instance.server.clock
@@ -479,9 +479,9 @@ def test_limits_on_batches() -> None:
     instance = case((0, 5, 2), (0, 5, 2), (0, 5, 2))
     starts = [len(s.admit) for s in policy_schedule(instance, "mc-sf").segments]
     assert starts == [3]
-    few = policy_schedule(instance, "mc-sf", limits=Limits(max_batch=2))
+    few = policy_schedule(instance, "mc-sf", limits=BatchLimits(max_batch=2))
     assert [(len(s.admit), s.rounds) for s in few.segments] == [(2, 2), (1, 2)]
-    small = policy_schedule(instance, "mc-sf", limits=Limits(max_batch_tokens=6))
+    small = policy_schedule(instance, "mc-sf", limits=BatchLimits(max_batch_tokens=6))
     assert [(len(s.admit), s.rounds) for s in small.segments] == [(1, 1), (1, 1), (1, 2)]
 
 

@@ -11,7 +11,7 @@ import modelkit as mk
 from modelkit.instance import Instance, InstanceStamp, Server
 from modelkit.io.lookup import Instances
 from modelkit.judge import judge
-from modelkit.reporting.evidence import Case, Claim, cases
+from modelkit.reporting.evidence import Case, ReadFile, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.resources import bundled
 from modelkit.result import Objective, Producer, Result
@@ -51,7 +51,9 @@ def made(
 
 def case(*contents: Result | mk.Certificate, known: Instance | None = None) -> Case:
     """The one case of these claims."""
-    (found,) = cases([Claim(c, f"{k}.json") for k, c in enumerate(contents)], Instances(known=[known] if known else []))
+    (found,) = cases(
+        [ReadFile(c, f"{k}.json") for k, c in enumerate(contents)], Instances(known=[known] if known else [])
+    )
     return found
 
 
@@ -92,7 +94,7 @@ def test_a_bound_of_a_variant_bounds_nothing_else(two: Instance) -> None:
     """Tests that only bounds on every schedule count, and that one which a valid schedule refutes is left out."""
     policy = made(two, BEST, "mc-sf")
     variant = made(two, WORSE, "batch-cap", kind="formulation", bound=10)
-    plain, own = cases([Claim(policy), Claim(variant)], Instances(known=[two]))
+    plain, own = cases([ReadFile(policy), ReadFile(variant)], Instances(known=[two]))
     assert (plain.bound, plain.best and plain.best.label) == (None, "mc-sf")
     assert own.bound is not None
     assert [e.label for e in own.entries] == ["batch-cap on HiGHS"]
@@ -167,7 +169,7 @@ def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
     """Tests that a weighted optimum is optimal, is not ranked by total latency, and that policies are held to it."""
     weighted = mk.solve(two, "kv-weighted-latency", parameters=HEAVY)
     policy = mk.simulate(two, "mc-sf")
-    plain, own = cases([Claim(policy), Claim(mk.bound(two, time_limit=0.1).certificate), Claim(weighted)],
+    plain, own = cases([ReadFile(policy), ReadFile(mk.bound(two, time_limit=0.1).certificate), ReadFile(weighted)],
                        Instances(known=[two]))  # fmt: skip
     assert (plain.objective, [e.label for e in plain.entries]) == ("total_latency_rounds", ["mc-sf"])
     assert own.goal.title == 'weighted latency of kv-weighted-latency (weight = {"long": 5, "short": 1})'
@@ -177,7 +179,7 @@ def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
     assert own.bound is not None
     assert not own.bound.certified, "a certificate of total latency says nothing of it"
     assert own.goal.quantity(26) == "26", "its unit is not known"
-    (alone,) = cases([Claim(weighted)], Instances(known=[two]))
+    (alone,) = cases([ReadFile(weighted)], Instances(known=[two]))
     assert alone.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"
 
 
@@ -185,7 +187,11 @@ def test_policies_are_held_to_a_variants_rules(two: Instance) -> None:
     """Tests that a policy's schedule beside a variant is judged by its rules, and that the plain bound holds there."""
     roomy = two.replace(server=mk.Server(kv_capacity_tokens=60))
     capped = mk.solve(roomy, "kv-batch-cap", parameters={"batch_cap": 1})
-    claims = [Claim(mk.simulate(roomy, "mc-sf")), Claim(mk.bound(roomy, time_limit=0.1).certificate), Claim(capped)]
+    claims = [
+        ReadFile(mk.simulate(roomy, "mc-sf")),
+        ReadFile(mk.bound(roomy, time_limit=0.1).certificate),
+        ReadFile(capped),
+    ]
     plain, own = cases(claims, Instances(known=[roomy]))
     assert plain.solved
     assert plain.best is not None
@@ -222,7 +228,7 @@ def test_a_formulation_that_is_not_at_hand_is_said_to_be(two: Instance, tmp_path
     result = mk.solve(two, str(file), parameters=HEAVY)
     (entry,) = case(result, known=two).entries
     assert (entry.value, entry.words) == (26, "optimal; rules of my-weights not checked: file not found")
-    (known,) = cases([Claim(result)], Instances(known=[two]), Formulations([str(file)]))
+    (known,) = cases([ReadFile(result)], Instances(known=[two]), Formulations([str(file)]))
     assert (known.entries[0].words, known.entries[0].standing) == ("optimal", "checked")
 
 

@@ -32,7 +32,7 @@ from modelkit.errors import ArgumentError, SolverError
 from modelkit.problems.kv.diagram import linear_program as cliques
 from modelkit.runtime import scratch as scratch
 from modelkit.solving.known import start_windows
-from modelkit.solving.pipeline import Run
+from modelkit.solving.pipeline import Pipeline
 from modelkit.sources.families import generate
 
 OPTIMA = {0: 97.0, 1: 27.0, 2: 29.0}
@@ -288,13 +288,13 @@ def test_a_bound_is_checked_against_every_schedule(monkeypatch: pytest.MonkeyPat
     result = mk.solve(histories.instance(1), "kv-weighted-latency", "highs")
     false = OPTIMA[1] + 5
 
-    def lying(run: Run, model: Any) -> Outcome:
+    def lying(run: Pipeline, model: Any) -> Outcome:
         run.outcome = Outcome("finished", "nothing", bound=false)
         run.passed("solver", time.perf_counter(), "")
         return run.outcome
 
-    monkeypatch.setattr(Run, "run_solver", lying)
-    monkeypatch.setattr(Run, "search_ends_it", lambda run: False)
+    monkeypatch.setattr(Pipeline, "run_solver", lying)
+    monkeypatch.setattr(Pipeline, "search_ends_it", lambda run: False)
     wrong = mk.solve(histories.instance(1), "kv-weighted-latency", "highs")
     assert result.objective.bound == OPTIMA[1]
     assert (wrong.objective.bound, wrong.stop, wrong.status) == (None, "failed", "feasible")

@@ -22,7 +22,7 @@ from modelkit.policies.slots import idle_share
 from modelkit.problems.slots import search as improve_slots
 from modelkit.problems.slots import stage_limits as stages
 from modelkit.problems.slots.packing import packing_bound
-from modelkit.problems.slots.stage_plan import Plan, align
+from modelkit.problems.slots.stage_plan import StagePlan, align
 from modelkit.problems.slots.stages import schedule_from_queues
 from modelkit.simulation import simulate as simulator
 from modelkit.simulation.slots import StageSimulation
@@ -111,7 +111,7 @@ def test_a_policy_that_overfills_a_prefill_is_refused(monkeypatch: pytest.Monkey
 def test_a_plan_skips_boundaries_at_which_nobody_starts() -> None:
     """Tests an empty server in front of two idle boundaries, and the end of the plan."""
     instance = on_slots(1, [5, 5], [3, 3], prefill_base_ms=7.0)
-    plan = Plan(np.array([0, 3, 5, 9, 12]), np.array([0, 3]), 0)
+    plan = StagePlan(np.array([0, 3, 5, 9, 12]), np.array([0, 3]), 0)
     told = instance.arrays.output, instance.arrays.output
     schedule = StageSimulation(instance, FollowPlan(plan, [0, 1]), np.random.default_rng(0), told).run()
     verdict = judge(instance, schedule)

@@ -374,7 +374,7 @@ def test_one_solve_finds_the_start_windows_once(name: str, warm_start: str, monk
 
 def test_the_search_and_a_solver_after_it_share_the_start_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests an instance that the search does not end: the model has the windows that the search had."""
-    monkeypatch.setattr(pipeline.Run, "search_ends_it", lambda run: bool(run.known.windows) and False)
+    monkeypatch.setattr(pipeline.Pipeline, "search_ends_it", lambda run: bool(run.known.windows) and False)
     found = counted(monkeypatch, known, "find_windows")
     result = mk.solve(mk.generate("kv-synthetic", requests=10, seed=77))
     assert result.producer.solver == "highs"

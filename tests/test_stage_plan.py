@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from modelkit.problems.slots.packing import packing_bound
-from modelkit.problems.slots.stage_plan import Plan, align, squeeze, stage_count
+from modelkit.problems.slots.stage_plan import StagePlan, align, squeeze, stage_count
 from modelkit.sources.families import generate
 
 
-def overload(plan: Plan, output: np.ndarray, slots: int) -> int:
+def overload(plan: StagePlan, output: np.ndarray, slots: int) -> int:
     """Slot-rounds above J, round by round; -1 when a request ends after T."""
     horizon = int(plan.boundaries[-1])
     occupied = np.zeros(horizon, dtype=np.int64)

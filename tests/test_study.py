@@ -20,10 +20,10 @@ import modelkit as mk
 from modelkit.cli import cli
 from modelkit.errors import InputError, SolverError, UsageError
 from modelkit.experiments.study import (
-    Claim,
-    Entry,
     Measured,
+    PaperFigure,
     Store,
+    StoredRun,
     cells,
     export,
     load_study,
@@ -58,7 +58,7 @@ def written(folder: Path, text: str = TINY) -> Path:
     return path
 
 
-def content(entries: list[Entry]) -> list[Entry]:
+def content(entries: list[StoredRun]) -> list[StoredRun]:
     """What must not depend on how a study ran: everything but the time it took."""
     return [replace(entry, seconds=None) for entry in entries]
 
@@ -404,7 +404,7 @@ def test_claims_by_hand() -> None:
     ]  # fmt: skip
 
     def ours(**claim: Any) -> float | None:
-        return verdicts([Claim(says="", **claim)], runs)[0].ours
+        return verdicts([PaperFigure(says="", **claim)], runs)[0].ours
 
     assert ours(of="sorted") == 125
     assert ours(of="bound") == 110
@@ -417,7 +417,7 @@ def test_claims_by_hand() -> None:
     assert ours(of="nobody") is None
 
     def words(paper: float, **rest: Any) -> str:
-        return verdicts([Claim(says="", of="sorted", paper=paper, **rest)], runs)[0].words
+        return verdicts([PaperFigure(says="", of="sorted", paper=paper, **rest)], runs)[0].words
 
     assert words(124) == "reproduced (0.8% higher)"
     assert words(100) == "not reproduced (25.0% higher)"

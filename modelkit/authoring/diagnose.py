@@ -11,7 +11,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
-from modelkit.backends.standard_form import Column, Row, StandardForm, compile_named, described
+from modelkit.backends.standard_form import Column, NamedRow, StandardForm, compile_named, described
 from modelkit.errors import InfeasibleError, ModelkitError, SolverError, UsageError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
@@ -125,7 +125,9 @@ def diagnose(
     return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
 
 
-def _compiled(formulation: Formulation, posed: Instance, known: Known) -> tuple[StandardForm, list[Column], list[Row]]:
+def _compiled(
+    formulation: Formulation, posed: Instance, known: Known
+) -> tuple[StandardForm, list[Column], list[NamedRow]]:
     """The arrays of a model, and the names of what is in them."""
     model = formulation.instantiate(posed, known)  # kept: its rows and columns know their names only while it lives
     form, columns, rows = compile_named(model)
@@ -152,7 +154,7 @@ def _conflict(form: StandardForm, solver: str, limits: Limits) -> tuple[Conflict
     return None, solver
 
 
-def _named(found: Conflict, solver: str, columns: list[Column], rows: list[Row]) -> NamedConflict:
+def _named(found: Conflict, solver: str, columns: list[Column], rows: list[NamedRow]) -> NamedConflict:
     members: dict[str, list[str]] = {}
     docs: dict[str, str] = {}
     for i in found.rows:

@@ -142,7 +142,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class NamedRow:
     """What messages say of a constraint: its name, that of its family, and the family's doc."""
 
     name: str
@@ -190,12 +190,12 @@ def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
     return form, columns, [entry.constraint for entry in entries]
 
 
-def described(columns: list[Any], rows: list[Any]) -> tuple[list[Column], list[Row]]:
+def described(columns: list[Any], rows: list[Any]) -> tuple[list[Column], list[NamedRow]]:
     """What messages say of variables and constraints, without Pyomo's own objects."""
     families = [row.parent_component() for row in rows]
     return (
         [Column(var.name, var.lb, var.ub, var.is_binary()) for var in columns],
-        [Row(row.name, f.local_name, f.doc or "") for row, f in zip(rows, families, strict=True)],
+        [NamedRow(row.name, f.local_name, f.doc or "") for row, f in zip(rows, families, strict=True)],
     )
 
 

@@ -15,7 +15,7 @@ from modelkit.experiments.workers import Finished, Task, cores, run_all
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
-from modelkit.reporting.evidence import Claim, Comparison, cases
+from modelkit.reporting.evidence import Comparison, ReadFile, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
 
@@ -24,7 +24,7 @@ LARGE = 2000
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The runs of a comparison with the files for their results; the instances by stem."""
 
     instances: dict[str, Instance]
@@ -103,7 +103,7 @@ def compare(
         if not by_path:
             raise
         interrupted = True
-    claims = [Claim(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
+    claims = [ReadFile(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
     results = tuple(claim.content for claim in claims if isinstance(claim.content, Result))
     found = cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
     stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
@@ -156,7 +156,7 @@ def _plan(
     parameters: dict[str, Any],
     settings: dict[str, Any],
     seeds: Sequence[int],
-) -> Plan:
+) -> RunPlan:
     _check_names(formulations, solvers, policies)
     if formulations is not None:
         _check_parameters(parameters, formulations)
@@ -184,7 +184,7 @@ def _plan(
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
                 parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]
                 tasks.append((run, folder / (".".join(part for part in parts if part) + ".result.json")))
-    return Plan(dict(loaded), tuple(tasks), tuple(left_out))
+    return RunPlan(dict(loaded), tuple(tasks), tuple(left_out))
 
 
 def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], policies: Sequence[str] | None) -> None:

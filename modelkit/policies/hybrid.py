@@ -18,7 +18,7 @@ import numpy as np
 from modelkit.policies import Policy, Room, Seen, View, policy
 from modelkit.policies.slots import LongestFirst
 from modelkit.problems.slots.packing import pack
-from modelkit.problems.slots.stage_plan import Plan, align
+from modelkit.problems.slots.stage_plan import StagePlan, align
 
 #: Requests for each slot up to which a plan is made. With more, batches in order of length finish together by
 #: themselves (measured: they cross at about 20), and the comparison alone does as well.
@@ -34,7 +34,7 @@ class FollowPlan(Policy):
     there is nothing to wait for: the rest of the plan moves up, past boundaries at which nobody starts.
     """
 
-    def __init__(self, plan: Plan, numbers: list[int]) -> None:
+    def __init__(self, plan: StagePlan, numbers: list[int]) -> None:
         self.boundaries: list[int] = plan.boundaries.tolist()
         self.starts = dict(zip(numbers, plan.start.tolist(), strict=True))
         self._planned: list[list[tuple[int, int, Seen]]] = [[] for _ in self.boundaries]

@@ -20,7 +20,7 @@ Standing = Literal["checked", "stated", "refused"]
 
 
 @dataclass(frozen=True)
-class Claim:
+class ReadFile:
     """What one file says, and the file's name."""
 
     content: Result | Certificate
@@ -97,7 +97,7 @@ class Entry:
         return "valid" + (f", {stop}" if stop and stop != "failed" else ", but the run failed" if stop else "")
 
 
-def entry(claim: Claim, goal: Goal, rules: Rules, instance: Instance | None) -> Entry:
+def entry(claim: ReadFile, goal: Goal, rules: Rules, instance: Instance | None) -> Entry:
     """The run of a claim, checked against the instance and the goal's rules where they are at hand."""
     result = claim.content
     assert isinstance(result, Result)

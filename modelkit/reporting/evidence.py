@@ -14,13 +14,13 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io.lookup import Instances
 from modelkit.problems.problem import KV, objective_of
-from modelkit.reporting.entries import Claim, Entry, distinguished, entry, guest, label
+from modelkit.reporting.entries import Entry, ReadFile, distinguished, entry, guest, label
 from modelkit.reporting.goals import Formulations, Goal, Rules, goal_of, rules_of
 from modelkit.reporting.lower_bounds import LowerBound, above, lower_bounds, meets
 from modelkit.result import Result
 from modelkit.text import count, listed, percent
 
-__all__ = ["Case", "Claim", "Entry", "LowerBound", "by_instance", "cases"]
+__all__ = ["Case", "Entry", "LowerBound", "ReadFile", "by_instance", "cases"]
 
 
 @dataclass(frozen=True)
@@ -287,19 +287,19 @@ def by_instance(found: Iterable[Case]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def cases(claims: Iterable[Claim], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
+def cases(claims: Iterable[ReadFile], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
     """The claims by instance and by goal, in the order in which the instances first appear.
 
     Of one instance the goal with the judge's rules alone comes first, then variants by name.
     """
-    groups: dict[str, list[Claim]] = {}
+    groups: dict[str, list[ReadFile]] = {}
     for claim in claims:
         groups.setdefault(claim.content.instance.sha256, []).append(claim)
     known = formulations or Formulations()
     return [case for group in groups.values() for case in _cases(sorted(group, key=_rank), instances, known)]
 
 
-def _cases(claims: Sequence[Claim], instances: Instances, formulations: Formulations) -> list[Case]:
+def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formulations) -> list[Case]:
     """The cases of one instance: policies that keep a variant's rules stand beside its results as well."""
     stamp = claims[0].content.instance
     instance = instances.find(stamp)
@@ -316,9 +316,11 @@ def _cases(claims: Sequence[Claim], instances: Instances, formulations: Formulat
     return [_case(stamp, instance, goal, *found) for goal, found in made.items()]
 
 
-def _by_goal(claims: Sequence[Claim], instance: Instance | None, formulations: Formulations) -> dict[Goal, list[Claim]]:
+def _by_goal(
+    claims: Sequence[ReadFile], instance: Instance | None, formulations: Formulations
+) -> dict[Goal, list[ReadFile]]:
     """The claims of each goal; runs that state none are with what their formulation's other runs are about."""
-    groups: dict[Goal, list[Claim]] = {}
+    groups: dict[Goal, list[ReadFile]] = {}
     told: dict[str, Goal] = {}
     silent = []
     for claim in claims:
@@ -388,7 +390,7 @@ def _held_against(entry: Entry, best: Entry | None) -> Entry:
     return replace(entry, refuted_by=best.label) if worse or entry.state == "infeasible" else entry
 
 
-def _rank(claim: Claim) -> tuple[str, str, int, str]:
+def _rank(claim: ReadFile) -> tuple[str, str, int, str]:
     """Order of a case's claims, whatever the order in which they came: by kind, label, seed and file."""
     if isinstance(claim.content, Certificate):
         return ("certificate", "", 0, claim.file)

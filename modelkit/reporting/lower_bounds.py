@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance
-from modelkit.reporting.entries import Claim, Entry, solver_name
+from modelkit.reporting.entries import Entry, ReadFile, solver_name
 from modelkit.reporting.goals import Formulations, Goal, common
 from modelkit.result import Result, agree
 from modelkit.verify.certificates import certificate_faults
@@ -35,7 +35,7 @@ class LowerBound:
 
 
 def lower_bounds(
-    claims: Sequence[Claim],
+    claims: Sequence[ReadFile],
     entries: Sequence[Entry],
     goal: Goal,
     instance: Instance | None,

@@ -23,7 +23,7 @@ from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.io.lookup import Instances
 from modelkit.reporting.charts.svg import plain, safe
-from modelkit.reporting.evidence import Case, Claim, Comparison, by_instance, cases
+from modelkit.reporting.evidence import Case, Comparison, ReadFile, by_instance, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table
@@ -100,25 +100,25 @@ def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, t
     return write_text(path, page(comparison.cases, title=title, links=links))
 
 
-def _claimed(results: Iterable[Reportable]) -> tuple[list[Claim], list[Path], list[str]]:
+def _claimed(results: Iterable[Reportable]) -> tuple[list[ReadFile], list[Path], list[str]]:
     """The claims, the folders that they were read from, and what could not be read in folders."""
-    claims: list[Claim] = []
+    claims: list[ReadFile] = []
     folders: list[Path] = []
     unread: list[str] = []
     for item in results:
         if isinstance(item, CertifiedBound):
-            claims.append(Claim(item.result))
+            claims.append(ReadFile(item.result))
         elif isinstance(item, Result | Certificate):
-            claims.append(Claim(item))
+            claims.append(ReadFile(item))
         elif os.path.isdir(item):
             folders.append(Path(item))
             for file in sorted({file for pattern in _PATTERNS for file in Path(item).glob(pattern)}):
                 try:
-                    claims.append(Claim(load_claim(file), file.name))
+                    claims.append(ReadFile(load_claim(file), file.name))
                 except ModelkitError as error:
                     unread.append(f"Left out: {str(error).replace(str(file), file.name, 1)}")
         else:
-            claims.append(Claim(load_claim(item), os.path.basename(os.fspath(item))))
+            claims.append(ReadFile(load_claim(item), os.path.basename(os.fspath(item))))
             folders.append(Path(item).parent)
     if not claims:
         where = f"in {', '.join(map(str, folders))}" if folders else "is given"

@@ -30,7 +30,7 @@ from modelkit.instance import Instance, LinearClock
 from modelkit.policies import Policy, Predictions, Running, View, seen_requests
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.clocks import LinearTime, UnitTime
-from modelkit.simulation.limits import Limits
+from modelkit.simulation.limits import BatchLimits
 
 
 class ContinuousSimulation:
@@ -48,9 +48,9 @@ class ContinuousSimulation:
         policy: Policy,
         rng: np.random.Generator,
         predicted: Predictions,
-        limits: Limits | None = None,
+        limits: BatchLimits | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or BatchLimits()
         limits.check(instance)
         arrays = instance.arrays
         clock = instance.server.clock

@@ -10,7 +10,7 @@ from modelkit.instance import Instance
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What the engine limits beside the server's own slots and memory.
 
     Parameters

@@ -24,7 +24,7 @@ from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds,
 from modelkit.runtime.interrupts import interruptible
 from modelkit.schedule import Schedule
 from modelkit.simulation.continuous import ContinuousSimulation
-from modelkit.simulation.limits import Limits
+from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.slots import StageSimulation
 
 
@@ -53,7 +53,7 @@ def simulate(
         Model of what the policy sees of output lengths (`modelkit.policies.predictions`), such as ``noise:0.2``. None:
         the instance's own predictions.
     max_batch, max_batch_tokens, chunked_prefill
-        Limits of the engine in continuous batching; see `modelkit.simulation.limits.Limits`.
+        Of the engine in continuous batching; see `modelkit.simulation.limits.BatchLimits`.
     slots_over_time
         Where stages run: (second, number of slots) in time order; from then on so many of the server's
         slots are open. None: all of them.
@@ -68,7 +68,7 @@ def simulate(
         The policy admitted what does not fit or evicted what does not run.
     """
     instance = load(instance)
-    limits = Limits(max_batch, max_batch_tokens, chunked_prefill)
+    limits = BatchLimits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
     entry, options = chosen_policy(policy)
     schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
@@ -102,7 +102,7 @@ def policy_schedule(
     *,
     seed: int = 0,
     predictions: str | None = None,
-    limits: Limits | None = None,
+    limits: BatchLimits | None = None,
     slots_over_time: Sequence[tuple[float, int]] | None = None,
 ) -> Schedule:
     """The schedule that a policy makes; see `simulate`."""
@@ -133,7 +133,7 @@ def _run(
     options: dict[str, Any],
     seed: int,
     predicted: Predictions,
-    limits: Limits | None,
+    limits: BatchLimits | None,
     slots_over_time: Sequence[tuple[float, int]] | None,
 ) -> Schedule:
     if entry.clock != (clock := _clock(instance)):
@@ -149,7 +149,7 @@ def _run(
         predicted = instance.arrays.output, instance.arrays.output
     policy = entry.build(options)
     if clock == "stages":
-        if limits is not None and limits != Limits():
+        if limits is not None and limits != BatchLimits():
             raise UsageError("limits on batches are for continuous batching; here the slots are the limit")
         return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
     if slots_over_time is not None:

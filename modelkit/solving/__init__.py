@@ -21,7 +21,7 @@ from modelkit.result import Progress, Result
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.choose import check_search, choose, search_suits
 from modelkit.solving.outcome import SEARCH
-from modelkit.solving.pipeline import Run
+from modelkit.solving.pipeline import Pipeline
 
 __all__ = ["TIME_LIMIT", "Progress", "choose", "solve"]
 
@@ -101,7 +101,7 @@ def solve(
     if solver == SEARCH:
         check_search(instance, chosen, options)
     nothing_asked = (solver, formulation, options or None) == (None, None, None) and warm_start != "none"
-    run = Run(
+    run = Pipeline(
         instance,
         posed,
         chosen,

@@ -10,7 +10,7 @@ from modelkit.instance import Instance
 from modelkit.policies.hybrid import FollowPlan
 from modelkit.problems.kv.local_search import MANY, Ints, first_schedule
 from modelkit.problems.slots.search import EFFORT, TRIAL_SECONDS, Candidate, SlotSearch
-from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, Plan
+from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, StagePlan
 from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.simulation.slots import StageSimulation
@@ -46,7 +46,7 @@ def slot_search(instance: Instance, *, seed: int = 0, effort: int = EFFORT) -> S
         seconds = len(instance.requests) * (REQUEST_SECONDS + plan * (policy == "hybrid"))
         return Candidate(seconds, lambda: clairvoyant_schedule(instance, policy))
 
-    def follow(plan: Plan, seed: int) -> Schedule:
+    def follow(plan: StagePlan, seed: int) -> Schedule:
         told = instance.arrays.output, instance.arrays.output
         policy = FollowPlan(plan, list(range(len(instance.requests))))
         return StageSimulation(instance, policy, np.random.default_rng(seed), told).run()

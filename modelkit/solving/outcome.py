@@ -25,7 +25,7 @@ from modelkit.result import (
     Progress,
     Result,
     Seconds,
-    Stage,
+    SolveStage,
     Start,
     StopReason,
     status_of,
@@ -79,7 +79,7 @@ class Account:
     searches: bool = False
     solver: str | None = None
     search: Search | None = None
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[SolveStage] = field(default_factory=list)
     least: Candidate | None = None  # the best valid schedule that was ever judged
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class Account:
             value = min([v for v in (value, *values) if v is not None], default=None)
             bound = max([b for b in (bound, self.outcome.bound) if b is not None], default=None)
         seconds = time.perf_counter() - since
-        self.stages.append(Stage(name=name, seconds=seconds, value=value, bound=bound, note=note))
+        self.stages.append(SolveStage(name=name, seconds=seconds, value=value, bound=bound, note=note))
 
     def certified(self) -> Certificate | None:
         """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
@@ -264,7 +264,7 @@ class Account:
             return None, bound
         return value if value is None or value >= known else known, bound if bound is None or bound <= known else None
 
-    def _told(self, stage: Stage, best: Candidate | None) -> Stage:
+    def _told(self, stage: SolveStage, best: Candidate | None) -> SolveStage:
         value, bound = self.credible(stage.value, self.held(stage.bound), best)
         return stage.model_copy(update={"value": value, "bound": bound})
 

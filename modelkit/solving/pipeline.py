@@ -11,7 +11,7 @@ from modelkit.backends import Outcome
 from modelkit.errors import FormulationFailedError, FormulationLateError, not_enough_memory
 from modelkit.problems.kv.diagram import Search, SearchProgress
 from modelkit.problems.kv.local_search import TooLargeError, TooLateError, schedule_of, starts_of
-from modelkit.result import Progress, Result, Stage, StopReason, status_of
+from modelkit.result import Progress, Result, SolveStage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.simulation.simulate import clairvoyant_schedule
@@ -24,7 +24,7 @@ HANDOVER = 0.4
 
 
 @dataclass
-class Run(Account):
+class Pipeline(Account):
     """The steps of one solve, from the warm start to the result."""
 
     def go(self) -> Result:
@@ -124,7 +124,7 @@ class Run(Account):
         """Keep and pass on a stage of the search."""
         elapsed = time.perf_counter() - self.began
         self.stages.append(
-            Stage(
+            SolveStage(
                 name=progress.name,
                 seconds=progress.seconds,
                 value=progress.value,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelkit.authoring.show.lifting import Side, lifted
-from modelkit.authoring.show.rows import NotLinearError, Row, World, over_of, read
+from modelkit.authoring.show.rows import ModelRow, NotLinearError, World, over_of, read
 from modelkit.authoring.show.specimens import others, specimens
 from modelkit.authoring.show.traced import TracedFloat, TracedInt, polynomial, traced_data
 from modelkit.authoring.show.verifying import holds, says_nothing
@@ -204,7 +204,7 @@ def _bound(name: str, end: str, worlds: list[World], more: list[World]) -> tuple
                 plain += 1
                 continue
             at = key if isinstance(key, tuple) else () if key is None else (key,)
-            rows.append(Row(world, at, {}, polynomial(value)))
+            rows.append(ModelRow(world, at, {}, polynomial(value)))
             values.append(float(value))
     if not rows:
         return None, ""
@@ -246,24 +246,24 @@ def _index_letters(component: Any, letters: Mapping[str, tuple[str, ...]], over:
 def _family(component: Any, worlds: list[World], more: list[World], letters: Mapping[str, tuple[str, ...]]) -> Family:
     """Lift a family from its rows in the worlds, and keep what gives every row there and in more worlds."""
     name, over = component.local_name, over_of(component)
-    lefts: list[tuple[Row, Any]] = []
-    rights: list[tuple[Row, Any]] = []
-    absent: list[Row] = []
+    lefts: list[tuple[ModelRow, Any]] = []
+    rights: list[tuple[ModelRow, Any]] = []
+    absent: list[ModelRow] = []
     relations: set[str] = set()
     example = ""
     readable = True
     for world in [*worlds, *more]:
         here = getattr(world.model, name)
         rows = {key: row for key, row in here.items() if row.active}
-        absent += [Row(world, _at(key), {}, {}) for key in here.index_set() if key not in rows] if over else []
+        absent += [ModelRow(world, _at(key), {}, {}) for key in here.index_set() if key not in rows] if over else []
         for key, row in rows.items():
             text = f"{row.name}: {row.expr}"
             example = text if not example or len(text) < len(example) else example
             try:
                 relation, left, right = _sides(row)
                 relations.add(relation)
-                lefts.append((Row(world, _at(key), *read(left)), left))
-                rights.append((Row(world, _at(key), *read(right)), right))
+                lefts.append((ModelRow(world, _at(key), *read(left)), left))
+                rights.append((ModelRow(world, _at(key), *read(right)), right))
             except NotLinearError:
                 readable = False
     one = readable and len(relations) == 1
@@ -289,7 +289,7 @@ def _at(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else () if key is None else (key,)
 
 
-def _verified(rows: list[tuple[Row, Any]], worlds: list[World]) -> Side | None:
+def _verified(rows: list[tuple[ModelRow, Any]], worlds: list[World]) -> Side | None:
     """The formula of the rows in some worlds, if it gives all rows; None otherwise."""
     known = {id(world) for world in worlds}
     side = lifted([row for row, _ in rows if id(row.world) in known])

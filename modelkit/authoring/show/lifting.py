@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
-from modelkit.authoring.show.rows import Row
+from modelkit.authoring.show.rows import ModelRow
 from modelkit.authoring.show.traced import Leaf, Polynomial
 
 #: A family with more groups of terms than this has no formula worth reading.
@@ -76,9 +76,9 @@ class Side:
     constant: dict[tuple[SymLeaf, ...], float]
 
 
-def lifted(rows: list[Row]) -> Side | None:
+def lifted(rows: list[ModelRow]) -> Side | None:
     """One formula for one side of all members of a family; None when there is none."""
-    groups: dict[tuple[str, Any], list[tuple[Row, tuple[Any, ...], Polynomial]]] = {}
+    groups: dict[tuple[str, Any], list[tuple[ModelRow, tuple[Any, ...], Polynomial]]] = {}
     for row in rows:
         for (variable, index), how in row.terms.items():
             groups.setdefault((variable, _shape(how)), []).append((row, index, how))
@@ -101,10 +101,10 @@ def _shape(how: Polynomial) -> Any:
     return tuple(sorted((c, tuple(leaf.name for leaf in leaves)) for leaves, c in how.items()))
 
 
-_Member = tuple[Row, tuple[Any, ...], Polynomial]
+_Member = tuple[ModelRow, tuple[Any, ...], Polynomial]
 
 
-def _lifted_group(variable: str, members: list[_Member], rows: list[Row]) -> Term | None:
+def _lifted_group(variable: str, members: list[_Member], rows: list[ModelRow]) -> Term | None:
     index = tuple(_position(q, members) for q in range(len(members[0][1])))
     coefficient = _symbolic([how for _, _, how in members], members, index)
     if coefficient is None:
@@ -145,21 +145,21 @@ def _position(q: int, members: list[_Member]) -> Sym:
 
 def _parameters(
     members: list[_Member], besides: int
-) -> Iterator[tuple[str, str, Callable[[Row, tuple[Any, ...]], float]]]:
+) -> Iterator[tuple[str, str, Callable[[ModelRow, tuple[Any, ...]], float]]]:
     """Parameters with one index that some other position of the variable, or of the row, gives."""
     row, index, _ = members[0]
     places = [f"p{r}" for r in range(len(index)) if r != besides] + [f"c{j}" for j in range(len(row.at))]
     for name in row.world.parameters:
         for place in places:
 
-            def value(row: Row, index: tuple[Any, ...], name: str = name, place: str = place) -> float:
+            def value(row: ModelRow, index: tuple[Any, ...], name: str = name, place: str = place) -> float:
                 return row.world.parameters[name][_at(place, row, index),]
 
             if all((_at(place, r, i),) in r.world.parameters.get(name, {}) for r, i, _ in members):
                 yield name, place, value
 
 
-def _at(place: str, row: Row, index: tuple[Any, ...]) -> Any:
+def _at(place: str, row: ModelRow, index: tuple[Any, ...]) -> Any:
     return (row.at if place[0] == "c" else index)[int(place[1:])]
 
 
@@ -216,7 +216,7 @@ def _same_as(values: list[Any], members: list[_Member]) -> Sym | None:
 
 
 def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], members: list[_Member],
-           rows: list[Row]) -> Range:  # fmt: skip
+           rows: list[ModelRow]) -> Range:  # fmt: skip
     taken: dict[int, set[tuple[Any, ...]]] = {id(row): set() for row in rows}
     for row, at, _ in members:
         taken[id(row)].add(tuple(at[q] for q in bound))
@@ -245,7 +245,7 @@ def _earlier(
     bound: tuple[int, ...],
     taken: dict[int, set[tuple[Any, ...]]],
     everything: dict[int, list[tuple[Any, ...]]],
-    rows: list[Row],
+    rows: list[ModelRow],
 ) -> Range | None:
     """Where the variable exists, with one position before one of the row's in the order of a set."""
     for name, q, j in product(rows[0].world.orders, bound, range(len(rows[0].at))):
@@ -259,7 +259,7 @@ def _earlier(
     return None
 
 
-def fits(index: tuple[Sym, ...], row: Row, key: tuple[Any, ...]) -> bool:
+def fits(index: tuple[Sym, ...], row: ModelRow, key: tuple[Any, ...]) -> bool:
     """Whether a key of the variable agrees with the positions that are not bound."""
     for q, sym in enumerate(index):
         if sym.base == f"p{q}":
@@ -280,7 +280,7 @@ def _limited(
     bound: tuple[int, ...],
     taken: dict[int, set[tuple[Any, ...]]],
     everything: dict[int, list[tuple[Any, ...]]],
-    rows: list[Row],
+    rows: list[ModelRow],
 ) -> Range | None:
     """Where the variable exists, with one position between two limits."""
     pairs = [(row, k, tuple(k[q] for q in bound) in taken[id(row)]) for row in rows for k in everything[id(row)]]
@@ -291,7 +291,7 @@ def _limited(
         if not all(_number(k[q]) and _number(row.at[j]) for row, k, _ in pairs):
             continue
         options = list(_parameters(members, q))
-        limits: list[tuple[str, str, int, Callable[[Row, tuple[Any, ...]], float]]] = [("", "", 0, lambda r, k: 0)]
+        limits: list[tuple[str, str, int, Callable[[ModelRow, tuple[Any, ...]], float]]] = [("", "", 0, lambda r, k: 0)]
         limits += [(name, at, sign, value) for name, at, value in options for sign in (-1, 1)]
         gaps = [[k[q] - row.at[j] - sign * value(row, k) for row, k, _ in pairs] for _, _, sign, value in limits]
         inside = [n for n, (_, _, one) in enumerate(pairs) if one]

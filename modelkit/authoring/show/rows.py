@@ -40,7 +40,7 @@ class World:
                 self.parameters[parameter.local_name] = values
 
 
-class Row(NamedTuple):
+class ModelRow(NamedTuple):
     """One member: the world it is in, its index, and one side of it."""
 
     world: World

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from modelkit.authoring.show.lifting import Range, Side, Sym, SymLeaf, fits
-from modelkit.authoring.show.rows import NotLinearError, Row
+from modelkit.authoring.show.rows import ModelRow, NotLinearError
 
 #: Value by variable and index; the constant is under the empty name.
 Coefficients = dict[tuple[str, tuple[Any, ...]], float]
@@ -43,7 +43,7 @@ def built(expression: Any) -> Coefficients:
     return made
 
 
-def written(side: Side, row: Row) -> Coefficients:
+def written(side: Side, row: ModelRow) -> Coefficients:
     """The coefficients that a formula gives at the row's index, in its world; a variable that is not there is 0.
 
     Raises
@@ -67,7 +67,7 @@ def agree(one: Coefficients, other: Coefficients) -> bool:
     )
 
 
-def holds(side: Side, rows: Iterable[tuple[Row, Any]]) -> bool:
+def holds(side: Side, rows: Iterable[tuple[ModelRow, Any]]) -> bool:
     """Whether a formula gives every row's expression."""
     try:
         return all(agree(written(side, row), built(expression)) for row, expression in rows)
@@ -75,7 +75,7 @@ def holds(side: Side, rows: Iterable[tuple[Row, Any]]) -> bool:
         return False
 
 
-def says_nothing(sides: Iterable[Side], row: Row) -> bool:
+def says_nothing(sides: Iterable[Side], row: ModelRow) -> bool:
     """Whether formulas have no term at the row's index."""
     try:
         return not any(name != CONSTANT for side in sides for name in written(side, row))
@@ -83,7 +83,7 @@ def says_nothing(sides: Iterable[Side], row: Row) -> bool:
         return False
 
 
-def _in_range(over: Range | None, row: Row, key: tuple[Any, ...]) -> bool:
+def _in_range(over: Range | None, row: ModelRow, key: tuple[Any, ...]) -> bool:
     if over is None:
         return True
     if over.kind == "picked":
@@ -103,7 +103,7 @@ def _in_range(over: Range | None, row: Row, key: tuple[Any, ...]) -> bool:
     return True
 
 
-def _index(sym: Sym, row: Row, key: tuple[Any, ...]) -> Any:
+def _index(sym: Sym, row: ModelRow, key: tuple[Any, ...]) -> Any:
     """The member of a set, or the number, that an index stands for."""
     if sym.base.startswith("first of "):
         value = getattr(row.world.model, sym.base.removeprefix("first of ")).first()
@@ -124,7 +124,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _value(how: dict[tuple[SymLeaf, ...], float], row: Row, key: tuple[Any, ...]) -> float:
+def _value(how: dict[tuple[SymLeaf, ...], float], row: ModelRow, key: tuple[Any, ...]) -> float:
     total = 0.0
     for leaves, coefficient in how.items():
         for leaf in leaves:

@@ -2,12 +2,13 @@
 
 from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.page import report_study
-from modelkit.experiments.study.paper_figures import Claim, Measured, Verdict, verdicts
+from modelkit.experiments.study.paper_figures import Measured, PaperFigure, Verdict, verdicts
 from modelkit.experiments.study.plan import Study, load_study, shipped_studies
 from modelkit.experiments.study.running import Status, Step, estimate, folder_of, run_study, status
-from modelkit.experiments.study.store import Entry, Store, export, measured
+from modelkit.experiments.study.store import Store, StoredRun, export, measured
 
 __all__ = [
-    "Cell", "Claim", "Entry", "Measured", "Status", "Step", "Store", "Study", "Verdict", "cells", "estimate", "export",
-    "folder_of", "load_study", "measured", "report_study", "run_study", "shipped_studies", "status", "verdicts",
+    "Cell", "Measured", "PaperFigure", "Status", "Step", "Store", "StoredRun", "Study", "Verdict", "cells", "estimate",
+    "export", "folder_of", "load_study", "measured", "report_study", "run_study", "shipped_studies", "status",
+    "verdicts",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelkit.errors import UsageError
 from modelkit.experiments.run import Kind
-from modelkit.experiments.study.plan import MOST_RUNS, Instances, Limits, Runs, Study
+from modelkit.experiments.study.plan import MOST_RUNS, Instances, RunLimits, Runs, Study
 from modelkit.io import read_json
 
 
@@ -138,7 +138,7 @@ def _grid(study: Study, specs: list[InstanceSpec]) -> Iterator[Cell]:
                     yield Cell(spec, kind, name, solver, seed, parameters, limits, content)
 
 
-def _given(limits: Limits) -> dict[str, Any]:
+def _given(limits: RunLimits) -> dict[str, Any]:
     return limits.model_dump(exclude_none=True)
 
 

@@ -11,7 +11,7 @@ from modelkit.experiments.study.plan import Study
 from modelkit.experiments.study.running import folder_of, status
 from modelkit.experiments.study.store import Store, measured
 from modelkit.io import load
-from modelkit.reporting.pages.tables import Cell, Column, Row, Table
+from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow
 from modelkit.reporting.render import report
 from modelkit.text import number
 
@@ -57,5 +57,5 @@ def papers_table(judged: list[Verdict]) -> Table:
         paper, ours = ("–" if v is None else number(v) + unit for v in (claim.paper, verdict.ours))
         words = (claim.says, claim.source, paper, ours, f"{verdict.cases:,}", verdict.words)
         state = "bad" if verdict.reproduced is False else ""
-        rows.append(Row(tuple(Cell(word) for word in words), state))
+        rows.append(TableRow(tuple(Cell(word) for word in words), state))
     return Table("Figures of the papers, and the same measured here", columns, tuple(rows), sortable=False)

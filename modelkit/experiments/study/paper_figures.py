@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Statistic = Literal["mean", "median", "max", "min", "count_equal", "slope"]
 
 
-class Claim(BaseModel):
+class PaperFigure(BaseModel):
     """One figure of a paper, and how to measure it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Claim(BaseModel):
     scale: float = 1.0
 
     @model_validator(mode="after")
-    def _pairs(self) -> Claim:
+    def _pairs(self) -> PaperFigure:
         if self.how == "gap_closed" and self.against in (None, "best", "bound"):
             raise ValueError("gap_closed needs another run's name as against")
         if self.statistic == "count_equal" and self.against is None:
@@ -78,7 +78,7 @@ class Measured:
 class Verdict:
     """A claim with our figure; ``cases`` is the number of instances it rests on."""
 
-    claim: Claim
+    claim: PaperFigure
     ours: float | None
     cases: int
 
@@ -111,12 +111,12 @@ class Verdict:
         return f"{stem} ({abs(share):.1%} {'higher' if share >= 0 else 'lower'})"
 
 
-def verdicts(claims: Iterable[Claim], runs: Sequence[Measured]) -> list[Verdict]:
+def verdicts(claims: Iterable[PaperFigure], runs: Sequence[Measured]) -> list[Verdict]:
     """Every claim with our figure; O(claims * runs)."""
     return [_verdict(claim, [run for run in runs if claim.group in (None, run.group)]) for claim in claims]
 
 
-def _verdict(claim: Claim, runs: Sequence[Measured]) -> Verdict:
+def _verdict(claim: PaperFigure, runs: Sequence[Measured]) -> Verdict:
     by_instance: dict[str, list[Measured]] = {}
     for run in runs:
         by_instance.setdefault(run.instance, []).append(run)
@@ -140,7 +140,7 @@ def _numbers(name: str, metric: str | None, peers: Sequence[Measured]) -> list[f
     return [v for p in named if (v := p.metrics.get(metric) if metric else p.value) is not None]
 
 
-def _value(claim: Claim, mine: float, peers: Sequence[Measured]) -> float | None:
+def _value(claim: PaperFigure, mine: float, peers: Sequence[Measured]) -> float | None:
     """The number that a run gives, beside the other runs on its instance."""
     if claim.against is None:
         return mine

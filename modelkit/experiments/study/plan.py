@@ -39,7 +39,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from modelkit.errors import Fault, InputError, ModelkitError, UsageError, did_you_mean, shown, unknown_name
 from modelkit.experiments.run import Kind, parameters_of, solve_arguments
-from modelkit.experiments.study.paper_figures import Claim
+from modelkit.experiments.study.paper_figures import PaperFigure
 from modelkit.io import faults_of
 from modelkit.io.files import read_text
 from modelkit.registry import Maker
@@ -75,7 +75,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Limits(_Entry):
+class RunLimits(_Entry):
     """Limits of every run; see `modelkit.experiments.run.Run` [s, MiB]."""
 
     time_limit: float | None = Field(default=None, ge=0)
@@ -114,7 +114,7 @@ class Runs(_Entry):
     groups: list[str] | None = None
     seeds: Seeds = [0]
     parameters: dict[str, Any] = {}
-    limits: Limits = Limits()
+    limits: RunLimits = RunLimits()
 
 
 class Formulations(Runs):
@@ -139,12 +139,12 @@ class Study(_Entry):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     description: str = ""
-    limits: Limits = Limits()
+    limits: RunLimits = RunLimits()
     instances: Annotated[list[Instances], Field(min_length=1)]
     formulations: list[Formulations] = []
     policies: list[Policies] = []
     bounds: list[Bounds] = []
-    claims: list[Claim] = []
+    claims: list[PaperFigure] = []
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -188,15 +188,16 @@ def load_study(source: str | os.PathLike[str]) -> Study:
 
 def _known_keys() -> dict[tuple[str, ...], tuple[str, ...]]:
     lists: dict[str, type[BaseModel]] = {
-        "instances": Instances, "formulations": Formulations, "policies": Policies, "bounds": Bounds, "claims": Claim,
+        "instances": Instances, "formulations": Formulations, "policies": Policies, "bounds": Bounds,
+        "claims": PaperFigure,
     }  # fmt: skip
     keys: dict[tuple[str, ...], tuple[str, ...]] = {
         (): tuple(Study.model_fields),
-        ("limits",): tuple(Limits.model_fields),
+        ("limits",): tuple(RunLimits.model_fields),
     }
     for name, model in lists.items():
         keys[(name,)] = tuple(model.model_fields)
-        keys[(name, "limits")] = tuple(Limits.model_fields)
+        keys[(name, "limits")] = tuple(RunLimits.model_fields)
     return keys
 
 

@@ -14,7 +14,7 @@ from modelkit.experiments.run import TIME_LIMIT, Run, solve_arguments
 from modelkit.experiments.study.cluster import run_on_cluster
 from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.plan import Study
-from modelkit.experiments.study.store import Entry, Store
+from modelkit.experiments.study.store import Store, StoredRun
 from modelkit.experiments.workers import cores, run_all
 from modelkit.result import Result
 
@@ -34,8 +34,8 @@ class Status:
     """
 
     planned: list[Cell]
-    done: list[Entry]
-    stale: list[Entry]
+    done: list[StoredRun]
+    stale: list[StoredRun]
 
     @property
     def left(self) -> list[Cell]:
@@ -44,7 +44,7 @@ class Status:
         return [cell for cell in self.planned if cell.key not in finished]
 
     @property
-    def failed(self) -> list[Entry]:
+    def failed(self) -> list[StoredRun]:
         """Finished runs without a schedule that did not prove that there is none."""
         return [entry for entry in self.done if entry.status == "no_schedule"]
 
@@ -159,7 +159,7 @@ def _run(cell: Cell, store: Store) -> Run:
     )  # fmt: skip
 
 
-def estimate(planned: Sequence[Cell], done: Sequence[Entry], jobs: int | None = None) -> float:
+def estimate(planned: Sequence[Cell], done: Sequence[StoredRun], jobs: int | None = None) -> float:
     """Seconds that the cells need at most: their limits, or what runs like them took where some are finished."""
     seconds: dict[tuple[str, str, str], list[float]] = {}
     for entry in done:

@@ -35,7 +35,7 @@ from modelkit.result import Result
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredRun:
     """A finished run in the index; values are None where the run has none."""
 
     key: str
@@ -62,7 +62,7 @@ class Entry:
     modelkit: str
 
     @classmethod
-    def of(cls, cell: Cell, result: Result) -> Entry:
+    def of(cls, cell: Cell, result: Result) -> StoredRun:
         """The entry of a cell's result."""
         objective = result.objective
         return cls(
@@ -91,7 +91,7 @@ class Entry:
         )
 
 
-_COLUMNS = tuple(field.name for field in fields(Entry))
+_COLUMNS = tuple(field.name for field in fields(StoredRun))
 
 
 class Store:
@@ -164,9 +164,9 @@ class Store:
         """Keys of the finished runs."""
         return {key for (key,) in self._ask("SELECT key FROM runs")}
 
-    def entries(self, keys: Iterable[str] | None = None) -> list[Entry]:
+    def entries(self, keys: Iterable[str] | None = None) -> list[StoredRun]:
         """The index, by key; of these ``keys`` only."""
-        rows = [Entry(*row) for row in self._ask(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY key")]
+        rows = [StoredRun(*row) for row in self._ask(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY key")]
         if keys is None:
             return rows
         wanted = set(keys)
@@ -174,7 +174,7 @@ class Store:
 
     def add(self, cell: Cell, result: Result) -> None:
         """Enter a finished run whose file is there."""
-        entry = Entry.of(cell, result)
+        entry = StoredRun.of(cell, result)
         marks = ", ".join("?" * len(_COLUMNS))
         values = [getattr(entry, column) for column in _COLUMNS]
         self._ask(f"INSERT OR REPLACE INTO runs VALUES ({marks})", *values)
@@ -243,7 +243,7 @@ def drawn(spec: InstanceSpec) -> Instance:
     return generate(spec.family, seed=spec.seed, **options)
 
 
-def measured(entries: Iterable[Entry]) -> list[Measured]:
+def measured(entries: Iterable[StoredRun]) -> list[Measured]:
     """What claims are about."""
     return [
         Measured(
@@ -260,7 +260,7 @@ def measured(entries: Iterable[Entry]) -> list[Measured]:
     ]
 
 
-def export(entries: Sequence[Entry], path: str | os.PathLike[str]) -> Path | None:
+def export(entries: Sequence[StoredRun], path: str | os.PathLike[str]) -> Path | None:
     """Write the index as a table: CSV, or Parquet when the name ends in ``.parquet`` (needs pyarrow).
 
     Metrics become columns of their own.

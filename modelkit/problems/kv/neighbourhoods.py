@@ -91,7 +91,7 @@ def windows_searched(
         late = time_limit is not None and time.perf_counter() - began >= time_limit
         return late or (deadline is not None and deadline.over) or plan.visited >= nodes or best.sum() <= goal
 
-    plan = _Plan(instance, starts, over)
+    plan = _MovableSchedule(instance, starts, over)
     try:
         plan.repair(0, plan.end, REPAIRS[0])
         while True:
@@ -112,7 +112,7 @@ def windows_searched(
         raise InterruptedWith(best) from None
 
 
-class _Plan:
+class _MovableSchedule:
     """A schedule with its memory profile, changed by moves."""
 
     def __init__(self, instance: Instance, starts: Ints, over: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.slots.packing import pack, packing_bound
-from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, Plan, align, squeeze, stage_count
+from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, StagePlan, align, squeeze, stage_count
 from modelkit.problems.slots.stages import StageClock
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.verify.slot_bound import slot_bound
@@ -72,7 +72,7 @@ class SlotSearch:
         self,
         instance: Instance,
         candidates: Sequence[Candidate],
-        follow: Callable[[Plan, int], Schedule],
+        follow: Callable[[StagePlan, int], Schedule],
         *,
         seed: int = 0,
         effort: int = EFFORT,

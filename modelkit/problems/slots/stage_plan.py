@@ -42,7 +42,7 @@ _GROWTH, _GROWTHS = 0.003, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StagePlan:
     """Boundaries [round], shape [K + 1], the starting stage of each request, shape [n], and the overload left."""
 
     boundaries: Ints
@@ -78,7 +78,7 @@ def align(
     *,
     stages: int | None = None,
     trials: int | None = None,
-) -> Plan:
+) -> StagePlan:
     """A plan with a small T and little overload.
 
     Parameters
@@ -115,12 +115,12 @@ def align(
             output, boundaries, slots, start, occupied, trials // 4, (50.0, 200.0), (0.01 * scale, 0.002 * scale), rng
         )
     overload = _settle(np.argsort(output, kind="stable"), output, boundaries, slots, start, occupied)
-    return Plan(boundaries, start, int(overload))
+    return StagePlan(boundaries, start, int(overload))
 
 
 def squeeze(
-    output: Ints, slots: int, least: int, plan: Plan, rng: np.random.Generator, *, attempts: int, trials: int
-) -> Plan:
+    output: Ints, slots: int, least: int, plan: StagePlan, rng: np.random.Generator, *, attempts: int, trials: int
+) -> StagePlan:
     """A plan with a smaller T: a period is shortened and the overload that this makes is annealed away.
 
     Parameters
@@ -148,7 +148,7 @@ def squeeze(
         heat = (0.004 * scale, 0.002 * scale)
         overload = _anneal(output, boundaries, slots, start, occupied, trials, (5.0, 5.0), heat, rng)
         if not overload and boundaries[-1] < plan.boundaries[-1]:
-            plan = Plan(boundaries, start, 0)
+            plan = StagePlan(boundaries, start, 0)
     return plan
 
 

@@ -12,7 +12,7 @@ from modelkit.reporting.charts import curves, occupancy, ranges, timeline
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
 from modelkit.reporting.evidence import Case, Entry, sentence_of
-from modelkit.reporting.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
+from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_words, sort_key
 from modelkit.text import bare, count, listed, percent, seconds, unit_words
 
 #: Schedules that are drawn.
@@ -96,7 +96,7 @@ def _runs(case: Case) -> Table:
             Cell("–" if spent is None else seconds(spent), sort_key(spent)),
             Cell(e.words, e.words),
         )
-        rows.append(Row(cells, "bad" if e.value is None else "best" if e is case.best else ""))
+        rows.append(TableRow(cells, "bad" if e.value is None else "best" if e is case.best else ""))
     columns = (
         Column("Run", False), Column(sentence_of(goal.noun) + goal.unit_words), Column("Above the optimum"),
         Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
@@ -106,7 +106,7 @@ def _runs(case: Case) -> Table:
     return Table(
         f"Runs on this instance, compared by {goal.title}; {case.reference_words}.",
         tuple(columns[k] for k in kept),
-        tuple(Row(tuple(row.cells[k] for k in kept), row.state) for row in rows),
+        tuple(TableRow(tuple(row.cells[k] for k in kept), row.state) for row in rows),
     )
 
 
@@ -210,7 +210,7 @@ def _metrics(case: Case) -> Table | None:
     rows = []
     for e in sorted(case.valid, key=lambda e: e.value or 0.0):
         values = [(name, e.result.metrics.get(name)) for name in names]
-        rows.append(Row((Cell(e.label, e.label), *(Cell(bare(name, v), sort_key(v)) for name, v in values))))
+        rows.append(TableRow((Cell(e.label, e.label), *(Cell(bare(name, v), sort_key(v)) for name, v in values))))
     return Table("The judge's metrics for each valid schedule.", (Column("Run", False), *columns), tuple(rows))
 
 
@@ -276,7 +276,7 @@ def _provenance(found: Sequence[Case]) -> Table:
         versions += [f"{p.solver} {p.solver_version}"] if p.solver and p.solver_version else []
         options = ", ".join(f"{key} = {option_words(value)}" for key, value in p.options.items())
         rows.append(
-            Row(
+            TableRow(
                 (
                     Cell(e.label), Cell(", ".join(versions) or "–"), Cell("–" if p.seed is None else str(p.seed)),
                     Cell(options or "–"), Cell(_standing(e)), Cell(e.file or "–", code=bool(e.file)),

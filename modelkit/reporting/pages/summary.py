@@ -10,7 +10,7 @@ from typing import Any
 from modelkit.reporting.charts import ranges
 from modelkit.reporting.evidence import Case, Entry, by_instance, sentence_of
 from modelkit.reporting.goals import Goal
-from modelkit.reporting.pages.tables import Cell, Column, Row, Table, commands, option_words, sort_key
+from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_words, sort_key
 from modelkit.text import count, number, percent, seconds
 
 #: Rows of the failures that are listed.
@@ -189,7 +189,7 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
             Cell(seconds(fmean(spent)) if spent else "–", sort_key(fmean(spent) if spent else None)),
             Cell(f"{failed} {word}" if failed else "all valid", sort_key(failed)),
         )
-        rows.append(Row(cells, "bad" if failed else ""))
+        rows.append(TableRow(cells, "bad" if failed else ""))
     columns = (
         Column("Run", False), Column("Valid"), Column("Above optimum, mean"), Column("median"), Column("worst"),
         Column("Above best, mean"), Column("Wins"), Column("Mean time"), Column("Failures", False),
@@ -202,7 +202,7 @@ def _failures_table(failures: Sequence[tuple[Case, Entry]], several: bool) -> Ta
     rows = []
     for c, e in failures[:MOST_FAILURES]:
         words = [c.name, e.label, *([c.goal.title] if several else []), e.words]
-        rows.append(Row(tuple(Cell(word, word) for word in words), "bad"))
+        rows.append(TableRow(tuple(Cell(word, word) for word in words), "bad"))
     more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
     headings = ["Instance", "Run", *(["Problem"] if several else []), "What happened"]
     columns = tuple(Column(words, False) for words in headings)
@@ -228,7 +228,7 @@ def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
             Cell("–" if c.best is None else c.best.label, c.best.label if c.best else ""),
             Cell(state + by if state == "solved" else state, state),
         )
-        rows.append(Row(cells, "bad" if c.best is None else ""))
+        rows.append(TableRow(cells, "bad" if c.best is None else ""))
     columns = (
         Column("Instance", False), Column("Requests"), Column("Best value"), Column("Bound"), Column("Gap"),
         Column("Best run", False), Column("State", False),

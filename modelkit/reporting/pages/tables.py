@@ -29,7 +29,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Cells; ``state`` is ``best``, ``bad`` or nothing."""
 
     cells: tuple[Cell, ...]
@@ -42,7 +42,7 @@ class Table:
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     sortable: bool = True
 
 
@@ -50,7 +50,7 @@ def figure_table(table: tuple[tuple[str, ...], tuple[tuple[str, ...], ...]], tit
     """The table of a figure."""
     header, rows = table
     columns = tuple(Column(words, k > 0) for k, words in enumerate(header))
-    return Table(f"{title}, in numbers", columns, tuple(Row(tuple(Cell(c) for c in row)) for row in rows), False)
+    return Table(f"{title}, in numbers", columns, tuple(TableRow(tuple(Cell(c) for c in row)) for row in rows), False)
 
 
 def sort_key(value: float | None) -> str:

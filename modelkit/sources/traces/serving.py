@@ -13,7 +13,7 @@ from typing import Any
 from modelkit.errors import Fault
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.traces import Imported, trace_format
-from modelkit.sources.traces.taking import ROUND_MS, Entry, Reader, Reading, Taking, taken
+from modelkit.sources.traces.taking import ROUND_MS, Reader, Reading, Taking, TraceEntry, taken
 from modelkit.sources.traces.times import is_number, ticks_of_stamp
 
 
@@ -99,7 +99,7 @@ _AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
     reference="Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024; Stojkovic et al., DynamoLLM, HPCA 2025"
     " (CC-BY-4.0)",
 )
-def azure(row: Row, reading: Reading) -> Entry:
+def azure(row: Row, reading: Reading) -> TraceEntry:
     """The stamps of 2023 have seven decimals; those of 2024 six, and an offset from UTC."""
     text = row.cell("TIMESTAMP") or ""
     tick = 0
@@ -113,7 +113,7 @@ def azure(row: Row, reading: Reading) -> Entry:
         except (ValueError, OverflowError):
             reading.faults.append(row.fault("TIMESTAMP", "a date and time, such as 2023-11-16 18:15:46.680590"))
     prompt = row.tokens("ContextTokens", reading.faults)
-    return Entry(tick, prompt, row.tokens("GeneratedTokens", reading.faults, least=0))
+    return TraceEntry(tick, prompt, row.tokens("GeneratedTokens", reading.faults, least=0))
 
 
 _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
@@ -127,12 +127,12 @@ _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
     " left out and named in extra.failed_lines",
     reference="HPMLL/BurstGPT; Wang et al., BurstGPT, arXiv 2401.17644 (CC-BY-4.0)",
 )
-def burstgpt(row: Row, reading: Reading) -> Entry:
+def burstgpt(row: Row, reading: Reading) -> TraceEntry:
     """A response of no tokens is a failed request."""
     tick = reading.time(row, "Timestamp")
     prompt = row.tokens("Request tokens", reading.faults, least=0)
     output = row.tokens("Response tokens", reading.faults, least=0)
-    return Entry(tick, prompt, output, failed=not (prompt and output))
+    return TraceEntry(tick, prompt, output, failed=not (prompt and output))
 
 
 _MOONCAKE = ("timestamp", "input_length", "output_length")
@@ -155,7 +155,7 @@ def _of_a_session(found: Mapping[str, Any]) -> str:
     summary="JSON lines with timestamp [ms], input_length, output_length; hash_ids are kept in extra.prefix_hashes",
     reference="kvcache-ai/Mooncake; Qin et al., Mooncake, FAST 2025 (Apache-2.0)",
 )
-def mooncake(row: Row, reading: Reading) -> Entry:
+def mooncake(row: Row, reading: Reading) -> TraceEntry:
     """Equal hashes are equal blocks of 512 prompt tokens, at the same place of the prompt."""
     if "parent_chat_id" in row.cells and not reading.told and not reading.faults:
         words = "is a key of the Qwen-Bailian traces, which count seconds: import bailian, or give --time-unit"
@@ -172,7 +172,7 @@ def mooncake(row: Row, reading: Reading) -> Entry:
     " in extra.prefix_hashes",
     reference="alibaba-edu/qwen-bailian-usagetraces-anon; Wang et al., KVCache Cache in the Wild, ATC 2025",
 )
-def bailian(row: Row, reading: Reading) -> Entry:
+def bailian(row: Row, reading: Reading) -> TraceEntry:
     """The keys of Mooncake, in seconds and blocks of 16."""
     tick = reading.time(row, "timestamp")
     found = row.cells.get("hash_ids")
@@ -186,7 +186,7 @@ def bailian(row: Row, reading: Reading) -> Entry:
         _check_blocks(row, prompt, len(blocks), reading)
     if {"session_id", "chat_id"} & row.cells.keys():
         reading.conversations = True
-    return Entry(tick, prompt, output, blocks=blocks)
+    return TraceEntry(tick, prompt, output, blocks=blocks)
 
 
 def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:
@@ -210,8 +210,8 @@ _VIDUR = ("num_prefill_tokens", "num_decode_tokens")
     summary="CSV with num_prefill_tokens, num_decode_tokens and perhaps arrived_at [s]; the processed traces of Vidur",
     reference="microsoft/vidur; Agrawal et al., Vidur, MLSys 2024 (MIT)",
 )
-def vidur(row: Row, reading: Reading) -> Entry:
+def vidur(row: Row, reading: Reading) -> TraceEntry:
     """Lengths, and arrivals in seconds where there are any."""
     tick = reading.time(row, "arrived_at") if "arrived_at" in row.cells else None
     prompt = row.tokens("num_prefill_tokens", reading.faults)
-    return Entry(tick, prompt, row.tokens("num_decode_tokens", reading.faults, least=0))
+    return TraceEntry(tick, prompt, row.tokens("num_decode_tokens", reading.faults, least=0))

@@ -31,7 +31,7 @@ ROUND_MS = 55.0
 _LEFT_OUT = {"failed": "failed", "no_output": "without output", "oversized": "oversized"}
 
 
-class Entry(NamedTuple):
+class TraceEntry(NamedTuple):
     """A row of a trace: its time [100 ns] where it has one, lengths [token], the blocks of its prompt."""
 
     tick: int | None
@@ -75,7 +75,7 @@ class Reading:
         return ticks
 
 
-Reader = Callable[[Row, Reading], Entry]
+Reader = Callable[[Row, Reading], TraceEntry]
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def taken(
     return Imported(instance, tuple(notes))
 
 
-def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, taking: Taking) -> Iterator[Entry]:
+def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, taking: Taking) -> Iterator[TraceEntry]:
     """Entries of the rows after ``skip`` within the window, ``requests`` of them at most; the rest is forgotten."""
     window = taking.since is not None or taking.until is not None
     stop = None if window or taking.requests is None else taking.skip + taking.requests
@@ -235,10 +235,10 @@ def _edge(option: str, text: str | None, origin: int, reading: Reading) -> int |
 
 
 def _entries(
-    where: str, chosen: Iterable[Entry], reading: Reading, taking: Taking, left_out: dict[str, list[int]]
-) -> list[Entry]:
+    where: str, chosen: Iterable[TraceEntry], reading: Reading, taking: Taking, left_out: dict[str, list[int]]
+) -> list[TraceEntry]:
     """The entries that can be served."""
-    entries: list[Entry] = []
+    entries: list[TraceEntry] = []
     for entry in chosen:
         if len(reading.faults) >= MOST_FAULTS:
             break
@@ -261,7 +261,7 @@ def _entries(
     return entries
 
 
-def _check_unit(where: str, name: str, entries: list[Entry], reading: Reading) -> None:
+def _check_unit(where: str, name: str, entries: list[TraceEntry], reading: Reading) -> None:
     """Refuse times that are hardly in the format's unit, unless the user named it."""
     if reading.unit is None or reading.told:
         return
@@ -273,7 +273,7 @@ def _check_unit(where: str, name: str, entries: list[Entry], reading: Reading) -
         raise InputError(where, [Fault(f"line {line}, {column}", words)])
 
 
-def _repeated(entries: list[Entry], block: int) -> float:
+def _repeated(entries: list[TraceEntry], block: int) -> float:
     """Share of the prompt tokens that are in blocks which an earlier request has too."""
     seen: set[int] = set()
     repeated = 0
@@ -295,7 +295,7 @@ def _timed(ticks: list[int | Fraction], taking: Taking) -> tuple[list[float], st
     return [int(-(-tick // per_round)) for tick in ticks], f"rounds of {round_ms:g} ms"
 
 
-def _arrivals(where: str, entries: list[Entry], rate: float | None, seed: int) -> list[int | Fraction]:
+def _arrivals(where: str, entries: list[TraceEntry], rate: float | None, seed: int) -> list[int | Fraction]:
     """Ticks from the first request on, rescaled or drawn to come at ``rate`` requests per second."""
     given = [entry.tick for entry in entries if entry.tick is not None]
     if not given:
