@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import FormulationError, InputError, UsageError
-from modelkit.experiments.study import Claim
+from modelkit.experiments.study import PaperFigure
 from modelkit.formulation.formulation import chosen
 from modelkit.instance import Server
 from modelkit.sources.families import generate
@@ -69,7 +69,7 @@ def test_usage(attempt: Callable[[], object], words: str) -> None:
 )
 def test_claims_without_their_pair(claim: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Claim.model_validate({"says": "a claim", "paper": 1.0, "of": "mc-sf", **claim})
+        PaperFigure.model_validate({"says": "a claim", "paper": 1.0, "of": "mc-sf", **claim})
 
 
 def test_a_binary_between_0_and_1() -> None:
