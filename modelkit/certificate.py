@@ -137,11 +137,14 @@ class Work(_Record):
         Length of the cells of time in which requests are counted [tick]; None: no cells.
     rounds
         Prices on the decode rounds, where all requests arrive together; None: no rounds are counted.
+    holding
+        Weights of what is held, memory and slots, where first tokens are bounded; each gives a bound [tick].
     """
 
     memory_share: _Share
     cell: Annotated[int, Field(strict=True, ge=1, le=2**62)] | None = None
     rounds: Prices | None = None
+    holding: list[_Ticks] = []
 
 
 class Interference(_Record):

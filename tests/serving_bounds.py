@@ -50,7 +50,8 @@ def works(instance: mk.Instance, rng: np.random.Generator) -> Iterator[Work]:
     coarse = len(instance.requests) ** 2  # few cells where there are many requests
     for share in (0, SHARE, int(rng.integers(SHARE + 1))):
         cell = coarse * int(rng.choice([rng.integers(50, 500), rng.integers(500, 50_000)]))
-        yield Work(memory_share=share, cell=cell)
+        holding = rng.integers(1, 100_000, 2).tolist()
+        yield Work(memory_share=share, cell=cell, holding=holding)
     counted = rounds_instance(instance)
     if len(set(instance.arrays.arrival.tolist())) > 1 or counted is None:
         return

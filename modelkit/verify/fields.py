@@ -71,6 +71,7 @@ FIELDS: dict[str, Check] = {
     "certificate.work.rounds.denominator": Check("recomputed", "the bound is computed again from the prices"),
     "certificate.work.rounds.rounds": Check("recomputed", "the bound is computed again from the prices"),
     "certificate.work.rounds.numerators": Check("recomputed", "the bound is computed again from the prices"),
+    "certificate.work.holding": Check("recomputed", "the bound is computed again with it"),
     "certificate.interference.delay_shares": Check("recomputed", "the bound is computed again with it"),
     "certificate.interference.prefills": Check(
         "recomputed", "whether no prefill is charged more than it costs; the bound is computed again from them"

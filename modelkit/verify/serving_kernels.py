@@ -13,11 +13,12 @@ from modelkit.runtime.kernel import kernel
 
 
 @kernel
-def shortest_first(arrival: Any, work: Any) -> int:
-    """Sum over jobs, given by arrival, of completion - arrival when the shortest remaining work goes first."""
-    heap = [work[0]]
+def shortest_first(arrival: Any, work: Any) -> Any:
+    """When jobs, given by arrival, end, ascending, when the shortest remaining work goes first."""
+    heap, ends = [work[0]], [work[0]]
     heap.pop()
-    now, following, flow = arrival[0], 0, 0
+    ends.pop()
+    now, following = arrival[0], 0
     while following < len(work) or heap:
         if not heap:
             now = max(now, arrival[following])
@@ -26,15 +27,13 @@ def shortest_first(arrival: Any, work: Any) -> int:
             following += 1
         left = heap[0]
         if following < len(work) and arrival[following] < now + left:
-            step = arrival[following] - now
-            flow += step * len(heap)
-            heapreplace(heap, left - step)
+            heapreplace(heap, left - (arrival[following] - now))
+            now = arrival[following]
         else:
-            step = left
-            flow += step * len(heap)
             heappop(heap)
-        now += step
-    return flow
+            now += left
+            ends.append(now)
+    return ends
 
 
 @kernel

@@ -8,7 +8,8 @@ is paid) covers ``base (x + z) + p0 z + b0 x``: every request is charged
 
 and no iteration is shorter than what is charged in it. Spread over its iterations, that is a preemptive schedule of
 jobs W_i with releases a_i on one machine. Shortest remaining work first has the least sum of completions of all those,
-and at every moment the fewest unfinished jobs.
+and at every moment the fewest unfinished jobs: so the k-th completion is no earlier than its k-th, nor than the k-th
+of all a_i + R_i.
 
 **Counted in cells** of length h: of [k h, (k + 1) h) every request is present that arrived before and cannot be done
 before its end, as a_i + R_i > (k + 1) h; and of the others that arrived before, as many as one machine cannot finish
@@ -16,6 +17,12 @@ by then. Requests present in part of the cell in which they arrive add min(R_i, 
 
 How many jobs one machine finishes by a time T at most is found backwards, from the last release on (Moore, Hodgson):
 whenever the jobs taken need more than T - a_i, the longest of them is left out.
+
+**First tokens**: the prefill is work w_i <= W_i of its own, by the same charges. Who has its first token at T is either
+done, after all its work W_i, or in progress, after w_i and holding a part u_i = m (s_i + 1) / M + (1 - m) / J of memory
+and slots; the u_i of the latter sum to 1 at most. So for any weight g of what is held, of those that arrive from any
+moment on the sizes min(W_i, w_i + g u_i) sum to no more than what is left until T + g: one machine can finish jobs of
+these sizes by T + g, and the k-th first token is no earlier than the k-th completion, shortest first, minus g.
 
 **Arriving together**, with prices that prove that the completions sum to L rounds in which somebody decodes: each
 such round costs base + b0. All else is work, w_i = own work + p0 (m (s_i + 1) / M + (1 - m) / J), of which what is done
@@ -67,8 +74,14 @@ def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fracti
     costs = ServingCosts.of(instance)
     if metric == MAKESPAN_MS:
         return _makespan(costs, work.memory_share)
-    jobs = _first_token_jobs(costs, work) if metric == TOTAL_TTFT_MS else _jobs(costs, work)
-    least = {"residence": sum(jobs.residence), "work": shortest_first(jobs.arrival, jobs.work)}
+    if metric == TOTAL_TTFT_MS:
+        jobs, ends = _first_token_jobs(costs, work), _first_token_ends(costs, work)
+    else:
+        jobs = _jobs(costs, work)
+        ends = shortest_first(jobs.arrival, jobs.work)
+    stays = sorted(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
+    in_order = sum(max(end, stay) for end, stay in zip(ends, stays, strict=True))
+    least = {"residence": sum(jobs.residence), "work": in_order - sum(jobs.arrival)}
     if work.cell is not None:
         least["cells"] = counted_in_cells(jobs, work.cell)
     early = Fraction(sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms
@@ -102,15 +115,41 @@ def _jobs(costs: ServingCosts, work: Work) -> _Jobs:
 
 def _first_token_jobs(costs: ServingCosts, work: Work) -> _Jobs:
     """What lies before the first tokens: the prefill and, not mixed, one round of decoding."""
-    residence, own = list(costs.prefill_alone), [costs.prefill_per_token * s for s in costs.prompt]
-    fixed = costs.base + costs.prefill_base
+    residence = list(costs.prefill_alone)
     if not costs.mixed:
-        first = [costs.decode_per_request + costs.decode_per_kv_token * (s + 1) for s in costs.prompt]
-        residence = [r + costs.decode_base + f for r, f in zip(residence, first, strict=True)]
-        own = [w + f for w, f in zip(own, first, strict=True)]
+        each = costs.decode_base + costs.decode_per_request
+        residence = [
+            r + each + costs.decode_per_kv_token * (s + 1) for r, s in zip(residence, costs.prompt, strict=True)
+        ]
+    return _Jobs.of(costs, residence, _first_token_work(costs, work.memory_share))
+
+
+def _first_token_work(costs: ServingCosts, memory_share: int) -> list[int]:
+    """The part of W that lies before the first tokens [2^-30 ms], rounded down."""
+    own, fixed = [costs.prefill_per_token * s for s in costs.prompt], costs.base + costs.prefill_base
+    if not costs.mixed:
         fixed += costs.decode_base
-    charged = _charged(costs, work.memory_share, [s + 1 for s in costs.prompt], [1] * len(costs.prompt), fixed)
-    return _Jobs.of(costs, residence, [w + c for w, c in zip(own, charged, strict=True)])
+        own = [
+            w + costs.decode_per_request + costs.decode_per_kv_token * (s + 1)
+            for w, s in zip(own, costs.prompt, strict=True)
+        ]
+    charged = _charged(costs, memory_share, [s + 1 for s in costs.prompt], [1] * len(costs.prompt), fixed)
+    return [w + c for w, c in zip(own, charged, strict=True)]
+
+
+def _first_token_ends(costs: ServingCosts, work: Work) -> list[int]:
+    """When the first, the second and each further first token comes at the earliest, by any weight of what is held."""
+    share = work.memory_share
+    held = [share * costs.slots * (s + 1) + (SHARE - share) * costs.capacity for s in costs.prompt]
+    prefill, whole = _first_token_work(costs, share), SHARE * costs.slots * costs.capacity
+    latest = [0] * len(held)
+    for weight in (0, *work.holding):
+        started = [w + weight * COSTS_PER_TICK * u // whole for w, u in zip(prefill, held, strict=True)]
+        sizes = [min(w, x) for w, x in zip(_effective_work(costs, share), started, strict=True)]
+        jobs = _Jobs.of(costs, costs.residence, sizes)
+        ends = shortest_first(jobs.arrival, jobs.work)
+        latest = [max(end - weight, least) for end, least in zip(ends, latest, strict=True)]
+    return latest
 
 
 def _effective_work(costs: ServingCosts, memory_share: int) -> list[int]:
@@ -172,12 +211,11 @@ def rounds_instance(instance: Instance) -> Instance | None:
     return Instance(server=Server(kv_capacity_tokens=instance.server.kv_capacity_tokens), requests=requests)
 
 
-def shortest_first(arrival: list[int], work: list[int]) -> int:
-    """Least sum over jobs, given by arrival, of completion - arrival on one machine [tick]."""
+def shortest_first(arrival: list[int], work: list[int]) -> list[int]:
+    """When jobs, given by arrival, end on one machine at the earliest, the first, the second, and so on [tick]."""
     from modelkit.verify import serving_kernels  # late: compiled code takes a while to load
 
-    latest = arrival[-1] + sum(work)
-    return int(fitting(serving_kernels.shortest_first, latest * (len(work) + 1), arrival, work))
+    return [int(end) for end in fitting(serving_kernels.shortest_first, arrival[-1] + sum(work), arrival, work)]
 
 
 def counted_in_cells(jobs: _Jobs, cell: int) -> int:

@@ -17,9 +17,9 @@ from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.local_search import TooLargeError, first_schedule
 from modelkit.problems.kv.prices import ascend
-from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
+from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.problems.serving.interference import interference_weights
-from modelkit.problems.serving.work import splits, with_cells
+from modelkit.problems.serving.work import splits, with_cells, with_holding
 from modelkit.runtime.deadline import Deadline
 from modelkit.verify.exact_bounds import certify, recomputed_bound
 from modelkit.verify.serving_costs import ServingCosts
@@ -107,6 +107,8 @@ def _by_work(instance: Instance, objective: str, deadline: Deadline | None) -> l
 
     for work in splits(instance):
         see(work)
+    if objective == TOTAL_TTFT_MS:
+        see(with_holding(instance, best["work"][1]))
     excluded = left_out(instance, objective)
     if "cells" not in excluded:
         with contextlib.suppress(InputError):  # arrivals so far apart that there are too many cells
