@@ -90,6 +90,10 @@ def test_bad_input(home: Path, run: Run, two: Instance) -> None:
     """Tests that names, files and folders are checked before anything runs."""
     for arguments, words in (
         (["two.json", "-p", "mc-fs"], "did you mean 'mc-sf'"),
+        (["two.json", "-p", "mc-sf:gat=1"], "did you mean 'gate'"),
+        (["two.json", "-p", "mc-sf:gate=-1"], "found -1; allowed: a whole number from 0 on, or auto"),
+        (["two.json", "--predictions", "nois:0.2"], "did you mean 'noise'"),
+        (["two.json", "-f", "none", "--no-bound", "--chunked-prefill"], "give that number"),
         (["two.json", "-f", "kv-hindsite"], "did you mean 'kv-hindsight'"),
         (["two.json", "-s", "hihgs"], "unknown solver"),
         (["two.json", "-p", "none", "-f", "none", "--no-bound", "-j", "1"], "there is nothing to run"),
@@ -109,6 +113,28 @@ def test_bad_input(home: Path, run: Run, two: Instance) -> None:
     code, stdout, _ = run("report", "r.result.json", "-o", "-")
     assert code == 0
     assert stdout.startswith("<!doctype html>")
+
+
+def test_what_simulate_takes(home: Path, run: Run, two: Instance) -> None:
+    """Tests that policies run with their options, predictions and limits, as ``simulate`` runs them."""
+    options = ["-p", "mc-sf:gate=2,wait=3", "-p", "mc-sf", "--predictions", "noise:0.5", "--max-batch", "1"]
+    code, stdout, stderr = run("compare", "two.json", *options, "-f", "kv-hindsight", "-o", "out", "-j", "1")
+    assert (code, stderr) == (0, "")
+    assert "mc-sf:gate=2,wait=3" in stdout
+    assert run("simulate", "two.json", *options, "-o", "alone/", "-q")[0] == 0
+    for name, alone in (("mc-sf-gate-2-wait-3", "mc-sf.gate=2.wait=3"), ("mc-sf", "mc-sf")):
+        made, one = (mk.load_result(f) for f in (f"out/two.{name}.result.json", f"alone/two.{alone}.result.json"))
+        assert made.producer.options == one.producer.options
+        assert made.producer.options["max_batch"] == 1
+        assert made.schedule == one.schedule
+    other = two.replace(requests=tuple(r.model_copy(update={"prompt_tokens": 3}) for r in two.requests))
+    stages = generate("slot-synthetic", seed=1)
+    found = mk.compare(
+        [two, other, stages], "limits", formulations=[], bound=False, max_batch_tokens=2, policies=["mc-sf"], jobs=1
+    )
+    assert [case.stamp.sha256 for case in found.cases] == [two.sha256]
+    assert "3 prompt tokens, but an iteration takes 2" in found.left_out[0]
+    assert "the slots are the limit" in found.left_out[1]
 
 
 def test_infeasible(home: Path, run: Run, two: Instance) -> None:

@@ -19,6 +19,7 @@ from modelkit.cli.options import (
     gap_option,
     param_option,
     quiet_option,
+    simulation_options,
     time_limit_option,
 )
 from modelkit.cli.output import PRECISE, remark, say
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
     help="Solver; repeatable.  [default: highs]",
 )  # fmt: skip
 @click.option(
-    "--policy", "-p", "policies", multiple=True, metavar="NAME|none", shell_complete=completing.policies,
-    help="Policy; repeatable.  [default: all that fit each instance]",
+    "--policy", "-p", "policies", multiple=True, metavar="NAME[:OPTION=VALUE,...]|none",
+    shell_complete=completing.policies,
+    help="Policy, such as svf or mc-sf:gate=8,wait=2; repeatable.  [default: all that fit each instance]",
 )  # fmt: skip
+@simulation_options
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
 @time_limit_option("Limit of each solver and bound; inf for none.")
@@ -73,7 +76,7 @@ def compare(
 
     Runs are parallel processes; one that fails is reported and does not stop the others. The folder holds the
     instances, a result for each run, and the report; with several instances also a page for each of them.
-    A parameter goes to every formulation that has it.
+    A parameter goes to every formulation that has it; predictions and limits of the engine go to the policies.
     """
     from modelkit.formulation.parameters import parsed_parameters
     from modelkit.reporting.evidence import Comparison, by_instance

@@ -146,6 +146,23 @@ PREDICTIONS_HELP = (
 )
 
 
+def simulation_options(command: F) -> F:
+    """What policies see, and what limits the engine that they run on: for every command that runs policies."""
+    for option in reversed((
+        click.option("--predictions", metavar="MODEL", help=PREDICTIONS_HELP),
+        click.option("--max-batch", type=click.IntRange(1), metavar="N", help="At most N requests in progress."),
+        click.option(
+            "--max-batch-tokens", type=click.IntRange(1), metavar="N",
+            help="At most N tokens in an iteration: prompt tokens plus one for each decoding request.",
+        ),
+        click.option(
+            "--chunked-prefill", is_flag=True, help="Split prompts to fill iterations up to --max-batch-tokens."
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def command_line() -> str:
     """The command as it was typed, for the record."""
     return shlex.join(["modelkit", *sys.argv[1:]])

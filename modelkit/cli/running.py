@@ -14,7 +14,6 @@ import modelkit as mk
 from modelkit.cli import completing
 from modelkit.cli.live import progress
 from modelkit.cli.options import (
-    PREDICTIONS_HELP,
     debug_option,
     epilog,
     formulation_option,
@@ -25,6 +24,7 @@ from modelkit.cli.options import (
     quiet_option,
     report_option,
     seed_option,
+    simulation_options,
     time_limit_option,
 )
 from modelkit.cli.output import recorded, remark, say, summary
@@ -123,13 +123,7 @@ def _key_value(text: str) -> tuple[str, str]:
     shell_complete=completing.policies,
     help="Policy, such as svf or mc-sf:alpha=0.1; repeatable. `modelkit list policies` shows the options.",
 )  # fmt: skip
-@click.option("--predictions", metavar="MODEL", help=PREDICTIONS_HELP)
-@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="At most N requests in progress.")
-@click.option(
-    "--max-batch-tokens", type=click.IntRange(1), metavar="N",
-    help="At most N tokens in an iteration: prompt tokens plus one for each decoding request.",
-)  # fmt: skip
-@click.option("--chunked-prefill", is_flag=True, help="Split prompts to fill iterations up to --max-batch-tokens.")
+@simulation_options
 @seed_option
 @click.option(
     "--slots-at", multiple=True, metavar="SECONDS=SLOTS",

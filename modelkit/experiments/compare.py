@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelkit.arguments import checked_arguments
 from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.experiments.run import TIME_LIMIT, Run, planned
@@ -18,6 +20,7 @@ from modelkit.io.lookup import Instances
 from modelkit.reporting.evidence import Comparison, ReadFile, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
+from modelkit.simulation.limits import BatchLimits
 
 #: Instances of more requests are written compressed.
 LARGE = 2000
@@ -46,6 +49,10 @@ def compare(
     gap: float = 0.0,
     threads: int | None = None,
     seeds: Sequence[int] = (0,),
+    predictions: str | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+    chunked_prefill: bool = False,
     jobs: int | None = None,
     command: str | None = None,
     started: Callable[[Run], None] | None = None,
@@ -64,7 +71,7 @@ def compare(
     solvers
         Of the formulations.
     policies
-        None: all that fit each instance.
+        ``NAME``, or ``NAME:option=value,option=value``. None: all that fit each instance.
     bound
         Whether to compute the certified bound where there is one.
     parameters
@@ -73,6 +80,9 @@ def compare(
         Of each solver and bound. Threads None: the processors shared among the jobs.
     seeds
         Each run is done with each seed.
+    predictions, max_batch, max_batch_tokens, chunked_prefill
+        Of the policies, as in `modelkit.simulate`; formulations and bounds know neither wrong predictions nor limits of
+        an engine.
     jobs
         Runs at a time; None: one for each processor.
     command
@@ -83,12 +93,15 @@ def compare(
     Raises
     ------
     UsageError
-        An unknown name, nothing to run, or a folder that cannot be written.
+        An unknown name or option, nothing to run, or a folder that cannot be written.
     InputError
         An instance file is wrong, or a parameter's value.
     """
+    simulated = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens,
+                 "chunked_prefill": chunked_prefill}  # fmt: skip
     plan = _plan(
         _loaded(instances), Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
+        {name: value for name, value in simulated.items() if value},
         {"time_limit": time_limit, "gap": gap, "command": command,
          "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
     )  # fmt: skip
@@ -154,13 +167,16 @@ def _plan(
     policies: Sequence[str] | None,
     bound: bool,
     parameters: dict[str, Any],
+    simulated: dict[str, Any],
     settings: dict[str, Any],
     seeds: Sequence[int],
 ) -> RunPlan:
-    _check_names(formulations, solvers, policies)
+    _check_names(formulations, solvers, policies, simulated)
     if formulations is not None:
         _check_parameters(parameters, formulations)
-    matrices = [_matrix(instance, formulations, solvers, policies, bound, parameters) for _, instance in loaded]
+    matrices = [
+        _matrix(instance, formulations, solvers, policies, bound, parameters, simulated) for _, instance in loaded
+    ]
     if not any(cells for cells, _ in matrices):
         reasons = "\n  ".join(reason for _, reasons in matrices for reason in reasons)
         raise UsageError(f"there is nothing to run\n  {reasons}")
@@ -176,29 +192,37 @@ def _plan(
         left_out += [f"{stem}: {reason}" for reason in refusals]
         for kind, name, solver in cells:
             for seed in dict.fromkeys(seeds):
-                given = _taken(parameters, name) if kind == "formulation" else {}
-                run = planned(
-                    instance, file, kind, name, solver=solver, seed=seed,
-                    parameters={"parameters": given} if given else {}, **settings,
-                )  # fmt: skip
+                given = simulated if kind == "policy" else {}
+                if kind == "formulation" and (taken := _taken(parameters, name)):
+                    given = {"parameters": taken}
+                run = planned(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
                 parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]
                 tasks.append((run, folder / (".".join(part for part in parts if part) + ".result.json")))
     return RunPlan(dict(loaded), tuple(tasks), tuple(left_out))
 
 
-def _check_names(formulations: Sequence[str] | None, solvers: Sequence[str], policies: Sequence[str] | None) -> None:
+def _check_names(
+    formulations: Sequence[str] | None,
+    solvers: Sequence[str],
+    policies: Sequence[str] | None,
+    simulated: Mapping[str, Any],
+) -> None:
     """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
     from modelkit.backends import backend
     from modelkit.formulation.hosting import load_formulation
-    from modelkit.policies import get_policy
+    from modelkit.policies import chosen_policy
+    from modelkit.policies.predictions import predicted_lengths
 
     for name in formulations or ():
         load_formulation(name)
     for name in solvers if formulations is None or formulations else ():
         backend(name)
     for name in policies or ():
-        get_policy(name)
+        entry, options = chosen_policy(name)
+        entry.build(options)
+    if "predictions" in simulated:
+        predicted_lengths(np.ones(1, dtype=np.int64), simulated["predictions"], np.random.default_rng(0))
 
 
 def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -> None:
@@ -228,10 +252,11 @@ def _matrix(
     policies: Sequence[str] | None,
     bound: bool,
     parameters: dict[str, Any],
+    simulated: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
     from modelkit.formulation.hosting import load_formulation
-    from modelkit.simulation.simulate import fitting_policies
+    from modelkit.simulation.simulate import fitting_policies, limits_refusal
     from modelkit.solving import choose
 
     cells: list[tuple[Any, str, str | None]] = []
@@ -254,8 +279,12 @@ def _matrix(
         else:
             reasons.append(f"formulation {name} does not take it: it {why}")
     fitting = fitting_policies(instance)
+    limits = BatchLimits(**{name: value for name, value in simulated.items() if name != "predictions"})
+    if (why := limits_refusal(instance, limits)) is not None:
+        fitting, policies = [], []
+        reasons.append(f"policies do not run: {why}")
     for name in dict.fromkeys(fitting if policies is None else policies):
-        if name in fitting:
+        if name.partition(":")[0] in fitting:
             cells.append(("policy", name, None))
         else:
             reasons.append(f"policy {name} is not for its clock")

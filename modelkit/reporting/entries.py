@@ -145,9 +145,16 @@ def guest(host: Entry, goal: Goal, rules: Rules) -> Entry | None:
     return replace(host, result=result, value=value, faults=faults, guest=True)
 
 
+#: Options in the result of a policy that are not the policy's own.
+_OF_THE_SIMULATION = ("predictions", "max_batch", "max_batch_tokens", "chunked_prefill", "slots_over_time")
+
+
 def label(result: Result) -> str:
-    """What a run is called: ``kv-hindsight-flow on HiGHS``, ``mc-sf``."""
+    """What a run is called: ``kv-hindsight-flow on HiGHS``, ``mc-sf``, ``mc-sf:gate=8,wait=2``."""
     producer = result.producer
+    if producer.kind == "policy":
+        own = [f"{key}={value}" for key, value in producer.options.items() if key not in _OF_THE_SIMULATION]
+        return producer.name + (":" + ",".join(own) if own else "")
     if producer.kind == "improvement":
         return {"local-search": "local search", "bound": "local search"}.get(producer.name, producer.name)
     name = producer.name.replace("\\", "/").rpartition("/")[2] if producer.name.endswith(".py") else producer.name

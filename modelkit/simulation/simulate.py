@@ -27,6 +27,8 @@ from modelkit.simulation.continuous import ContinuousSimulation
 from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.slots import StageSimulation
 
+_NO_LIMITS = "limits on batches are for continuous batching; here the slots are the limit"
+
 
 @checked_arguments
 @interruptible()
@@ -120,6 +122,17 @@ def fitting_policies(instance: Instance) -> list[str]:
     return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
 
 
+def limits_refusal(instance: Instance, limits: BatchLimits) -> str | None:
+    """Why policies cannot run under these limits on an instance; None when they can."""
+    if _clock(instance) == "stages":
+        return None if limits == BatchLimits() else _NO_LIMITS
+    try:
+        limits.check(instance)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 def _predictions(instance: Instance, model: str | None, seed: int) -> Predictions:
     if model is None:
         return instance.arrays.predicted_lower, instance.arrays.predicted_upper
@@ -150,7 +163,7 @@ def _run(
     policy = entry.build(options)
     if clock == "stages":
         if limits is not None and limits != BatchLimits():
-            raise UsageError("limits on batches are for continuous batching; here the slots are the limit")
+            raise UsageError(_NO_LIMITS)
         return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
     if slots_over_time is not None:
         raise UsageError("the number of slots changes over time only in stages on slots (mixed = false)")
