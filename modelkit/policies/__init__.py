@@ -21,7 +21,7 @@ from modelkit.registry import Option, Registry, options_of
 
 #: Modules of this package that register policies.
 _MODULES = (
-    "clearing", "groups", "hybrid", "intervals", "lookahead", "slots", "sorted_f", "vllm", "wait",
+    "clearing", "groups", "hybrid", "intervals", "lookahead", "sglang", "slots", "sorted_f", "timed", "vllm", "wait",
 )  # fmt: skip
 
 

@@ -4,6 +4,9 @@ Kwon et al., Efficient Memory Management for Large Language Model Serving with P
 scheduler of vLLM with its defaults as of version 0: memory in blocks of 16 tokens, of which a hundredth is kept
 free of newcomers; the youngest request makes room, and nobody is admitted in the same step.
 
+vLLM's option to admit a prompt only when all of it fits, not its first chunk, has no counterpart: here the memory of a
+whole prompt is taken from its admission on, so it always must fit.
+
 Different from vLLM: memory runs out when the tokens exceed M, not the blocks; and an evicted request starts anew,
 where vLLM computes its prompt and its tokens so far again in one prefill.
 """
@@ -23,13 +26,15 @@ from modelkit.policies import Policy, Room, Seen, View, policy, share
     reference="Kwon et al., SOSP 2023 (PagedAttention), the scheduler of vLLM 0 with recomputation",
     block="tokens in a block",
     watermark="share of the blocks kept free of new requests",
+    victim="who makes room: the latest admitted, or who has the fewest tokens to compute again|youngest|cheapest",
 )
 class VllmLike(Policy):
     """First come, first served, in blocks."""
 
-    def __init__(self, *, block: int = 16, watermark: float = 0.01) -> None:
+    def __init__(self, *, block: int = 16, watermark: float = 0.01, victim: str = "youngest") -> None:
         if block < 1:
             raise UsageError(f"option block: found {block}; allowed: 1 or more")
+        self._cheapest = victim == "cheapest"
         self._block = block
         self._watermark = share("watermark", watermark)
         self._waiting: list[tuple[float, int, Seen]] = []
@@ -63,7 +68,19 @@ class VllmLike(Policy):
 
     def evict(self, view: View) -> Iterator[int]:
         self._evicted_in = view.round
-        return iter(super().evict(view))
+        return self._fewest_tokens(view) if self._cheapest else iter(super().evict(view))
+
+    def _fewest_tokens(self, view: View) -> Iterator[int]:
+        """Those that hold the least, the later of two; who holds the most gets on."""
+        excess = view.held + len(view.running) - (view.capacity or 0)
+        held = {n: request.prompt + view.round - int(start) for n, (request, start) in view.running.items()}
+        order = list(held)[::-1]
+        order.sort(key=held.__getitem__)
+        for number in order:
+            if excess <= 0:
+                return
+            excess -= held[number] + 1
+            yield number
 
     def patience(self, view: View) -> int | None:
         return 1 if view.round == self._evicted_in else None  # until somebody ends, less and less fits
