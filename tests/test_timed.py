@@ -16,7 +16,7 @@ from modelkit.judge import judge
 from modelkit.policies import Running, Seen, View
 from modelkit.policies.sglang import SglangLike
 from modelkit.policies.timed import GateAndRoute
-from modelkit.simulation.limits import Limits
+from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.simulate import policy_schedule
 
 LAW = LinearClock(
@@ -34,7 +34,9 @@ def case(*rows: tuple[float, int, int], capacity: int | None = None, slots: int 
     )
 
 
-def rounds(instance: Instance, policy: str, limits: Limits | None = None) -> list[tuple[int, list[str], list[str]]]:
+def rounds(
+    instance: Instance, policy: str, limits: BatchLimits | None = None
+) -> list[tuple[int, list[str], list[str]]]:
     """(rounds run before, admitted, evicted) of each segment."""
     schedule = policy_schedule(instance, policy, limits=limits)
     assert judge(instance, schedule).valid
@@ -81,7 +83,7 @@ def test_one_tile_in_an_iteration() -> None:
 def test_split_prompts_one_after_the_other() -> None:
     """Where the engine splits prompts, the next begins when the one before has been read."""
     instance = case((0, 9, 5), (0, 3, 5))
-    limits = Limits(max_batch_tokens=4, chunked_prefill=True)
+    limits = BatchLimits(max_batch_tokens=4, chunked_prefill=True)
     assert rounds(instance, "rad", limits) == [(0, ["r0"], []), (3, ["r1"], [])]
     assert rounds(instance, "mc-benchmark", limits)[0][0] == 0
 
