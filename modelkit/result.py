@@ -244,7 +244,7 @@ def status_of(verdict: Verdict, value: float | None, bound: float | None) -> Sta
     return "optimal" if proven else "feasible"
 
 
-def recorded(result: Result, command: str | None) -> Result:
+def with_command(result: Result, command: str | None) -> Result:
     """The result with the command line that made it."""
     return result.model_copy(update={"producer": result.producer.model_copy(update={"command": command})})
 

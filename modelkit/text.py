@@ -111,7 +111,7 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def listed(words: list[str], most: int = 5) -> str:
+def join_words(words: list[str], most: int = 5) -> str:
     """``a, b and c``; beyond ``most`` the rest is counted."""
     if len(words) > most:
         words = [*words[: most - 1], f"{len(words) - most + 1} more"]

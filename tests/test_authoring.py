@@ -14,7 +14,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.authoring.diagnose import obstacles
-from modelkit.authoring.export import exported
+from modelkit.authoring.export import export_model
 from modelkit.formulation.loading import FOLDERS_VARIABLE
 from modelkit.resources import bundled
 
@@ -170,7 +170,7 @@ def test_exported_models_have_the_same_optimum(name: str, kind: Any, tmp_path: P
     """Tests the round trip: both solvers read the file and find what modelkit finds."""
     instance = odd()
     best = mk.solve(instance, name).objective.value
-    text, made_by = exported(instance, name, kind)
+    text, made_by = export_model(instance, name, kind)
     assert made_by.name == name
     path = tmp_path / f"model.{kind}"
     path.write_text(text)

@@ -17,7 +17,7 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.kv.cuts import conflict
 from modelkit.problems.kv.diagram import Search, refusal
-from modelkit.problems.kv.diagram.builder import first_diagram, refined
+from modelkit.problems.kv.diagram.builder import first_diagram, refine
 from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.problems.kv.local_search import fits, latency, schedule_of
@@ -151,9 +151,7 @@ def test_refinement_is_a_relaxation(draw: Callable[..., Instance], width: int) -
         diagram = first_diagram(problem, multipliers, value * SCALE, np.inf, width=width)
         order = rng.permutation(n).tolist()
         for many in range(n + 1):
-            diagram = refined(
-                diagram, problem, multipliers, value * SCALE, np.inf, remembered=order[:many], width=width
-            )
+            diagram = refine(diagram, problem, multipliers, value * SCALE, np.inf, remembered=order[:many], width=width)
             multipliers = multipliers + rng.integers(-SCALE, SCALE, n)
             assert diagram.complete
             assert least(diagram, problem, multipliers) <= value * SCALE, (seed, many)
@@ -192,7 +190,7 @@ def test_a_beam_proves_nothing() -> None:
     multipliers = problem.multipliers
     beam = first_diagram(problem, multipliers, 1000 * SCALE, np.inf, width=5, beam=True)
     assert not beam.complete
-    assert not refined(beam, problem, multipliers, 1000 * SCALE, np.inf, remembered=[0], width=100_000).complete
+    assert not refine(beam, problem, multipliers, 1000 * SCALE, np.inf, remembered=[0], width=100_000).complete
 
 
 def test_no_schedule_that_does_not_fit_is_taken() -> None:

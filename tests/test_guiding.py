@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from modelkit.cli import cli
 from modelkit.cli.guiding import map_of, mapped
 from modelkit.cli.making import all_families, all_formats
-from modelkit.cli.output import fitted, printable
+from modelkit.cli.output import fit_terminal, printable
 
 
 def commands_of(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -148,10 +148,10 @@ def test_hostile_names_on_the_screen(tmp_path: Path) -> None:
 def test_errors_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that long lines of an error are broken between words on a terminal of 60 columns, and only there."""
     text = "error: unknown policy\n  known: " + ", ".join(f"policy-{i}" for i in range(20))
-    assert fitted(text) == text
+    assert fit_terminal(text) == text
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
-    lines = fitted(text).splitlines()
+    lines = fit_terminal(text).splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[1].startswith("  known: policy-0")
     assert all(line.startswith("    policy-") for line in lines[2:])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from modelkit.authoring.check import check
-from modelkit.authoring.export import exported
+from modelkit.authoring.export import export_model
 from modelkit.backends import Limits, backend
 from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_model
 from modelkit.errors import FormulationError, FormulationFailedError
@@ -270,9 +270,9 @@ def test_solvers_through_pyomo_and_export(two: Instance, tmp_path: Path) -> None
     path = str(written(tmp_path))
     result = solve(two, path, "appsi_highs")
     assert (result.status, result.objective.value) == ("optimal", 8)
-    text, made_by = exported(two, path)
+    text, made_by = export_model(two, path)
     assert made_by.name == "mine"
-    assert text == exported(two, load_here(path))[0]
+    assert text == export_model(two, load_here(path))[0]
 
 
 def test_a_model_of_arrays_is_the_model(two: Instance) -> None:

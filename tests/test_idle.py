@@ -11,7 +11,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.authoring.diagnose import diagnose
-from modelkit.authoring.export import exported
+from modelkit.authoring.export import export_model
 from modelkit.certificate import Prices
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
@@ -152,7 +152,7 @@ def test_a_model_that_cannot_be_built_is_refused_at_once() -> None:
     """Tests solve, export and diagnose on one output of 10^8 tokens."""
     began = time.process_time()
     with pytest.raises(TooLargeError, match=r"500,000,00\d non-zeros"):
-        exported(huge())
+        export_model(huge())
     assert diagnose(huge()).verdict == "unknown"
     result = mk.solve(huge(), time_limit=10)
     assert (result.status, result.objective.value) == ("optimal", 100_000_000)

@@ -10,10 +10,10 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.kv.local_search import (
     TooLargeError,
+    improve_starts,
     latency,
     list_schedule,
     schedule_of,
-    searched,
     starts_of,
 )
 from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
@@ -37,7 +37,7 @@ def instance_of(rows: list[tuple[int, int]], capacity: int) -> Instance:
 def test_schedules_are_valid_and_no_worse_than_policies(seed: int, arrivals: str) -> None:
     """Tests the search against the judge and against every policy in hindsight."""
     instance = generate("kv-synthetic", seed=seed, arrivals=arrivals)
-    verdict = judge(instance, schedule_of(instance, searched(instance, first_starts(instance), effort=2e7)))
+    verdict = judge(instance, schedule_of(instance, improve_starts(instance, first_starts(instance), effort=2e7)))
     assert verdict.valid
     for policy in SCOUTS:
         online = judge(instance, clairvoyant_schedule(instance, policy))
@@ -47,7 +47,7 @@ def test_schedules_are_valid_and_no_worse_than_policies(seed: int, arrivals: str
 def test_delays_find_what_no_order_does() -> None:
     """Tests the instance on which the best order is not optimal."""
     instance = instance_of(NO_ORDER, 39)
-    assert latency(instance, searched(instance, first_starts(instance))) == 262
+    assert latency(instance, improve_starts(instance, first_starts(instance))) == 262
 
 
 def test_list_schedules_start_at_the_first_fit() -> None:
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
     """Tests that without a time limit nothing but the seed matters."""
     instance = generate("kv-synthetic", seed=1)
     start = first_starts(instance)
-    first, second = (searched(instance, start, seed=5, effort=1e7) for _ in range(2))
+    first, second = (improve_starts(instance, start, seed=5, effort=1e7) for _ in range(2))
     assert (first == second).all()
     assert (starts_of(instance, schedule_of(instance, first)) == first).all()
 
@@ -92,10 +92,10 @@ def test_limits_and_targets_stop_the_search() -> None:
     """Tests that no time means no search and that a target ends it."""
     instance = generate("kv-synthetic", seed=2)
     start = first_starts(instance)
-    assert (searched(instance, start, effort=None, time_limit=0) == start).all()
-    assert (searched(instance, start, target=latency(instance, start)) == start).all()
+    assert (improve_starts(instance, start, effort=None, time_limit=0) == start).all()
+    assert (improve_starts(instance, start, target=latency(instance, start)) == start).all()
     told: list[int] = []
-    searched(instance, start, effort=1e7, listen=told.append)
+    improve_starts(instance, start, effort=1e7, listen=told.append)
     assert told == sorted(told, reverse=True)
 
 

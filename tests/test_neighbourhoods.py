@@ -13,7 +13,7 @@ from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.kv.local_search import latency, schedule_of
 from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
-from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
+from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
 from modelkit.problems.kv.window_kernel import resolve, room
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.known import Known
@@ -95,7 +95,7 @@ def test_small_instances_are_solved(draw: Callable[..., Instance]) -> None:
     """Tests the search on instances that one window holds: the value of brute force."""
     for seed in range(60):
         instance = draw(300 + seed, 2 + seed % 3, most_memory=8 + seed % 5, spread=seed % 4)
-        starts = windows_searched(instance, first_starts(instance))
+        starts = improve_windows(instance, first_starts(instance))
         assert latency(instance, starts) == brute_force(instance)[0], seed
 
 
@@ -105,13 +105,13 @@ def test_better_than_the_local_search(arrivals: str) -> None:
     instance = generate("kv-synthetic", seed=0, requests=30, arrivals=arrivals)
     before = Known(instance).local_search.starts
     heard: list[int] = []
-    first, second = (windows_searched(instance, before, seed=2, effort=1e4, listen=heard.append) for _ in range(2))
+    first, second = (improve_windows(instance, before, seed=2, effort=1e4, listen=heard.append) for _ in range(2))
     assert (first == second).all()
     verdict = judge(instance, schedule_of(instance, first))
     assert verdict.valid
     assert verdict.metrics["total_latency_rounds"] == latency(instance, first) <= latency(instance, before)
     assert (arrivals == "all-at-once") or heard[-1] < latency(instance, before)
-    assert (windows_searched(instance, before, effort=None, time_limit=0) == before).all()
+    assert (improve_windows(instance, before, effort=None, time_limit=0) == before).all()
 
 
 def test_proven_optima_are_found() -> None:
@@ -119,14 +119,14 @@ def test_proven_optima_are_found() -> None:
     for seed, optimum in ((1, 934), (2, 1044)):
         instance = generate("kv-synthetic", seed=seed, requests=16)
         assert Known(instance).local_search.latency > optimum
-        starts = windows_searched(instance, Known(instance).local_search.starts, effort=1e5, target=optimum)
+        starts = improve_windows(instance, Known(instance).local_search.starts, effort=1e5, target=optimum)
         assert latency(instance, starts) == optimum
 
 
 def test_where_it_is_used() -> None:
     """Tests that much memory keeps it away, and that a result says what it did."""
-    assert not few_run_at_once(generate("chat", requests=20))
-    assert few_run_at_once(generate("kv-synthetic", requests=20))
+    assert not runs_few_at_once(generate("chat", requests=20))
+    assert runs_few_at_once(generate("kv-synthetic", requests=20))
     instance = generate("kv-synthetic", seed=1, requests=9, kv_capacity=16)
     result = mk.solve(instance)
     assert result.stages[1].name == "exact neighbourhoods"

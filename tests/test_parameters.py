@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.formulation.parameters import Parameter, parsed_parameters, settled
+from modelkit.formulation.parameters import Parameter, parsed_parameters, settle
 from modelkit.solving import choose
 
 NUMBER = Parameter(name="cap", doc="a cap [request]", least=1, most=9)
@@ -24,9 +24,9 @@ def with_extra(instance: mk.Instance, **extra: Any) -> mk.Instance:
 def test_where_values_come_from(two: mk.Instance) -> None:
     """Tests that the command line counts before the instance, and the instance before the default."""
     posed = with_extra(two, cap=2, weight={"long": 3})
-    assert settled((NUMBER, EACH), posed, {"cap": 4}, "x") == {"cap": 4, "weight": {"short": 1.0, "long": 3.0}}
-    assert settled((NUMBER, EACH), posed, {}, "x")["cap"] == 2
-    assert settled((EACH,), two, {"weight": 2}, "x") == {"weight": {"short": 2.0, "long": 2.0}}
+    assert settle((NUMBER, EACH), posed, {"cap": 4}, "x") == {"cap": 4, "weight": {"short": 1.0, "long": 3.0}}
+    assert settle((NUMBER, EACH), posed, {}, "x")["cap"] == 2
+    assert settle((EACH,), two, {"weight": 2}, "x") == {"weight": {"short": 2.0, "long": 2.0}}
 
 
 @pytest.mark.parametrize(
@@ -46,19 +46,19 @@ def test_where_values_come_from(two: mk.Instance) -> None:
 def test_values_are_checked(given: dict[str, Any], words: str, two: mk.Instance) -> None:
     """Tests type and range of each value, with the place."""
     with pytest.raises(InputError, match=words):
-        settled((NUMBER, EACH), two, given, "x")
+        settle((NUMBER, EACH), two, given, "x")
 
 
 def test_names_are_checked(two: mk.Instance) -> None:
     """Tests unknown, missing and nearly right names, given and in the instance."""
     with pytest.raises(UsageError, match="has no parameter 'cpa'; did you mean 'cap'"):
-        settled((NUMBER,), two, {"cpa": 1}, "x")
+        settle((NUMBER,), two, {"cpa": 1}, "x")
     with pytest.raises(UsageError, match="has no parameter 'cap'; it takes none"):
-        settled((), two, {"cap": 1}, "x")
+        settle((), two, {"cap": 1}, "x")
     with pytest.raises(UsageError, match="needs the parameter 'cap', a cap"):
-        settled((NUMBER,), two, {}, "x")
+        settle((NUMBER,), two, {}, "x")
     with pytest.raises(InputError, match=r"\$\.extra\.cpa: .* did you mean 'cap'"):
-        settled((NUMBER,), with_extra(two, cpa=1), {}, "x")
+        settle((NUMBER,), with_extra(two, cpa=1), {}, "x")
 
 
 def test_texts_are_json() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import modelkit as mk
-from modelkit.authoring.export import exported
+from modelkit.authoring.export import export_model
 from modelkit.policies import policies
 
 RECORD = Path(__file__).parent / "golden" / "record.json"
@@ -85,7 +85,7 @@ def simulated(instance: Callable[[], mk.Instance]) -> Callable[[], Any]:
 
 def written(formulation: str, instance: Callable[[], mk.Instance], **parameters: Any) -> Callable[[], Any]:
     def make() -> Any:
-        return exported(instance(), formulation, parameters=parameters)[0]
+        return export_model(instance(), formulation, parameters=parameters)[0]
 
     return make
 

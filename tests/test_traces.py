@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.sources.traces import import_trace, oversized
+from modelkit.sources.traces import import_trace, oversized_requests
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROWS = (
@@ -54,7 +54,7 @@ def test_gzip_and_byte_order_mark(tmp_path: Path) -> None:
 
 def test_requests_that_never_fit(trace: Path) -> None:
     """Tests that they are kept and named unless asked to be left out."""
-    assert [r.prompt_tokens for r in oversized(import_trace("azure", trace, kv_capacity=900))] == [879]
+    assert [r.prompt_tokens for r in oversized_requests(import_trace("azure", trace, kv_capacity=900))] == [879]
     kept = import_trace("azure", trace, kv_capacity=900, drop_oversized=True)
     assert [r.prompt_tokens for r in kept.requests] == [374, 396, 91]
     assert "1 oversized left out" in kept.description

@@ -11,7 +11,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
-from modelkit.backends.standard_form import Column, NamedRow, StandardForm, compile_named, described
+from modelkit.backends.standard_form import Column, NamedRow, StandardForm, compile_named, describe
 from modelkit.errors import InfeasibleError, ModelkitError, SolverError, UsageError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
@@ -131,7 +131,7 @@ def _compiled(
     """The arrays of a model, and the names of what is in them."""
     model = formulation.instantiate(posed, known)  # kept: its rows and columns know their names only while it lives
     form, columns, rows = compile_named(model)
-    return form, *described(columns, rows)
+    return form, *describe(columns, rows)
 
 
 def _without_objective(form: StandardForm) -> StandardForm:

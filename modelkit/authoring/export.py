@@ -21,7 +21,7 @@ LONGEST = 200
 Format = Literal["lp", "mps"]
 
 
-def exported(
+def export_model(
     instance: Instance,
     formulation: str | Formulation | None = None,
     kind: Format = "lp",

@@ -60,7 +60,7 @@ class ProcessBackend:
     ) -> Outcome:
         """See `Backend.solve`."""
         form, columns = compile_model(model, use_start=use_start)
-        separation = packed(separator, columns) if separator is not None and self.separates else None
+        separation = pack(separator, columns) if separator is not None and self.separates else None
         outcome, x = self._run(form, limits, options, "solve", listen, separation)
         if x is not None:
             load_solution(model, columns, x)
@@ -99,7 +99,7 @@ class ProcessBackend:
         return outcome, watch.incumbents.x
 
 
-def packed(separator: Separator | PackedSeparator, columns: list[Any]) -> PackedSeparator:
+def pack(separator: Separator | PackedSeparator, columns: list[Any]) -> PackedSeparator:
     """A separator as it travels to the solver's process; ``columns`` are the model's variables.
 
     Raises

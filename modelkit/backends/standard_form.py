@@ -190,7 +190,7 @@ def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
     return form, columns, [entry.constraint for entry in entries]
 
 
-def described(columns: list[Any], rows: list[Any]) -> tuple[list[Column], list[NamedRow]]:
+def describe(columns: list[Any], rows: list[Any]) -> tuple[list[Column], list[NamedRow]]:
     """What messages say of variables and constraints, without Pyomo's own objects."""
     families = [row.parent_component() for row in rows]
     return (

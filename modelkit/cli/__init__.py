@@ -25,7 +25,7 @@ from modelkit.cli import (
     verifying,
 )  # fmt: skip
 from modelkit.cli.options import CONTEXT, NamingGroup, epilog
-from modelkit.cli.output import fitted, printable
+from modelkit.cli.output import fit_terminal, printable
 from modelkit.cli.streams import drop
 from modelkit.errors import ModelkitError, not_enough_memory
 from modelkit.runtime.interrupts import Ending
@@ -78,7 +78,7 @@ def _refuse(error: click.ClickException) -> int:
     lines = ["error: " + " ".join(error.format_message().split())]
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"  see {error.ctx.command_path} --help")
-    click.echo(fitted(printable("\n".join(lines))), err=True)
+    click.echo(fit_terminal(printable("\n".join(lines))), err=True)
     return error.exit_code
 
 
@@ -86,7 +86,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     if isinstance(error, ModelkitError):
-        click.echo(fitted(printable(f"error: {error}")), err=True)
+        click.echo(fit_terminal(printable(f"error: {error}")), err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         click.echo(f"error: {not_enough_memory()}", err=True)

@@ -257,7 +257,7 @@ def export(
 ) -> None:
     """Write the model of INSTANCE for other solvers, with readable names."""
     import modelkit as mk
-    from modelkit.authoring.export import exported
+    from modelkit.authoring.export import export_model
     from modelkit.formulation.parameters import parsed_parameters
     from modelkit.io import write_text
 
@@ -268,7 +268,7 @@ def export(
         own = formulation if str(formulation).endswith(".py") else None
         check_outputs({"--output": output or file_name(stem, ending=kind)}, [instance, own])
         line.says("building the model")
-        text, made_by = exported(loaded, formulation, kind, parameters=parameters)
+        text, made_by = export_model(loaded, formulation, kind, parameters=parameters)
     path = output or file_name(stem, made_by.name, ending=kind)
     with keeping() as keep:
         written = keep(lambda path: write_text(path, text), path, f"model.{kind}")

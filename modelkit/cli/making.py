@@ -199,9 +199,9 @@ def _free_path(instance: mk.Instance) -> str:
 
 def _warn_of_oversized(instance: mk.Instance) -> None:
     """Say which requests can never fit."""
-    from modelkit.sources.traces import oversized
+    from modelkit.sources.traces import oversized_requests
 
-    too_big = oversized(instance)
+    too_big = oversized_requests(instance)
     if too_big:
         first = too_big[0]
         remark(

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 PRECISE = 8
 
 
-def recorded(result: Result) -> Result:
+def with_this_command(result: Result) -> Result:
     """The result with the command line that made it."""
-    from modelkit.result import recorded as with_command
+    from modelkit.result import with_command
 
     return with_command(result, command_line())
 
@@ -122,19 +122,19 @@ def printable(text: str, also: str = "\n") -> str:
     return "".join(c if c.isprintable() or c in also else repr(c)[1:-1] for c in text)
 
 
-def fitted(text: str) -> str:
+def fit_terminal(text: str) -> str:
     """Text broken between words where a terminal on standard error would break it anywhere."""
     if not on_terminal():
         return text
-    return wrapped(text, max(40, shutil.get_terminal_size().columns))
+    return wrap_lines(text, max(40, shutil.get_terminal_size().columns))
 
 
 def remark(kind: str, words: str) -> None:
     """Say on standard error what a user should know: a ``note`` or a ``warning``, in lines of 80 columns."""
-    click.echo(wrapped(printable(f"{kind}: {words}", also=""), 79), err=True)
+    click.echo(wrap_lines(printable(f"{kind}: {words}", also=""), 79), err=True)
 
 
-def wrapped(text: str, width: int) -> str:
+def wrap_lines(text: str, width: int) -> str:
     """Lines broken between words, what follows of each indented further."""
     lines = []
     for line in text.split("\n"):

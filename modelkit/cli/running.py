@@ -27,7 +27,7 @@ from modelkit.cli.options import (
     simulation_options,
     time_limit_option,
 )
-from modelkit.cli.output import recorded, remark, say, summary
+from modelkit.cli.output import remark, say, summary, with_this_command
 from modelkit.cli.saving import Keeper, check_outputs, file_name, file_stem, in_folder, keeping
 from modelkit.errors import UsageError, shown
 
@@ -73,7 +73,7 @@ def solve(
         stem = file_stem(instance, loaded.name)
         own = settings["formulation"] if str(settings["formulation"]).endswith(".py") else None
         check_outputs({"--output": output or _named(stem), "--report": page}, [instance, own])
-        result = recorded(mk.solve(loaded, listen=line.hear, **settings))
+        result = with_this_command(mk.solve(loaded, listen=line.hear, **settings))
     path = output or _named(stem, result.producer.name, result.producer.solver)
     with keeping() as keep:
         written = [
@@ -154,7 +154,7 @@ def simulate(
     results = []
     for policy in policies:
         with progress(quiet, policy):
-            result = recorded(mk.simulate(loaded, policy, **settings))
+            result = with_this_command(mk.simulate(loaded, policy, **settings))
         with keeping() as keep:
             written = keep(partial(mk.save_result, result), paths[policy], _named(stem, _in_a_name(policy)))
             if not quiet:
@@ -240,7 +240,7 @@ def bound(
         path = output or file_name(file_stem(instance, loaded.name), ending="certificate.json")
         check_outputs({"--output": path, "--schedule": schedule, "--report": page}, [instance])
         found = mk.bound(loaded, time_limit=time_limit, gap=gap, seed=seed, listen=line.hear)
-    result = recorded(found.result)
+    result = with_this_command(found.result)
     with keeping() as keep:
         written = [keep(partial(mk.save_certificate, found.certificate), path, "certificate.json")]
         if schedule is not None:

@@ -11,7 +11,7 @@ import click
 import modelkit as mk
 from modelkit.cli import completing
 from modelkit.cli.options import debug_option, epilog, quiet_option
-from modelkit.cli.output import printable, wrapped
+from modelkit.cli.output import printable, wrap_lines
 from modelkit.errors import UsageError
 
 
@@ -63,7 +63,7 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
 def _fitted(line: str) -> str:
     """A line as it is for programs, and broken between words on a terminal."""
     text = printable(line, also="")
-    return wrapped(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text
+    return wrap_lines(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text
 
 
 def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:

@@ -20,7 +20,7 @@ from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.resources import VERSION
-from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, recorded
+from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, with_command
 
 #: Default limit of solvers and bounds [s].
 TIME_LIMIT = 60.0
@@ -113,7 +113,7 @@ def parameters_of(kind: Kind) -> set[str]:
 
 def perform(run: Run) -> Result:
     """Do the run in this process. Whatever goes wrong is in the result, in words."""
-    return recorded(_performed(run), run.command)
+    return with_command(_performed(run), run.command)
 
 
 def _performed(run: Run) -> Result:

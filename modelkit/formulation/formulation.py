@@ -15,7 +15,7 @@ from typing import Any, Literal
 from modelkit.backends.separator import Separator
 from modelkit.errors import FormulationError, FormulationFailedError, did_you_mean, shown
 from modelkit.formulation.asking import asking
-from modelkit.formulation.parameters import Parameter, settled
+from modelkit.formulation.parameters import Parameter, settle
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.runtime.threads import PYOMO
@@ -104,7 +104,7 @@ class Formulation:
         UsageError, InputError
             See `modelkit.formulation.parameters.settled`.
         """
-        values = settled(self.parameters, instance, given or {}, self.name)
+        values = settle(self.parameters, instance, given or {}, self.name)
         return instance if values == instance.extra else instance.replace(extra=values)
 
     def asked(self, function: str, *arguments: Any) -> Any:

@@ -99,9 +99,7 @@ class Parameter:
         return {r: numbers[r] for r in instance.index if r in numbers}
 
 
-def settled(
-    parameters: Iterable[Parameter], instance: Instance, given: Mapping[str, Any], owner: str
-) -> dict[str, Any]:
+def settle(parameters: Iterable[Parameter], instance: Instance, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """Value of every parameter: what is ``given``, else the instance's ``extra``, else the default.
 
     Raises

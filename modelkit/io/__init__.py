@@ -13,7 +13,7 @@ from modelkit.io.results import (
     save_certificate,
     save_result,
 )
-from modelkit.io.validation import faults_of, trimmed
+from modelkit.io.validation import faults_of, trim
 from modelkit.io.writing import check_writable, write_bytes, write_text
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "save_certificate",
     "save_instance",
     "save_result",
-    "trimmed",
+    "trim",
     "write_bytes",
     "write_text",
 ]

@@ -21,7 +21,7 @@ from modelkit.io.json_reading import (
     read_json,
     without_collecting,
 )
-from modelkit.io.validation import faults_of, trimmed
+from modelkit.io.validation import faults_of, trim
 from modelkit.io.writing import write_text
 
 #: Requests of an instance.
@@ -79,7 +79,7 @@ def parse_instance(document: object, where: str) -> Instance:
             for i, row in enumerate(document["requests"], start=1)
         ]
     try:
-        instance = Instance.model_validate(trimmed(document, Instance))
+        instance = Instance.model_validate(trim(document, Instance))
     except ValidationError as error:
         faults += faults_of(_first_errors(document, error), _KNOWN_KEYS)
         faults += _raw_cross_faults(document)

@@ -17,7 +17,7 @@ from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import whole
 from modelkit.io.files import where_of
 from modelkit.io.json_reading import checked_schema, read_json
-from modelkit.io.validation import faults_of, trimmed
+from modelkit.io.validation import faults_of, trim
 from modelkit.io.writing import write_text
 from modelkit.result import Result, agree
 
@@ -44,7 +44,7 @@ def parse_result(document: object, where: str) -> Result:
         gap = document["objective"].get("gap")
         document["objective"] = {k: v for k, v in document["objective"].items() if k != "gap"}
     try:
-        result = Result.model_validate(trimmed(document, Result))
+        result = Result.model_validate(trim(document, Result))
     except ValidationError as error:
         raise InputError(where, faults_of(error)) from None
     if gap is not None:
@@ -95,7 +95,7 @@ def parse_certificate(document: object, where: str) -> Certificate:
     """Certificate from parsed JSON; what it proves is another question (``modelkit.verify.certificates``)."""
     document = checked_schema(document, certificate_module.SCHEMA, where)
     try:
-        return Certificate.model_validate(trimmed(document, Certificate))
+        return Certificate.model_validate(trim(document, Certificate))
     except ValidationError as error:
         raise InputError(where, faults_of(error)) from None
 

@@ -15,20 +15,20 @@ _PLAIN_KEY = re.compile(r"[\w-]{1,100}")
 _PREDICTION = "allowed: a whole number of tokens from 1 to 100000000, or [lower, upper] of two such"
 
 
-def trimmed(document: Any, model: Any) -> Any:
+def trim(document: Any, model: Any) -> Any:
     """The document with only the first of the keys that ``model`` does not know, in it and in its parts.
 
     Each costs pydantic a kilobyte, and more than ``MOST_FAULTS`` of them are not shown anyway.
     """
     models = [m for m in _parts(model) if isinstance(m, type) and issubclass(m, BaseModel)]
     if isinstance(document, list) and models and any(isinstance(entry, dict) for entry in document):
-        return [trimmed(entry, model) if isinstance(entry, dict) and len(entry) > 9 else entry for entry in document]
+        return [trim(entry, model) if isinstance(entry, dict) and len(entry) > 9 else entry for entry in document]
     if not isinstance(document, dict) or not models:
         return document
     fields = {field.alias or key: field.annotation for m in models for key, field in m.model_fields.items()}
     kept = set(itertools.islice((key for key in document if key not in fields), MOST_FAULTS))
     return {
-        key: trimmed(value, fields[key]) if key in fields else value
+        key: trim(value, fields[key]) if key in fields else value
         for key, value in document.items()
         if key in fields or key in kept
     }

@@ -166,7 +166,7 @@ def solver_name(name: str) -> str:
     return {"highs": "HiGHS", "scip": "SCIP", "appsi_highs": "HiGHS (appsi)", "gurobi": "Gurobi"}.get(name, name)
 
 
-def distinguished(entries: Sequence[Entry]) -> list[Entry]:
+def distinguish(entries: Sequence[Entry]) -> list[Entry]:
     """Labels made unlike each other: by seed, else by file, else by number."""
 
     def told_apart(ways: list[str]) -> bool:

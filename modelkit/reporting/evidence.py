@@ -14,11 +14,11 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io.lookup import Instances
 from modelkit.problems.problem import KV, objective_of
-from modelkit.reporting.entries import Entry, ReadFile, distinguished, entry, guest, label
+from modelkit.reporting.entries import Entry, ReadFile, distinguish, entry, guest, label
 from modelkit.reporting.goals import Formulations, Goal, Rules, goal_of, rules_of
 from modelkit.reporting.lower_bounds import LowerBound, above, lower_bounds, meets
 from modelkit.result import Result
-from modelkit.text import count, listed, percent
+from modelkit.text import count, join_words, percent
 
 __all__ = ["Case", "Entry", "LowerBound", "ReadFile", "by_instance", "cases"]
 
@@ -233,7 +233,7 @@ class Case:
         failures = [e for e in self.failures if e.state != "infeasible"]
         if failures:
             have = "has" if len(failures) == 1 else "have"
-            labels = listed([e.label for e in failures])
+            labels = join_words([e.label for e in failures])
             under = f" under the rules of {self.goal.variant}" if self.goal.variant else ""
             out.append(
                 f"{count(len(failures), 'run')} of {len(self.entries)} {have} no valid schedule{under}: {labels}."
@@ -308,7 +308,7 @@ def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formu
     for goal, mine in groups.items():
         rules = rules_of(goal, instance, formulations)
         results = [claim for claim in mine if isinstance(claim.content, Result)]
-        entries = distinguished([entry(claim, goal, rules, instance) for claim in results])
+        entries = distinguish([entry(claim, goal, rules, instance) for claim in results])
         bounds = lower_bounds(mine, entries, goal, instance, formulations)
         if goal.variant:
             entries, bounds = _joined(goal, rules, entries, bounds, made)

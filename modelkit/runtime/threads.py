@@ -49,7 +49,7 @@ class Lock:
 PYOMO = Lock()
 
 
-def shared(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> None:
+def share_work(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> None:
     """Do the parts of some work in threads: as many at a time as there are processors, or ``NUMBA_NUM_THREADS`` says.
 
     The work is compiled and gives the interpreter free. (Numba's own threads end a process that was forked after they

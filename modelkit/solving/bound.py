@@ -14,7 +14,7 @@ from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.methods import METHODS
-from modelkit.text import listed
+from modelkit.text import join_words
 
 __all__ = ["TIME_LIMIT", "CertifiedBound", "bound", "has_bound"]
 
@@ -70,7 +70,7 @@ def bound(
     if problem is None:
         raise UsageError(why_no_problem(instance))
     if problem not in METHODS:
-        known = listed([f"{other.title} ({other.instances})" for other in METHODS])
+        known = join_words([f"{other.title} ({other.instances})" for other in METHODS])
         raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")
     metric = problem.metric(objective)
     return METHODS[problem].bound(

@@ -10,11 +10,11 @@ import numpy as np
 from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
-from modelkit.problems.kv.best_known import best_listed
+from modelkit.problems.kv.best_known import best_list_schedule
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS
 from modelkit.problems.kv.idle import Busy, busy
-from modelkit.problems.kv.local_search import latency, schedule_of, searched, starts_of
-from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
+from modelkit.problems.kv.local_search import improve_starts, latency, schedule_of, starts_of
+from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
 from modelkit.problems.kv.prices import Ascent, ascend
 from modelkit.problems.kv.relaxation import Floats, Ints
 from modelkit.problems.kv.start_windows import Starts, check_size
@@ -86,18 +86,18 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
         certificate = certified(prices)
         least = float(certificate.value)
         if len(prices):
-            starts = best_listed(instance, starts, ascent.mean_starts, search)
+            starts = best_list_schedule(instance, starts, ascent.mean_starts, search)
             left = None if task.time_limit is None else search.left
             limits: dict[str, Any] = {"time_limit": left, "effort": None} if left is not None else {}
             target = certificate.value / max(1e-9, 1 - task.gap)
-            few = few_run_at_once(instance)
+            few = runs_few_at_once(instance)
             if few and left is not None:
                 limits["time_limit"] = LOCAL_SHARE * left
-            starts = searched(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
+            starts = improve_starts(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
             if few:
                 if left is not None:
                     limits["time_limit"] = search.left
-                starts = windows_searched(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
+                starts = improve_windows(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
     except KeyboardInterrupt as stop:
         interrupted = True
         found = stop.best if isinstance(stop, InterruptedWith) else None
@@ -151,7 +151,7 @@ class KvMethod(Method):
 
     def refine_start(self, run: Account) -> None:
         """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
-        if run.start is None or run.start.source != "local-search" or not few_run_at_once(run.inner):
+        if run.start is None or run.start.source != "local-search" or not runs_few_at_once(run.inner):
             return
         before = time.perf_counter()
         run.tell(NEIGHBOURHOODS)
@@ -183,7 +183,7 @@ class KvMethod(Method):
         run.certificate = run.proven(run.known.local_search.prices)
         starts = starts_of(run.inner, run.timeline.within(start.schedule))
         left, target = SEARCH_SHARE * run.deadline.left, run.certificate.value
-        found = searched(run.inner, starts, seed=run.limits.seed, effort=None, time_limit=left, target=target)
+        found = improve_starts(run.inner, starts, seed=run.limits.seed, effort=None, time_limit=left, target=target)
         better = run.judged("local-search", run.outer(schedule_of(run.inner, found)))
         if better.value is not None and better.value < (start.value or 0):
             run.start = better

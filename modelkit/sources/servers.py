@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from modelkit.errors import Fault, InputError, UsageError, shown
 from modelkit.instance import LinearClock, Server
-from modelkit.io import faults_of, read_json, trimmed
+from modelkit.io import faults_of, read_json, trim
 from modelkit.registry import Registry
 
 _VIDUR = "operator profiles of microsoft/vidur (MIT), 80 layers composed"
@@ -159,6 +159,6 @@ def find_server(text: str | os.PathLike[str]) -> Server:
         raise InputError(text, [Fault("$", "allowed: a JSON object, a clock or a server")])
     known = {(): tuple(Server.model_fields), ("clock",): tuple(LinearClock.model_fields)}
     try:
-        return Server.model_validate(trimmed(document, Server))
+        return Server.model_validate(trim(document, Server))
     except ValidationError as error:
         raise InputError(text, faults_of(error, known)) from None

@@ -9,7 +9,7 @@ from modelkit.certificate import KINDS, PROOFS, Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
-from modelkit.text import listed, metric_noun, unit_of
+from modelkit.text import join_words, metric_noun, unit_of
 from modelkit.verify.consistency import shown
 from modelkit.verify.exact_bounds import recomputed_bound
 from modelkit.verify.findings import Findings, Verification
@@ -39,7 +39,7 @@ def certificate_faults(certificate: Certificate, instance: Instance) -> list[str
     faults = stamp_faults(certificate.instance, instance, "the certificate says")
     kind = KINDS[certificate.kind]
     if certificate.objective not in (None, *kind.objectives):
-        said, known = certificate.objective, listed([*kind.objectives])
+        said, known = certificate.objective, join_words([*kind.objectives])
         faults.append(f"the certificate says it bounds {said!r}; its kind, {certificate.kind}, bounds {known}")
     for proof in PROOFS:
         if proof != kind.field and getattr(certificate, proof) is not None:

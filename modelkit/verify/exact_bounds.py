@@ -13,7 +13,7 @@ from modelkit.certificate import KINDS, Bound, Certificate, CertificateKind, Pri
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.problem import KV, SLOTS
-from modelkit.runtime.threads import blocks, shared
+from modelkit.runtime.threads import blocks, share_work
 from modelkit.verify.serving_interference import interference_bound
 from modelkit.verify.serving_prices import serving_prices_bound
 from modelkit.verify.serving_work import work_bound
@@ -189,7 +189,7 @@ def _least_costs(instance: Instance, prices: Prices) -> int:
         priced[rounds] = prices.numerators
         sums = cumulative(priced)
         least = np.empty(len(output), dtype=np.int64)
-        shared(
+        share_work(
             blocks(len(output)) if len(output) * last > MUCH else [(slice(None),)],
             lambda part: least_costs(
                 sums, arrival[part], arrays.prompt[part], output[part], last, denominator, least[part]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from modelkit.authoring.show.lifting import Side, lifted
+from modelkit.authoring.show.lifting import Side, lift
 from modelkit.authoring.show.rows import ModelRow, NotLinearError, World, over_of, read
 from modelkit.authoring.show.specimens import others, specimens
 from modelkit.authoring.show.traced import TracedFloat, TracedInt, polynomial, traced_data
@@ -209,7 +209,7 @@ def _bound(name: str, end: str, worlds: list[World], more: list[World]) -> tuple
     if not rows:
         return None, ""
     read_from = [row for row in rows if id(row.world) in {id(world) for world in worlds}]
-    side = None if plain or not read_from else lifted(read_from)
+    side = None if plain or not read_from else lift(read_from)
     if side is not None and holds(side, zip(rows, values, strict=True)):
         return side, ""
     return None, f"{'lower' if end == 'lb' else 'upper'} bounds differ by member and are not shown"
@@ -292,7 +292,7 @@ def _at(key: Any) -> tuple[Any, ...]:
 def _verified(rows: list[tuple[ModelRow, Any]], worlds: list[World]) -> Side | None:
     """The formula of the rows in some worlds, if it gives all rows; None otherwise."""
     known = {id(world) for world in worlds}
-    side = lifted([row for row, _ in rows if id(row.world) in known])
+    side = lift([row for row, _ in rows if id(row.world) in known])
     return side if side is not None and holds(side, rows) else None
 
 

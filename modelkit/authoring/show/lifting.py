@@ -76,7 +76,7 @@ class Side:
     constant: dict[tuple[SymLeaf, ...], float]
 
 
-def lifted(rows: list[ModelRow]) -> Side | None:
+def lift(rows: list[ModelRow]) -> Side | None:
     """One formula for one side of all members of a family; None when there is none."""
     groups: dict[tuple[str, Any], list[tuple[ModelRow, tuple[Any, ...], Polynomial]]] = {}
     for row in rows:

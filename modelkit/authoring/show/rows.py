@@ -25,9 +25,7 @@ class World:
 
         for variable in self.model.component_objects(pyo.Var):
             self.keys[variable.local_name] = [_tuple(k) for k in variable]
-            self.domains[variable.local_name] = {
-                tuple(positions): name for name, positions in placed(over_of(variable))
-            }
+            self.domains[variable.local_name] = {tuple(positions): name for name, positions in place(over_of(variable))}
         for each in self.model.component_objects((pyo.Set, pyo.RangeSet)):
             if each.is_indexed():
                 self.sets[each.local_name] = {_tuple(k): {_tuple(v) for v in each[k]} for k in each}
@@ -61,7 +59,7 @@ def over_of(component: Any) -> tuple[tuple[str, int], ...]:
     return tuple((s.local_name, s.dimen if isinstance(s.dimen, int) else 1) for s in sets)
 
 
-def placed(over: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, range]]:
+def place(over: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, range]]:
     """Each index set with the positions that it gives."""
     done = 0
     for name, dimension in over:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.backends.process import packed
+from modelkit.backends.process import pack
 from modelkit.backends.standard_form import CompiledModel, compile_model, load_solution
 from modelkit.backends.worker import PackedSeparator
 from modelkit.errors import FormulationError, FormulationFailedError, FormulationLateError, ModelkitError
@@ -184,4 +184,4 @@ def _extracted(formulation: Formulation, key: int, instance: Instance, x: npt.ND
 def _separated(formulation: Formulation, key: int, instance: Instance) -> PackedSeparator | None:
     built = _model(key)
     separator = formulation.separator_for(built.model, instance)
-    return None if separator is None else packed(separator, built.columns)
+    return None if separator is None else pack(separator, built.columns)

@@ -11,8 +11,8 @@ import numpy as np
 
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
-from modelkit.problems.kv.local_search import latency, list_schedule, schedule_of, searched
-from modelkit.problems.kv.neighbourhoods import few_run_at_once, windows_searched
+from modelkit.problems.kv.local_search import improve_starts, latency, list_schedule, schedule_of
+from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
 from modelkit.problems.kv.prices import ascend
 from modelkit.problems.kv.relaxation import Floats, Ints
 from modelkit.runtime.deadline import Deadline, current
@@ -66,12 +66,12 @@ def local_search(instance: Instance, first: Ints) -> Hindsight:
     interrupted = False
     try:
         if len(starts) * int(waiting.sum()) <= FEW_STARTS:
-            starts = searched(instance, starts, deadline=current().share(SEARCH_SHARE))
+            starts = improve_starts(instance, starts, deadline=current().share(SEARCH_SHARE))
         else:
             ascent = ascend(instance, starts, deadline=current().share(PRICES_SHARE))
             prices = ascent.prices
-            starts = best_listed(instance, starts, ascent.mean_starts, current())
-            starts = searched(instance, starts, target=ascent.bound, deadline=current().share(SEARCH_SHARE))
+            starts = best_list_schedule(instance, starts, ascent.mean_starts, current())
+            starts = improve_starts(instance, starts, target=ascent.bound, deadline=current().share(SEARCH_SHARE))
     except KeyboardInterrupt as stop:
         interrupted = True
         if isinstance(stop, InterruptedWith) and isinstance(stop.best, np.ndarray):
@@ -95,16 +95,16 @@ def hindsight(instance: Instance, found: Hindsight) -> Hindsight:
     InterruptedWith
         Ctrl-C; it carries the best schedule so far.
     """
-    if not few_run_at_once(instance):
+    if not runs_few_at_once(instance):
         return found
     try:
-        starts = windows_searched(instance, found.starts, deadline=current().share(WINDOWS_SHARE))
+        starts = improve_windows(instance, found.starts, deadline=current().share(WINDOWS_SHARE))
     except InterruptedWith as stop:
         raise InterruptedWith(_known(instance, stop.best, found.prices)) from None
     return _known(instance, starts, found.prices)
 
 
-def best_listed(instance: Instance, starts: Ints, keys: Floats, deadline: Deadline) -> Ints:
+def best_list_schedule(instance: Instance, starts: Ints, keys: Floats, deadline: Deadline) -> Ints:
     """The best of these starts and of list schedules by keys, shape [m, n], as far as there is time, the last first."""
     found: list[Ints] = []
     for key in keys[::-1]:

@@ -158,7 +158,7 @@ def first_schedule(instance: Instance, candidates: Iterable[Schedule] = ()) -> I
     return best
 
 
-def searched(
+def improve_starts(
     instance: Instance,
     starts: Ints,
     *,

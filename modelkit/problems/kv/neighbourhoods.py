@@ -2,7 +2,7 @@
 
 `modelkit.problems.kv.window_kernel` finds these starts and has the proofs.
 
-`windows_searched` frees windows of consecutive starts one after the other until none improves, then disturbs one
+`improve_windows` frees windows of consecutive starts one after the other until none improves, then disturbs one
 part of the schedule by list scheduling, repairs what is near, and keeps the result if it is not much worse.
 
 Unit clock, no slots. Shaw, Using constraint programming and local search methods (CP 1998), for large neighbourhoods;
@@ -38,13 +38,13 @@ HEAT = 0.05
 FEW_AT_ONCE = 5.0
 
 
-def few_run_at_once(instance: Instance) -> bool:
+def runs_few_at_once(instance: Instance) -> bool:
     """Whether so few requests fit the memory together that exact neighbourhoods beat a local search."""
     arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
     return capacity is not None and capacity <= FEW_AT_ONCE * float((arrays.prompt + arrays.output / 2).mean())
 
 
-def windows_searched(
+def improve_windows(
     instance: Instance,
     starts: Ints,
     *,

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from modelkit.instance import Instance
 from modelkit.runtime.kernel import kernel
-from modelkit.runtime.threads import blocks, shared
+from modelkit.runtime.threads import blocks, share_work
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ class Relaxation:
         least = np.empty(len(self.output))
         latest = self.latest(prices, hint)
         work = int((latest - self.arrival).sum())
-        shared(
+        share_work(
             blocks(len(least)) if work > MUCH else [(slice(None),)],
             lambda part: _cheapest(
                 p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], latest[part],
@@ -122,7 +122,7 @@ class Relaxation:
         many = self.sums(self.least_ahead(prices)[1])
         known = self.costs(hint, p, q) + slack + CLOSE
         first, last = self.arrival.copy(), self.latest(prices, hint, slack)
-        shared(
+        share_work(
             blocks(len(first)),
             lambda part: _near(
                 p, q, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
@@ -146,7 +146,7 @@ class Relaxation:
         # handing little work to threads takes longer than doing it
         shares = SHARES if int(((last - first) // stride).sum()) > MUCH else 1
         slope, jump = self._slope[:shares], self._jump[:shares]
-        shared(
+        share_work(
             [(slice(share, None, shares), slice(share, share + 1)) for share in range(shares)],
             lambda part, share: _smoothed(
                 p, q, self.arrival[part], self.prompt[part], self.output[part], first[part], last[part], stride[part],

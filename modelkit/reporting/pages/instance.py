@@ -13,7 +13,7 @@ from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
 from modelkit.reporting.evidence import Case, Entry, sentence_of
 from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_words, sort_key
-from modelkit.text import bare, count, listed, percent, seconds, unit_words
+from modelkit.text import bare, count, join_words, percent, seconds, unit_words
 
 #: Schedules that are drawn.
 MOST_SCENES = 6
@@ -129,7 +129,7 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
     out = []
     for (words, more), labels in told.items():
         rest = [f"… and {count(len(more) - 8, 'more fault')}"] if len(more) > 8 else []
-        out.append({"label": listed(labels, 12), "words": words, "more": [*more[:8], *rest]})
+        out.append({"label": join_words(labels, 12), "words": words, "more": [*more[:8], *rest]})
     return out
 
 
@@ -173,7 +173,7 @@ def _scenes(instance: Instance, replayed: Sequence[Entry]) -> list[timeline.Scen
     for entries in groups.values():
         verdict, valid = entries[0].verdict, entries[0].value is not None
         assert verdict is not None
-        labels = listed([e.label for e in entries])
+        labels = join_words([e.label for e in entries])
         out.append(timeline.Scene(labels if valid else f"{labels} (invalid)", instance, verdict, valid))
     return out
 

@@ -86,7 +86,7 @@ def stem_of(path: str | os.PathLike[str], name: str) -> str:
     return stem or name
 
 
-def oversized(instance: Instance) -> list[Request]:
+def oversized_requests(instance: Instance) -> list[Request]:
     """Requests that can never fit: s_i + o_i > M."""
     capacity = instance.server.kv_capacity_tokens
     return [r for r in instance.requests if capacity is not None and r.prompt_tokens + r.output_tokens > capacity]

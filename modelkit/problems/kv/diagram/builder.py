@@ -254,7 +254,7 @@ def first_diagram(
     return build.diagram(sets[:known].copy(), exact=False)
 
 
-def refined(
+def refine(
     old: Diagram,
     problem: Reversed,
     multipliers: Ints,

@@ -34,11 +34,11 @@ from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import hindsight, local_search
 from modelkit.problems.kv.cuts import Floats, Ints
 from modelkit.problems.kv.diagram import kernels
-from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refined
+from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refine
 from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, Diagram, Reversed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.problems.kv.local_search import fits, latency, list_schedule, searched
-from modelkit.problems.kv.neighbourhoods import windows_searched
+from modelkit.problems.kv.local_search import fits, improve_starts, latency, list_schedule
+from modelkit.problems.kv.neighbourhoods import improve_windows
 from modelkit.problems.kv.start_windows import start_windows
 from modelkit.problems.problem import KV
 
@@ -248,7 +248,7 @@ class Search:
         while diagram.nodes and not self.proven:
             began, arcs = time.perf_counter(), diagram.arcs
             try:
-                made = refined(diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH)
+                made = refine(diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH)
             except TooWideError:
                 note = ": too wide, or out of time"
                 break
@@ -280,7 +280,7 @@ class Search:
             return
         everybody = range(len(multipliers))
         with contextlib.suppress(TooWideError):
-            found = refined(
+            found = refine(
                 diagram, problem, multipliers, (self.value - 1) * SCALE, self._until(BEAM_SHARE),
                 remembered=everybody, width=SCHEDULES_BEAM, beam=True,
             )  # fmt: skip
@@ -354,7 +354,7 @@ class Search:
         """Large neighbourhood search for a share of the time that is left."""
         left = share * (self.deadline - time.perf_counter())
         if left > 0:
-            found = windows_searched(self.instance, self.starts, effort=None, time_limit=left, target=self.bound)
+            found = improve_windows(self.instance, self.starts, effort=None, time_limit=left, target=self.bound)
             self._offer(found)
             self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
 
@@ -364,7 +364,7 @@ class Search:
         left = min(LOCAL, self.deadline - time.perf_counter())
         if left > 0:
             self._offer(
-                searched(
+                improve_starts(
                     self.instance, list_schedule(self.instance, key), effort=2e7, time_limit=left, target=self.bound
                 )
             )
