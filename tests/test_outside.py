@@ -60,7 +60,7 @@ WRITERS = {
     "calibrate": (["calibrate", "timings.csv", "-o"], "modelkit.sources.calibrate.calibrate"),
     "compare's page": (["compare", "a.json", "--report"], "modelkit.experiments.compare.compare"),
     "report": (["report", "a.result.json", "-o"], "modelkit.reporting.render.report"),
-    "export": (["export", "a.json", "-o"], "modelkit.authoring.export.exported"),
+    "export": (["export", "a.json", "-o"], "modelkit.authoring.export.export_model"),
     "show": (["show", "kv-hindsight", "-o"], "modelkit.authoring.show.mathematics"),
 }
 

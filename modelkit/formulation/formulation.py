@@ -102,7 +102,7 @@ class Formulation:
         Raises
         ------
         UsageError, InputError
-            See `modelkit.formulation.parameters.settled`.
+            See `modelkit.formulation.parameters.settle`.
         """
         values = settle(self.parameters, instance, given or {}, self.name)
         return instance if values == instance.extra else instance.replace(extra=values)
