@@ -165,7 +165,7 @@ def start(m: Any, instance: Instance, schedule: Schedule) -> None:
 
 FORMULATION = Formulation(
     name="kv-hindsight-classes",
-    summary="kv-hindsight over classes of requests that are alike: without their symmetry",
+    summary="kv-hindsight over classes of identical requests, free of their symmetry",
     claim="exact",
     objective="total_latency",
     problem="kv-hindsight",

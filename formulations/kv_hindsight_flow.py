@@ -57,7 +57,7 @@ Reference
 ---------
 Equivalent to the integer program of Jaillet, Jiang, Mellou, Molinaro, Podimata, Zhou, arXiv 2502.07115: the
 difference of two consecutive capacity rows has few terms, because a request started at k holds one
-token more in each of its rounds and gives all back after the last. Eliminating N and U gives the rows
+token more in each of its rounds and frees all of it after the last. Eliminating N and U gives the rows
 of kv-hindsight, hence the same LP bound.
 """
 

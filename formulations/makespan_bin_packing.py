@@ -197,7 +197,7 @@ def start(m: Any, instance: Instance, schedule: Schedule) -> None:
 
 FORMULATION = Formulation(
     name="makespan-bin-packing",
-    summary="shortest longest queue of the slots; with the prefill terms a lower bound on the makespan",
+    summary="least longest queue over the slots; with the prefill terms a lower bound on the makespan",
     claim="lower-bound",
     objective="makespan",
     problem="slot-packing",

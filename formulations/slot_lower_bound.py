@@ -150,7 +150,7 @@ def data(instance: Instance) -> dict[str, Any]:
 
 FORMULATION = Formulation(
     name="slot-lower-bound",
-    summary="the closed-form lower bound on the makespan as a program of its own",
+    summary="the closed-form lower bound on the makespan as an optimization model",
     claim="lower-bound",
     objective="makespan",
     problem="slot-bound",

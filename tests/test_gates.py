@@ -248,7 +248,7 @@ def test_gates_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     done = CliRunner().invoke(cli, ["simulate", str(file), "-p", "svf:gate=2,wait=0.5", "-o", str(out)], obj={})
     assert done.exit_code == 0, done.output
-    assert "svf:gate=2,wait=0.5 lets requests wait on purpose" in done.output
+    assert "svf:gate=2,wait=0.5 holds requests back on purpose" in done.output
     assert json.loads(out.read_text())["producer"]["options"] == {"gate": 2, "wait": 0.5}
     shown = CliRunner().invoke(cli, ["show", "svf"], obj={}).output
     assert ":gate=" in shown

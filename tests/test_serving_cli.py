@@ -59,7 +59,7 @@ def test_from_timings_to_a_verified_run(run: Callable[..., Made], tmp_path: Path
         "--max-batch", "8", "--max-batch-tokens", "256", "--chunked-prefill", "-o", "out",
     )  # fmt: skip
     assert "% of capacity" in made.stderr
-    assert "wait lets requests wait on purpose" in made.stderr
+    assert "wait holds requests back on purpose" in made.stderr
     file = tmp_path / "out" / "c.mc-sf.alpha=0.1.result.json"
     assert "verified" in run("verify", str(file), "--instance", "c.json").stdout
     document = json.loads(file.read_text())

@@ -71,7 +71,7 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
 @quiet_option
 @debug_option
 def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> int:
-    """Check the formulation in FILE (or the one of that name) against every rule, one line each."""
+    """Check the formulation FILE, a file or a name, against every rule; print a line for each."""
     from modelkit.authoring import check as conformance
     from modelkit.formulation.parameters import parsed_parameters
 
@@ -188,7 +188,7 @@ def _shown_other(name: str) -> str:
     "--solver", "-s", default="highs", show_default=True, type=click.Choice(["highs", "scip"]),
     help="Solver that isolates the conflict.",
 )  # fmt: skip
-@time_limit_option("Limit of the solver; inf for none.")
+@time_limit_option("Limit on the solver; inf for none.")
 @quiet_option
 @debug_option
 def diagnose(

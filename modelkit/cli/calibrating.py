@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
-    help="File for the clock, as in an instance; - is standard output.  [default: TIMINGS' name + .clock.json]",
+    help="File to write the clock to, as an instance has it; - is standard output.  [default: TIMINGS.clock.json]",
 )  # fmt: skip
 @quiet_option
 @debug_option

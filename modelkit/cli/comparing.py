@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @simulation_options
 @param_option
-@click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the certified bound too.")
-@time_limit_option("Limit of each solver and bound; inf for none.")
-@gap_option("Stop solvers and bounds at this gap (value - bound) / value.")
+@click.option("--bound/--no-bound", default=True, show_default=True, help="Also compute the certified bound.")
+@time_limit_option("Limit on each solver and bound; inf for none.")
+@gap_option("Stop solvers and bounds at this relative gap, (value - bound) / value.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="Seed; repeatable.  [default: 0]")
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
@@ -72,7 +72,7 @@ def compare(
     params: tuple[str, ...], bound: bool, seeds: tuple[int, ...], jobs: int | None, output: str, page: str | None,
     quiet: bool, **settings: Any,
 ) -> int:  # fmt: skip
-    """Run formulations on solvers, policies and the bound on the same instances, and report.
+    """Run formulations with solvers, policies and the bound on the same instances, and write a report.
 
     Runs are parallel processes; one that fails is reported and does not stop the others. The folder holds the
     instances, a result for each run, and the report; with several instances also a page for each of them.
@@ -127,7 +127,7 @@ def _names(given: tuple[str, ...]) -> list[str] | None:
 @click.argument("results", nargs=-1, required=True, metavar="RESULT...", shell_complete=completing.results)
 @click.option(
     "--output", "-o", default="report.html", show_default=True, metavar="PATH", shell_complete=completing.any_file,
-    help="File; - is stdout.",
+    help="File to write; - is standard output.",
 )  # fmt: skip
 @click.option(
     "--instance", "-i", "instances", multiple=True, metavar="INSTANCE", shell_complete=completing.json_files,

@@ -18,7 +18,7 @@ from modelkit.errors import UsageError
 @click.argument("kind", type=click.Choice(["formulations", "policies", "solvers", "families", "formats", "servers"]))
 @debug_option
 def list_(kind: str) -> None:
-    """List what there is, whether it can be used on this machine, and why not."""
+    """List what can be used on this machine, and why the rest cannot."""
     rows: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "formulations": _formulation_rows,
         "policies": _policy_rows,
@@ -79,7 +79,7 @@ def _solver_rows() -> list[tuple[str, str]]:
 @click.command(epilog=epilog("modelkit versions", 0))
 @debug_option
 def versions() -> None:
-    """Versions of modelkit, Python, Pyomo and the solvers, for bug reports."""
+    """Show the versions of modelkit, Python, Pyomo and the solvers, for bug reports."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -127,10 +127,10 @@ output_option = click.option(
     help="File to write; - is standard output.  [default: named after the run]",
 )  # fmt: skip
 report_option = click.option(
-    "--report", "page", metavar="PATH.html", shell_complete=completing.any_file, help="Write an HTML report too."
+    "--report", "page", metavar="PATH.html", shell_complete=completing.any_file, help="Also write an HTML report."
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
-seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run.")
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed.")
 param_option = click.option(
     "--param", "-P", "params", multiple=True, metavar="NAME=VALUE",
     help="Parameter of the formulation, the value as JSON; repeatable.  [default: the instance's extra]",

@@ -70,7 +70,7 @@ def summary(result: Result) -> list[str]:
     if result.metrics.get("evictions"):
         rows.append(("evictions", number(result.metrics["evictions"] or 0)))
     if result.start.policy is not None:
-        taken = {True: "taken by the solver", False: "not taken", None: "whether taken is not known"}
+        taken = {True: "accepted by the solver", False: "not accepted", None: "not known whether accepted"}
         if result.producer.solver is not None:
             rows.append(("started from", f"{result.start.policy} ({taken[result.start.accepted]})"))
     if result.model is not None:

@@ -40,14 +40,16 @@ from modelkit.errors import UsageError, shown
     "--solver", "-s", metavar="NAME", shell_complete=completing.solvers,
     help="Solver.  [default: highs; diagram first where it suits]",
 )  # fmt: skip
-@time_limit_option("Limit of the whole solve; inf for none.")
-@gap_option("Stop at this gap (value - bound) / value.", one=True)
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.  [default: the solver's]")
+@time_limit_option("Limit on the whole solve; inf for none.")
+@gap_option("Stop at this relative gap, (value - bound) / value.", one=True)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Number of threads.  [default: the solver's]"
+)
 @seed_option
 @click.option(
     "--warm-start", default="best", show_default=True, metavar="POLICY|best|none",
     shell_complete=completing.warm_starts,
-    help="Warm start: the schedule of POLICY with true lengths known; best: a local search from the best of them.",
+    help="Schedule to start from: that of POLICY told the true lengths; best: a local search from the best of these.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
 @output_option
@@ -63,7 +65,7 @@ def solve(
     quiet: bool,
     **settings: Any,
 ) -> int:
-    """Solve INSTANCE with a formulation, judge the schedule, write a result."""
+    """Solve INSTANCE with a formulation, judge the schedule, and write a result."""
     from modelkit.formulation.parameters import parsed_parameters
 
     settings["options"] = dict(_key_value(option) for option in options)
@@ -137,9 +139,9 @@ def simulate(
     instance: str, policies: tuple[str, ...], slots_at: tuple[str, ...], output: str | None, page: str | None,
     quiet: bool, **settings: Any,
 ) -> int:  # fmt: skip
-    """Run online policies on INSTANCE, judge them, write a result each.
+    """Run online policies on INSTANCE, judge their schedules, and write a result for each.
 
-    With several policies, --output names a folder; with one, a file, or a folder that is there or ends in /.
+    With several policies, --output names a folder; with one, a file, or a folder if it exists or ends in /.
     """
     loaded = mk.load(instance)
     stem = file_stem(instance, loaded.name)
@@ -193,8 +195,8 @@ def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[st
         if entry.lets_wait(options):
             remark(
                 "note",
-                f"{name} lets requests wait on purpose (it is not work-conserving):"
-                " it may fall behind under loads that others serve",
+                f"{name} holds requests back on purpose (it is not work-conserving):"
+                " it may fall behind at loads that other policies sustain",
             )
 
 
@@ -216,11 +218,11 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=epilog("modelkit bound instances/service-hour.json.gz --schedule best.json", 0, 2, 3))
 @instance_argument
-@time_limit_option("Limit of prices and local search; inf for a fixed amount of work.")
-@gap_option("Stop at this gap (value - bound) / value.")
+@time_limit_option("Limit on prices and search; inf for a fixed amount of work.")
+@gap_option("Stop at this relative gap, (value - bound) / value.")
 @click.option(
     "--schedule", metavar="PATH", shell_complete=completing.any_file,
-    help="Write the best schedule found too, as a result.",
+    help="Also write the best schedule found, as a result.",
 )  # fmt: skip
 @seed_option
 @output_option

@@ -37,7 +37,7 @@ def study() -> None:
 @study.command("list", epilog=epilog("modelkit study list", 0))
 @debug_option
 def list_() -> None:
-    """The shipped studies."""
+    """List the shipped studies."""
     from modelkit.experiments.study import load_study, shipped_studies
 
     click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
@@ -49,7 +49,7 @@ def list_() -> None:
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
 @click.option(
     "--cluster", metavar="ADDRESS|FILE", shell_complete=completing.any_file,
-    help="A Dask cluster that does the runs: tcp://..., or its file. Two minutes without a worker end the command.",
+    help="Run on this Dask cluster: tcp://..., or its scheduler file. The command ends after two minutes without a worker.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Rerun failed runs.")
 @click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
@@ -87,7 +87,7 @@ def run(
 @click.option("--prune", is_flag=True, help="Delete results that are no longer part of the study.")
 @debug_option
 def status(study: str, folder: str | None, prune: bool) -> None:
-    """Progress of STUDY: runs done, failed, left and stale."""
+    """Show the progress of STUDY: runs done, failed, left and stale."""
     from modelkit.experiments.study import Store, folder_of, load_study
     from modelkit.experiments.study import status as status_of
 

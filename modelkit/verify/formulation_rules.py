@@ -31,7 +31,7 @@ def verify_result(
     Parameters
     ----------
     formulation
-        Whose rules and objective the result has: a name, a ``.py`` file, or the object. None: the one that a
+        Formulation whose rules and objective apply: a name, a ``.py`` file, or the object. None: the one that a
         formulation's result names, if it is bundled or found through ``MODELKIT_FORMULATIONS``.
     parameters
         Of the formulation, where the result does not record them; what it records counts.

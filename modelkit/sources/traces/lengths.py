@@ -35,8 +35,8 @@ _STATED = {"arrived_at": "s"}
 
 @trace_format(
     "lengths",
-    summary="CSV with columns of prompt and output lengths, known by usual names or named by options; all known at 0,"
-    " served on slots, or with --server arriving as the table or --rate says",
+    summary="CSV with columns of prompt and output lengths, with usual names or named by options; all arrive at 0"
+    " on slots or, with --server, as the table or --rate says",
     reference="any table of lengths, such as the token lengths of the GSM8K test questions",
     prompt_column="column of the prompt lengths [token]; default: the one with a usual name",
     output_column="column of the output lengths [token]; default: the one with a usual name, or drawn",
