@@ -49,7 +49,7 @@ from modelkit.errors import UsageError, shown
 @click.option(
     "--warm-start", default="best", show_default=True, metavar="POLICY|best|none",
     shell_complete=completing.warm_starts,
-    help="Schedule to start from: that of POLICY told the true lengths; best: a local search from the best of these.",
+    help="Schedule to start from: that of POLICY told the true lengths; best: a local search from the best one.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
 @output_option

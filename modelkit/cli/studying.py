@@ -49,7 +49,7 @@ def list_() -> None:
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Runs at a time.  [default: processors]")
 @click.option(
     "--cluster", metavar="ADDRESS|FILE", shell_complete=completing.any_file,
-    help="Run on this Dask cluster: tcp://..., or its scheduler file. The command ends after two minutes without a worker.",
+    help="Dask cluster to run on: tcp://..., or its scheduler file. Two minutes without a worker end the command.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Rerun failed runs.")
 @click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
