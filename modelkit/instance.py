@@ -165,6 +165,11 @@ class Instance(Data):
         return isinstance(self.server.clock, UnitClock)
 
     @property
+    def unit(self) -> str:
+        """The unit of durations, ``rounds`` or ``ms``, in which metrics of time end too."""
+        return "rounds" if self.is_unit else "ms"
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """What ``extra`` says to formulation variants: all of it but the attributes that traces keep there."""
         return {key: value for key, value in self.extra.items() if key not in TRACE_ATTRIBUTES}

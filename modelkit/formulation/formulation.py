@@ -141,7 +141,7 @@ class Formulation:
 
     def metric(self, instance: Instance) -> str:
         """The objective's name with its unit."""
-        return f"{self.objective}_{'rounds' if instance.is_unit else 'ms'}"
+        return f"{self.objective}_{instance.unit}"
 
     def valued(self, instance: Instance, verdict: Verdict) -> float | None:
         """Objective of a judged schedule, None unless it is valid and admissible; the instance is posed."""

@@ -103,4 +103,4 @@ def request_times(instance: Instance, verdict: Verdict) -> RequestTimes:
             None if finish is None else finish - arrival,
         )
         rows.append(RequestTime(request.id, *(whole(time) for time in times)))
-    return RequestTimes("rounds" if instance.is_unit else "ms", tuple(rows))
+    return RequestTimes(instance.unit, tuple(rows))

@@ -93,7 +93,7 @@ def _moments(times: list[float], is_unit: bool) -> dict[float, float]:
 
 def _links(path: list[float], by_arc: dict[tuple[float, float], Stay], instance: Instance) -> list[Link]:
     links: list[Link] = []
-    unit = "time_rounds" if instance.is_unit else "time_ms"
+    unit = f"time_{instance.unit}"
     for begin, end in pairwise(path):
         stay = by_arc.get((begin, end))
         if stay is not None:
@@ -109,7 +109,7 @@ def _links(path: list[float], by_arc: dict[tuple[float, float], Stay], instance:
 
 
 def _words(links: list[Link], instance: Instance, verdict: Verdict, last: Stay, staged: bool) -> str:
-    unit = "time_rounds" if instance.is_unit else "time_ms"
+    unit = f"time_{instance.unit}"
     makespan = links[-1].end
     runs = [link for link in links if link.kind == "run"]
     covered = sum(link.end - link.begin for link in runs)

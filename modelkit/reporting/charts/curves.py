@@ -31,10 +31,10 @@ def latency(scenes: Sequence[Scene]) -> Figure | None:
     drawn = [(s, values) for s in scenes if (values := latencies(s.instance, s.verdict)) and s.valid]
     if not drawn:
         return None
-    is_unit = drawn[0][0].instance.is_unit
-    unit = "rounds" if is_unit else "ms"
+    instance = drawn[0][0].instance
+    unit = instance.unit
     longest = max(values[-1] for _, values in drawn)
-    axis, per = time_axis(is_unit, longest, "latency")
+    axis, per = time_axis(instance.is_unit, longest, "latency")
     alt = "Latency distribution. " + "; ".join(
         f"{s.label}: half of the requests within {quantity(f'p50_{unit}', percentile(values, 50))}, 99 % within"
         f" {quantity(f'p99_{unit}', percentile(values, 99))}"

@@ -130,7 +130,7 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
 def _note(scene: Scene) -> str:
     """Makespan and evictions, as the judge says."""
     metrics = scene.verdict.metrics
-    name = f"makespan_{'rounds' if scene.instance.is_unit else 'ms'}"
+    name = f"makespan_{scene.instance.unit}"
     parts = [f"makespan {quantity(name, metrics[name])}"] if metrics.get(name) is not None else []
     parts += [count(int(evictions), "eviction")] if (evictions := metrics.get("evictions")) else []
     return ", ".join(parts)
