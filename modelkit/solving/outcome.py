@@ -32,7 +32,7 @@ from modelkit.result import (
 )
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
-from modelkit.solving.known import Known
+from modelkit.solving.known import known_of
 from modelkit.solving.methods import method_of
 from modelkit.verify.exact_bounds import certify
 
@@ -92,7 +92,7 @@ class Account:
         self.inner, self.inner_posed = self.timeline.instance, self.posed
         if self.inner is not self.instance:
             self.inner_posed = self.posed.replace(requests=self.inner.requests)
-        self.known = Known(self.inner, self.formulation.problem, self.formulation.name)
+        self.known = known_of(self.formulation, self.inner)
 
     @property
     def solver_name(self) -> str:
