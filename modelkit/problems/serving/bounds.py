@@ -41,6 +41,9 @@ MANY = 5000
 OVERLOADED = (400,)
 #: So many times more.
 MUCH_MORE = 1.5
+#: Share of the time that is left for prices on rounds; and requests times rounds up to which they are sought without a
+#: limit on time.
+ROUNDS_SHARE, MOST_STARTS = 0.25, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def serving_bounds(
     objective
         ``total_latency_ms``, ``makespan_ms`` or ``total_ttft_ms``.
     deadline
-        When prices on rounds stop rising; all else takes about a second, at 20,000 requests.
+        Some of the time that is left goes to prices on rounds, where all requests arrive together. All else takes a
+        few seconds at 20,000 requests.
 
     Raises
     ------
@@ -114,14 +118,14 @@ def _by_work(instance: Instance, objective: str, deadline: Deadline | None) -> l
         with contextlib.suppress(InputError):  # arrivals so far apart that there are too many cells
             see(with_cells(ServingCosts.of(instance), best["work"][1]))
     if "rounds" not in excluded:
-        for rounds in _prices_on_rounds(instance, deadline):
+        for rounds in _prices_on_rounds(instance, deadline or Deadline()):
             see(best["work"][1].model_copy(update={"rounds": rounds}))
     return [
         ServingBound(name, _claiming(_draft(instance, objective, work), value)) for name, (value, work) in best.items()
     ]
 
 
-def _prices_on_rounds(instance: Instance, deadline: Deadline | None) -> list[Prices]:
+def _prices_on_rounds(instance: Instance, deadline: Deadline) -> list[Prices]:
     """None at all, and those that an ascent finds."""
     found = [Prices(denominator=1, rounds=[], numerators=[])]
     counted = rounds_instance(instance)
@@ -129,8 +133,9 @@ def _prices_on_rounds(instance: Instance, deadline: Deadline | None) -> list[Pri
         return found
     with contextlib.suppress(InputError, TooLargeError):  # too many rounds to be priced
         starts = first_schedule(counted)
-        if starts.any():
-            priced = certify(counted, ascend(counted, starts, deadline=deadline).prices).prices
+        soon = len(starts) * int(starts.max()) <= MOST_STARTS
+        if starts.any() and (soon or deadline.finite):
+            priced = certify(counted, ascend(counted, starts, deadline=deadline.share(ROUNDS_SHARE)).prices).prices
             found += [priced] if priced is not None else []
     return found
 
