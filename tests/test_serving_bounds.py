@@ -19,7 +19,9 @@ from modelkit.instance import Instance, Server
 from modelkit.io import parse_certificate
 from modelkit.judge import judge
 from modelkit.problems.serving.bounds import left_out, serving_bounds
+from modelkit.problems.serving.delay_shares import ascended_shares
 from modelkit.problems.serving.interference import interference_weights
+from modelkit.runtime.deadline import Deadline
 from modelkit.verify.exact_bounds import recomputed_bound
 from modelkit.verify.serving_costs import ServingCosts
 from modelkit.verify.serving_interference import interference_bound
@@ -194,6 +196,23 @@ def test_unbounded_integers_give_the_same(seed: int, monkeypatch: pytest.MonkeyP
     for module in (serving_work, serving_interference):
         monkeypatch.setattr(module, "fitting", unbounded)
     assert [recomputed_bound(certificate, instance) for certificate in certificates] == compiled
+
+
+def test_shares_of_their_own_are_better_than_one_for_all() -> None:
+    """Tests the ascent over shares of delay, and that what it finds in floating point is what is recomputed."""
+    instance = mk.generate("chat", requests=150, seed=4, rate=8.0, server="llama2-70b-2xa100")
+    costs = ServingCosts.of(instance)
+
+    def value(shares: list[int]) -> Fraction:
+        weights = interference_weights(costs, shares)
+        assert weights is not None
+        return interference_bound(instance, weights)
+
+    ones = {share: value([share] * 150) for share in range(60, 400, 20)}
+    best = max(ones, key=ones.__getitem__)
+    residence = sum(costs.residence) / 2**30
+    assert value(ascended_shares(costs, best, Deadline())) - residence > 1.02 * float(ones[best] - Fraction(residence))
+    assert ascended_shares(costs, best, Deadline.after(0)) == [best] * 150
 
 
 # --- altered ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.local_search import TooLargeError, first_schedule
 from modelkit.problems.kv.prices import ascend
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
+from modelkit.problems.serving.delay_shares import ascended_shares
 from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.work import splits, with_cells, with_holding
 from modelkit.runtime.deadline import Deadline
@@ -85,7 +86,7 @@ def serving_bounds(
     found = _by_work(instance, objective, deadline)
     if objective == TOTAL_LATENCY_MS:
         values = {bound.name: bound.value for bound in found}
-        found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"])
+        found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"], deadline or Deadline())
     return sorted(found, key=lambda bound: -bound.value)
 
 
@@ -140,36 +141,44 @@ def _prices_on_rounds(instance: Instance, deadline: Deadline) -> list[Prices]:
     return found
 
 
-def _by_interference(instance: Instance, overloaded: bool) -> list[ServingBound]:
-    """With one share of delay for all: some, and ever closer ones to the best, unless the server is overloaded."""
+def _by_interference(instance: Instance, overloaded: bool, deadline: Deadline) -> list[ServingBound]:
+    """One share of delay for all, some and ever closer ones to the best, and from there one for each request.
+
+    Where the server is overloaded other bounds say more, and one share is enough.
+    """
     costs, n = ServingCosts.of(instance), len(instance.requests)
     best: tuple[Fraction, ServingBound] | None = None
-    tried: dict[int, float] = {}
+    tried: dict[int, Fraction] = {}
 
-    def see(share: int) -> None:
+    def see(shares: list[int]) -> Fraction | None:
         nonlocal best
-        weights = interference_weights(costs, [share] * n)
-        if weights is None or share in tried:
-            return
+        weights = interference_weights(costs, shares)
+        if weights is None:
+            return None
         draft = _draft(instance, TOTAL_LATENCY_MS, weights)
         try:
             value = recomputed_bound(draft, instance)
         except InputError:  # too many times to look at
-            return
-        tried[share] = float(value)
+            return None
         if best is None or value > best[0]:
             best = value, ServingBound("interference", _claiming(draft, value))
+        return value
+
+    def see_one(share: int) -> None:
+        if share not in tried and 0 < share < SHARE and (value := see([share] * n)) is not None:
+            tried[share] = value
 
     for share in OVERLOADED if overloaded else SHARES:
-        see(share)
+        see_one(share)
     width = 0 if overloaded else 100
     while tried and width >= (CLOSEST if n < MANY else 2 * CLOSEST):
         centre = max(tried, key=tried.__getitem__)
-        for share in (centre - width, centre + width):
-            if 0 < share < SHARE:
-                see(share)
+        see_one(centre - width)
+        see_one(centre + width)
         if max(tried, key=tried.__getitem__) == centre:
             width //= 2
+    if tried and not overloaded:
+        see(ascended_shares(costs, max(tried, key=tried.__getitem__), deadline))
     return [] if best is None else [best[1]]
 
 
