@@ -36,8 +36,6 @@ SCHEMA = "modelkit/certificate/1"
 TICKS_PER_MS = 2**10
 #: Shares of the kinds of real time are whole numbers of this part of 1.
 SHARE = 2**10
-#: Prices on time are whole numbers of this part of 1.
-PRICE = 2**30
 
 CertificateKind = Literal[
     "kv-prices", "slot-closed-form", "packing", "serving-work", "serving-interference", "serving-prices"
@@ -83,7 +81,7 @@ KINDS: dict[CertificateKind, Kind] = {
 PROOFS = tuple(dict.fromkeys(kind.field for kind in KINDS.values() if kind.field))
 _Whole = Annotated[int, Field(strict=True)]
 _Ticks = Annotated[int, Field(strict=True, ge=0, le=2**62)]
-_Price = Annotated[int, Field(strict=True, ge=0, le=2**62)]
+_Price = Annotated[int, Field(strict=True, ge=0, lt=2**41)]
 _Share = Annotated[int, Field(strict=True, ge=0, le=SHARE)]
 
 
@@ -164,33 +162,40 @@ class Interference(_Record):
 
 
 class ServingPrices(_Record):
-    """Prices on time, constant in buckets [b L, (b + 1) L), b = 0, 1, ...; all in units of 2^-30.
+    """Prices on time, constant in buckets [t + b L, t + (b + 1) L), b = 0, 1, ...: whole numbers of 1 / denominator.
+
+    Behind the last bucket all is free; no request arrives before the first. ``serving_prices`` says who pays what.
 
     Parameters
     ----------
-    bucket
-        Length L of a bucket [tick].
+    start, bucket
+        Beginning t of the first bucket and length L of each [tick].
+    denominator
+        Of all prices.
     server
         pi, on the server's time, for each bucket.
     memory, prompt_memory
-        lam and lamf, on a token held by who decodes and by who is prefilled, for each bucket.
+        On the whole capacity, when held by those that decode and by those that are prefilled, for each bucket [ms].
+    slots, prompt_slots
+        The same on all slots together.
     first
         For each request, in the order of the instance, the first bucket of its own prices, shape [n].
     decoding, prompts
         rho and rho2, on being one of those that decode and one of those that are prefilled: for each request, from
-        its first bucket on; 0 beyond.
-    minima
-        For each request what it costs at least, arrival included, shape [n] [tick].
+        its first bucket on; 0 beyond [ms].
     """
 
+    start: _Ticks
     bucket: Annotated[int, Field(strict=True, ge=1, le=2**62)]
+    denominator: Annotated[int, Field(strict=True, ge=1, le=2**60)]
     server: list[_Price]
     memory: list[_Price]
+    slots: list[_Price]
     prompt_memory: list[_Price]
+    prompt_slots: list[_Price]
     first: list[_Ticks]
     decoding: list[list[_Price]]
     prompts: list[list[_Price]]
-    minima: list[_Ticks]
 
 
 class Certificate(_Record):

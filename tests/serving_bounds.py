@@ -11,20 +11,27 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+from random_prices import random_prices
 from realtime_brute_force import OBJECTIVES, Question, judged_value, optimum
 
 import modelkit as mk
-from modelkit.certificate import SHARE, Prices, Work
+from modelkit.certificate import SHARE, Prices, ServingPrices, Work
 from modelkit.instance import LinearClock, Server
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
+from modelkit.problems.serving.price_ascent import Plan
+from modelkit.problems.serving.prices import price_bound, written_prices
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.sources.families import generate
 from modelkit.sources.servers import find_server
+from modelkit.verify.serving_costs import ServingCosts
+from modelkit.verify.serving_prices import serving_prices_bound
 from modelkit.verify.serving_work import rounds_instance, work_bound
 
 #: The metrics by the names that the exhaustive search has for them.
 METRICS = {"latency": "total_latency_ms", "makespan": "makespan_ms", "ttft": "total_ttft_ms"}
+#: A short ascent.
+SHORT = (Plan(4, 30, 0.5), Plan(2, 20, 1.0))
 assert set(METRICS.values()) == set(SERVING.objectives)
 
 
@@ -43,6 +50,18 @@ def claims(instance: mk.Instance, seed: int) -> Iterator[Claim]:
     for work in works(instance, rng):
         for metric in METRICS.values():
             yield Claim("work", metric, work_bound(instance, work, metric), str(work))
+    for prices in (*(random_prices(instance, rng) for _ in range(3)), *found_prices(instance, rng)):
+        yield Claim("prices", METRICS["latency"], serving_prices_bound(instance, prices), str(prices))
+
+
+def found_prices(instance: mk.Instance, rng: np.random.Generator) -> Iterator[ServingPrices]:
+    """Prices on time that a short ascent finds from any completions, with own ones and without."""
+    costs = ServingCosts.of(instance)
+    earliest = (np.array(costs.arrival) + np.array(costs.residence) / 2**20) / 2**10
+    completions = earliest + rng.exponential(sum(costs.own_work) / 2**30 + 1, len(earliest))
+    for own in (True, False):
+        found = price_bound(instance, completions, own=own, levels=SHORT)
+        yield written_prices(instance, found)
 
 
 def works(instance: mk.Instance, rng: np.random.Generator) -> Iterator[Work]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import modelkit as mk
+from modelkit.certificate import ServingPrices
 from modelkit.instance import Instance
 from modelkit.io import parse_result
 from modelkit.problems.serving.bounds import serving_bounds
@@ -119,8 +120,8 @@ def add_one(*path: Any) -> Callable[[Document], None]:
 
 #: A proof of another kind, which proves nothing beside prices on rounds.
 STRANGE: Document = {
-    "bucket": 1,
-    **{name: [] for name in ("server", "memory", "prompt_memory", "first", "decoding", "prompts", "minima")},
+    **{name: [] for name in ServingPrices.model_fields},
+    **dict.fromkeys(("start", "bucket", "denominator"), 1),
 }
 
 GHOST = {"rule": "kv_capacity", "size": 5, "unit": "tokens", "at": 3, "request": None, "message": "forged"}

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel
 
+from modelkit.certificate import ServingPrices
 from modelkit.result import Result
 
 
@@ -76,28 +77,12 @@ FIELDS: dict[str, Check] = {
     "certificate.interference.prefills": Check(
         "recomputed", "whether no prefill is charged more than it costs; the bound is computed again from them"
     ),
-    "certificate.serving_prices.bucket": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.server": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.memory": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.prompt_memory": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.first": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.decoding": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.prompts": Check(
-        "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
-    ),
-    "certificate.serving_prices.minima": Check("recomputed", "whether no completion costs a request less"),
+    **{
+        f"certificate.serving_prices.{name}": Check(
+            "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
+        )
+        for name in ServingPrices.model_fields
+    },
     "certificate.seconds": Check("unchecked", "how long the proof took to find"),
     "progress": Check("consistent", "nothing gets worse, and nothing contradicts the final bound"),
     "start.policy": Check("unchecked", "the schedule that the solver started from"),
