@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelkit.errors import FormulationError, UsageError
+from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import FOLDERS_VARIABLE, formulation_files, found_formulations, load_formulation
 from modelkit.instance import Instance
 from modelkit.resources import bundled
@@ -152,3 +156,20 @@ def test_inner_modules_that_moved_are_explained(line: str, tmp_path: Path) -> No
     path.write_text(f"{line}\n")
     with pytest.raises(FormulationError, match="line 1: .*from modelkit import Formulation, Instance, Parameter"):
         load_formulation(str(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "taken"),
+    [
+        (lambda instance: {"taken": 1}, 1),
+        (lambda instance, windows=sorted: {"taken": 1 if windows is sorted else 2}, 1),
+        (lambda instance, known: {"taken": known}, "known"),
+        (lambda instance, known=None: {"taken": known}, "known"),
+        (lambda *arguments: {"taken": arguments[1]}, "known"),
+        (functools.partial(lambda more, instance, known: {"taken": known}, 0), "known"),
+    ],
+)
+def test_data_is_handed_what_it_takes(data: Callable[..., dict[str, Any]], taken: object, two: Instance) -> None:
+    """Tests that a function of the instance alone goes on working, also one with a default of its own."""
+    formulation = Formulation(name="x", summary="x", claim="exact", reference="x", data=data)
+    assert formulation.values(two, "known") == {"taken": taken}
