@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -129,6 +130,16 @@ def test_every_layer_has_an_entry() -> None:
     assert stated - {None} <= MODELS
     assert [problem_modelled(problem.model) for problem in PROBLEMS] == list(PROBLEMS)
     assert problem_modelled("slot-bound") is problem_modelled(None) is None
+
+
+def test_verification_is_kept_from_the_finders_of_every_problem() -> None:
+    """Tests that the contract on verification names all its modules, and the package of every problem."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (c for c in contracts if c["name"] == "Verification imports no finder")
+    packages = {f"modelkit.problems.{p.parent.name}" for p in (ROOT / "modelkit" / "problems").glob("*/__init__.py")}
+    modules = {f"modelkit.verify.{p.stem}" for p in (ROOT / "modelkit" / "verify").glob("*.py") if p.stem != "__init__"}
+    assert packages <= set(contract["forbidden_modules"])
+    assert modules - {"modelkit.verify.formulation_rules"} == set(contract["source_modules"])
 
 
 #: What only ``modelkit/problems/`` and the tables by problem may know a problem, its models or its certificates by.
