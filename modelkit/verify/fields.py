@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 _STAMP = {
     "name": "the instance's name",
-    "sha256": "the instance's hash; with another one nothing else is looked at",
+    "sha256": "the instance's hash; if it differs, nothing else is checked",
     "requests": "the number of requests of the instance",
     "family": "the family that the instance says it was drawn from",
 }
@@ -36,7 +36,7 @@ _STAMP = {
 #: What is done with each field of a result, by its path.
 FIELDS: dict[str, Check] = {
     **{f"instance.{name}": Check("compared", words) for name, words in _STAMP.items()},
-    "producer.kind": Check("unchecked", "whether a formulation, a policy or an improvement made it"),
+    "producer.kind": Check("unchecked", "what made it: a formulation, a policy or a local search"),
     "producer.name": Check("unchecked", "name of the policy or formulation; a formulation's rules are looked up by it"),
     "producer.solver": Check("unchecked", "which solver ran"),
     "producer.solver_version": Check("unchecked", "its version"),
@@ -48,7 +48,7 @@ FIELDS: dict[str, Check] = {
     "producer.parameters": Check("compared", "what the formulation takes, where that is available; its rules use them"),
     "status": Check("recomputed", "from schedule, value and bound; 'infeasible' where that can be proven or refuted"),
     "stop": Check("consistent", "why the run ended; 'infeasible' needs a run that finished"),
-    "message": Check("unchecked", "words"),
+    "message": Check("unchecked", "free text"),
     "load": Check("recomputed", "from the instance"),
     "objective.name": Check("compared", "the metrics of the judge, and the formulation's objective where available"),
     "objective.value": Check("recomputed", "by replaying the schedule"),
@@ -92,7 +92,7 @@ FIELDS: dict[str, Check] = {
     "model.constraints": Check("unchecked", "size of the model"),
     "model.nonzeros": Check("unchecked", "size of the model"),
     "model.starts_kept": Check("unchecked", "how many starts the model keeps"),
-    "model.starts_in_all": Check("unchecked", "of how many"),
+    "model.starts_in_all": Check("unchecked", "out of how many"),
     "seconds.build": Check("consistent", "not below 0"),
     "seconds.solve": Check("consistent", "not below 0"),
     "seconds.judge": Check("consistent", "not below 0"),
@@ -101,7 +101,7 @@ FIELDS: dict[str, Check] = {
     "stages.seconds": Check("consistent", "not below 0"),
     "stages.value": Check("consistent", "not below the final bound"),
     "stages.bound": Check("consistent", "not above the final bound"),
-    "stages.note": Check("unchecked", "words"),
+    "stages.note": Check("unchecked", "free text"),
     "log": Check("unchecked", "what the solver printed"),
 }
 
