@@ -19,7 +19,7 @@ nobody_waits_longer[i]
 
 Claim
 -----
-Exact; infeasible when somebody must wait longer.
+Exact; infeasible when some request must wait longer.
 
 Reference
 ---------

@@ -1,4 +1,4 @@
-r"""kv-hindsight-flow with at most so many requests in progress.
+r"""kv-hindsight-flow with a cap on the requests in progress.
 
 Sets, parameters, variables, objective and constraints are those of kv-hindsight-flow, and
 

@@ -63,7 +63,7 @@ def deadline_kept(m: Any, i: str) -> Any:
 
 
 def data(instance: Instance) -> dict[str, Any]:
-    """Who has a deadline, and which."""
+    """The requests with a deadline, and which."""
     deadline = instance.extra["deadline"]
     return {"DUE": list(deadline), "deadline": deadline}
 

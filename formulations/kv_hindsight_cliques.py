@@ -51,7 +51,7 @@ def build(m: Any) -> None:
 
 
 def few_fit_together(m: Any, q: int) -> Any:
-    """At most so many of the members."""
+    """At most this many of the members."""
     members = [m.start[key] for key in m.MEMBERS[q]]
     return LinearExpression(linear_coefs=[1] * len(members), linear_vars=members) <= m.most[q]
 

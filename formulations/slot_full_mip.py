@@ -1,4 +1,4 @@
-r"""The slot problem in full: who is prefilled on which slot in which stage, and how long the stages decode.
+r"""The slot problem in full: which request is prefilled on which slot in which stage, and how long the stages decode.
 
 Sets
 ----
@@ -39,7 +39,7 @@ decoded[i, j, k]
 rounds[k]
     D, decode rounds of stage k.
 used[k]
-    1 if stage k admits somebody.
+    1 if stage k admits a request.
 level[k, l]
     1 if the prefill of stage k takes level l.
 

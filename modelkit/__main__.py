@@ -53,7 +53,7 @@ def _ignore(signals: Iterable[int]) -> None:
 def _leave_at_once(code: object, *, signalled: bool) -> None:
     """End the process where Python would not do so with this exit code.
 
-    It waits for threads that are left, although nobody waits for their work. And after KeyboardInterrupt in a string
+    It waits for threads that are left, although their work is not needed. And after KeyboardInterrupt in a string
     that ``exec`` runs, such as the methods of a dataclass, ``python -m`` ends by SIGINT, although it was handled.
     """
     left = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]

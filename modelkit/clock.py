@@ -59,7 +59,7 @@ class LinearClock(Data):
         return self._prefill_part_ms(tokens, self.base_ms)
 
     def folded(self) -> LinearClock:
-        """The same law with ``base_ms`` in its prefills and in its decode rounds, where no iteration has both.
+        """The same cost model with ``base_ms`` in its prefills and in its decode rounds, where no iteration has both.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class LinearClock(Data):
         return prefill + self.decode_ms(rounds, rounds * decoding, kv_tokens)
 
     def _prefill_part_ms(self, tokens: int, base: float) -> float:
-        """What the law says of so many prompt tokens, on top of ``base``, added as in `folded`."""
+        """Duration of a prefill of this many prompt tokens, on top of ``base``, added as in `folded`."""
         if self.prefill_levels is None:
             return (base + self.prefill_base_ms) + self.prefill_per_token_ms * tokens
         holding = [ms for capacity, ms in self.prefill_levels if capacity >= tokens]

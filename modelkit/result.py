@@ -95,7 +95,7 @@ class Producer(_Record):
 class Objective(_Record):
     """The metric that was minimised: the judge's value and the best bound on its optimum.
 
-    ``bound_by`` says who claims the bound: ``solver`` (not rechecked) or ``certificate``.
+    ``bound_by`` is the source of the bound: ``solver`` (not rechecked) or ``certificate``.
     """
 
     name: str | None = None

@@ -1,7 +1,6 @@
 """A schedule: an ordered list of segments, and nothing else.
 
-Who is active when, what memory is held, how long anything lasts and when a request is done all
-follow by replaying the segments against the instance (``modelkit.judge``). A schedule may be
+Which requests are active, the memory held, all durations and completions follow from replaying the segments against the instance (``modelkit.judge``). A schedule may be
 wrong; only the judge says so.
 """
 

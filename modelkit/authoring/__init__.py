@@ -1,1 +1,1 @@
-"""For those who write formulations: a new one, its checks, its mathematics, why there is no schedule, model files."""
+"""Tools for writing formulations: a new one, its checks, its mathematics, why there is no schedule, model files."""

@@ -1,7 +1,7 @@
 """HiGHS, made and run in one way wherever modelkit uses it.
 
 HiGHS keeps one scheduler for each thread of a process, made by the first solve there for its number of threads; a
-later solve with another number fails. So every run has a thread of its own: nobody else's scheduler is in its way, and
+later solve with another number fails. So every run has a thread of its own: no other scheduler is in its way, and
 it leaves none behind.
 """
 
@@ -25,7 +25,7 @@ from modelkit.runtime.threads import Lock
 
 T = TypeVar("T")
 
-#: From this version on, the first solver made in a process prints who made it, before an option can forbid it.
+#: From this version on, the first solver made in a process prints a banner, before an option can forbid it.
 _TALKATIVE = (1, 16)
 _BANNER = re.compile(rb"(Running HiGHS|Copyright \(c\)|Includes third-party)[^\n]*\n")
 _making = Lock()

@@ -191,7 +191,7 @@ class Watch:
         self.deadline = time.monotonic() + (GRACE if why == "interrupted" else self.patience)
 
     def cut_off(self) -> Outcome:
-        self.process.process.kill()  # it is tidied up by those who lent it
+        self.process.process.kill()  # its lender tidies it up
         words = "the solver did not stop when asked to and was terminated"
         return self.salvaged("interrupted" if self.stopping == "interrupted" else "time_limit", words)
 

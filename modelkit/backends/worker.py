@@ -59,7 +59,7 @@ class PackedSeparator:
 class Job:
     """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem.
 
-    ``number`` and ``log_path`` are filled in by those who send and receive it.
+    ``number`` and ``log_path`` are filled in by its sender and receiver.
     """
 
     solver: str

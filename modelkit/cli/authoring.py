@@ -1,4 +1,4 @@
-"""The commands for those who write formulations: ``new``, ``check``, ``show``, ``diagnose``, ``export``."""
+"""The commands for writing formulations: ``new``, ``check``, ``show``, ``diagnose``, ``export``."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Line:
 
 @contextmanager
 def progress(quiet: bool, phase: str = "loading") -> Iterator[Line]:
-    """The line, shown when standard error is a terminal and nobody asked for quiet."""
+    """The line, shown when standard error is a terminal and --quiet was not given."""
     line = Line(phase)
     if quiet or not on_terminal():
         yield line

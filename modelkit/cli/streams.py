@@ -10,7 +10,7 @@ from typing import IO, Any
 
 
 class Forgiving:
-    """A standard stream on which some errors are no faults: what nobody can read any more is left out.
+    """A standard stream on which some errors are no faults: what has no reader any more is left out.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def asking(owner: str, function: str, passing: tuple[type[Exception], ...] = ())
     ------
     FormulationFailedError
         It raised an error, or ended the interpreter by ``sys.exit``. KeyboardInterrupt counts as one where Ctrl-C is
-        ignored, so that nobody but the function can have raised it. Errors of modelkit, and those ``passing``, pass as
+        ignored, so that only the function can have raised it. Errors of modelkit, and those ``passing``, pass as
         they are.
     """
     Listener.enter(function)

@@ -1,4 +1,4 @@
-"""Reading a file that may be anything: a pipe nobody writes to, a device without end, a gzip bomb.
+"""Reading a file that may be anything: a pipe without a writer, a device without end, a gzip bomb.
 
 All text that modelkit reads comes through here, so that a file costs bounded memory and time, and every way to fail is
 said in words.

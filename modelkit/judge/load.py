@@ -62,7 +62,7 @@ def load(
     batch = min((limit for limit in (slots, max_batch) if limit is not None), default=None)
 
     def least(tokens: float, requests: float, in_batches: float) -> float:
-        """Iterations that hold so many tokens and requests, and process so many tokens, each summed over them."""
+        """Least iterations, from the tokens and requests that they hold and the tokens that they process, in all."""
         shares = ((tokens, server.kv_capacity_tokens), (requests, batch), (in_batches, max_batch_tokens))
         return max((amount / limit for amount, limit in shares if limit), default=0.0)
 

@@ -23,7 +23,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """So many seconds from now; None for none."""
+        """This many seconds from now; None for never."""
         return cls() if seconds is None else cls(time.perf_counter() + seconds)
 
     @property

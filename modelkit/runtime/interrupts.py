@@ -84,7 +84,7 @@ def ignore_all() -> None:
 def interruptible() -> Iterator[None]:
     """Ctrl-C within the block, or the function that this decorates, ends compiled functions cleanly.
 
-    Outside the main thread, and where somebody else handles the signal, nothing changes.
+    Outside the main thread, and where another handler is installed, nothing changes.
     """
     with _handled_by(lambda usual: interrupt if usual is signal.default_int_handler else usual):
         yield
@@ -100,8 +100,8 @@ class Held:
 def interrupts_held() -> Iterator[Held]:
     """Ctrl-C, and what is handled like it, waits within the block, which should be short; the second one does not.
 
-    The caller says what a held one means, by ``pressed``. Outside the main thread, and where somebody else handles the
-    signal, nothing is held.
+    The caller says what a held one means, by ``pressed``. Outside the main thread, and where another handler is
+    installed, nothing is held.
     """
     held = Held()
 

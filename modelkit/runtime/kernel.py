@@ -46,7 +46,7 @@ def _cached(function: F) -> F:
 
 
 def _own_temporary_folder() -> str | None:
-    """A folder among the temporary files that nobody else can write to: what lies in it is run."""
+    """A folder among the temporary files that only this user can write to: what lies in it is run."""
     try:
         folder = os.path.join(tempfile.gettempdir(), f"numba-of-user-{os.getuid()}")
         with contextlib.suppress(FileExistsError):

@@ -13,7 +13,7 @@ from types import TracebackType
 class Lock:
     """A lock of threads, which one that holds it may take again.
 
-    Where a process forks while another of its threads holds a plain lock, nobody in the child ever gives it back.
+    Where a process forks while another of its threads holds a plain lock, the child never releases it.
 
     Parameters
     ----------

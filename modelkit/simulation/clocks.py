@@ -1,4 +1,4 @@
-"""Clocks of a simulation: what time it is after so many rounds, and after how many rounds it is so late.
+"""Clocks of a simulation: the time after a number of rounds, and the rounds until a time.
 
 Times are added as the judge adds them: from one change of what is in progress to the next in one sum.
 """
@@ -25,7 +25,7 @@ class UnitTime:
         return self.now
 
     def settle(self, active: int, held: int, prompt_tokens: int = 0) -> None:
-        """From now on so many requests decode, hold so many tokens, and each round reads so many of prompts."""
+        """Set how many requests decode, the tokens that they hold, and the prompt tokens of each round."""
 
     def run(self, rounds: int) -> None:
         """Run rounds of decoding."""
@@ -89,7 +89,7 @@ class LinearTime:
         self.now += self.law.prefill_ms(prompt_tokens)
 
     def _after(self, rounds: int) -> float:
-        """The time after so many more rounds."""
+        """The time after this many more rounds."""
         rounds += self._rounds
         active = self._active
         kv_tokens = rounds * (2 * self._held + active + active * rounds) // 2

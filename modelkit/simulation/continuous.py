@@ -1,4 +1,4 @@
-"""Continuous batching: who starts is decided before every round, while the others go on decoding.
+"""Continuous batching: which requests start is decided before every round, while the others go on decoding.
 
 One loop for the unit clock and for the linear clock with prompts inside the iterations (``mixed = true``) or
 ahead of them (``mixed = false``, exclusive). Rounds are counted; what differs is how long they last:
@@ -6,13 +6,13 @@ ahead of them (``mixed = false``, exclusive). Rounds are counted; what differs i
 ==================  =================================================================================
 clock               time
 ==================  =================================================================================
-unit                a round lasts 1, and rounds go by while nobody is served
+unit                a round lasts 1, and rounds go by while no request is served
 linear, mixed       an iteration lasts its prefill part plus its decode part
 linear, exclusive   a prefill over the admitted holds up all requests, then rounds of decoding
 ==================  =================================================================================
 
 The simulator keeps the true output lengths to itself. It goes from event to event: an arrival, a completion,
-an outgrown prediction, a round in which the cache would overflow, and while somebody waits the round in which
+an outgrown prediction, a round in which the cache would overflow, and while a request waits the round in which
 the policy wants to be asked again. Times are added as the judge adds them, so that both agree to the last bit:
 from one change of what is in progress to the next in one sum, however many events lie between.
 """
@@ -80,7 +80,7 @@ class ContinuousSimulation:
         self.free = list(range(self.slots)) if self.slots else []
         self.slot: dict[int, int] = {}
         self.offset = 0  # sum over those in progress of prompt - start
-        self.asked: View | None = None  # what the policy saw in this round, if it admitted nobody
+        self.asked: View | None = None  # what the policy saw in this round, if it admitted no request
         self.segments: list[tuple[float, tuple[Admission, ...], tuple[str, ...]]] = []
         self.rounds: list[int] = []  # of each segment
 
@@ -96,7 +96,7 @@ class ContinuousSimulation:
                 if admitted and isinstance(self.time, LinearTime) and self.time.exclusive:
                     index = self.running
                     self.time.prefill(sum(index[i].request.prompt for i in list(index)[-len(admitted) :]))
-                    continue  # who arrived during the prefill is seen before the next round
+                    continue  # arrivals during the prefill are seen before the next round
                 self.settle()
             if self.running:
                 self.go_on()
@@ -167,7 +167,7 @@ class ContinuousSimulation:
             self.policy.arrived(self.seen[i])
 
     def take_completions(self) -> bool:
-        """Whether somebody is done; predictions that were outgrown are raised."""
+        """Whether a request is done; predictions that were outgrown are raised."""
         done = False
         while self.ends and self.ends[0][0] <= self.now:
             end, i = heapq.heappop(self.ends)
@@ -295,7 +295,7 @@ class ContinuousSimulation:
             self.postpone(i, rounds)
 
     def postpone(self, i: int, rounds: int) -> None:
-        """Its first token comes so many rounds later."""
+        """Its first token comes this many rounds later."""
         self.running[i] = self.running[i]._replace(start=self.start(i) + rounds)
         self.offset -= rounds
         self.policy.postponed(self.seen[i], self.start(i))
@@ -343,7 +343,7 @@ class ContinuousSimulation:
         return max(1, rounds)
 
     def wait(self) -> None:
-        """Nobody is in progress: time goes by until something happens."""
+        """No request is in progress: time goes by until something happens."""
         moments = [self.moments[i] for i in self.arrivals[-1:]]
         if self.waiting and not moments:
             raise PolicyError("the policy admits no request although the server is empty")

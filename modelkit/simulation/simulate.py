@@ -57,7 +57,7 @@ def simulate(
     max_batch, max_batch_tokens, chunked_prefill
         Of the engine in continuous batching; see `modelkit.simulation.limits.BatchLimits`.
     slots_over_time
-        Where stages run: (second, number of slots) in time order; from then on so many of the server's
+        Where stages run: (second, number of slots) in time order; from then on this many of the server's
         slots are open. None: all of them.
 
     Raises

@@ -30,7 +30,7 @@ class StageSimulation:
     predicted
         Lower and upper predicted outputs that the policy may see [token].
     slots_over_time
-        (second, number of slots) in time order: from then on so many of the server's slots are open. A busy
+        (second, number of slots) in time order: from then on this many of the server's slots are open. A busy
         slot that closes serves its request to the end. None: all are open.
 
     Raises
@@ -74,7 +74,7 @@ class StageSimulation:
         while self.arrivals or self.waiting or self.running:
             self.take_arrivals()
             if self.admit():
-                continue  # who arrived during the prefill is seen before the next round
+                continue  # arrivals during the prefill are seen before the next round
             if self.running:
                 self.decode(self.next_event())
             else:
@@ -175,7 +175,7 @@ class StageSimulation:
                 self.policy.outgrew(self.seen[i], self.clock.round)
 
     def wait(self) -> None:
-        """Nobody is in progress: time goes by until something happens."""
+        """No request is in progress: time goes by until something happens."""
         time = self.next_time()
         if time is None:
             raise PolicyError("the policy admits no request although the server is empty")

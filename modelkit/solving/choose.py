@@ -97,7 +97,7 @@ def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
 
 
 def search_suits(instance: Instance, formulation: Formulation) -> bool:
-    """Whether the search is tried before a solver when nobody asked for either."""
+    """Whether the search is tried before a solver when neither was asked for."""
     return _is_exact_kv(formulation) and len(instance.requests) >= MANY and search_refusal(instance) is None
 
 

@@ -53,7 +53,7 @@ class Known:
         return {name: value for name, value in self.__dict__.items() if name != "slot_search"}
 
     def check_size(self, nonzeros: int) -> None:
-        """Refuse a model with about so many non-zeros before any of it is made, where it cannot be built.
+        """Refuse a model with about this many non-zeros before any of it is made, where it cannot be built.
 
         Raises
         ------

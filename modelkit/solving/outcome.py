@@ -201,7 +201,7 @@ class Account:
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
 
     def best_bound(self) -> tuple[float | None, str]:
-        """The largest bound, and who claims it."""
+        """The largest bound, and its source."""
         claims: list[tuple[float, str]] = []
         if self.outcome is not None and self.outcome.bound is not None and self.formulation.claim != "heuristic":
             claims.append((self.outcome.bound, self.engine.name))

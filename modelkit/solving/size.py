@@ -14,7 +14,7 @@ BUILD_SHARE = 0.5
 
 
 def check_nonzeros(count: int, formulation: str) -> None:
-    """Raise at once where a model with about so many non-zeros cannot be built.
+    """Raise at once where a model with about this many non-zeros cannot be built.
 
     Raises
     ------

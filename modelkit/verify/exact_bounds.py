@@ -217,10 +217,10 @@ def _without_free_rounds(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Arrivals and rounds with a price, when long stretches of rounds without are cut down; no least cost changes.
 
-    Of a stretch of more than 2 l free rounds, l the longest output, the first l and the last l are kept. Who arrives
-    between them, and who arrives after the last price, runs free of charge at once, before the cut and after it; who
-    arrives before finds its first free start within the first l, and a later one costs more; who arrives later still
-    sees the same rounds.
+    Of a stretch of more than 2 l free rounds, l the longest output, the first l and the last l are kept. A request
+    that arrives between them or after the last price runs free of charge at once, before the cut and after it; one that
+    arrives before finds its first free start within the first l, and a later start costs more; one that arrives later
+    still sees the same rounds.
     """
     ends = np.concatenate([[0], rounds])
     cut = np.maximum(0, np.diff(ends) - 1 - 2 * longest)

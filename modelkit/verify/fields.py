@@ -4,7 +4,7 @@
 recomputed    from the schedule, the instance or the proof alone; what differs is wrong
 compared      with the instance or the formulation; what differs is wrong
 consistent    with the other fields only: what contradicts them is wrong, what does not may still be false
-unchecked     nobody can tell from the file; named as such where the file states it
+unchecked     cannot be checked from the file; named as such where the file states it
 ============  =======================================================================================
 """
 

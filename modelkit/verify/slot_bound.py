@@ -67,7 +67,7 @@ def closed_form_rounds(instance: Instance) -> int:
 
 
 def weighed_rounds(instance: Instance, weights: Sequence[int], rounds: int) -> int:
-    """``rounds``, once the weights prove that some slot decodes at least so many.
+    """``rounds``, once the weights prove that some slot decodes at least that many.
 
     Let W be the most that requests of at most ``rounds - 1`` tokens together weigh, a knapsack solved here exactly. If
     all requests together weigh more than J W, they do not fit into J slots of ``rounds - 1``.

@@ -97,7 +97,7 @@ def _fitting_starts(instance: Instance) -> Iterator[tuple[int, ...]]:
 
 
 def _staged(instance: Instance) -> Iterator[Schedule]:
-    """All ways to admit the requests in stages: who in which stage, and how many rounds each decodes."""
+    """All ways to admit the requests in stages: which request in which stage, and how many rounds each decodes."""
     slots = instance.server.slots or len(instance.requests)
     output = instance.arrays.output.tolist()
     n, longest = len(output), max(output)

@@ -9,7 +9,7 @@ out   ``("progress", object)`` any number of times; then ``("answer", object)`` 
 ====  ==============================================================================================================
 
 A formulation is said by the number that loading it gave. ``function`` is one of modelkit's; applied, it has the
-formulation as its first argument, and so many seconds, None for no limit.
+formulation as its first argument, and a time limit in seconds, None for none.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _end(process: subprocess.Popen[bytes], channel: Any, dump: IO[bytes], owner:
 
 
 def _relay(pipe: IO[bytes]) -> None:
-    """Pass on to standard error what files print, up to some length; read the rest so that nobody waits."""
+    """Pass on to standard error what files print, up to some length; read the rest, so that no writer blocks."""
     left = PRINTED
     with pipe, contextlib.suppress(OSError, ValueError):
         while data := os.read(pipe.fileno(), 65536):

@@ -21,7 +21,7 @@ from modelkit.runtime.deadline import current
 SEPARATION, SHARE = 30.0, 0.3
 #: The second family is asked when the first finds nothing.
 FAMILIES = (conflict_cliques, triples)
-#: Rows in the tree: added when violated by more, at most so many at a time.
+#: Rows in the tree: added when violated by more, and how many at most at a time.
 VIOLATION, MOST_ADDED = 0.05, 20
 
 

@@ -101,7 +101,7 @@ class Busy:
         return schedule_from_starts(self.instance, moved)
 
     def rounds(self, many: int) -> Ints:
-        """Which of all rounds the first so many rounds without idle time are, from round 0; shape [many]."""
+        """Which of all rounds the first ``many`` rounds without idle time are, from round 0; shape [many]."""
         first, offset = self._parts()
         time = np.arange(many)
         return np.asarray(time + offset[np.maximum(0, np.searchsorted(first, time - 1, side="right") - 1)])

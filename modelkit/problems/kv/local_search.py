@@ -28,7 +28,7 @@ from modelkit.schedule import Schedule, schedule_from_starts
 
 Ints = npt.NDArray[np.int64]
 
-#: Up to so many requests there is time for every list schedule.
+#: Requests up to which there is time for every list schedule.
 MANY = 2_000
 #: Share of the time that is left which a further candidate may take.
 CANDIDATES_SHARE = 0.2
@@ -40,7 +40,7 @@ EFFORT = 5e8
 MOST_ROUNDS = 20_000_000
 #: Steps between two looks at the clock.
 CHUNK = 1_000
-#: At most so many steps for each request, unless time is the limit.
+#: Most steps for each request, unless time is the limit.
 EACH = 1_000
 #: Requests taken out at once, at most.
 OUT = 5
@@ -63,7 +63,7 @@ def latency(instance: Instance, starts: Ints) -> int:
 
 
 def fits(instance: Instance, starts: Ints) -> bool:
-    """Whether nobody starts before it arrives and these starts, shape [n], keep to the memory in every round."""
+    """Whether no request starts before it arrives and these starts, shape [n], keep to the memory in every round."""
     arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
     if (starts < arrays.arrival).any():
         return False
@@ -117,7 +117,7 @@ def list_schedule(instance: Instance, key: npt.NDArray[Any]) -> Ints:
 
 
 def _profile(instance: Instance) -> tuple[Ints, Ints]:
-    """An empty profile in which any list schedule ends: nobody starts after all others have ended."""
+    """An empty profile in which any list schedule ends: no request starts after all others have ended."""
     arrays = instance.arrays
     rounds = int(arrays.arrival.max()) + int(arrays.output.sum()) + 2
     if rounds > MOST_ROUNDS:
@@ -240,7 +240,7 @@ def _search(
     starts: Any, best: Any, arrival: Any, prompt: Any, output: Any, weight: Any, capacity: int, held: Any, least: Any,
     head: Any, following: Any, previous: Any, steps: int, temperature: float, blur: float, size: int, rng: Any,
 ) -> None:  # fmt: skip
-    """So many steps from ``starts``, which is changed, as are the profile and the lists; ``best`` is kept."""
+    """Take ``steps`` steps from ``starts``, which is changed, as are the profile and the lists; ``best`` is kept."""
     n = len(starts)
     end = len(head) - 1
     cost, best_cost = starts.sum(), best.sum()

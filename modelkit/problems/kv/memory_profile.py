@@ -21,7 +21,7 @@ BLOCK = 32
 
 
 def empty_profile(rounds: int) -> tuple[Ints, Ints]:
-    """``held`` and ``least`` of an empty cache for at least so many rounds."""
+    """``held`` and ``least`` of an empty cache for at least this many rounds."""
     blocks = rounds // BLOCK + 2
     return np.zeros(blocks * BLOCK, dtype=np.int64), np.zeros(blocks, dtype=np.int64)
 

@@ -123,7 +123,7 @@ class _MovableSchedule:
         self.over = over
         self.starts = starts.copy()
         longest = int(arrays.output.max())
-        # who is listed anew fits after all others at the latest
+        # a request that is listed anew fits after all others at the latest
         self.end = int(starts.max()) + (MOST_MOVED + 1) * longest
         self.held, self.least = empty_profile(self.end + 2 * longest + 2)
         self.put(np.arange(len(starts)), 1)
@@ -158,7 +158,7 @@ class _MovableSchedule:
         return after < before
 
     def repair(self, first: int, last: int, sizes: tuple[int, ...]) -> None:
-        """Free windows of so many consecutive starts, from ``first`` to ``last``, until none improves."""
+        """Free windows of these sizes, of consecutive starts, from ``first`` to ``last``, until none improves."""
         n = len(self.starts)
         for size in (min(size, n) for size in sizes):
             improved = True

@@ -34,7 +34,7 @@ from modelkit.problems.kv.local_search import volumes
 from modelkit.problems.kv.relaxation import Floats, Ints, Relaxation
 from modelkit.runtime.deadline import Deadline
 
-#: Up to so many starts, all are looked at.
+#: Starts up to which all are looked at.
 FULL = 20_000_000
 #: Temperatures of the stages as shares of the mean waiting; with each the knots' spacing (times the finest), stride,
 #: and how many starts are looked at where some requests stand for all. One that repeats the stage before is left out.
@@ -45,25 +45,25 @@ STAGES = (
 #: Where all requests wait long, knots and starts are no closer than this share of the temperature: costs that differ by
 #: less than it are alike.
 ALIKE = 0.25
-#: Iterations of L-BFGS in a stage: so many on large instances, up to so many on small ones.
+#: Iterations of L-BFGS in a stage: on large instances, and at most on small ones.
 ITERATIONS, MOST_ITERATIONS = 100, 600
 #: Iterations of an ascent in which some of the requests stand for all.
 SAMPLE_ITERATIONS = 25
 #: Pairs of a request and a round that all iterations of a stage may look at before there are fewer of them.
 EFFORT = 2e8
-#: Up to so many pairs of a request and a round, knots and starts are as fine as can be from the beginning.
+#: Pairs of a request and a round up to which knots and starts are as fine as can be from the beginning.
 SMALL = 1_000_000
 #: How often the windows of a stage are made anew.
 REFRESHES = 2
 #: Pairs that L-BFGS remembers.
 MEMORY = 10
-#: From so many starts in the first stage on, some requests stand for all; and how many at least.
+#: Starts in the first stage from which on some requests stand for all; and how many at least.
 FAR_TOO_MANY, FEWEST = 4_000_000, 1_000
-#: Of so many requests one, at most, is asked whether an ascent of some others was good for all.
+#: One request out of this many, at most, is asked whether an ascent of some others was good for all.
 ROUGHLY = 16
-#: Knots of the prices, at most about so many.
+#: Most knots of the prices, about.
 KNOTS = 100_000
-#: Starts that cost more than the least by so many temperatures are left out of a stage.
+#: Starts that cost more than the least by this many temperatures are left out of a stage.
 WIDTH = 40.0
 
 
@@ -228,7 +228,7 @@ class _Windows:
 
 
 def _chosen(size: Ints, starts: int, most: int) -> Ints:
-    """So many requests that they have about ``most`` of all the starts, small ones and large ones."""
+    """Requests that have together about ``most`` of all the starts, small ones and large ones."""
     every = max(1, min(-(-starts // most), len(size) // FEWEST))
     return np.sort(np.argsort(size, kind="stable")[every // 2 :: every])
 

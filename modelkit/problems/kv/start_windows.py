@@ -3,7 +3,7 @@
 Unit clock, no preemption, minimise the total latency. Three proofs, none of which cuts off any
 optimal schedule. Let UB be the total latency of a known schedule.
 
-1. *Nobody idles.* From the last arrival on, a round in which nobody is active could be cut out,
+1. *No idle rounds.* From the last arrival on, a round in which no request is active could be cut out,
    which makes the rest earlier. So in an optimal schedule the rounds between the last arrival and
    the start of i are all used by others: ``k <= max_j a_j + sum_{j != i} o_j``.
 2. *The others need their outputs.* ``UB >= sum_j o_j + (k - a_i)``.

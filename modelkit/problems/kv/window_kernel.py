@@ -12,8 +12,8 @@ round of i they hold p_i and p_j - (c_j - c_i). With q_i = min(p_i, M - max s) t
 where all 2 q_i > M the completions in ascending order of q, each the least later than the one before, have the least
 sum.
 
-*Left shift.* In a best solution nobody can start one round earlier. Who could, given what is started so far, must be
-hindered by what comes later; since the shift adds one token to each of its rounds but the last, one of these must
+*Left shift.* In a best solution no request can start one round earlier. One that could, given what is started so far, must
+be hindered by what comes later; since the shift adds one token to each of its rounds but the last, one of these must
 get full. When none is and nothing to come can meet them, the node is left out.
 
 *Dominance.* Of two nodes that have started the same requests, one that costs no more, holds no more in any later
@@ -90,7 +90,7 @@ def resolve(
             if s[i] == s[j] and o[i] == o[j] and earliest[i] == earliest[j]:
                 twin[i] = j
     fits = np.empty((m + 1, m), np.int64)  # earliest fit of each at each depth
-    turn = np.empty((m + 1, m), np.int64)  # who is tried at each depth, in turn
+    turn = np.empty((m + 1, m), np.int64)  # the request tried at each depth, in turn
     many = np.zeros(m + 1, np.int64)
     position = np.zeros(m + 1, np.int64)
     next_start = np.zeros(m + 1, np.int64)
@@ -136,7 +136,7 @@ def resolve(
                     turn[depth, left] = i
                     left += 1
                     soonest = min(soonest, k)
-            # who waits for a hindrance that can come no more
+            # a request that waits for a hindrance that can come no more
             d = 1
             while alive and d <= depth:
                 if waits[d] and start[d] + o[member[d]] - 1 <= soonest:

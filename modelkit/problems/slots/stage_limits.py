@@ -1,6 +1,6 @@
 """How many stages an optimal schedule of the slot problem can have.
 
-1. n stages suffice: a stage that admits nobody can be joined to the one before.
+1. n stages suffice: a stage that admits no request can be joined to the one before.
 2. Let UB be the makespan of a schedule that the judge finds valid, c the duration of the cheapest prefill, and B the
    bound of ``modelkit.verify.slot_bound`` without its prefill base. A schedule of K stages takes at least B + c K, so
    no better one has more than (UB - B) / c. (With levels the whole prefill part is left out of B. Whatever the levels

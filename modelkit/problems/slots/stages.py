@@ -29,7 +29,7 @@ class Stage(NamedTuple):
 
 
 class StageClock:
-    """Time under stages: what is active, how long everything lasts, who is done.
+    """Time under stages: what is active, how long everything lasts, which requests are done.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class StageClock:
         return high
 
     def decode(self, rounds: int) -> list[int]:
-        """Run decode rounds; returns who is done, in order."""
+        """Run decode rounds; returns the requests that are done, in order."""
         done = []
         while rounds:
             span = min(rounds, self.ends[0][0] - self.round) if self.ends else rounds
@@ -94,7 +94,7 @@ class StageClock:
 def schedule_from_stages(instance: Instance, stages: Iterable[Stage]) -> Schedule:
     """Schedule of stages that follow each other without a gap; ``at`` comes from the durations.
 
-    Trailing rounds in which nobody is active are left out, so that D of the last stage is what it needs.
+    Trailing rounds in which no request is active are left out, so that D of the last stage is what it needs.
     """
     clock = StageClock(instance)
     segments: list[Segment] = []

@@ -15,7 +15,7 @@ from modelkit.text import count, percent
 
 #: Height of a row [px].
 ROW = 34
-#: So many times farther off than the middle schedule is cut off.
+#: A schedule farther off than this many times the median is cut off.
 CUT = 12.0
 
 

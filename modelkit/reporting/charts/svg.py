@@ -132,7 +132,7 @@ class Plot:
     height
         Of the plot's area [px].
     alt
-        What it shows, for those who cannot see it.
+        What it shows, for screen readers.
     """
 
     def __init__(self, x: Axis, y: Axis, height: int, alt: str) -> None:

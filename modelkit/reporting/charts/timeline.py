@@ -1,4 +1,4 @@
-"""Who waits, prefills, decodes or is evicted, over time: a Gantt chart, or areas where requests are many."""
+"""Which requests wait, prefill, decode or are evicted, over time: a Gantt chart, or areas where requests are many."""
 
 from __future__ import annotations
 

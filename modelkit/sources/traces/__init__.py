@@ -1,4 +1,4 @@
-"""Importers of public traces: a file of somebody else's format becomes an instance."""
+"""Importers of public traces: a file in a public format becomes an instance."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def bailian(row: Row, reading: Reading) -> TraceEntry:
 
 
 def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:
-    """A fault unless so many blocks hold the prompt; a part of a block at its end may have a hash or none."""
+    """A fault unless this many blocks hold the prompt; a part of a block at its end may have a hash or none."""
     size = reading.block or 1
     if blocks in (prompt // size, -(-prompt // size)):
         return

@@ -127,7 +127,7 @@ def taken(
     Raises
     ------
     InputError
-        With all faults of the rows, or what speaks against the unit that nobody named.
+        With all faults of the rows, or what speaks against the unit that was not stated.
     """
     where = where_of(path)
     taking.check(f"import {name}")

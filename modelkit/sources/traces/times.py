@@ -74,7 +74,7 @@ def ticks_of_number(value: object, unit: str) -> tuple[int, bool]:
 
 
 def unit_doubt(ticks: Sequence[int], unit: str, fraction: object | None) -> str | None:
-    """What speaks against a unit that nobody named; None when nothing does.
+    """What speaks against a unit that was not stated; None when nothing does.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ class _Builder:
         """For each state of the next layer one that dominates it, or itself."""
         profile, all_started, _, coarse, costs, _ = (array[:fresh] for array in self.next)
         into = np.empty(fresh, dtype=np.int64)
-        # in a first diagram all are of the same coarse node, and nobody is remembered
+        # in a first diagram all are of the same coarse node, and no request is remembered
         order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
         kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
         return into
@@ -125,7 +125,7 @@ class _Builder:
         return fresh, left
 
     def keep_best(self, width: int, fresh: int, arcs: int, score: Ints) -> tuple[int, int]:
-        """Leave out states of the next layer but so many with the least scores; returns the numbers of both."""
+        """Keep the ``width`` states of the next layer with the least scores; returns the numbers of both."""
         if fresh <= width:
             return fresh, arcs
         self.complete = False
@@ -134,7 +134,7 @@ class _Builder:
         return self.drop(keep, arcs)
 
     def close_layer(self, fresh: int, arcs: int, terminal: Any) -> None:
-        """Keep the arcs of the current layer and make the next, of so many states, the current one."""
+        """Keep the arcs of the current layer and make the next, of ``fresh`` states, the current one."""
         count = self.count
         if fresh == 0:
             self.first_of[:count] = 0
@@ -206,7 +206,7 @@ class _Builder:
 def first_diagram(
     problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, width: int, beam: bool = False
 ) -> Diagram:
-    """The diagram that knows the memory, but not who has started.
+    """The diagram that knows the memory, but not which requests have started.
 
     A state that holds no more than another in any round and costs no more at these multipliers takes its place:
     whatever could follow the other can follow it.

@@ -154,7 +154,7 @@ class Diagram:
         return times, starts
 
     def limited(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
-        """The highest limit from ``least`` to ``most`` that leaves at most so many arcs, and what it leaves.
+        """The highest limit from ``least`` to ``most`` that leaves at most ``arcs`` arcs, and what it leaves.
 
         It is ``least`` where that leaves more.
         """

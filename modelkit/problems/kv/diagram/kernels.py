@@ -247,7 +247,7 @@ def paid(profile: Any, prices: Any, count: int, out: Any) -> None:
 def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, into: Any) -> None:
     """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
 
-    ``order`` sorts the states by who has started, then by coarse node, then by cost; each is compared with at most
+    ``order`` sorts the states by the requests started, then by coarse node, then by cost; each is compared with at most
     ``most`` of those that stay, of the same coarse node and with the same requests started.
     """
     width = profile.shape[1]
@@ -278,7 +278,7 @@ def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, int
                     break
             if less:
                 into[e] = d
-                # who was of use is asked sooner
+                # what was of use is tried sooner
                 h = c // 2
                 kept[c], kept[h] = kept[h], kept[c]
                 last[c], last[h] = last[h], last[c]

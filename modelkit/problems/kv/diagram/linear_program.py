@@ -30,7 +30,7 @@ SCALE = 1 << 20
 VIOLATION, SMALL_VIOLATION = 0.02, 0.005
 #: Rounds of separation after which small violations count, cuts of a family added in a round at most.
 PATIENCE, MOST_ADDED = 60, 60
-#: Every so many rounds, cuts that do not bind are taken out.
+#: Rounds after which cuts that do not bind are taken out.
 CLEANING = 6
 
 

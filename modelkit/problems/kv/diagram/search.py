@@ -1,4 +1,4 @@
-"""The search for a proven optimum: cliques, then relaxed diagrams that come to remember who has started.
+"""The search for a proven optimum: cliques, then relaxed diagrams that remember more and more of the requests started.
 
 1. *Cliques.* The linear program with conflict cliques gives prices and a first bound.
 2. *Root.* "Each request starts once" is relaxed with a multiplier for each request; the memory is kept, as the states
@@ -55,7 +55,7 @@ WIDE_GAP = 0.25
 ROOT_WIDTHS, WIDTH, BEAM, SCHEDULES_BEAM = (20_000, 6000, 2000), 100_000, 3000, 1000
 #: Share of the time for a beam, at most.
 BEAM_SHARE = 0.3
-#: Arcs kept by the first climb, at most by any, and so few that everybody is remembered next.
+#: Arcs kept by the first climb, at most by any, and so few that all requests are remembered next.
 LEAST_KEPT, MOST_KEPT, FEW = 250_000, 8_000_000, 20_000
 #: Share of the time that climbs leave to large neighbourhood search, refinements for which a climb must have time.
 RESERVE, AHEAD = 0.1, 3
@@ -237,7 +237,7 @@ class Search:
                 kept = min(kept, int(kept * max(0, ends - now) / (now - began)))
 
     def _climb(self, root: Diagram, problem: Reversed, multipliers: Ints, kept: int, ends: float) -> Ints:
-        """Prove that no schedule is within a limit that leaves so many arcs, or find one; returns the multipliers.
+        """Prove that no schedule is within a limit that leaves this many arcs, or find one; returns the multipliers.
 
         As the time comes to an end fewer arcs are kept, so that the climb, with a lower limit, ends before it.
         """
@@ -278,16 +278,16 @@ class Search:
         """Look for schedules with a narrow refinement."""
         if not diagram.nodes:
             return
-        everybody = range(len(multipliers))
+        everyone = range(len(multipliers))
         with contextlib.suppress(TooWideError):
             found = refine(
                 diagram, problem, multipliers, (self.value - 1) * SCALE, self._until(BEAM_SHARE),
-                remembered=everybody, width=SCHEDULES_BEAM, beam=True,
+                remembered=everyone, width=SCHEDULES_BEAM, beam=True,
             )  # fmt: skip
             self._keep(found, problem, multipliers)
 
     def _keep(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
-        """Keep the cheapest path of a diagram that knows who has started, if it has a path."""
+        """Keep the cheapest path of a diagram that knows the requests started, if it has a path."""
         set_cost = diagram.set_cost(problem, multipliers)
         to_go = diagram.costs_to_go(set_cost)
         if to_go[0] < kernels.NEVER:
