@@ -1,7 +1,7 @@
 """A schedule: an ordered list of segments, and nothing else.
 
-Which requests are active, the memory held, all durations and completions follow from replaying the segments against the instance (``modelkit.judge``). A schedule may be
-wrong; only the judge says so.
+Which requests are active, the memory held, all durations and completions follow from replaying the segments
+against the instance (``modelkit.judge``). A schedule may be wrong; only the judge says so.
 """
 
 from __future__ import annotations

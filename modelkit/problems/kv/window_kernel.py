@@ -12,9 +12,9 @@ round of i they hold p_i and p_j - (c_j - c_i). With q_i = min(p_i, M - max s) t
 where all 2 q_i > M the completions in ascending order of q, each the least later than the one before, have the least
 sum.
 
-*Left shift.* In a best solution no request can start one round earlier. One that could, given what is started so far, must
-be hindered by what comes later; since the shift adds one token to each of its rounds but the last, one of these must
-get full. When none is and nothing to come can meet them, the node is left out.
+*Left shift.* In a best solution no request can start one round earlier. One that could, given what is started so far,
+must be hindered by what comes later; since the shift adds one token to each of its rounds but the last, one of these
+must get full. When none is and nothing to come can meet them, the node is left out.
 
 *Dominance.* Of two nodes that have started the same requests, one that costs no more, holds no more in any later
 round and whose last start (round, then number) is no later takes the place of the other: what follows the other can

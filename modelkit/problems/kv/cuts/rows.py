@@ -56,8 +56,8 @@ class Cut(NamedTuple):
     right: int
 
 
-#: Cuts that a point x of shape [columns] violates by more than the first number, at most as many as the second. The last number turns the
-#: order in which columns are looked at for lifting, so that repeated calls find different rows.
+#: Cuts that a point x of shape [columns] violates by more than the first number, at most as many as the second. The
+#: last number turns the order in which columns are looked at for lifting, so that repeated calls find different rows.
 Family = Callable[[Candidates, Floats, float, int, int], list[Cut]]
 
 
