@@ -218,6 +218,11 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=epilog("modelkit bound instances/service-hour.json.gz --schedule best.json", 0, 2, 3))
 @instance_argument
+@click.option(
+    "--objective", type=click.Choice(["latency", "makespan", "ttft"]),
+    help="What to bound: the total latency, the makespan, or the total time to first token.  [default: latency, or the"
+    " makespan of slots in stages]",
+)  # fmt: skip
 @time_limit_option("Limit on prices and search; inf for a fixed amount of work.")
 @gap_option("Stop at this relative gap, (value - bound) / value.")
 @click.option(
@@ -230,10 +235,10 @@ def _slot_change(text: str) -> tuple[float, int]:
 @quiet_option
 @debug_option
 def bound(
-    instance: str, time_limit: float | None, gap: float, schedule: str | None, seed: int, output: str | None,
-    page: str | None, quiet: bool,
+    instance: str, objective: str | None, time_limit: float | None, gap: float, schedule: str | None, seed: int,
+    output: str | None, page: str | None, quiet: bool,
 ) -> int:  # fmt: skip
-    """Compute a lower bound on the total latency of INSTANCE that anyone can recheck; write a certificate.
+    """Compute a lower bound on the objective of INSTANCE that anyone can recheck; write a certificate.
 
     A schedule close to the bound is found on the way.
     """
@@ -241,7 +246,7 @@ def bound(
         loaded = mk.load(instance)
         path = output or file_name(file_stem(instance, loaded.name), ending="certificate.json")
         check_outputs({"--output": path, "--schedule": schedule, "--report": page}, [instance])
-        found = mk.bound(loaded, time_limit=time_limit, gap=gap, seed=seed, listen=line.hear)
+        found = mk.bound(loaded, objective=objective, time_limit=time_limit, gap=gap, seed=seed, listen=line.hear)
     result = with_this_command(found.result)
     with keeping() as keep:
         written = [keep(partial(mk.save_certificate, found.certificate), path, "certificate.json")]

@@ -101,10 +101,20 @@ class Task:
         """Tell of a phase, with the best schedule's value and the bound as far as they are known."""
         self.listen(Progress(phase, self.elapsed, value, bound))
 
-    def judged(self, certificate: Certificate, schedule: Schedule) -> CertifiedBound:
-        """The bound with its schedule, replayed; one that the judge refuses is shown and has no value."""
+    def judged(
+        self,
+        certificate: Certificate,
+        schedule: Schedule,
+        *,
+        verdict: Verdict | None = None,
+        name: str = "local-search",
+    ) -> CertifiedBound:
+        """The bound with its schedule, replayed; one that the judge refuses is shown and has no value.
+
+        ``verdict`` is the judge's on this schedule, where it is known; ``name`` says what made the schedule.
+        """
         solved = time.perf_counter()
-        verdict = judge(self.instance, schedule)
+        verdict = verdict or judge(self.instance, schedule)
         value = verdict.metrics[self.metric] if verdict.valid else None
         least = certificate.value
         if value is not None and value < least <= value + ROUNDING * abs(value):
@@ -114,7 +124,7 @@ class Task:
         result = Result(
             instance=InstanceStamp.of(self.instance),
             producer=Producer(
-                kind="improvement", name="local-search", options=options, seed=self.seed, modelkit=VERSION
+                kind="improvement", name=name, options=options, seed=self.seed, modelkit=VERSION
             ),
             status=status_of(verdict, value, least),
             stop="finished" if verdict.valid else "failed",

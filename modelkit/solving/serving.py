@@ -1,0 +1,169 @@
+"""Serving in real time: the best of several certified bounds, and the schedule of a search that knows all lengths.
+
+1. The best of the fitting policies, told the true lengths, and of list schedules with gates.
+2. Bounds that take no ascent: by residence, work and interference (`modelkit.problems.serving.bounds`).
+3. Prices on time, started from that schedule (`modelkit.problems.serving.prices`).
+4. With the time that is left, the search over when prompts are let in (`modelkit.problems.serving.search`).
+
+The greatest of the bounds is published, each recomputed exactly by ``modelkit.verify``, with the best schedule as the
+judge replays it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelkit.certificate import Certificate
+from modelkit.errors import InterruptedWith
+from modelkit.judge import Verdict, judge
+from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
+from modelkit.problems.serving.bounds import ServingBound, serving_bounds
+from modelkit.problems.serving.search import search_schedule
+from modelkit.result import Result, StopReason
+from modelkit.runtime.deadline import Deadline
+from modelkit.runtime.interrupts import interrupts_held
+from modelkit.schedule import Schedule
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.method import NO_SOLVER, Method
+
+if TYPE_CHECKING:
+    from modelkit.solving.outcome import Account, Candidate
+
+#: Shares of the time that is left: policies, then prices, then the search.
+POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.9
+#: Requests up to which each has prices of its own.
+OWN_PRICES = 2000
+#: Requests up to which a fixed amount of work includes prices.
+PRICED = 2000
+
+
+def bound(task: Task) -> CertifiedBound:
+    """The best certified bound on the task's metric, and the best schedule found."""
+    search = ServingSearch(task)
+    interrupted = False
+    try:
+        search.try_policies(task.deadline.share(POLICIES_SHARE))
+        search.prove()
+        search.improve(task.deadline.share(SEARCH_SHARE))
+    except KeyboardInterrupt:
+        interrupted = True
+    with interrupts_held() as held:
+        if search.best is None or search.certificate is None:
+            search.least()
+        assert search.best is not None
+        assert search.certificate is not None
+        known = task.judged(search.certificate, search.best[2], verdict=search.best[1], name=search.best[3])
+    return known.interrupted() if interrupted or held.pressed else known
+
+
+class ServingSearch:
+    """What is known of one task: the best schedule, judged, and the best bound, certified."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.best: tuple[float, Verdict, Schedule, str] | None = None
+        self.certificate: Certificate | None = None
+
+    def least(self) -> None:
+        """A schedule and a bound, in the least time."""
+        if self.best is None:
+            until = Deadline(0.0)  # the first plan of all
+            self.see(
+                "local-search",
+                search_schedule(self.task.instance, deadline=until, metric=self.task.metric, anneal=False),
+            )
+        if self.certificate is None:
+            self.offer(serving_bounds(self.task.instance, self.task.metric, self.task.deadline)[0])
+
+    def listed(self, deadline: Deadline) -> Schedule:
+        """The best list schedule with a gate."""
+        return search_schedule(self.task.instance, deadline=deadline, metric=self.task.metric, anneal=False)
+
+    def tell(self, phase: str) -> None:
+        """Tell the best so far."""
+        least = None if self.certificate is None else self.certificate.value
+        self.task.tell(phase, None if self.best is None else self.best[0], least)
+
+    def see(self, name: str, schedule: Schedule) -> None:
+        """Judge a schedule, and keep it if it is valid and the best."""
+        verdict = judge(self.task.instance, schedule)
+        value = verdict.metrics[self.task.metric] if verdict.valid else None
+        if value is not None and (self.best is None or value < self.best[0]):
+            self.best = value, verdict, schedule, name
+
+    def try_policies(self, deadline: Deadline) -> None:
+        """Every fitting policy while there is time, told the true lengths; the search's own list schedules first."""
+        instance = self.task.instance
+        self.tell("list scheduling")
+        self.see("local-search", self.listed(deadline.share(0.5)))
+        for name in fitting_policies(instance):
+            if deadline.over:
+                break
+            self.tell(f"policy {name}")
+            self.see(name, clairvoyant_schedule(instance, name))
+
+    def prove(self) -> None:
+        """The best of the bounds that take no ascent."""
+        self.tell("bounds")
+        self.offer(serving_bounds(self.task.instance, self.task.metric, self.task.deadline)[0])
+
+    def offer(self, found: ServingBound | Certificate) -> None:
+        """Keep a bound if it is the best."""
+        certificate = found.certificate if isinstance(found, ServingBound) else found
+        if self.certificate is None or certificate.value > self.certificate.value:
+            self.certificate = certificate.model_copy(update={"seconds": round(self.task.elapsed, 3)})
+
+    def improve(self, deadline: Deadline) -> None:
+        """Search with the time that is left."""
+        if self.task.metric != TOTAL_LATENCY_MS or self.done or (deadline.finite and deadline.over):
+            return
+        least = None if self.certificate is None else self.certificate.value
+        try:
+            schedule = search_schedule(
+                self.task.instance, deadline=deadline, seed=self.task.seed,
+                listen=lambda value: self.task.tell("local search", value, least),
+            )  # fmt: skip
+        except InterruptedWith as stop:
+            self.see("local-search", stop.best)
+            raise
+        self.see("local-search", schedule)
+
+    @property
+    def done(self) -> bool:
+        """Whether the gap asked for is reached."""
+        if self.best is None or self.certificate is None:
+            return False
+        return self.best[0] - self.certificate.value <= self.task.gap * abs(self.best[0])
+
+
+class ServingMethod(Method):
+    """Certified bounds in real time, list schedules with gates and a search over when prompts are let in."""
+
+    def bound(self, task: Task) -> CertifiedBound:
+        """See `bound`."""
+        return bound(task)
+
+    def certified(self, run: Account) -> Certificate | None:
+        """By the bounds that take no ascent."""
+        if run.formulation.claim != "exact":
+            return None
+        metric = run.formulation.objective or SERVING.objective
+        return serving_bounds(run.instance, metric, run.deadline)[0].certificate
+
+    def first_schedules(self, run: Account) -> list[Candidate]:
+        """Those of policies, and that of list scheduling with gates."""
+        until = run.deadline.share(POLICIES_SHARE / 2)
+        schedule = search_schedule(
+            run.instance, deadline=until, metric=run.formulation.objective or SERVING.objective, anneal=False
+        )
+        return [*super().first_schedules(run), run.judged("local-search", schedule)]
+
+    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+        """The schedule of a search with a certified bound."""
+        left = run.deadline.left if run.deadline.finite else None
+        known = bound(Task(run.instance, SERVING.objective, left, run.limits.gap, run.limits.seed, run.listen))
+        assert known.result.schedule is not None
+        run.certificate = known.certificate
+        run.start = run.judged("local-search", known.result.schedule, known.verdict)
+        return run.conclude(None, known.result.stop, f"{reason}; {NO_SOLVER}")

@@ -1,0 +1,136 @@
+"""The search for schedules in real time, and what `bound` makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from realtime_brute_force import OBJECTIVES, optimum, question
+
+import modelkit as mk
+from modelkit.errors import InterruptedWith
+from modelkit.judge import judge
+from modelkit.problems.problem import SERVING
+from modelkit.problems.serving import search as searching
+from modelkit.problems.serving.search import MOVED, Plan, Server, annealed_windows, grid_plans, search_schedule
+from modelkit.runtime.deadline import Deadline
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.sources.families import generate
+
+METRICS = dict(zip(OBJECTIVES, ("total_latency_ms", "makespan_ms", "total_ttft_ms"), strict=True))
+
+
+def chats(requests: int, rate: float, seed: int = 0) -> mk.Instance:
+    return generate("chat", requests=requests, rate=rate, server="llama2-70b-2xa100", seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_plans_are_valid_and_worth_what_they_say(seed: int) -> None:
+    """Tests the compiled run of a plan against the judge, under every clock and every metric."""
+    instance, _, _ = question(seed)
+    arrivals = {"makespan_ms": 0.0}
+    for metric in SERVING.objectives:
+        server = Server(instance, metric)
+        for plan in list(grid_plans(server, Deadline()))[::7]:
+            verdict = judge(instance, server.schedule(plan))
+            assert verdict.violations == ()
+            less = arrivals.get(metric, float(server.requests.arrival.sum()))
+            assert verdict.metrics[metric] == pytest.approx(plan.total - less, rel=1e-9, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_bound_and_schedule_enclose_the_optimum(seed: int) -> None:
+    """Tests `bound` on tiny instances against exhaustive search: bound <= optimum <= best schedule."""
+    instance, _, _ = question(seed)
+    for objective, metric in METRICS.items():
+        best = optimum(instance, objective).value
+        found = mk.bound(instance, objective=metric, time_limit=1)
+        assert found.value <= best * (1 + 1e-9) + 1e-6
+        value = found.result.objective.value
+        assert value is not None
+        assert value >= best - 1e-6
+
+
+def test_no_policy_beats_the_schedule_of_bound() -> None:
+    """Tests that the best schedule starts from the best of all policies, and that the bound is below."""
+    for instance in (chats(60, 20.0), chats(60, 3.0, seed=1)):
+        found = mk.bound(instance, time_limit=4)
+        value = found.result.objective.value
+        assert value is not None
+        for name in fitting_policies(instance):
+            of_policy = judge(instance, clairvoyant_schedule(instance, name)).metrics["total_latency_ms"]
+            assert of_policy is not None
+            assert found.value <= value <= of_policy * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("rate", [5.0, 40.0])
+def test_annealing_improves_list_schedules(rate: float) -> None:
+    """Tests that annealing finds better schedules than the grid, where memory binds and where it does not."""
+    instance = chats(80, rate)
+    listed = judge(instance, search_schedule(instance, anneal=False))
+    annealed = judge(instance, search_schedule(instance, seed=1))
+    assert annealed.violations == ()
+    assert annealed.metrics["total_latency_ms"] < 0.9995 * listed.metrics["total_latency_ms"]  # type: ignore[operator]
+
+
+def test_the_same_seed_gives_the_same_schedule() -> None:
+    """Tests that a fixed amount of work is deterministic."""
+    instance = chats(40, 10.0)
+    assert search_schedule(instance, seed=3) == search_schedule(instance, seed=3)
+
+
+def test_windows_keep_what_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests annealing in windows: totals fall, and are what the judge says."""
+    monkeypatch.setattr(searching, "EFFORT", 60)
+    instance = chats(3 * MOVED, 8.0)
+    server = Server(instance)
+    best = min(grid_plans(server, Deadline()), key=lambda plan: plan.total)
+    totals = [best.total]
+    plan = best
+    for plan in annealed_windows(server, best, Deadline()):
+        totals.append(plan.total)
+    assert totals == sorted(totals, reverse=True)
+    assert len(totals) > 1
+    verdict = judge(instance, server.schedule(plan))
+    arrivals = float(server.requests.arrival.sum())
+    assert verdict.metrics["total_latency_ms"] == pytest.approx(plan.total - arrivals, rel=1e-9)
+
+
+def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that an interrupted search carries its best schedule."""
+    instance = chats(50, 10.0)
+
+    def press(value: float) -> None:
+        pressed.append(value)
+        if len(pressed) == 3:
+            raise KeyboardInterrupt
+
+    pressed: list[float] = []
+    with pytest.raises(InterruptedWith) as caught:
+        search_schedule(instance, listen=press)
+    assert judge(instance, caught.value.best).metrics["total_latency_ms"] == pytest.approx(pressed[-1])
+
+
+def test_an_interrupted_bound_is_whole() -> None:
+    """Tests that Ctrl-C in any phase of `bound` leaves a certified bound and a judged schedule."""
+    instance = chats(50, 10.0)
+    phases: list[str] = []
+    mk.bound(instance, time_limit=2, listen=lambda news: phases.append(news.phase))
+    for phase in dict.fromkeys(phases):
+
+        def press(news: object, phase: str = phase) -> None:
+            if getattr(news, "phase", None) == phase:
+                raise KeyboardInterrupt
+
+        found = mk.bound(instance, time_limit=5, listen=press)
+        assert found.result.stop == "interrupted"
+        assert found.result.objective.value is not None
+        assert 0 < found.value <= found.result.objective.value
+
+
+def test_plan_arrays_are_not_shared() -> None:
+    """Tests that a plan handed out is not changed by what is searched afterwards."""
+    server = Server(chats(30, 10.0))
+    plans = list(searching.improve_plans(server, Deadline.after(0.5), 0, True))
+    totals = [(plan.total, server.run(Plan(plan.release, plan.rank, plan.rule, 0.0))) for plan in plans]
+    assert all(said == pytest.approx(runs) for said, runs in totals)
+    assert np.all(np.diff([said for said, _ in totals]) <= 0) or len(totals) == 1
