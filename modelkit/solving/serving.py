@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
 from modelkit.problems.serving.bounds import ServingBound, serving_bounds
+from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
 from modelkit.problems.serving.search import search_schedule
 from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
@@ -45,6 +49,7 @@ def bound(task: Task) -> CertifiedBound:
     try:
         search.try_policies(task.deadline.share(POLICIES_SHARE))
         search.prove()
+        search.price(task.deadline.share(PRICES_SHARE))
         search.improve(task.deadline.share(SEARCH_SHARE))
     except KeyboardInterrupt:
         interrupted = True
@@ -114,6 +119,28 @@ class ServingSearch:
         if self.certificate is None or certificate.value > self.certificate.value:
             self.certificate = certificate.model_copy(update={"seconds": round(self.task.elapsed, 3)})
 
+    def price(self, deadline: Deadline) -> None:
+        """Prices on time, which bound the total latency; Ctrl-C keeps what they prove."""
+        instance, n = self.task.instance, len(self.task.instance.requests)
+        if self.task.metric != TOTAL_LATENCY_MS or self.best is None or (not deadline.finite and n > PRICED):
+            return
+        if self.done:
+            return
+
+        def listen(value: float) -> None:
+            least = self.certificate.value if self.certificate is not None else value
+            self.task.tell("prices", self.best[0] if self.best else None, max(value, least))
+
+        completions = _completions(self.best[1], n)
+        try:
+            prices = price_bound(instance, completions, own=n <= OWN_PRICES, deadline=deadline, listen=listen)
+        except InterruptedWith as stop:
+            if isinstance(stop.best, Prices):
+                with interrupts_held():
+                    self.offer(certificate_of(instance, stop.best))
+            raise
+        self.offer(certificate_of(instance, prices))
+
     def improve(self, deadline: Deadline) -> None:
         """Search with the time that is left."""
         if self.task.metric != TOTAL_LATENCY_MS or self.done or (deadline.finite and deadline.over):
@@ -135,6 +162,15 @@ class ServingSearch:
         if self.best is None or self.certificate is None:
             return False
         return self.best[0] - self.certificate.value <= self.task.gap * abs(self.best[0])
+
+
+def _completions(verdict: Verdict, n: int) -> npt.NDArray[np.float64]:
+    """When each request completes [ms], shape [n]."""
+    ends = np.zeros(n)
+    for stay in verdict.stays:
+        if stay.completed and stay.end is not None:
+            ends[stay.request] = stay.end
+    return ends
 
 
 class ServingMethod(Method):
