@@ -23,7 +23,7 @@ _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a maker: its help, type, default, and choices where it has some."""
+    """An option of a generator: its help, type, default, and choices where it has some."""
 
     name: str
     help: str
@@ -79,7 +79,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Maker:
+class Generator:
     """A function that makes an instance from options, under its name."""
 
     name: str
@@ -138,7 +138,7 @@ class Registry(Generic[E]):
         self._first = dict(entries or {})
         self._modules, self._find = modules, find
         self._added: dict[str, E] = {}
-        self._makers: dict[str, Callable[..., Any]] = {}
+        self._generators: dict[str, Callable[..., Any]] = {}
 
     def add(self, name: str, entry: E, made_by: Callable[..., Any]) -> None:
         """Register ``entry``; one that the same place defines again, as in a notebook, takes the place of the other.
@@ -148,14 +148,14 @@ class Registry(Generic[E]):
         ValueError
             The name is taken.
         """
-        if name in self._first or (name in self._makers and not same_place(made_by, self._makers[name])):
+        if name in self._first or (name in self._generators and not same_place(made_by, self._generators[name])):
             raise ValueError(f"{self.kind} {name!r} is registered twice")
-        self._added[name], self._makers[name] = entry, made_by
+        self._added[name], self._generators[name] = entry, made_by
 
     def remove(self, name: str) -> None:
         """Forget what was registered under ``name``, if anything was."""
         self._added.pop(name, None)
-        self._makers.pop(name, None)
+        self._generators.pop(name, None)
 
     def entries(self) -> dict[str, E]:
         """All by name."""
@@ -187,7 +187,7 @@ class Registry(Generic[E]):
         return len(self.entries())
 
 
-class Makers(Registry[Maker]):
+class Generators(Registry[Generator]):
     """Functions that make an instance, by name."""
 
     def register(self, name: str, *, summary: str, reference: str, **helps: str) -> Callable[[_F], _F]:
@@ -197,7 +197,7 @@ class Makers(Registry[Maker]):
         """
 
         def decorate(make: _F) -> _F:
-            self.add(name, Maker(name, summary, reference, options_of(make, helps), make), make)
+            self.add(name, Generator(name, summary, reference, options_of(make, helps), make), make)
             return make
 
         return decorate

@@ -90,7 +90,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody writes to these pipes."""
-    monkeypatch.setattr(files, "PIPE_PATIENCE", 0.1)
+    monkeypatch.setattr(files, "PIPE_TIMEOUT", 0.1)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -117,7 +117,7 @@ MISBEHAVIOURS = {
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience of two seconds; of the children, too, since they hear of no other."""
-    monkeypatch.setattr(host, "PATIENCE", 2.0)
+    monkeypatch.setattr(host, "TIMEOUT", 2.0)
 
 
 def written(folder: Path, function: str = "", misbehaviour: str = "thread", stem: str = "mine") -> Path:
@@ -330,9 +330,9 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_functions_patience_is_within_the_time_limit(two: Instance, tmp_path: Path, monkeypatch: Any) -> None:
-    """Tests that a rule which does not end costs about the time limit of the solve, and not a patience of its own."""
-    monkeypatch.setattr(host, "PATIENCE", 300.0)
-    monkeypatch.setattr(host, "LEAST_PATIENCE", 1.0)
+    """Tests that a rule which does not end costs about the time limit of the solve, and not a timeout of its own."""
+    monkeypatch.setattr(host, "TIMEOUT", 300.0)
+    monkeypatch.setattr(host, "LEAST_TIMEOUT", 1.0)
     result = solve(two, str(written(tmp_path, "admissible", "loop")), time_limit=2.0)
     assert "admissible() did not end within" in result.message
 

@@ -14,7 +14,7 @@ from modelkit import backends, policies
 from modelkit.authoring.check import RULES, check
 from modelkit.errors import UsageError
 from modelkit.formulation import loading
-from modelkit.registry import Makers, Registry
+from modelkit.registry import Generators, Registry
 from modelkit.sources import families, servers, traces
 
 #: Each registry with what its users call to look something up.
@@ -55,9 +55,9 @@ def test_a_name_is_taken_once() -> None:
     registry.add("one", 1, thing)
     registry.add("one", 2, thing)
     assert registry["one"] == 2
-    for name, maker in (("one", other), ("first", thing)):
+    for name, generator in (("one", other), ("first", thing)):
         with pytest.raises(ValueError, match=f"thing '{name}' is registered twice"):
-            registry.add(name, 3, maker)
+            registry.add(name, 3, generator)
     registry.remove("one")
     registry.remove("one")
     assert list(registry) == ["first"]
@@ -71,10 +71,10 @@ def test_modules_and_files_are_looked_up_late(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.syspath_prepend(tmp_path)
     home = ModuleType("registry_of_test")
     files: dict[str, object] = {}
-    home.REGISTRY = makers = Makers("maker", {"z": None}, modules=["registers_itself"], find=lambda: files)
+    home.REGISTRY = generators = Generators("generator", {"z": None}, modules=["registers_itself"], find=lambda: files)
     monkeypatch.setitem(sys.modules, "registry_of_test", home)
     assert "registers_itself" not in sys.modules
-    assert list(makers) == ["z", "b"]
+    assert list(generators) == ["z", "b"]
     files["a"] = 1
-    assert list(makers) == ["z", "a", "b"]
+    assert list(generators) == ["z", "a", "b"]
     monkeypatch.delitem(sys.modules, "registers_itself")

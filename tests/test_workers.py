@@ -177,9 +177,9 @@ def test_a_killed_parent_leaves_no_run_behind(two: Instance, saved: Path) -> Non
 
 
 def test_a_stop_that_comes_with_the_run_is_heard(two: Instance, saved: Path) -> None:
-    """Tests that a run that is asked to stop before its process can hear it ends at once, not when patience does."""
+    """Tests that a run that is asked to stop before its process can hear it ends at once, not when timeout does."""
     worker = _Worker("1")
-    worker.patience = 50.0
+    worker.timeout = 50.0
     began = time.monotonic()
     try:
         done = worker.do(broken(saved, two, "time.sleep(60)"), saved.parent / "slow.result.json")

@@ -1,7 +1,7 @@
 """Solver processes: how they are started, asked, lent and ended.
 
 A process answers one question at a time. It is kept for the next only when its answer was taken whole: after an error
-in a caller's callback, a second Ctrl-C, or a watchdog's patience it is ended. It ends by itself when this one is gone.
+in a caller's callback, a second Ctrl-C, or a watchdog's timeout it is ended. It ends by itself when this one is gone.
 Processes belong to the process that started them: a fork begins with none.
 """
 

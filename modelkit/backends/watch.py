@@ -20,7 +20,7 @@ GRACE, LEAST_GRACE, GRACE_SHARE = 5.0, 0.3, 0.02
 ROUNDING = 1e-6
 
 
-def patience(limits: Limits) -> float:
+def overrun(limits: Limits) -> float:
     """Seconds that a solver has to stop by itself after its limit, and again after it was asked to."""
     if limits.time_limit is None:
         return GRACE
@@ -116,7 +116,7 @@ class Watch:
         self.progress: list[SolverProgress] = []
         self.bound: float | None = None
         self.deadline: float | None = None
-        self.patience = patience(job.limits)
+        self.overrun = overrun(job.limits)
         self.stopping = ""  # why it was asked to stop
 
     def run(self) -> Outcome:
@@ -132,7 +132,7 @@ class Watch:
                     if held.pressed and not self.stopping:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
-                    if self.stopping == "interrupted":  # a second Ctrl-C: no more patience
+                    if self.stopping == "interrupted":  # a second Ctrl-C: no more waiting
                         return self.completed(self.cut_off())
                     self.ask_to_stop("interrupted")
                 if self.deadline is not None and time.monotonic() > self.deadline:
@@ -145,7 +145,7 @@ class Watch:
         kind, *rest = message
         if kind == "begun":
             if self.job.limits.time_limit is not None and not self.stopping:
-                self.deadline = time.monotonic() + self.job.limits.time_limit + self.patience
+                self.deadline = time.monotonic() + self.job.limits.time_limit + self.overrun
         elif kind == "bound":
             seconds, bound = rest
             self.hear(seconds, bound)
@@ -188,7 +188,7 @@ class Watch:
     def ask_to_stop(self, why: str) -> None:
         self.stopping = why
         self.process.stop()
-        self.deadline = time.monotonic() + (GRACE if why == "interrupted" else self.patience)
+        self.deadline = time.monotonic() + (GRACE if why == "interrupted" else self.overrun)
 
     def cut_off(self) -> Outcome:
         self.process.process.kill()  # its lender tidies it up

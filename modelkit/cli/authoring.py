@@ -159,21 +159,22 @@ def _shown_other(name: str) -> str:
     from modelkit.formulation.loading import formulation_files
     from modelkit.policies import policies
 
-    makers = {**all_families(), **all_formats()}
+    generators = {**all_families(), **all_formats()}
     if name in policies():
         entry = policies()[name]
         rows = [("what", "a policy"), ("rule", entry.summary), ("reference", entry.reference)]
         rows.append(("sees", "true lengths" if entry.clairvoyant else "predicted lengths"))
         rows += [(f":{o.name}=", f"{o.help} [default: {o.default}]") for o in entry.options]
         return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
-    if name not in makers:
-        raise unknown_name("formulation, policy, family or format", name, {*formulation_files(), *policies(), *makers})
-    maker = makers[name]
+    if name not in generators:
+        known = {*formulation_files(), *policies(), *generators}
+        raise unknown_name("formulation, policy, family or format", name, known)
+    generator = generators[name]
     rows = [("what", "a family of instances" if name in all_families() else "a trace format")]
-    rows += [("summary", maker.summary), ("reference", maker.reference)]
+    rows += [("summary", generator.summary), ("reference", generator.reference)]
     rows += [
         (f"--{o.name.replace('_', '-')}", o.help + ("" if o.default is None else f" [default: {o.default}]"))
-        for o in maker.options
+        for o in generator.options
     ]
     return "\n".join([name, *(f"  {line}" for line in two_columns(rows))]) + "\n"
 

@@ -28,60 +28,60 @@ from modelkit.cli.saving import check_outputs, file_name, keeping, safe
 from modelkit.text import count
 
 if TYPE_CHECKING:
-    from modelkit.registry import Maker, Option
+    from modelkit.registry import Generator, Option
 
 
-#: What stands behind a maker's name in its example.
+#: What stands behind a generator's name in its example.
 _SAMPLES: dict[str, tuple[str, ...]] = {
     "generate": ("--seed", "1", "-o", "a.json"),
     "import": ("TRACE", "-o", "a.json"),
 }
 
 
-class _Makers(NamingGroup):
-    """A group whose commands are the makers of a registry, loaded when asked for."""
+class _Generators(NamingGroup):
+    """A group whose commands are the generators of a registry, loaded when asked for."""
 
     def __init__(
         self,
         *,
-        makers: Callable[[], dict[str, Maker]],
+        generators: Callable[[], dict[str, Generator]],
         make: Callable[..., mk.Instance],
         shared: tuple[click.Parameter, ...] = (),
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
-        self._makers = makers
+        self._generators = generators
         self._make = make
         self._shared = shared
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._makers())
+        return list(self._generators())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        maker = self._makers().get(cmd_name)
-        if maker is None:
+        generator = self._generators().get(cmd_name)
+        if generator is None:
             return None
 
         def make(output: str | None, quiet: bool, **options: Any) -> None:
             trace = options.get("trace")
             inputs = [trace, *(str(value) for value in options.values() if os.path.isfile(str(value)))]
-            stem = maker.name if trace in (None, "-") else safe(Path(str(trace)).name.partition(".")[0])
+            stem = generator.name if trace in (None, "-") else safe(Path(str(trace)).name.partition(".")[0])
             if output is None:  # its name is known when it is made
                 check_outputs({"the instance": file_name(stem, "instance", ending="json")})
             else:
                 check_outputs({"--output": output}, inputs)
             with progress(quiet, "drawing" if trace is None else f"reading {Path(str(trace)).name}"):
-                instance = self._make(maker.name, quiet=quiet, **options)
+                instance = self._make(generator.name, quiet=quiet, **options)
             _write_instance(instance, output, quiet, inputs)
 
         command = click.Command(
-            maker.name,
-            params=[*self._shared, *(_click_option(option) for option in maker.options)],
+            generator.name,
+            params=[*self._shared, *(_click_option(option) for option in generator.options)],
             callback=make,
-            help=f"{maker.summary}.\n\n{maker.reference}.",
-            short_help=maker.summary,
+            help=f"{generator.summary}.\n\n{generator.reference}.",
+            short_help=generator.summary,
             context_settings=CONTEXT,
-            epilog=epilog(" ".join(["modelkit", str(self.name), maker.name, *_SAMPLES[str(self.name)]]), 0, 2),
+            epilog=epilog(" ".join(["modelkit", str(self.name), generator.name, *_SAMPLES[str(self.name)]]), 0, 2),
         )
         decorators: list[Callable[[click.Command], click.Command]] = [output_option, quiet_option, debug_option]
         for decorate in decorators:
@@ -102,14 +102,14 @@ def _click_option(option: Option) -> click.Option:
     )  # fmt: skip
 
 
-def all_families() -> dict[str, Maker]:
+def all_families() -> dict[str, Generator]:
     """Imported late."""
     from modelkit.sources.families import families
 
     return families()
 
 
-def all_formats() -> dict[str, Maker]:
+def all_formats() -> dict[str, Generator]:
     """Imported late."""
     from modelkit.sources.traces import trace_formats
 
@@ -132,18 +132,18 @@ def _note(words: str) -> None:
     remark("note", words)
 
 
-generate = _Makers(
+generate = _Generators(
     name="generate",
-    makers=all_families,
+    generators=all_families,
     make=_generate,
     shared=(click.Option(["--predictions"], metavar="MODEL", help=PREDICTIONS_HELP),),
     help="Write an instance drawn from a named FAMILY.",
     epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
     subcommand_metavar="FAMILY [OPTIONS]",
 )
-import_ = _Makers(
+import_ = _Generators(
     name="import",
-    makers=all_formats,
+    generators=all_formats,
     make=_import,
     shared=(click.Argument(["trace"], shell_complete=traces),),
     help="Turn a public trace into an instance.",

@@ -6,7 +6,7 @@ unknown to workers and runs here. Results go through files, so that what was
 finished is there whatever happens afterwards.
 
 ====================================  =======================================================================
-to a worker, a JSON line              ``{"run": {...}, "path": "..."}``, or ``{"stop": seconds of patience}``
+to a worker, a JSON line              ``{"run": {...}, "path": "..."}``, or ``{"stop": seconds of timeout}``
 from a worker, a JSON line            ``{"stop": null}``: the result lies at the path;
                                       ``{"stop": "failed" | "time_limit", "words": "...", "seconds": s}``
 ====================================  =======================================================================
@@ -86,7 +86,7 @@ def run_all(
             try:
                 finished = crew.next()
             except KeyboardInterrupt:
-                crew.stop(patience=0.0 if interrupted else GRACE)
+                crew.stop(timeout=0.0 if interrupted else GRACE)
                 interrupted = True
                 continue
             if finished is not None:
@@ -130,11 +130,11 @@ class _Crew:
             self.done.put(worker.do(run, path))
         self.done.put(None)
 
-    def stop(self, patience: float) -> None:
+    def stop(self, timeout: float) -> None:
         """Begin nothing more; ask the runs in progress for what they have."""
         self.stopping.set()
         for worker in self.workers:
-            worker.stop(patience)
+            worker.stop(timeout)
 
     def close(self) -> None:
         self.stopping.set()
@@ -153,7 +153,7 @@ class _Worker:
         share = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
         self.environment = {**share, **os.environ, "PYTHONPATH": path}
         self.process: subprocess.Popen[str] | None = None
-        self.patience: float | None = None  # once asked to stop
+        self.timeout: float | None = None  # once asked to stop
         self.lock = threading.Lock()
 
     def ready(self) -> subprocess.Popen[str]:
@@ -187,8 +187,8 @@ class _Worker:
         process = self.ready()
         with self.lock:
             self.send({"run": run.model_dump(mode="json"), "path": str(path)})
-            if self.patience is not None:  # asked to stop between two runs
-                self.send({"stop": self.patience})
+            if self.timeout is not None:  # asked to stop between two runs
+                self.send({"stop": self.timeout})
         assert process.stdout is not None
         answer: dict[str, Any] = json.loads(process.stdout.readline())
         return answer
@@ -199,11 +199,11 @@ class _Worker:
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
 
-    def stop(self, patience: float) -> None:
+    def stop(self, timeout: float) -> None:
         with self.lock, contextlib.suppress(OSError, ValueError):
-            self.patience = patience
+            self.timeout = timeout
             if self.process is not None:
-                self.send({"stop": patience})
+                self.send({"stop": timeout})
 
     def end(self) -> None:
         """End the worker and whatever it runs: it does so when its standard input closes."""

@@ -28,7 +28,7 @@ MOST_TRACE_LINES = 100_000_000
 #: Gzip files can be concatenated; more members than this indicate a malicious file.
 MOST_MEMBERS = 10_000
 #: Seconds that a named pipe may be without a writer.
-PIPE_PATIENCE = 2.0
+PIPE_TIMEOUT = 2.0
 
 
 _PIECE = 2**20
@@ -202,7 +202,7 @@ def _pieces(source: str | os.PathLike[str]) -> Iterator[bytes]:
 
 def _first_of_pipe(number: int) -> bytes:
     """What a named pipe gives first; nothing when it has a writer that is slow."""
-    deadline = time.monotonic() + PIPE_PATIENCE
+    deadline = time.monotonic() + PIPE_TIMEOUT
     while time.monotonic() < deadline:
         try:
             piece = os.read(number, _PIECE)

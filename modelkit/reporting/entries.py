@@ -162,7 +162,7 @@ def label(result: Result) -> str:
 
 
 def solver_name(name: str) -> str:
-    """As its makers write it."""
+    """As its vendor writes it."""
     return {"highs": "HiGHS", "scip": "SCIP", "appsi_highs": "HiGHS (appsi)", "gurobi": "Gurobi"}.get(name, name)
 
 

@@ -90,7 +90,7 @@ def _check_apart(
     host = hosting.Host()
     try:
         call = ("call", _tell_findings, (str(path), parameters, instances, wanted))
-        host.request(call, f"formulation {named}", path, patience=hosting.PATIENCE, listen=hear)
+        host.request(call, f"formulation {named}", path, timeout=hosting.TIMEOUT, listen=hear)
     except ModelkitError as error:
         ended = RULES[wanted[len(found)]]
         advice = "every function must return within the time limit and must not end the process; fix it and check again"

@@ -53,7 +53,7 @@ def probe(name: str, given: Mapping[str, Any], *, hash_seed: int) -> Probe:
     host = hosting.Host(hash_seed)
     try:
         call = ("call", _look, (str(path), dict(given)))
-        host.request(call, f"formulation {path}", path, patience=hosting.PATIENCE, listen=seen.append)
+        host.request(call, f"formulation {path}", path, timeout=hosting.TIMEOUT, listen=seen.append)
     except FormulationFailedError as error:
         seen[-1].build_error = str(error)
     except ModelkitError as error:

@@ -14,7 +14,7 @@ from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.sources.families import generate
 
 #: Draws of each kind before it is given up because the formulation takes none of them.
-PATIENCE = 40
+DRAWS = 40
 
 
 def unit_instance(seed: int, requests: int, *, slots: int | None = None) -> Instance:
@@ -81,7 +81,7 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
     def taken() -> Iterator[Instance]:
         found = 0
         for seed in count():
-            if found == 0 and seed == PATIENCE:
+            if found == 0 and seed == DRAWS:
                 return
             for instance in _kinds(formulation, seed):
                 try:

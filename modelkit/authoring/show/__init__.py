@@ -16,7 +16,7 @@ from typing import Any
 
 from modelkit.authoring.show.lifting import Side, lift
 from modelkit.authoring.show.rows import ModelRow, NotLinearError, World, over_of, read
-from modelkit.authoring.show.specimens import others, specimens
+from modelkit.authoring.show.samples import others, samples
 from modelkit.authoring.show.traced import TracedFloat, TracedInt, polynomial, traced_data
 from modelkit.authoring.show.verifying import holds, says_nothing
 from modelkit.errors import ModelkitError
@@ -106,7 +106,7 @@ def mathematics(name: str, given: Mapping[str, Any] | None = None) -> Mathematic
     letters: dict[str, tuple[str, ...]] = {}
     for document in documents:
         letters.update(_letters(document))
-    worlds = [_world(formulation, instance) for instance in specimens(formulation, given or {})]
+    worlds = [_world(formulation, instance) for instance in samples(formulation, given or {})]
     more = _others(formulation, given or {})
     first = worlds[0].model
     objective = next(first.component_objects(pyo.Objective, active=True))

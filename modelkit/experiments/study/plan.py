@@ -42,7 +42,7 @@ from modelkit.experiments.run import Kind, parameters_of, solve_arguments
 from modelkit.experiments.study.paper_figures import PaperFigure
 from modelkit.io import faults_of
 from modelkit.io.files import read_text
-from modelkit.registry import Maker
+from modelkit.registry import Generator
 
 #: Most runs of a study.
 MOST_RUNS = 1_000_000
@@ -222,13 +222,13 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
     from modelkit.policies import chosen_policy
     from modelkit.sources.families import families
 
-    makers = families()
+    generators = families()
     for i, entry in enumerate(study.instances):
         where = f"$.instances[{i}]"
-        if entry.family is not None and entry.family not in makers:
-            yield _unknown(f"{where}.family", "family", entry.family, makers)
+        if entry.family is not None and entry.family not in generators:
+            yield _unknown(f"{where}.family", "family", entry.family, generators)
         elif entry.family is not None:
-            yield from _wrong_options(f"{where}.parameters", makers[entry.family], entry.parameters)
+            yield from _wrong_options(f"{where}.parameters", generators[entry.family], entry.parameters)
         elif not os.path.isfile(entry.file or ""):
             yield Fault(f"{where}.file", f"no such file: {entry.file}")
     groups = {entry.label for entry in study.instances}
@@ -308,8 +308,8 @@ def _unknown(path: str, noun: str, name: str, known: Iterable[str]) -> Fault:
     return Fault(path, f"unknown {noun} {shown(name)}{did_you_mean(name, known)}; known: {', '.join(sorted(known))}")
 
 
-def _wrong_options(where: str, maker: Maker, parameters: Mapping[str, Any]) -> Iterator[Fault]:
-    options = {option.name: option for option in maker.options if option.name != "seed"}
+def _wrong_options(where: str, generator: Generator, parameters: Mapping[str, Any]) -> Iterator[Fault]:
+    options = {option.name: option for option in generator.options if option.name != "seed"}
     for key, values in parameters.items():
         if key not in options:
             yield _unknown(f"{where}.{key}", "parameter", key, options)

@@ -24,13 +24,13 @@ from modelkit.formulation.loading import FOLDERS_VARIABLE, IMPORT
 from modelkit.runtime.deadline import current
 
 #: Seconds that a function of a formulation may take, building apart.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 #: Seconds that one may take when less is left of the solve that asks it.
-LEAST_PATIENCE = 5.0
+LEAST_TIMEOUT = 5.0
 #: Seconds that building may take where nothing else is said.
-BUILD_PATIENCE = 300.0
+BUILD_TIMEOUT = 300.0
 #: Seconds that the interpreter and Pyomo may take to start.
-START_PATIENCE = 120.0
+START_TIMEOUT = 120.0
 #: Characters that files may print before the rest is left out.
 PRINTED = 4000
 #: Functions that are limited by the whole request, not each by itself.
@@ -74,7 +74,7 @@ class Host:
         assert self.process.stdout is not None
         threading.Thread(target=_relay, args=(self.process.stdout,), daemon=True).start()
         self.end = weakref.finalize(self, _end, self.process, self.channel, self.dump, self.owner)
-        self.wait("the process for formulation files", patience=START_PATIENCE)
+        self.wait("the process for formulation files", timeout=START_TIMEOUT)
 
     @property
     def usable(self) -> bool:
@@ -87,7 +87,7 @@ class Host:
         owner: str,
         path: Path,
         *,
-        patience: float | None = None,
+        timeout: float | None = None,
         within: float | None = None,
         listen: Callable[[Any], None] | None = None,
     ) -> Any:
@@ -97,8 +97,8 @@ class Host:
         ----------
         owner, path
             Whom it is about, as messages say it, and the file.
-        patience
-            Seconds that each function of the formulation may take; building apart. None: `PATIENCE`, and not much
+        timeout
+            Seconds that each function of the formulation may take; building apart. None: `TIMEOUT`, and not much
             longer than the solve that is going on.
         within
             Seconds that the whole may take; None for as long as it needs, but for its functions.
@@ -114,14 +114,14 @@ class Host:
         """
         with contextlib.suppress(OSError):  # it died; waiting tells
             self.channel.send(message)
-        return self.wait(owner, path, patience=patience, within=within, listen=listen)
+        return self.wait(owner, path, timeout=timeout, within=within, listen=listen)
 
     def wait(
         self,
         owner: str,
         path: Path | None = None,
         *,
-        patience: float | None = None,
+        timeout: float | None = None,
         within: float | None = None,
         listen: Callable[[Any], None] | None = None,
     ) -> Any:
@@ -140,7 +140,7 @@ class Host:
                     continue
                 if self.process.poll() is not None and not self.channel.poll():
                     raise EOFError
-                self._check_time(owner, path, began, patience, within)
+                self._check_time(owner, path, began, timeout, within)
         except (EOFError, OSError):
             raise self._died(owner, path) from None
         except ModelkitError:
@@ -161,16 +161,16 @@ class Host:
         return message
 
     def _check_time(
-        self, owner: str, path: Path | None, began: float, patience: float | None, within: float | None
+        self, owner: str, path: Path | None, began: float, timeout: float | None, within: float | None
     ) -> None:
         now = time.monotonic()
         function, since = self.marks.read()
-        limit = patience
+        limit = timeout
         if limit is None:  # what was left of the solve when the function began
             left = current().at - time.perf_counter() + now - (since or now)
-            limit = min(PATIENCE, max(LEAST_PATIENCE, left))
-        if function in _BUILDING and patience is None:
-            limit = BUILD_PATIENCE if within is None else float("inf")
+            limit = min(TIMEOUT, max(LEAST_TIMEOUT, left))
+        if function in _BUILDING and timeout is None:
+            limit = BUILD_TIMEOUT if within is None else float("inf")
         late = within is not None and now - began > within
         if within is not None and late:
             limit = within

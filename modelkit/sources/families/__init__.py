@@ -13,7 +13,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.policies.predictions import with_predictions
-from modelkit.registry import Maker
+from modelkit.registry import Generator
 from modelkit.sources.families import kv, slots  # noqa: F401  their families register themselves
 from modelkit.sources.families.drawing import REGISTRY, family, timed_instance
 from modelkit.sources.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def families() -> dict[str, Maker]:
+def families() -> dict[str, Generator]:
     """All families by name."""
     return REGISTRY.entries()
 
@@ -51,9 +51,9 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     InputError
         An option is out of its range or of another type.
     """
-    maker = REGISTRY[name]
-    options = maker.checked(options, f"generate {name}")
-    instance = checked(f"generate {name}", lambda: maker.make(**options))
+    generator = REGISTRY[name]
+    options = generator.checked(options, f"generate {name}")
+    instance = checked(f"generate {name}", lambda: generator.make(**options))
     if predictions is None:
         return instance
     return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))

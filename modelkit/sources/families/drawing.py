@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance, Request, Server
-from modelkit.registry import Makers
+from modelkit.registry import Generators
 
 Ints = npt.NDArray[np.int64]
 
-REGISTRY = Makers("family")
+REGISTRY = Generators("family")
 family = REGISTRY.register
 
 #: Largest value of an option; of any other a billion.

@@ -11,9 +11,9 @@ from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance, Request
 from modelkit.io import checked
 from modelkit.io.files import where_of
-from modelkit.registry import Maker, Makers
+from modelkit.registry import Generator, Generators
 
-REGISTRY = Makers("trace format", modules=[f"{__name__}.{module}" for module in ("lengths", "serving")])
+REGISTRY = Generators("trace format", modules=[f"{__name__}.{module}" for module in ("lengths", "serving")])
 trace_format = REGISTRY.register
 
 #: Endings that say what a file is, not what it is about.
@@ -27,7 +27,7 @@ class Imported(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def trace_formats() -> dict[str, Maker]:
+def trace_formats() -> dict[str, Generator]:
     """All trace formats by name."""
     return REGISTRY.entries()
 
@@ -59,12 +59,12 @@ def import_trace(
     InputError
         With all faults of the file, each with its line.
     """
-    maker = REGISTRY[format]
-    options = maker.checked(options, f"import {format}")
+    generator = REGISTRY[format]
+    options = generator.checked(options, f"import {format}")
     notes: list[str] = []
 
     def make() -> Instance:
-        made = maker.make(path, **options)
+        made = generator.make(path, **options)
         if isinstance(made, Instance):
             return made
         notes.extend(made.notes)

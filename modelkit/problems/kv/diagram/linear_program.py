@@ -29,7 +29,7 @@ SCALE = 1 << 20
 #: A cut is added when it is violated by more; less when little else is found.
 VIOLATION, SMALL_VIOLATION = 0.02, 0.005
 #: Rounds of separation after which small violations count, cuts of a family added in a round at most.
-PATIENCE, MOST_ADDED = 60, 60
+COARSE, MOST_ADDED = 60, 60
 #: Rounds after which cuts that do not bind are taken out.
 CLEANING = 6
 
@@ -113,7 +113,7 @@ class CliqueProgram:
                 slack = np.flatnonzero(~binding)
                 solver.deleteRows(len(slack), (slack + rows).astype(np.int32))
                 self.cuts = [c for c, binds in zip(self.cuts, binding, strict=True) if binds]
-            violation = VIOLATION if separations < PATIENCE else SMALL_VIOLATION
+            violation = VIOLATION if separations < COARSE else SMALL_VIOLATION
             x = np.array(solution.col_value)
             added = first_found(self.families, self.candidates, x, violation, MOST_ADDED, turn)
             turn = (turn + len(x) // 3 + 1) % len(x)

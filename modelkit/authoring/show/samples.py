@@ -29,7 +29,7 @@ def _requests(rows: tuple[tuple[int, int, int], ...], late: bool) -> tuple[Reque
     )
 
 
-def specimens(formulation: Formulation, given: Mapping[str, Any]) -> list[Instance]:
+def samples(formulation: Formulation, given: Mapping[str, Any]) -> list[Instance]:
     """Instances that the formulation takes, posed.
 
     Raises
