@@ -42,9 +42,9 @@ MANY = 5000
 OVERLOADED = (400,)
 #: So many times more.
 MUCH_MORE = 1.5
-#: Share of the time that is left for prices on rounds; and requests times rounds up to which they are sought without a
-#: limit on time.
-ROUNDS_SHARE, MOST_STARTS = 0.25, 2_000_000
+#: Share of the time that is left for each search; and requests times rounds up to which prices on rounds are sought
+#: without a limit on time.
+SHARE_OF_TIME, MOST_STARTS = 0.25, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def serving_bounds(
     objective
         ``total_latency_ms``, ``makespan_ms`` or ``total_ttft_ms``.
     deadline
-        Some of the time that is left goes to prices on rounds, where all requests arrive together. All else takes a
-        few seconds at 20,000 requests.
+        Some of the time that is left goes to prices on rounds, where all requests arrive together, and to shares of
+        delay. All else takes about a second at 20,000 requests.
 
     Raises
     ------
@@ -86,8 +86,13 @@ def serving_bounds(
     found = _by_work(instance, objective, deadline)
     if objective == TOTAL_LATENCY_MS:
         values = {bound.name: bound.value for bound in found}
-        found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"], deadline or Deadline())
+        found += _by_interference(instance, values["work"] > MUCH_MORE * values["residence"], share_of(deadline))
     return sorted(found, key=lambda bound: -bound.value)
+
+
+def share_of(deadline: Deadline | None) -> Deadline:
+    """When a search that may take long ends."""
+    return (deadline or Deadline()).share(SHARE_OF_TIME)
 
 
 def left_out(instance: Instance, objective: str = TOTAL_LATENCY_MS) -> dict[str, str]:
@@ -119,7 +124,7 @@ def _by_work(instance: Instance, objective: str, deadline: Deadline | None) -> l
         with contextlib.suppress(InputError):  # arrivals so far apart that there are too many cells
             see(with_cells(ServingCosts.of(instance), best["work"][1]))
     if "rounds" not in excluded:
-        for rounds in _prices_on_rounds(instance, deadline or Deadline()):
+        for rounds in _prices_on_rounds(instance, share_of(deadline)):
             see(best["work"][1].model_copy(update={"rounds": rounds}))
     return [
         ServingBound(name, _claiming(_draft(instance, objective, work), value)) for name, (value, work) in best.items()
@@ -136,7 +141,7 @@ def _prices_on_rounds(instance: Instance, deadline: Deadline) -> list[Prices]:
         starts = first_schedule(counted)
         soon = len(starts) * int(starts.max()) <= MOST_STARTS
         if starts.any() and (soon or deadline.finite):
-            priced = certify(counted, ascend(counted, starts, deadline=deadline.share(ROUNDS_SHARE)).prices).prices
+            priced = certify(counted, ascend(counted, starts, deadline=deadline).prices).prices
             found += [priced] if priced is not None else []
     return found
 
@@ -171,7 +176,7 @@ def _by_interference(instance: Instance, overloaded: bool, deadline: Deadline) -
     for share in OVERLOADED if overloaded else SHARES:
         see_one(share)
     width = 0 if overloaded else 100
-    while tried and width >= (CLOSEST if n < MANY else 2 * CLOSEST):
+    while tried and not deadline.over and width >= (CLOSEST if n < MANY else 2 * CLOSEST):
         centre = max(tried, key=tried.__getitem__)
         see_one(centre - width)
         see_one(centre + width)
