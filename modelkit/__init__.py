@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.problem import kv_refusal as kv_refusal
     from modelkit.problems.problem import problem_of as problem_of
     from modelkit.problems.problem import stages_refusal as stages_refusal
+    from modelkit.problems.serving.iterations import schedule_from_iterations as schedule_from_iterations
     from modelkit.problems.slots.packing import pack as pack
     from modelkit.problems.slots.packing import packing_bound as packing_bound
     from modelkit.problems.slots.stages import Stage as Stage
@@ -107,6 +108,7 @@ _PUBLIC = {
     "problems.kv.local_search": ("TooLargeError", "list_schedule", "schedule_of"),
     "problems.kv.start_windows": ("possible_starts",),
     "problems.problem": ("Problem", "kv_refusal", "problem_of", "stages_refusal"),
+    "problems.serving.iterations": ("schedule_from_iterations",),
     "problems.slots.packing": ("pack", "packing_bound"),
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),

@@ -29,7 +29,9 @@ import numpy as np
 import modelkit as mk
 from modelkit.instance import LinearClock, Request, Server
 
-OBJECTIVES = ("latency", "makespan", "ttft")
+#: The metrics of the judge by the names of the objectives here.
+METRICS = {"latency": "total_latency_ms", "makespan": "makespan_ms", "ttft": "total_ttft_ms"}
+OBJECTIVES = tuple(METRICS)
 WAITING, READING = -1, 0  # of a request's tokens, when it is not admitted and when it has none yet
 
 
@@ -291,11 +293,9 @@ def _exact(value: float) -> Fraction:
     return Fraction(str(value))
 
 
-def judged_value(instance: mk.Instance, verdict: Any, objective: str) -> float:
+def judged_value(verdict: Any, objective: str) -> float:
     """The value of a judged schedule [ms], in the words of this search."""
-    if objective == "ttft":
-        return float(verdict.metrics["mean_first_token_ms"]) * len(instance.requests)
-    return float(verdict.metrics["total_latency_ms" if objective == "latency" else "makespan_ms"])
+    return float(verdict.metrics[METRICS[objective]])
 
 
 # --- random instances ------------------------------------------------------------------------------

@@ -5,63 +5,80 @@ What verification accepts is a bound, whoever wrote the proof; so random proofs 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from random_prices import random_prices
-from realtime_brute_force import OBJECTIVES, Question, judged_value, optimum
+from realtime_brute_force import METRICS, OBJECTIVES, Question, judged_value, optimum
 
 import modelkit as mk
-from modelkit.certificate import SHARE, Prices, ServingPrices, Work
+from modelkit.backends import Limits, backend
+from modelkit.backends.standard_form import compile_model
+from modelkit.certificate import SHARE, Interference, Prices, ServingPrices, Work
+from modelkit.errors import InputError
+from modelkit.formulation.loading import load_formulation
 from modelkit.instance import LinearClock, Server
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
+from modelkit.problems.serving.bounds import serving_bounds
+from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.price_ascent import Plan
 from modelkit.problems.serving.prices import price_bound, written_prices
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.sources.families import generate
 from modelkit.sources.servers import find_server
+from modelkit.verify.exact_bounds import recomputed_bound
 from modelkit.verify.serving_costs import ServingCosts
+from modelkit.verify.serving_interference import interference_bound
 from modelkit.verify.serving_prices import serving_prices_bound
-from modelkit.verify.serving_work import rounds_instance, work_bound
+from modelkit.verify.serving_work import rounds_instance, work_bounds
 
-#: The metrics by the names that the exhaustive search has for them.
-METRICS = {"latency": "total_latency_ms", "makespan": "makespan_ms", "ttft": "total_ttft_ms"}
 #: A short ascent.
 SHORT = (Plan(4, 30, 0.5), Plan(2, 20, 1.0))
 assert set(METRICS.values()) == set(SERVING.objectives)
 
 
 class Claim(NamedTuple):
-    """A bound [ms] on one metric, its kind, and in words what it comes from."""
+    """A bound [ms] on one metric by its name, and its proof."""
 
-    kind: str
+    name: str
     metric: str
     value: Fraction
-    proof: str
+    proof: Any
 
 
 def claims(instance: mk.Instance, seed: int) -> Iterator[Claim]:
-    """All bounds of an instance with the linear clock, those with random proofs by a seed."""
+    """All bounds of an instance with the linear clock: those that are found, and those of random proofs, by a seed."""
+    for metric in METRICS.values():
+        for bound in serving_bounds(instance, metric):
+            proven = bound.certificate.bound
+            assert recomputed_bound(bound.certificate, instance) >= Fraction(proven.numerator, proven.denominator)
+            yield Claim(bound.name, metric, Fraction(proven.numerator, proven.denominator), bound.certificate)
     rng = np.random.default_rng([3, seed])
     for work in works(instance, rng):
         for metric in METRICS.values():
-            yield Claim("work", metric, work_bound(instance, work, metric), str(work))
-    for prices in (*(random_prices(instance, rng) for _ in range(3)), *found_prices(instance, rng)):
-        yield Claim("prices", METRICS["latency"], serving_prices_bound(instance, prices), str(prices))
+            for name, value in work_bounds(instance, work, metric).items():
+                yield Claim(name, metric, value, work)
+    for weights in interferences(instance, rng):
+        yield Claim("interference", METRICS["latency"], interference_bound(instance, weights), weights)
+    for _ in range(3):
+        prices = random_prices(instance, rng)
+        yield Claim("prices", METRICS["latency"], serving_prices_bound(instance, prices), prices)
+    for own, name in ((True, "prices"), (False, "prices on memory and slots")):
+        prices = found_prices(instance, rng, own)
+        yield Claim(name, METRICS["latency"], serving_prices_bound(instance, prices), prices)
 
 
-def found_prices(instance: mk.Instance, rng: np.random.Generator) -> Iterator[ServingPrices]:
-    """Prices on time that a short ascent finds from any completions, with own ones and without."""
+def found_prices(instance: mk.Instance, rng: np.random.Generator, own: bool) -> ServingPrices:
+    """Prices on time that a short ascent finds from any completions, with own ones or without."""
     costs = ServingCosts.of(instance)
     earliest = (np.array(costs.arrival) + np.array(costs.residence) / 2**20) / 2**10
     completions = earliest + rng.exponential(sum(costs.own_work) / 2**30 + 1, len(earliest))
-    for own in (True, False):
-        found = price_bound(instance, completions, own=own, levels=SHORT)
-        yield written_prices(instance, found)
+    return written_prices(instance, price_bound(instance, completions, own=own, levels=SHORT))
 
 
 def works(instance: mk.Instance, rng: np.random.Generator) -> Iterator[Work]:
@@ -82,6 +99,31 @@ def works(instance: mk.Instance, rng: np.random.Generator) -> Iterator[Work]:
         yield Work(memory_share=int(rng.integers(SHARE + 1)), rounds=rounds)
 
 
+def interferences(instance: mk.Instance, rng: np.random.Generator) -> Iterator[Interference]:
+    """Shares of delay, the same or another for each request, and charges for prefills as far as they are accepted."""
+    costs, n = ServingCosts.of(instance), len(instance.requests)
+    for shares in (rng.integers(0, SHARE + 1, n), np.full(n, rng.integers(0, 300)), rng.choice([0, 1, 100, SHARE], n)):
+        weights = interference_weights(costs, shares.tolist())
+        assert weights is not None
+        yield weights
+        others = [int(v * rng.choice([0, 0.5, 1, 1, 1.1, 2])) for v in weights.prefills]
+        drawn = weights.model_copy(update={"prefills": others})
+        with contextlib.suppress(InputError):  # charged too much
+            interference_bound(instance, drawn)
+            yield drawn
+
+
+def relaxations(instance: mk.Instance) -> Iterator[Claim]:
+    """The optimum of each formulation of the problem without whole numbers, less a solver's tolerance."""
+    for name, metric in zip(("serving-latency", "serving-makespan", "serving-ttft"), METRICS.values(), strict=True):
+        formulation = load_formulation(name)
+        if formulation.refusal(instance) is None:
+            form, _ = compile_model(formulation.instantiate(instance, None))
+            form.integer[:] = False
+            outcome, _ = backend("highs").solve_form(form, Limits(), {})  # type: ignore[attr-defined]
+            yield Claim("relaxation", metric, Fraction(outcome.bound - 1e-6 * max(1.0, abs(outcome.bound))), name)
+
+
 @dataclass(frozen=True)
 class Compared:
     """How many bounds were compared, those that are too high, and how close the best of each kind and metric comes."""
@@ -91,15 +133,19 @@ class Compared:
     shares: dict[str, float]
 
 
-def against_optima(posed: Question, seed: int) -> Compared:
-    """The bounds of a tiny instance, beside what no schedule is below."""
+def against_optima(posed: Question, seed: int, *, relaxed: bool = False) -> Compared:
+    """The bounds of a tiny instance, beside what no schedule is below.
+
+    ``relaxed``: and where prompts are processed whole, the optima of the relaxed formulations.
+    """
     instance, chunk, evictions = posed
     least = {}
     for name, metric in METRICS.items():
         best = optimum(instance, name, evictions=evictions, chunk=chunk)
         assert best is not None
         least[metric] = best.value
-    return _compared(list(claims(instance, seed)), least)
+    others = relaxations(instance) if relaxed and chunk is None else ()
+    return _compared([*claims(instance, seed), *others], least)
 
 
 def excesses(posed: Question, seed: int) -> list[str]:
@@ -114,7 +160,7 @@ def against_policies(instance: mk.Instance, seed: int) -> Compared:
         verdict = judge(instance, clairvoyant_schedule(instance, policy))
         assert verdict.valid, (policy, verdict.violations)
         for name in OBJECTIVES:
-            value = judged_value(instance, verdict, name)
+            value = judged_value(verdict, name)
             least[METRICS[name]] = min(value, least.get(METRICS[name], value))
     return _compared(list(claims(instance, seed)), least)
 
@@ -122,12 +168,12 @@ def against_policies(instance: mk.Instance, seed: int) -> Compared:
 def _compared(found: list[Claim], least: dict[str, float]) -> Compared:
     """The judge adds up doubles: a millionth of a millionth above the value is none."""
     wrong, shares = [], {}
-    for kind, metric, value, proof in found:
+    for name, metric, value, proof in found:
         best = least[metric]
         if value > Fraction(best) + Fraction(max(1.0, best)) / 10**12:
-            wrong.append(f"{metric}: {float(value)} by {kind} is above {best}; the proof is {proof[:2000]}")
+            wrong.append(f"{metric}: {float(value)} by {name} is above {best}; the proof is {proof!r:.2000}")
         if best > 0:
-            key = f"{kind} {metric}"
+            key = f"{name} {metric}"
             shares[key] = max(shares.get(key, 0.0), float(value) / best)
     return Compared(len(found), wrong, shares)
 

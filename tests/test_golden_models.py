@@ -15,7 +15,7 @@ import modelkit as mk
 from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import found_formulations
-from modelkit.instance import Instance
+from modelkit.instance import Instance, LinearClock, Server
 from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 
@@ -32,13 +32,18 @@ def formulation_of(name: str) -> Formulation:
 
 def tiny(formulation: Formulation) -> Instance:
     """The two-request instance of the formulation's kind, with the first example of each parameter."""
+    if formulation.parameters:
+        return tiny_instances(formulation, 1, {})[0]
     two = mk.load(Path(__file__).parents[1] / "instances" / "two-requests.json")
-    slots = generate("slot-synthetic", seed=1, requests=2, slots=2)
-    return (
-        tiny_instances(formulation, 1, {})[0]
-        if formulation.parameters
-        else (two if formulation.refusal(two) is None else slots)
+    law = {"base_ms": 1.0, "prefill_base_ms": 4.0, "prefill_per_token_ms": 0.5, "decode_base_ms": 3.0}
+    clock = LinearClock(kind="linear", mixed=True, decode_per_request_ms=0.1, decode_per_kv_token_ms=0.01, **law)
+    late = tuple(r.model_copy(update={"arrival": 0.005 * i}) for i, r in enumerate(two.requests))
+    kinds = (
+        two,
+        generate("slot-synthetic", seed=1, requests=2, slots=2),
+        two.replace(server=Server(kv_capacity_tokens=6, clock=clock), requests=late),
     )
+    return next(instance for instance in kinds if formulation.refusal(instance) is None)
 
 
 def test_none_is_missing() -> None:

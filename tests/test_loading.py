@@ -61,7 +61,7 @@ def test_bundled_formulations_load() -> None:
         assert formulation is not None
         assert formulation.name == entry.name
         assert formulation.claim in ("exact", "lower-bound", "heuristic")
-        assert formulation.value is not None or formulation.objective in ("total_latency", "makespan")
+        assert formulation.value is not None or formulation.objective in ("total_latency", "makespan", "total_ttft")
         assert formulation.summary
         assert formulation.reference
 

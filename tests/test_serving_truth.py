@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 import serving_bounds
-from realtime_brute_force import OBJECTIVES, judged_value, optimum, question
-from serving_bounds import METRICS, claims, excesses
+from realtime_brute_force import METRICS, OBJECTIVES, judged_value, optimum, question
+from serving_bounds import claims, excesses
 
 import modelkit as mk
 from modelkit.instance import LinearClock, Request, Server
@@ -24,7 +24,7 @@ def test_schedules_of_the_search_are_valid_and_have_its_value(seed: int) -> None
         best = optimum(instance, objective, evictions=evictions, chunk=chunk)
         verdict = judge(instance, best.schedule)
         assert verdict.violations == ()
-        assert judged_value(instance, verdict, objective) == pytest.approx(best.value, rel=1e-9, abs=1e-9)
+        assert judged_value(verdict, objective) == pytest.approx(best.value, rel=1e-9, abs=1e-9)
 
 
 def least_over_starts(

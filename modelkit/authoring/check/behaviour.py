@@ -190,7 +190,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
     if not compared:
         return [
             Complaint(
-                "it takes no instance that brute force can enumerate (the unit clock, or stages on slots)",
+                "it takes no instance that brute force can enumerate (those with mixed = false have no arrivals)",
                 "widen needs(), or make no claim that cannot be checked",
             )
         ]

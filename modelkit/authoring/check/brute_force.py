@@ -15,6 +15,7 @@ import numpy as np
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance, LinearClock, UnitClock
 from modelkit.judge import judge
+from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.slots.stages import Stage, schedule_from_stages
 from modelkit.schedule import Admission, Schedule, schedule_from_starts
 
@@ -27,15 +28,19 @@ class Best(NamedTuple):
 
 
 def can_enumerate(instance: Instance) -> bool:
-    """Whether all schedules of such an instance can be tried: the unit clock, or stages on slots."""
+    """Whether all schedules of such an instance can be tried: all but stages with arrivals.
+
+    Without evictions, which gain nothing where lengths are known.
+    """
     clock = instance.server.clock
-    return isinstance(clock, UnitClock) or (not clock.mixed and not instance.arrays.arrival.any())
+    return isinstance(clock, UnitClock) or clock.mixed or not instance.arrays.arrival.any()
 
 
 def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
     """The best admissible schedule of a posed instance; None when there is none."""
     if isinstance(instance.server.clock, LinearClock):
-        return _best_of(formulation, instance, _staged(instance))
+        mixed = instance.server.clock.mixed
+        return _best_of(formulation, instance, _iterated(instance) if mixed else _staged(instance))
     starts = list(_fitting_starts(instance))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
@@ -120,3 +125,13 @@ def _staged(instance: Instance) -> Iterator[Schedule]:
                 staged.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in taken), decode))
             else:
                 yield schedule_from_stages(instance, staged)
+
+
+def _iterated(instance: Instance) -> Iterator[Schedule]:
+    """All ways to say which iteration processes each prompt, without empty iterations, begun as early as possible."""
+    output = instance.arrays.output.tolist()
+    names = [r.id for r in instance.requests]
+    for starts in product(*(range(1, sum(output) - o + 2) for o in output)):
+        inside = {k + j for k, o in zip(starts, output, strict=True) for j in range(o)}
+        if len(inside) == max(inside):
+            yield schedule_from_iterations(instance, dict(zip(names, starts, strict=True)))

@@ -54,11 +54,25 @@ def slot_instance(seed: int, requests: int) -> Instance:
 
 
 def mixed_instance(seed: int, requests: int) -> Instance:
-    """Requests under the linear clock with prompts processed beside decoding."""
-    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=10.0, prefill_per_token_ms=1.0, decode_base_ms=20.0)
-    return unit_instance(8 * seed, requests).replace(
-        name=f"tiny-{seed}", server=Server(kv_capacity_tokens=8, clock=clock)
+    """Requests under the linear clock with prompts processed beside decoding, and arrivals amid iterations.
+
+    Every other one has a part of every iteration, every third a cost of held tokens, every fourth slots.
+    """
+    drawn = unit_instance(seed, requests)
+    clock = LinearClock(
+        kind="linear",
+        mixed=True,
+        base_ms=5.0 * (seed % 2),
+        prefill_base_ms=10.0,
+        prefill_per_token_ms=1.0,
+        decode_base_ms=20.0 - 15.0 * (seed % 2),
+        decode_per_request_ms=3.0 * (seed % 3 > 0),
+        decode_per_kv_token_ms=0.5 * (seed % 3 == 1),
     )
+    slots = 2 if seed % 4 == 2 else None
+    rows = tuple(r.model_copy(update={"arrival": r.arrival * 0.017}) for r in drawn.requests)
+    server = Server(kv_capacity_tokens=drawn.server.kv_capacity_tokens, slots=slots, clock=clock)
+    return drawn.replace(server=server, requests=rows)
 
 
 def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
@@ -123,9 +137,9 @@ def growing(instance: Instance, requests: int) -> Instance:
     Shapes are those of ``instance`` in turn, arrivals are spread evenly, so that the horizon grows in proportion.
     """
     rows = instance.requests
-    late = max(r.arrival for r in rows) > 0
+    late, apart = max(r.arrival for r in rows) > 0, 2 if instance.is_unit else 0.034
     made = tuple(
-        rows[i % len(rows)].model_copy(update={"id": f"q{i}", "arrival": 2 * (i // len(rows)) if late else 0})
+        rows[i % len(rows)].model_copy(update={"id": f"q{i}", "arrival": apart * (i // len(rows)) if late else 0})
         for i in range(requests)
     )
     return instance.replace(name=f"{requests} requests", requests=made, extra={})

@@ -21,10 +21,10 @@ _OTHERS_SHORT = (((1, 2, 5), (0, 3, 1), (2, 1, 3)),)
 _Shapes = tuple[tuple[tuple[int, int, int], ...], ...]
 
 
-def _requests(rows: tuple[tuple[int, int, int], ...], late: bool) -> tuple[Request, ...]:
+def _requests(rows: tuple[tuple[int, int, int], ...], apart: float) -> tuple[Request, ...]:
     mark = "r" if len(rows) == len(_SHAPES[0]) else "other"
     return tuple(
-        Request(id=f"{mark}{i}", arrival=a if late else 0, prompt_tokens=s, output_tokens=o)
+        Request(id=f"{mark}{i}", arrival=apart * a, prompt_tokens=s, output_tokens=o)
         for i, (a, s, o) in enumerate(rows, start=1)
     )
 
@@ -71,12 +71,14 @@ def _instances(shapes: _Shapes) -> list[Instance]:
     """The same requests under each clock."""
     linear = LinearClock(kind="linear", prefill_base_ms=30.0, prefill_per_token_ms=2.0, decode_base_ms=7.0)
     levels = LinearClock(kind="linear", prefill_levels=((9, 11.0), (17, 23.0), (40, 31.0)), decode_base_ms=7.0)
-    mixed = linear.model_copy(update={"mixed": True})
+    parts = {"base_ms": 5.0, "decode_per_request_ms": 3.0, "decode_per_kv_token_ms": 0.5}
+    mixed = linear.model_copy(update={"mixed": True, **parts})
     servers = [
-        (Server(kv_capacity_tokens=13), True),
-        (Server(slots=2, clock=linear), False),
-        (Server(slots=2, clock=levels), False),
-        (Server(kv_capacity_tokens=13, slots=2), True),
-        (Server(kv_capacity_tokens=13, clock=mixed), True),
+        (Server(kv_capacity_tokens=13), 1),
+        (Server(slots=2, clock=linear), 0),
+        (Server(slots=2, clock=levels), 0),
+        (Server(kv_capacity_tokens=13, slots=2), 1),
+        (Server(kv_capacity_tokens=13, clock=mixed), 0.02),
+        (Server(kv_capacity_tokens=17, slots=2, clock=mixed), 0.02),
     ]
-    return [Instance(server=s, requests=_requests(rows, late)) for s, late in servers for rows in shapes]
+    return [Instance(server=s, requests=_requests(rows, apart)) for s, apart in servers for rows in shapes]

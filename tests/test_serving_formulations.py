@@ -1,0 +1,127 @@
+"""The programs of serving in real time against an exhaustive search, on both solvers, and how `solve` uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from realtime_brute_force import METRICS, judged_value, optimum, question
+from serving_bounds import relaxations
+
+import modelkit as mk
+from modelkit.backends import Limits, backend
+from modelkit.formulation.loading import load_formulation
+from modelkit.instance import LinearClock, Server
+from modelkit.judge import judge
+from modelkit.problems.serving.bounds import serving_bounds
+from modelkit.resources import bundled
+from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+
+#: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
+SOLVERS = {"highs": {}, "scip": {"separating/maxroundsroot": 5}}
+OBJECTIVE_OF = {"serving-latency": "latency", "serving-makespan": "makespan", "serving-ttft": "ttft"}
+
+
+def proven(name: str, solver: str, instance: mk.Instance) -> float:
+    """The judge's value of the schedule that a formulation proves optimal."""
+    formulation = load_formulation(name)
+    model = formulation.instantiate(instance, None)
+    outcome = backend(solver).solve(model, Limits(time_limit=120, threads=1, gap=0.0), SOLVERS[solver])
+    assert (outcome.stop, outcome.found) == ("finished", "solution")
+    verdict = judge(instance, formulation.schedule_from(model, instance))
+    assert verdict.violations == ()
+    value = judged_value(verdict, OBJECTIVE_OF[name])
+    assert outcome.bound == pytest.approx(value, rel=1e-6, abs=1e-6)
+    return value
+
+
+@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 200), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", OBJECTIVE_OF)
+def test_equals_exhaustive_search(name: str, solver: str, seeds: range) -> None:
+    """Tests the proven optimum on 200 random instances with and without memory, slots and each part of the law."""
+    for seed in seeds:
+        instance, _, _ = question(seed, most=2 if seed < 6 else 2 + seed % 3, longest=4, plain=True)
+        best = optimum(instance, OBJECTIVE_OF[name])
+        assert proven(name, solver, instance) == pytest.approx(best.value, rel=1e-6, abs=1e-6), seed
+
+
+def shipped() -> mk.Instance:
+    """The instance of four requests."""
+    return mk.load(bundled("instances") / "real-time-4.json")
+
+
+def test_solve_takes_it_by_itself() -> None:
+    """Tests the shipped instance: its optimum is proven, below every policy, and the schedule is verified."""
+    instance = shipped()
+    result = mk.solve(instance, threads=1)
+    assert (result.producer.name, result.status) == ("serving-latency", "optimal")
+    assert result.objective.name == "total_latency_ms"
+    assert result.objective.value == pytest.approx(optimum(instance).value)
+    assert mk.verify_result(result, instance).holds
+    policies = [judge(instance, clairvoyant_schedule(instance, policy)) for policy in fitting_policies(instance)]
+    assert result.objective.value < 0.98 * min(judged_value(verdict, "latency") for verdict in policies)
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_OF)
+def test_any_schedule_without_evictions_is_a_solution(name: str) -> None:
+    """Tests that a policy's schedule, set as a start, is extracted again, as early as it can be."""
+    formulation = load_formulation(name)
+    for seed in (*range(20), 44, 77):
+        instance, _, _ = question(seed, most=5, plain=True)
+        model = formulation.instantiate(instance, None)
+        for policy in ("mc-sf", "vllm-like"):
+            schedule = clairvoyant_schedule(instance, policy)
+            before = judge(instance, schedule)
+            if before.metrics["evictions"]:
+                continue
+            assert formulation.set_start(model, instance, schedule)
+            after = judge(instance, formulation.schedule_from(model, instance))
+            assert after.valid
+            value = judged_value(after, OBJECTIVE_OF[name])
+            assert value <= judged_value(before, OBJECTIVE_OF[name]) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_OF)
+def test_a_policys_schedule_starts_the_solver(name: str) -> None:
+    """Tests that both solvers take a start of which only the binaries are told."""
+    instance, _, _ = question(3, most=3, longest=3, plain=True)
+    for solver in SOLVERS:
+        result = mk.solve(instance, name, solver, warm_start="mc-sf", threads=1)
+        assert (result.status, result.start.accepted) == ("optimal", True)
+        assert result.objective.name == METRICS[OBJECTIVE_OF[name]]
+
+
+def test_what_is_outside_is_said(tmp_path: Path, cli: Callable[..., object]) -> None:
+    """Tests levels, exclusive prefills and too many requests."""
+    formulation = load_formulation("serving-latency")
+    instance = shipped()
+    assert formulation.refusal(instance) is None
+    levels = LinearClock(kind="linear", mixed=True, prefill_levels=((90, 1.0),))
+    for server, words in (
+        (Server(clock=levels), "levels"),
+        (Server(clock=LinearClock(kind="linear")), "mixed = true"),
+        (Server(), "linear clock"),
+    ):
+        requests = [r.model_copy(update={"arrival": 0}) for r in instance.requests]
+        assert words in formulation.refusal(instance.replace(server=server, requests=requests))
+    many = [r.model_copy(update={"id": f"{r.id}-{n}"}) for n in range(8) for r in instance.requests]
+    assert "32 requests times 104 output tokens are 3,328 starts" in formulation.refusal(
+        instance.replace(requests=many)
+    )
+
+
+def test_the_relaxation_is_a_bound_too() -> None:
+    """Tests that LP bound <= optimum, and how far both it and the best certified bound are below."""
+    shares: dict[str, list[float]] = {"relaxation": [], "certified": []}
+    for seed in range(700, 715):
+        instance, _, _ = question(seed, most=4, plain=True)
+        best = {metric: optimum(instance, name).value for name, metric in METRICS.items()}
+        for _, metric, value, formulation in relaxations(instance):
+            assert value <= best[metric], (seed, formulation)
+            if formulation == "serving-latency":
+                shares["relaxation"].append(float(value) / best[metric])
+                shares["certified"].append(serving_bounds(instance)[0].value / best[metric])
+    means = {name: sum(values) / len(values) for name, values in shares.items()}
+    assert 0.5 < means["relaxation"] < means["certified"] < 1
