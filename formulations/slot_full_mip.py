@@ -11,7 +11,7 @@ STAGES
 PLACES
     Pairs (i, j): the p-th request in order takes one of the slots 1 .. p.
 LEVELS
-    Levels l of a prefill; empty under the linear law.
+    Levels l of a prefill; empty under the linear cost model.
 
 Parameters
 ----------
@@ -20,13 +20,13 @@ slots, stages
 prompt[i], output[i]
     s_i, o_i.
 prefill_base
-    Duration of a prefill without tokens under the linear law.
+    Duration of a prefill without tokens under the linear cost model.
 level_tokens[l], level_ms[l]
     Tokens that a level holds, at most all prompts, and how long it lasts.
 round_ms
     tau.
 constant
-    What every schedule pays: prompts under the linear law, active requests and held tokens by the round.
+    What every schedule pays: prompts under the linear cost model, active requests and held tokens by the round.
 least_rounds, least_stages
     Lower bounds z on the rounds and ceil(n / J) on the stages.
 

@@ -3,7 +3,7 @@ r"""The lower bound of the slot problem: work shared evenly by the slots, and pr
 Sets
 ----
 LEVELS
-    Kinds of prefill: one under the linear law, else its levels.
+    Kinds of prefill: one under the linear cost model, else its levels.
 
 Parameters
 ----------
@@ -16,7 +16,7 @@ pair
 requests, slots, prompts
     n, J, sum_i s_i.
 level_tokens[l], level_ms[l]
-    Tokens that a prefill holds, and its duration; under the linear law all tokens and the base.
+    Tokens that a prefill holds, and its duration; under the linear cost model all tokens and the base.
 round_ms
     tau.
 constant
@@ -48,8 +48,8 @@ prompts_covered
 Claim
 -----
 Lower bound: makespan-bin-packing with the queues summed up, in which only the average remains of them, and the prefill
-stages as a covering problem. Under the linear law it is the closed form of modelkit.slot_bound; with levels it is
-no smaller.
+stages as a covering problem. Under the linear cost model it is the closed form of
+`modelkit.verify.slot_bound`; with levels it is no smaller.
 
 Reference
 ---------

@@ -97,7 +97,7 @@ class Instance(Data):
     ------
     InputError
         Two requests share an id, an interval is upside down, an arrival is not a whole round
-        under the unit clock, or a clock states both prefill laws.
+        under the unit clock, or a clock states both prefill cost models.
     """
 
     name: str = Field(default="", max_length=MAX_NAME)

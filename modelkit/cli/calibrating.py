@@ -79,16 +79,16 @@ def _choice(text: str) -> tuple[str, str]:
 
 
 def _lines(found: Calibration) -> list[str]:
-    law = found.clock
+    clock = found.clock
     rows = []
     if found.base_error_ms is not None:
-        rows.append(("every iteration", f"{law.base_ms:g} ms, give or take {found.base_error_ms:.2g} ms"))
+        rows.append(("every iteration", f"{clock.base_ms:g} ms, give or take {found.base_error_ms:.2g} ms"))
     rows += [
-        ("prefill", f"{law.prefill_base_ms:g} ms + {law.prefill_per_token_ms:g} ms per prompt token"),
+        ("prefill", f"{clock.prefill_base_ms:g} ms + {clock.prefill_per_token_ms:g} ms per prompt token"),
         (
             "decode",
-            f"{law.decode_base_ms:g} ms + {law.decode_per_request_ms:g} ms per request"
-            f" + {law.decode_per_kv_token_ms:g} ms per KV token",
+            f"{clock.decode_base_ms:g} ms + {clock.decode_per_request_ms:g} ms per request"
+            f" + {clock.decode_per_kv_token_ms:g} ms per KV token",
         ),
     ]
     for phase, errors in found.errors.items():

@@ -50,16 +50,16 @@ def _server_rows() -> list[tuple[str, str]]:
 
     rows = []
     for preset in presets().values():
-        law = preset.server.clock
-        assert isinstance(law, mk.LinearClock)
+        clock = preset.server.clock
+        assert isinstance(clock, mk.LinearClock)
         rows.append(
             (
                 preset.name,
                 f"{preset.summary}; M = {preset.server.kv_capacity_tokens:,} tokens;"
-                + (f" {law.base_ms:g} ms an iteration," if law.base_ms else "")
-                + f" prefill {law.prefill_base_ms:g} + {law.prefill_per_token_ms:g} n ms,"
-                f" decode {law.decode_base_ms:g} + {law.decode_per_request_ms:g} B"
-                f" + {law.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid};"
+                + (f" {clock.base_ms:g} ms an iteration," if clock.base_ms else "")
+                + f" prefill {clock.prefill_base_ms:g} + {clock.prefill_per_token_ms:g} n ms,"
+                f" decode {clock.decode_base_ms:g} + {clock.decode_per_request_ms:g} B"
+                f" + {clock.decode_per_kv_token_ms:g} KV ms; fitted to {preset.valid};"
                 f" fixed parts: {preset.fixed_parts}; {preset.source}",
             )
         )

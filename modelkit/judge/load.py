@@ -57,7 +57,7 @@ def load(
         return None
     prompt, output = arrays.prompt.astype(float), arrays.output.astype(float)
     volume = prompt * output + output * (output + 1) / 2
-    law, base = server.clock, 0.0
+    clock, base = server.clock, 0.0
     slots = _mean_slots(server.slots, slots_over_time, first, last)
     batch = min((limit for limit in (slots, max_batch) if limit is not None), default=None)
 
@@ -67,25 +67,25 @@ def load(
         return max((amount / limit for amount, limit in shares if limit), default=0.0)
 
     iterations = least(volume.sum(), output.sum(), (prompt + output - 1).sum())
-    if isinstance(law, LinearClock) and law.mixed:
-        base = law.base_ms * iterations
+    if isinstance(clock, LinearClock) and clock.mixed:
+        base = clock.base_ms * iterations
         volume, output = volume - prompt - 1, output - 1
-    elif isinstance(law, LinearClock):
-        law = law.folded()
+    elif isinstance(clock, LinearClock):
+        clock = clock.folded()
     rounds = least(volume.sum(), output.sum(), output.sum())
     prefills = 0.0
     if max_batch is not None:
         prefills = len(prompt) / max_batch
     if max_batch_tokens is not None:
         prefills = max(prefills, prompt.sum() / max_batch_tokens)
-    if isinstance(law, LinearClock):
+    if isinstance(clock, LinearClock):
         needed = (
             base
-            + _prefill_per_token(law) * prompt.sum()
-            + _prefill_base(law) * prefills
-            + law.decode_base_ms * rounds
-            + law.decode_per_request_ms * output.sum()
-            + law.decode_per_kv_token_ms * volume.sum()
+            + _prefill_per_token(clock) * prompt.sum()
+            + _prefill_base(clock) * prefills
+            + clock.decode_base_ms * rounds
+            + clock.decode_per_request_ms * output.sum()
+            + clock.decode_per_kv_token_ms * volume.sum()
         ) / 1000
     else:
         needed = iterations
@@ -113,13 +113,13 @@ def _mean_slots(
     )
 
 
-def _prefill_base(law: LinearClock) -> float:
-    """Fixed part of an iteration with prompts [ms]; a step law has none that is certain."""
-    return 0.0 if law.prefill_levels is not None else law.prefill_base_ms
+def _prefill_base(clock: LinearClock) -> float:
+    """Fixed part of an iteration with prompts [ms]; a step function has none that is certain."""
+    return 0.0 if clock.prefill_levels is not None else clock.prefill_base_ms
 
 
-def _prefill_per_token(law: LinearClock) -> float:
+def _prefill_per_token(clock: LinearClock) -> float:
     """Least duration of a prompt token [ms]."""
-    if law.prefill_levels is None:
-        return law.prefill_per_token_ms
-    return float(np.min([ms / tokens for tokens, ms in law.prefill_levels]))
+    if clock.prefill_levels is None:
+        return clock.prefill_per_token_ms
+    return float(np.min([ms / tokens for tokens, ms in clock.prefill_levels]))

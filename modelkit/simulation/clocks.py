@@ -50,7 +50,7 @@ class UnitTime:
 
 
 class LinearTime:
-    """Iterations last what the law says; now in milliseconds, added up as in ``modelkit.judge``."""
+    """Iterations last what the cost model says; now in milliseconds, added up as in ``modelkit.judge``."""
 
     def __init__(self, law: LinearClock) -> None:
         self.law = law if law.mixed else law.folded()

@@ -123,9 +123,7 @@ class Task:
         options = {"time_limit": self.time_limit, "gap": self.gap}
         result = Result(
             instance=InstanceStamp.of(self.instance),
-            producer=Producer(
-                kind="improvement", name=name, options=options, seed=self.seed, modelkit=VERSION
-            ),
+            producer=Producer(kind="improvement", name=name, options=options, seed=self.seed, modelkit=VERSION),
             status=status_of(verdict, value, least),
             stop="finished" if verdict.valid else "failed",
             message=message,

@@ -1,6 +1,6 @@
 """Calibration: measured iteration times become a clock.
 
-The iteration-time law is linear in six coefficients, none of them negative:
+The cost model of iterations is linear in six coefficients, none of them negative:
 
     ms = base + prefill_base [prompts] + prefill_per_token n + decode_base [decoding] + decode_per_request B
          + decode_per_kv_token KV
@@ -12,7 +12,7 @@ The base of every iteration can be told from both other fixed parts only where t
 prompts alone, decoding alone, both. Else it is left at 0 and the others take its share, which changes no iteration of
 the kinds that were measured. Whether a coefficient can be told is a matter of the columns of the problem, scaled: it
 cannot where the others together come within `SAME` of its column, as a share of its length. How well it is told is its
-standard error, the scatter about the law over what of its column the others do not explain.
+standard error, the scatter about the model over what of its column the others do not explain.
 
 Two kinds of table are read, by their columns: iteration times (``iteration_ms`` with ``prompt_tokens``, ``batch_size``,
 ``kv_tokens_per_request`` or ``kv_tokens``, and ``phase`` prefill, decode or mixed), and the performance tables of
@@ -56,7 +56,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Errors:
-    """How far a law is from what was measured.
+    """How far a cost model is from what was measured.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ class Errors:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted law, how good it is, and where it may be used.
+    """A fitted cost model, how good it is, and where it may be used.
 
     Parameters
     ----------
     clock
-        The law, with mixed = true.
+        The cost model, with mixed = true.
     errors
         By phase: prefill, decode, mixed; those that were measured.
     ranges
@@ -142,7 +142,7 @@ def calibrate(
     max_prompt_tokens: int | None = None,
     max_batch: int | None = None,
 ) -> Calibration:
-    """Fit the iteration-time law to a table of timings.
+    """Fit the cost model to a table of timings.
 
     Parameters
     ----------

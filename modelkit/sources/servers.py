@@ -1,13 +1,13 @@
-"""Servers by name: iteration-time laws fitted to published profiles, and the memory that is left for the KV cache.
+"""Servers by name: cost models fitted to published profiles, and the memory that is left for the KV cache.
 
-Every law is what `modelkit calibrate` makes of a public table, rounded to what it prints; a test repeats the fits
-where the tables are at hand. A law holds within the range it was fitted in, which each summary states.
+Each is what `modelkit calibrate` makes of a public table, rounded to what it prints; a test repeats the fits where the
+tables are at hand. A cost model holds within the range it was fitted in, which each summary states.
 
 Fixed parts: both tables time prefills without decoding and decode rounds without prompts. That gives what an iteration
 of either kind lasts beyond its tokens, and says nothing of iterations with both; the presets add the two there, with
 ``base_ms`` 0. Two runs of vLLM on one card (``benchmarks/vllm_costs.py``) say of such iterations that the fixed part is
 paid once (a prompt adds 0 to 0.02 of a decode round's), and that decoding takes about twice as long beside a prompt as
-without, beyond its fixed part. The law has no term for that. So the sum is too long with few requests in progress, by
+without, beyond its fixed part. The model has no term for that. So the sum is too long with few requests in progress, by
 up to the smaller of both bases, and near with full batches; paid once, iterations come out right with few and too short
 with many: over the runs neither is clearly nearer. To pay once, set ``base_ms`` to the smaller of both bases and
 subtract it from both: prefills alone and decode rounds alone last as before.
@@ -45,7 +45,7 @@ class Preset:
     Parameters
     ----------
     valid
-        Where the law was fitted.
+        Where the cost model was fitted.
     rows
         What ``modelkit calibrate --where`` takes of the source's table, and its limits.
     fixed_parts
@@ -65,7 +65,7 @@ def _preset(
     name: str,
     words: str,
     kv_capacity: int,
-    law: tuple[float, float, float, float, float],
+    costs: tuple[float, float, float, float, float],
     *,
     rows: dict[str, Any],
     source: str = _SPLITWISE,
@@ -78,7 +78,7 @@ def _preset(
         "decode_per_request_ms",
         "decode_per_kv_token_ms",
     )
-    clock = LinearClock(kind="linear", mixed=True, **dict(zip(keys, law, strict=True)))
+    clock = LinearClock(kind="linear", mixed=True, **dict(zip(keys, costs, strict=True)))
     return Preset(name, words, source, valid, Server(kv_capacity_tokens=kv_capacity, clock=clock), rows)
 
 

@@ -6,7 +6,7 @@ b_m >= b_{k_i} + o_i. In period p (between b_p and b_{p+1}) it occupies a slot i
 are intervals of periods, so slots can be assigned iff no period has more than J of them.
 
 The makespan is, up to constants, tau (T + price K), where price is what a stage costs in rounds: little more
-than half a round in the measured laws. A boundary for every completion wastes stages; few boundaries waste
+than half a round in the measured cost models. A boundary for every completion wastes stages; few boundaries waste
 rounds, unless requests are started such that they end just before boundaries. Uneven boundaries have
 K (K + 1) / 2 differences b_m - b_k to choose from.
 

@@ -34,7 +34,7 @@ def require(options: Mapping[str, Any], **least: float) -> None:
 
 
 def lognormal(rng: np.random.Generator, n: int, *, mean: float, median: float) -> Ints:
-    """Whole lengths, at least 1, from the lognormal law with this mean and median; shape [n]."""
+    """Whole lengths, at least 1, from the lognormal distribution with this mean and median; shape [n]."""
     sigma = np.sqrt(2 * np.log(mean / median))
     return whole_lengths(rng.lognormal(np.log(median), sigma, n))
 

@@ -61,7 +61,7 @@ def gsm8k(
     output_law: str = "gamma",
     prediction_error: float = 0.0,
 ) -> Instance:
-    """Lengths from a gamma law (prompts) and a gamma or lognormal law (outputs), rounded, at least 1."""
+    """Lengths from a gamma distribution (prompts) and a gamma or lognormal one (outputs), rounded, at least 1."""
     require(locals(), seed=0, requests=1, slots=1, prediction_error=0)
     rng = np.random.default_rng(seed)
     prompt = whole_lengths(rng.gamma((68.43 / 25.04) ** 2, 25.04**2 / 68.43, requests))
@@ -100,15 +100,15 @@ def slot_synthetic(*, seed: int = 0, requests: int = 4, slots: int = 2, levels: 
     output = rng.integers(1, 13, requests)
     base, per_token, tau = int(rng.integers(0, 40)), int(rng.integers(0, 3)), int(rng.integers(5, 30))
     low, middle = sorted(rng.integers(1, 100, 2).tolist())
-    law: dict[str, Any] = {"prefill_base_ms": float(base), "prefill_per_token_ms": float(per_token)}
+    prefill: dict[str, Any] = {"prefill_base_ms": float(base), "prefill_per_token_ms": float(per_token)}
     if levels:
-        law = {"prefill_levels": ((20, float(low)), (30, float(middle)), (20 * requests, float(middle + low)))}
+        prefill = {"prefill_levels": ((20, float(low)), (30, float(middle)), (20 * requests, float(middle + low)))}
     return slot_instance(
         f"slot-synthetic-n{requests}-j{slots}{'-levels' if levels else ''}-s{seed}",
         "family slot-synthetic",
         f"slot-synthetic, seed {seed}",
         slots,
-        LinearClock(kind="linear", decode_base_ms=float(tau), **law),
+        LinearClock(kind="linear", decode_base_ms=float(tau), **prefill),
         prompt,
         output,
     )

@@ -73,7 +73,7 @@ def lengths(
     prefill_per_token_ms: float = GSM8K_CLOCK.prefill_per_token_ms,
     decode_base_ms: float = GSM8K_CLOCK.decode_base_ms,
 ) -> Imported:
-    """Requests in the order of the file; the laws of the outputs are those of the family gsm8k."""
+    """Requests in the order of the file; the distributions of the outputs are those of the family gsm8k."""
     times = {
         "base_ms": base_ms,
         "prefill_base_ms": prefill_base_ms,
