@@ -15,11 +15,17 @@ from modelkit.runtime.threads import PYOMO
 
 Floats = npt.NDArray[np.float64]
 
-#: By how much a solution may break a row or bound, as a share of its largest term where that is above 1; and how far an
-#: integer variable may be from a whole number. Solvers allow themselves 1e-6 of a model that they have scaled.
-FEASIBILITY, WHOLENESS = 1e-5, 1e-4
-#: Feasibility tolerance of most solvers, the least that they take, and by how much a row of whole numbers may be off.
-USUAL_TOLERANCE, LEAST_TOLERANCE, TOLERATED = 1e-6, 1e-10, 0.1
+#: By how much a solution may break a row or bound, as a share of its largest term where that is above 1. Solvers allow
+#: themselves 1e-6 of a model that they have scaled.
+FEASIBILITY = 1e-5
+#: How far an integer variable may be from a whole number.
+WHOLENESS = 1e-4
+#: Feasibility tolerance of most solvers.
+USUAL_TOLERANCE = 1e-6
+#: The least tolerance that they take.
+LEAST_TOLERANCE = 1e-10
+#: By how much a row of whole numbers may be off.
+TOLERATED = 0.1
 
 
 @dataclass(slots=True)

@@ -13,9 +13,12 @@ from modelkit.backends.worker import Job
 from modelkit.errors import ModelkitError, SolverError
 from modelkit.runtime.interrupts import interrupts_held
 
-#: Seconds that a solver has to stop by itself after its limit, or after it was asked to, at most; and with a limit so
-#: many and a share of the limit: twice that, starting Python and a process are within limit / 10 + 2 s.
-GRACE, LEAST_GRACE, GRACE_SHARE = 5.0, 0.3, 0.02
+#: Seconds that a solver has to stop by itself after its limit, or after it was asked to, at most.
+GRACE = 5.0
+#: With a limit, it has this many seconds and GRACE_SHARE of the limit.
+LEAST_GRACE = 0.3
+#: Twice both, starting Python and a process are within limit / 10 + 2 s.
+GRACE_SHARE = 0.02
 #: Share by which a number may differ from the recomputed one.
 ROUNDING = 1e-6
 

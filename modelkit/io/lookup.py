@@ -13,8 +13,10 @@ from modelkit.resources import bundled
 
 #: Endings of files that hold no instance.
 _OTHERS = (".result.json", ".certificate.json")
-#: What is read of a folder in all, the smallest files first [byte]; compressed ones count for more.
-_MOST_BYTES, _COMPRESSED = 2**24, 10
+#: What is read of a folder in all, the smallest files first [byte].
+_MOST_BYTES = 2**24
+#: How often a byte of a compressed file counts.
+_COMPRESSED = 10
 
 
 class Instances:

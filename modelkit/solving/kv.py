@@ -36,8 +36,10 @@ PRICES_SHARE = 0.5
 LOCAL_SHARE = 0.2
 #: Share of the time that is left for a search, where judging and certifying follow.
 SEARCH_SHARE = 0.8
-#: Seconds for each request that certifying takes, which follows the prices, and replaying, which comes last.
-CERTIFYING, REPLAYING = 3e-5, 3e-5
+#: Seconds for each request that certifying takes, which follows the prices.
+CERTIFYING = 3e-5
+#: Seconds for each request that replaying takes, which comes last.
+REPLAYING = 3e-5
 
 
 def bound(task: Task, first: Ints | None = None) -> CertifiedBound:

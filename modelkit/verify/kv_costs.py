@@ -17,8 +17,10 @@ from modelkit.runtime.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
 
-#: Starts that are passed over together, powers of two: many, and of those that are left some.
-LARGE, BLOCK = 1024, 64
+#: Starts that are passed over together at first, a power of two.
+LARGE = 1024
+#: Starts that are passed over together among those that are left, a power of two.
+BLOCK = 64
 
 
 def least_ahead(priced: Ints, block: int) -> Ints:

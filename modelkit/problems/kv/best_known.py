@@ -20,8 +20,12 @@ from modelkit.schedule import Schedule
 
 #: Up to about this number of starts no prices are sought: a solver is done with them sooner.
 FEW_STARTS = 500
-#: Shares of the time that is left: for the prices, for the local search after them, for exact neighbourhoods.
-PRICES_SHARE, SEARCH_SHARE, WINDOWS_SHARE = 0.2, 0.2, 0.2
+#: Share of the time that is left for the prices.
+PRICES_SHARE = 0.2
+#: Share of the time that is left for the local search after them.
+SEARCH_SHARE = 0.2
+#: Share of the time that is left for exact neighbourhoods.
+WINDOWS_SHARE = 0.2
 
 
 @dataclass(frozen=True)

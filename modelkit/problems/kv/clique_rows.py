@@ -17,12 +17,16 @@ from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.problems.kv.start_windows import possible_starts
 from modelkit.runtime.deadline import current
 
-#: Seconds of separation at most, and share of the time that is left.
-SEPARATION, SHARE = 30.0, 0.3
+#: Seconds of separation, at most.
+SEPARATION = 30.0
+#: Share of the time that is left for it, at most.
+SHARE = 0.3
 #: The second family is asked when the first finds nothing.
 FAMILIES = (conflict_cliques, triples)
-#: Rows in the tree: added when violated by more, and how many at most at a time.
-VIOLATION, MOST_ADDED = 0.05, 20
+#: A row in the tree is added when it is violated by more than this.
+VIOLATION = 0.05
+#: Rows in the tree added at a time, at most.
+MOST_ADDED = 20
 
 
 class CliqueRow(NamedTuple):

@@ -46,7 +46,9 @@ EACH = 1_000
 OUT = 5
 #: First temperature of the search as a share of the mean waiting, on up to WARM requests; less in proportion
 #: on more, where there is no time to cool. It falls to 0 with the square of what is left.
-HEAT, WARM = 0.3, 300
+HEAT = 0.3
+#: Requests up to which the first temperature is HEAT.
+WARM = 300
 
 
 class TooLargeError(SolverError):

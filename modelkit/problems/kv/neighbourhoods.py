@@ -28,10 +28,16 @@ Ints = npt.NDArray[np.int64]
 
 #: Sizes of the windows that repair a disturbance, drawn each time; the first are those of the first pass.
 REPAIRS = ((4, 5), (4,), (4, 5, 6), (5, 7))
-#: Requests that a disturbance lists anew, at least and at most.
-LEAST_MOVED, MOST_MOVED = 3, 9
-#: Nodes for a window; for each request in a search without a time limit, and in all (3 seconds).
-NODES, EFFORT, MOST_NODES = 20_000, 40_000, 3_000_000
+#: Least requests that a disturbance lists anew.
+LEAST_MOVED = 3
+#: Most requests that a disturbance lists anew.
+MOST_MOVED = 9
+#: Nodes for a window.
+NODES = 20_000
+#: Nodes for each request in a search without a time limit.
+EFFORT = 40_000
+#: Nodes in such a search in all; about 3 seconds.
+MOST_NODES = 3_000_000
 #: By how much worse a schedule is kept, as a share of the mean waiting.
 HEAT = 0.05
 #: Requests that run at once, on average, up to which exact neighbourhoods are worth their time.

@@ -45,8 +45,10 @@ STAGES = (
 #: Where all requests wait long, knots and starts are no closer than this share of the temperature: costs that differ by
 #: less than it are alike.
 ALIKE = 0.25
-#: Iterations of L-BFGS in a stage: on large instances, and at most on small ones.
-ITERATIONS, MOST_ITERATIONS = 100, 600
+#: Iterations of L-BFGS in a stage on large instances.
+ITERATIONS = 100
+#: Iterations of L-BFGS in a stage on small instances, at most.
+MOST_ITERATIONS = 600
 #: Iterations of an ascent in which some of the requests stand for all.
 SAMPLE_ITERATIONS = 25
 #: Pairs of a request and a round that all iterations of a stage may look at before there are fewer of them.
@@ -57,8 +59,10 @@ SMALL = 1_000_000
 REFRESHES = 2
 #: Pairs that L-BFGS remembers.
 MEMORY = 10
-#: Starts in the first stage from which on some requests stand for all; and how many at least.
-FAR_TOO_MANY, FEWEST = 4_000_000, 1_000
+#: Starts in the first stage from which on some requests stand for all.
+FAR_TOO_MANY = 4_000_000
+#: Least requests that stand for all.
+FEWEST = 1_000
 #: One request out of this many, at most, is asked whether an ascent of some others was good for all.
 ROUGHLY = 16
 #: Most knots of the prices, about.

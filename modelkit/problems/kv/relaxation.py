@@ -39,10 +39,14 @@ Floats = npt.NDArray[np.float64]
 SHARES = 4
 #: From this number of starts on, threads share the work.
 MUCH = 2_000_000
-#: Starts that are passed over together, powers of two: many, and of those that are left some.
-LARGE, BLOCK = 1024, 64
-#: Costs closer than this may be in either order, as they are computed [round]; and as a share of the sums in them.
-CLOSE, ROUNDING = 1e-6, 1e-12
+#: Starts that are passed over together at first, a power of two.
+LARGE = 1024
+#: Starts that are passed over together among those that are left, a power of two.
+BLOCK = 64
+#: Costs closer than this may be in either order, as they are computed [round].
+CLOSE = 1e-6
+#: The same as a share of the sums in them.
+ROUNDING = 1e-12
 #: Starts that cost more than the least by this many temperatures have no weight.
 COLD = 14.0
 

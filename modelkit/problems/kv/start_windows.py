@@ -29,8 +29,10 @@ from modelkit.runtime.deadline import current
 MOST_STARTS = 2_000_000
 #: Above this number of starts after the first two proofs, the third is not tried.
 MOST_LOOKED_AT = 200_000_000
-#: Seconds that looking at a start takes, and the share of the time that is left which that may take.
-SECONDS_PER_START, LOOK_SHARE = 2e-8, 0.3
+#: Seconds that looking at a start takes.
+SECONDS_PER_START = 2e-8
+#: Share of the time that is left which looking at all of them may take.
+LOOK_SHARE = 0.3
 #: Share of the values by which floating point could be wrong, generously.
 ROUNDING = 1e-9
 

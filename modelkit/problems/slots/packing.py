@@ -26,8 +26,10 @@ Ints = npt.NDArray[np.int64]
 
 #: Requests divided anew between two slots in one step; 2^12 divisions.
 _MOVABLE = 13
-#: Divisions tried for each request before a target is given up, and the steps that they may take in all.
-_TRIES, _MOST_STEPS = 40, 3 * 10**8
+#: Divisions tried for each request before a target is given up.
+_TRIES = 40
+#: Steps that these divisions may take in all.
+_MOST_STEPS = 3 * 10**8
 #: Capacities times items up to which weights are searched for, so that they can be recomputed.
 _MOST_WORK = 10**8
 

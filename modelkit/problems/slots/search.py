@@ -26,8 +26,10 @@ from modelkit.verify.slot_bound import slot_bound
 EFFORT = 8_000
 #: Numbers of stages tried, as shares of the usual one.
 _SHARES = (0.8, 0.9, 1.0)
-#: Trials for each request of one attempt to shorten the best plan, and attempts in a step.
-_ATTEMPT, _ATTEMPTS = 100, 10
+#: Trials for each request in one attempt to shorten the best plan.
+_ATTEMPT = 100
+#: Attempts in a step.
+_ATTEMPTS = 10
 #: What a trial of the search takes, generously [s].
 TRIAL_SECONDS = 1e-6
 #: A value so close to the lower bound, relatively, is as good as it.

@@ -37,8 +37,10 @@ _SAMPLES = 8
 _SETTLED = 100
 #: Rounds up to which the way to the next boundary is kept in a table.
 _TABLE = 100_000
-#: Rounds that T may grow by, as a share of it, when overload is left, and how often.
-_GROWTH, _GROWTHS = 0.003, 4
+#: Share by which T grows when overload is left.
+_GROWTH = 0.003
+#: How often it may grow.
+_GROWTHS = 4
 
 
 @dataclass(frozen=True, slots=True)

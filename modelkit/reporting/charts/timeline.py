@@ -26,8 +26,10 @@ from modelkit.text import count, quantity
 
 #: Up to this number of requests, each has a row.
 MOST_ROWS = 150
-#: Slots that have a row each, and stays that are drawn one by one.
-MOST_SLOTS, MOST_STAYS = 250, 4000
+#: Most slots that have a row each.
+MOST_SLOTS = 250
+#: Most stays that are drawn one by one.
+MOST_STAYS = 4000
 
 WAITING = Swatch("fill", "waiting", "waiting")
 WAITING_LINE = Swatch("line", "wait", "waiting")

@@ -19,8 +19,10 @@ TIME_UNITS = {
     "us": Fraction(TICKS_PER_SECOND, 10**6),
     "ns": Fraction(TICKS_PER_SECOND, 10**9),
 }
-#: Mean times between requests that traces of services have [s]; beyond them a unit is doubted.
-SHORTEST_GAP, LONGEST_GAP = 0.01, 100.0
+#: Least mean time between requests in traces of services [s]; below it a unit is doubted.
+SHORTEST_GAP = 0.01
+#: Largest mean time between requests in traces of services [s]; above it a unit is doubted.
+LONGEST_GAP = 100.0
 #: Latest time that is read [s]; stamps since 1970 are below.
 _LATEST = 10**11
 

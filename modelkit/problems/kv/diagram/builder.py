@@ -14,8 +14,10 @@ from modelkit.problems.kv.diagram.diagram import Diagram, Ints, Reversed
 #: Arcs that a layer may have at most, and sets of requests that start together.
 MOST_ARCS = 8_000_000
 MOST_SETS = 400_000
-#: States of a layer before they are merged, and arcs of a diagram, at most.
-MOST_STATES, MOST_ALL_ARCS = 600_000, 24_000_000
+#: Most states of a layer before they are merged.
+MOST_STATES = 600_000
+#: Most arcs of a diagram.
+MOST_ALL_ARCS = 24_000_000
 #: Kept states that a state is compared with, at most.
 MOST_COMPARED = 1000
 #: Units of memory in which states are alike, tried in turn until there are few enough; 0: all are.

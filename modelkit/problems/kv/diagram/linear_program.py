@@ -26,10 +26,14 @@ from modelkit.problems.kv.diagram.kernels import NEVER
 
 #: Units of a round in which costs are whole numbers.
 SCALE = 1 << 20
-#: A cut is added when it is violated by more; less when little else is found.
-VIOLATION, SMALL_VIOLATION = 0.02, 0.005
-#: Rounds of separation after which small violations count, cuts of a family added in a round at most.
-COARSE, MOST_ADDED = 60, 60
+#: A cut is added when it is violated by more than this.
+VIOLATION = 0.02
+#: The same when little else is found.
+SMALL_VIOLATION = 0.005
+#: Rounds of separation after which small violations count.
+COARSE = 60
+#: Cuts of a family added in a round, at most.
+MOST_ADDED = 60
 #: Rounds after which cuts that do not bind are taken out.
 CLEANING = 6
 

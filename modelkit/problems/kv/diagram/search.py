@@ -42,25 +42,46 @@ from modelkit.problems.kv.neighbourhoods import improve_windows
 from modelkit.problems.kv.start_windows import start_windows
 from modelkit.problems.problem import KV
 
-#: The stages of large neighbourhood search, and the share of the time for the first.
-NEIGHBOURHOODS, NEIGHBOURHOODS_SHARE = "exact neighbourhoods", 0.06
-#: Longest output that a profile holds [round], most starts that the linear program takes.
-MOST_OUTPUT, MOST_STARTS = 128, 200_000
-#: Share of the time for the cliques, and with more than LARGE requests.
-CLIQUES_SHARE, LARGE, LARGE_SHARE = 0.15, 24, 0.4
+#: The stages of large neighbourhood search.
+NEIGHBOURHOODS = "exact neighbourhoods"
+#: Share of the time for the first of them.
+NEIGHBOURHOODS_SHARE = 0.06
+#: Longest output that a profile holds [round].
+MOST_OUTPUT = 128
+#: Most starts that the linear program takes.
+MOST_STARTS = 200_000
+#: Share of the time for the cliques.
+CLIQUES_SHARE = 0.15
+#: Requests from which on they have another share.
+LARGE = 24
+#: That share.
+LARGE_SHARE = 0.4
 #: Gap above which no diagram gets anywhere in minutes: too many sets of requests may start together.
 WIDE_GAP = 0.25
-#: Widths of the root, tried in turn while there is no room; of a diagram within it; of the beams for multipliers and
-#: for schedules.
-ROOT_WIDTHS, WIDTH, BEAM, SCHEDULES_BEAM = (20_000, 6000, 2000), 100_000, 3000, 1000
+#: Widths of the root, tried in turn while there is no room.
+ROOT_WIDTHS = (20_000, 6000, 2000)
+#: Width of a diagram within it.
+WIDTH = 100_000
+#: Width of the beam for multipliers.
+BEAM = 3000
+#: Width of the beam for schedules.
+SCHEDULES_BEAM = 1000
 #: Share of the time for a beam, at most.
 BEAM_SHARE = 0.3
-#: Arcs kept by the first climb, at most by any, and so few that all requests are remembered next.
-LEAST_KEPT, MOST_KEPT, FEW = 250_000, 8_000_000, 20_000
-#: Share of the time that climbs leave to large neighbourhood search, refinements for which a climb must have time.
-RESERVE, AHEAD = 0.1, 3
-#: Iterations of subgradients, and of those between two prunings.
-ITERATIONS, PRUNING = 150, 5
+#: Arcs kept by the first climb.
+LEAST_KEPT = 250_000
+#: Arcs kept by any climb, at most.
+MOST_KEPT = 8_000_000
+#: Arcs, so few that all requests are remembered next.
+FEW = 20_000
+#: Share of the time that climbs leave to large neighbourhood search.
+RESERVE = 0.1
+#: Refinements for which a climb must have time.
+AHEAD = 3
+#: Iterations of subgradients.
+ITERATIONS = 150
+#: Iterations of subgradients between two prunings.
+PRUNING = 5
 #: Seconds of local search from a path.
 LOCAL = 0.5
 
@@ -71,8 +92,7 @@ def refusal(instance: Instance) -> str | None:
         return "needs the unit clock, a KV capacity and no slots"
     if len(instance.requests) > MOST_REQUESTS:
         return f"takes at most {MOST_REQUESTS} requests; found {len(instance.requests)}"
-    longest = int(instance.arrays.output.max())
-    if longest > MOST_OUTPUT:
+    if (longest := int(instance.arrays.output.max())) > MOST_OUTPUT:
         return f"takes outputs of at most {MOST_OUTPUT} tokens; found {longest}"
     if instance.server.kv_capacity_tokens >= 1 << 16:
         return f"takes a KV capacity below 65,536 tokens; found {instance.server.kv_capacity_tokens:,}"
