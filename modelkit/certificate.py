@@ -142,7 +142,7 @@ class Work(_Record):
     memory_share: _Share
     cell: Annotated[int, Field(strict=True, ge=1, le=2**62)] | None = None
     rounds: Prices | None = None
-    holding: list[_Ticks] = []
+    holding: Annotated[list[_Ticks], Field(max_length=100)] = []
 
 
 class Interference(_Record):
