@@ -148,6 +148,28 @@ def _serving(found: Any) -> str:
     )
 
 
+def _gates(found: Any) -> str:
+    rows = found["rows"]
+
+    def change(row: Any, policy: str) -> float:
+        pair = row["policies"][policy]
+        return float(pair["auto"]["mean_latency_ms"] / pair["ungated"]["mean_latency_ms"] - 1)
+
+    def none_worse(policy: str) -> str:
+        return f"{sum(change(row, policy) <= 0 for row in rows)} ({policy})"
+
+    first = found["policies"][0]
+    best = min(rows, key=lambda row: change(row, first))
+    fixed = best["best_fixed"]["mean_latency_ms"]
+    plain = best["policies"][first]["ungated"]["mean_latency_ms"]
+    return (
+        f"no worse than without a gate on {', '.join(map(none_worse, found['policies']))} of {len(rows)} instances;"
+        f" {first} on {best['instance']}: {plain / 1000:.1f} s without,"
+        f" {best['policies'][first]['auto']['mean_latency_ms'] / 1000:.1f} s with `gate=auto`,"
+        f" {fixed / 1000:.1f} s with `{best['best_fixed']['gate']}`"
+    )
+
+
 def _histories(found: Any) -> str:
     steps = sum(found["steps"].values())
     return f"{found['histories']:,} histories of {steps:,} steps in all: {found['wrong']} with another answer"
@@ -223,6 +245,8 @@ BENCHMARKS = (
               "paper: hybrid closes 52.4 % of the gap to the bound", _gsm8k),
     Benchmark("serving.py", "continuous batching of a whole trace; latency slopes of arXiv 2502.07115",
               "paper's ratios: 3 and 8", _serving),
+    Benchmark("gates.py", "letting prompts in together in real time: `gate=auto` on chats and the Azure trace",
+              "no gate, and the best of 24 fixed gates", _gates),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
     Benchmark(

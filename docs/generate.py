@@ -17,6 +17,8 @@ from modelkit.authoring.show import mathematics
 from modelkit.authoring.show.writing import html_fragment
 from modelkit.cli import cli
 from modelkit.formulation.loading import found_formulations
+from modelkit.policies import policies
+from modelkit.policies.gates import GATE_OPTIONS
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -30,6 +32,7 @@ def generated() -> dict[str, str]:
     """Text of each generated page by its path."""
     return {
         "mathematics.md": _mathematics(),
+        "reference/policies.md": _policies(),
         "reference/commands.md": _commands(),
         "reference/python.md": _python(),
     }
@@ -45,6 +48,24 @@ def _mathematics() -> str:
             parts.append(
                 f'<div id="{entry.name}" markdown="0">\n{html_fragment(mathematics(entry.name), level=2)}</div>\n'
             )
+    return "\n".join(parts)
+
+
+def _policies() -> str:
+    parts = [
+        "# Policies\n\nWhat `modelkit show NAME` says, and how each is read. Every policy of continuous batching also"
+        " has the options of the [gate](../how-to/gates.md).\n"
+    ]
+    clocks = {"unit": "the unit clock and continuous batching", "stages": "slots in stages"}
+    for name, entry in policies().items():
+        options = [o for o in entry.options if o not in GATE_OPTIONS]
+        rows = [f"| `{o.name}` | {o.help} | {o.default} |" for o in options]
+        table = "\n".join(["\n| option | what for | default |", "|---|---|---|", *rows, ""]) if rows else ""
+        rule = f"{entry.summary[0].upper()}{entry.summary[1:]}."
+        parts.append(
+            f"## {name}\n\n{rule}\n\nFor {clocks[entry.clock]}. {entry.reference}."
+            f"\n\n```text\n{inspect.getdoc(entry.make)}\n```\n{table}"
+        )
     return "\n".join(parts)
 
 

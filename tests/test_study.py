@@ -87,7 +87,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         [[instances]]
         file = "nowhere.json"
         [[policies]]
-        names = ["mc-sg"]
+        names = ["mc-sg", "mc-sf:gate=auto,wait=2", "mc-sf:gate=-1"]
         groups = ["chats"]
         [[formulations]]
         names = ["kv-hindsight", "mine.py"]
@@ -103,6 +103,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         "$.instances[1].parameters.rate",
         "$.instances[2].file",
         "$.policies[0].names[0]",
+        "$.policies[0].names[2]",
         "$.policies[0].groups",
         "$.formulations[0].names[1]",
         "$.formulations[0].solvers[0]",

@@ -219,8 +219,7 @@ def _check_names(
     for name in solvers if formulations is None or formulations else ():
         backend(name)
     for name in policies or ():
-        entry, options = chosen_policy(name)
-        entry.build(options)
+        chosen_policy(name)
     if "predictions" in simulated:
         predicted_lengths(np.ones(1, dtype=np.int64), simulated["predictions"], np.random.default_rng(0))
 

@@ -262,7 +262,7 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
     Raises
     ------
     UsageError
-        No such policy or option, or a value of another type.
+        No such policy or option, or a value of another type or out of range.
     """
     name, colon, rest = text.partition(":")
     entry = get_policy(name)
@@ -277,6 +277,7 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
             values[key] = known[key].read(value)
         except ValueError as error:
             raise UsageError(f"policy {name!r}, option {key}: found {value!r}; allowed: {error}") from None
+    entry.build(values)  # refuses what is out of range
     return entry, values
 
 

@@ -33,10 +33,10 @@ present state, and τ = τ' + τ (λ p1 s + p0 / T), so with g = 1 - λ p1 s equ
 
     g T² - p0 T = p0 N τ' / (B λ c),                                                                       (3)
 
-a quadratic with one positive root T; K = λ T, rounded, and W = T, the time in which K requests come. λ and s are those
-of the last 64 arrivals, and λ falls while nobody comes. Of a law in levels p0 is the cheapest, and p1 = 0. Where the
-prompts alone take all time (g <= 0), or nothing is paid once (p0 = 0 or B = 0), there is nothing to balance, and the
-gate is open.
+a quadratic with one positive root T; K = λ T, rounded, and W = T, the time in which K requests come. λ is that of the
+last 64 arrivals, and falls while nobody comes; s is the mean of all prompts so far. Of a law in levels p0 is the
+cheapest, and p1 = 0. Where the prompts alone take all time (g <= 0), or nothing is paid once (p0 = 0 or B = 0), there
+is nothing to balance, and the gate is open.
 """
 
 from __future__ import annotations
@@ -167,30 +167,29 @@ class AutoGate(Gate):
 
     def __init__(self, inner: Policy, wait: float = 0.0) -> None:
         super().__init__(inner, 1, wait)
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # arrivals with their prompts
-        self._tokens = 0  # sum of these prompts
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # arrivals
+        self._seen = self._tokens = 0  # arrivals and their prompt tokens
 
     def arrived(self, request: Seen) -> None:
         if request.arrival > self._evicted:  # and not evicted
-            if len(self._recent) == _RECENT:
-                self._tokens -= self._recent[0][1]
-            self._recent.append((request.arrival, request.prompt))
+            self._recent.append(request.arrival)
+            self._seen += 1
             self._tokens += request.prompt
         super().arrived(request)
 
     def limits(self, view: View) -> tuple[float, float]:
         period = self._period(view)
-        rate = len(self._recent) / max(view.now - self._recent[0][0], 1e-9)
+        rate = len(self._recent) / max(view.now - self._recent[0], 1e-9)
         return max(1, math.floor(rate * period + 0.5)), self._wait or period
 
     def _period(self, view: View) -> float:
         """T of equation (3) [s]; 0 where there is nothing to balance."""
         law = view.law
-        elapsed = (view.now - self._recent[0][0]) * 1000
+        elapsed = (view.now - self._recent[0]) * 1000
         if law is None or elapsed <= 0:
             return 0.0
         rate = len(self._recent) / elapsed
-        reading = law.prefill_per_token_ms * self._tokens / elapsed  # λ p1 s
+        reading = rate * law.prefill_per_token_ms * self._tokens / self._seen  # λ p1 s
         fixed = law.prefill_ms(0) - (law.base_ms if law.mixed else 0)
         base = law.base_ms + law.decode_base_ms
         if reading >= 1 or not base:
