@@ -197,13 +197,15 @@ class McStub(Policy):
 
 
 def test_auto_helps_and_never_hurts_idle_servers() -> None:
-    """Chats at 10/s on two A100 wait 5 % less; at 1/s, and under the unit clock, the schedule stays the same."""
+    """Chats at 10/s on two A100 wait 5 % less; the schedule is the same where nothing is gained."""
     busy = mk.generate("chat", requests=1000, rate=10, server="llama2-70b-2xa100", seed=0)
     mean = {p: mk.simulate(busy, p).metrics["mean_latency_ms"] for p in ("mc-sf", "mc-sf:gate=auto")}
     assert mean["mc-sf:gate=auto"] < 0.96 * mean["mc-sf"]
+    once = LinearClock(kind="linear", mixed=True, base_ms=60, prefill_per_token_ms=0.3, decode_per_request_ms=0.2)
+    free = busy.replace(server=busy.server.model_copy(update={"clock": once}))  # prefills cost nothing of their own
     idle = mk.generate("chat", requests=300, rate=1, server="llama2-70b-2xa100", seed=0)
     unit = case(*((i % 7, 3, 5) for i in range(30)), unit=True, capacity=40)
-    for instance in (idle, unit):
+    for instance in (idle, free, unit):
         assert policy_schedule(instance, "mc-sf:gate=auto") == policy_schedule(instance, "mc-sf")
 
 
