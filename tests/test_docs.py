@@ -26,7 +26,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example registers is forgotten afterwards."""
     for registry in (policies.REGISTRY, families.REGISTRY, traces.REGISTRY, backends.REGISTRY):
         registry.entries()  # those of its modules stay
-        for name in ("_added", "_makers"):
+        for name in ("_added", "_generators"):
             monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
