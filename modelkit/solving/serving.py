@@ -11,6 +11,7 @@ judge replays it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
-from modelkit.problems.serving.bounds import ServingBound, serving_bounds
+from modelkit.problems.serving.bounds import serving_bounds
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
 from modelkit.problems.serving.search import search_schedule
 from modelkit.result import Result, StopReason
@@ -44,31 +45,41 @@ PRICED = 2000
 
 def bound(task: Task) -> CertifiedBound:
     """The best certified bound on the task's metric, and the best schedule found."""
-    search = ServingSearch(task)
-    interrupted = False
-    try:
-        search.try_policies(task.deadline.share(POLICIES_SHARE))
-        search.prove()
-        search.price(task.deadline.share(PRICES_SHARE))
-        search.improve(task.deadline.share(SEARCH_SHARE))
-    except KeyboardInterrupt:
-        interrupted = True
-    with interrupts_held() as held:
-        if search.best is None or search.certificate is None:
-            search.least()
-        assert search.best is not None
-        assert search.certificate is not None
-        known = task.judged(search.certificate, search.best[2], verdict=search.best[1], name=search.best[3])
-    return known.interrupted() if interrupted or held.pressed else known
+    return ServingSearch(task).run()
 
 
 class ServingSearch:
-    """What is known of one task: the best schedule, judged, and the best bound, certified."""
+    """What is known of one task: the best schedule, judged, and the best bound, certified.
+
+    Attributes
+    ----------
+    bounds
+        By its name, the best value [ms] of each kind of bound that was looked at, and how long that took [s].
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.best: tuple[float, Verdict, Schedule, str] | None = None
         self.certificate: Certificate | None = None
+        self.bounds: dict[str, tuple[float, float]] = {}
+
+    def run(self) -> CertifiedBound:
+        """All stages, and what they found; Ctrl-C ends them."""
+        task, interrupted = self.task, False
+        try:
+            self.try_policies(task.deadline.share(POLICIES_SHARE))
+            self.prove()
+            self.price(task.deadline.share(PRICES_SHARE))
+            self.improve(task.deadline.share(SEARCH_SHARE))
+        except KeyboardInterrupt:
+            interrupted = True
+        with interrupts_held() as held:
+            if self.best is None or self.certificate is None:
+                self.least()
+            assert self.best is not None
+            assert self.certificate is not None
+            known = task.judged(self.certificate, self.best[2], verdict=self.best[1], name=self.best[3])
+        return known.interrupted() if interrupted or held.pressed else known
 
     def least(self) -> None:
         """A schedule and a bound, in the least time."""
@@ -79,7 +90,7 @@ class ServingSearch:
                 search_schedule(self.task.instance, deadline=until, metric=self.task.metric, anneal=False),
             )
         if self.certificate is None:
-            self.offer(serving_bounds(self.task.instance, self.task.metric, self.task.deadline)[0])
+            self.prove()
 
     def listed(self, deadline: Deadline) -> Schedule:
         """The best list schedule with a gate."""
@@ -111,11 +122,12 @@ class ServingSearch:
     def prove(self) -> None:
         """The best of the bounds that take no ascent."""
         self.tell("bounds")
-        self.offer(serving_bounds(self.task.instance, self.task.metric, self.task.deadline)[0])
+        for found in serving_bounds(self.task.instance, self.task.metric, self.task.deadline):
+            self.offer(found.name, found.certificate, found.seconds)
 
-    def offer(self, found: ServingBound | Certificate) -> None:
+    def offer(self, name: str, certificate: Certificate, seconds: float) -> None:
         """Keep a bound if it is the best."""
-        certificate = found.certificate if isinstance(found, ServingBound) else found
+        self.bounds[name] = certificate.value, seconds
         if self.certificate is None or certificate.value > self.certificate.value:
             self.certificate = certificate.model_copy(update={"seconds": round(self.task.elapsed, 3)})
 
@@ -131,15 +143,19 @@ class ServingSearch:
             least = self.certificate.value if self.certificate is not None else value
             self.task.tell("prices", self.best[0] if self.best else None, max(value, least))
 
-        completions = _completions(self.best[1], n)
+        completions, began = _completions(self.best[1], n), time.perf_counter()
+
+        def offer(prices: Prices) -> None:
+            self.offer("prices", certificate_of(instance, prices), time.perf_counter() - began)
+
         try:
             prices = price_bound(instance, completions, own=n <= OWN_PRICES, deadline=deadline, listen=listen)
         except InterruptedWith as stop:
             if isinstance(stop.best, Prices):
                 with interrupts_held():
-                    self.offer(certificate_of(instance, stop.best))
+                    offer(stop.best)
             raise
-        self.offer(certificate_of(instance, prices))
+        offer(prices)
 
     def improve(self, deadline: Deadline) -> None:
         """Search with the time that is left."""
