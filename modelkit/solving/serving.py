@@ -68,7 +68,8 @@ class ServingSearch:
         task, interrupted = self.task, False
         try:
             self.try_policies(task.deadline.share(POLICIES_SHARE))
-            self.prove()
+            self.tell("bounds")
+            self.prove(task.deadline)
             self.price(task.deadline.share(PRICES_SHARE))
             self.improve(task.deadline.share(SEARCH_SHARE))
         except KeyboardInterrupt:
@@ -90,7 +91,7 @@ class ServingSearch:
                 search_schedule(self.task.instance, deadline=until, metric=self.task.metric, anneal=False),
             )
         if self.certificate is None:
-            self.prove()
+            self.prove(Deadline(0.0))
 
     def listed(self, deadline: Deadline) -> Schedule:
         """The best list schedule with a gate."""
@@ -119,10 +120,9 @@ class ServingSearch:
             self.tell(f"policy {name}")
             self.see(name, clairvoyant_schedule(instance, name))
 
-    def prove(self) -> None:
+    def prove(self, deadline: Deadline) -> None:
         """The best of the bounds that take no ascent."""
-        self.tell("bounds")
-        for found in serving_bounds(self.task.instance, self.task.metric, self.task.deadline):
+        for found in serving_bounds(self.task.instance, self.task.metric, deadline):
             self.offer(found.name, found.certificate, found.seconds)
 
     def offer(self, name: str, certificate: Certificate, seconds: float) -> None:
