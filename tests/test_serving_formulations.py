@@ -85,8 +85,10 @@ def test_any_schedule_without_evictions_is_a_solution(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVE_OF)
 def test_a_policys_schedule_starts_the_solver(name: str) -> None:
-    """Tests that both solvers take a start of which only the binaries are told."""
+    """Tests that both solvers take a start of which only the binaries are told, and the best of all schedules."""
     instance, _, _ = question(3, most=3, longest=3, plain=True)
+    best = optimum(instance, OBJECTIVE_OF[name]).value
+    assert mk.solve(instance, name, threads=1).objective.value == pytest.approx(best)
     for solver in SOLVERS:
         result = mk.solve(instance, name, solver, warm_start="mc-sf", threads=1)
         assert (result.status, result.start.accepted) == ("optimal", True)

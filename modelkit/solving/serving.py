@@ -189,6 +189,12 @@ def _completions(verdict: Verdict, n: int) -> npt.NDArray[np.float64]:
     return ends
 
 
+def metric_of(run: Account) -> str | None:
+    """The metric that a run's formulation minimises; None where that is none that is bounded here."""
+    metric = run.formulation.metric(run.instance)
+    return metric if metric in SERVING.objectives and run.formulation.value is None else None
+
+
 class ServingMethod(Method):
     """Certified bounds in real time, list schedules with gates and a search over when prompts are let in."""
 
@@ -198,23 +204,23 @@ class ServingMethod(Method):
 
     def certified(self, run: Account) -> Certificate | None:
         """By the bounds that take no ascent."""
-        if run.formulation.claim != "exact":
+        metric = metric_of(run)
+        if run.formulation.claim != "exact" or metric is None:
             return None
-        metric = run.formulation.objective or SERVING.objective
         return serving_bounds(run.instance, metric, run.deadline)[0].certificate
 
     def first_schedules(self, run: Account) -> list[Candidate]:
         """Those of policies, and that of list scheduling with gates."""
         until = run.deadline.share(POLICIES_SHARE / 2)
-        schedule = search_schedule(
-            run.instance, deadline=until, metric=run.formulation.objective or SERVING.objective, anneal=False
-        )
+        metric = metric_of(run) or SERVING.objective
+        schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
         return [*super().first_schedules(run), run.judged("local-search", schedule)]
 
     def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
         """The schedule of a search with a certified bound."""
         left = run.deadline.left if run.deadline.finite else None
-        known = bound(Task(run.instance, SERVING.objective, left, run.limits.gap, run.limits.seed, run.listen))
+        metric = metric_of(run) or SERVING.objective
+        known = bound(Task(run.instance, metric, left, run.limits.gap, run.limits.seed, run.listen))
         assert known.result.schedule is not None
         run.certificate = known.certificate
         run.start = run.judged("local-search", known.result.schedule, known.verdict)
