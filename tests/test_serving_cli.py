@@ -111,3 +111,45 @@ def test_what_is_refused(run: Callable[..., Made], arguments: tuple[str, ...], w
     """Tests that every wrong word is answered with what is allowed, and exit code 2."""
     run("generate", "chat", "--requests", "5", "--server", "llama2-70b-2xa100", "-o", "c.json", "-q")
     assert words in " ".join(run(*arguments, code=2).stderr.split())
+
+
+def test_bound_says_what_it_counts_and_what_is_open(run: Callable[..., Made], tmp_path: Path) -> None:
+    """Tests that `bound` prints means, what the bound counts and the other bounds, in lines of a terminal."""
+    run("generate", "chat", "--server", "llama2-70b-2xa100", "--rate", "5", "--requests", "30", "-o", "chat.json")
+    for objective, mean in (("latency", "mean latency"), ("ttft", "mean TTFT"), ("makespan", None)):
+        said = run("bound", "chat.json", "--objective", objective, "--time-limit", "1").stdout
+        rows = {line[2:].partition("  ")[0]: line for line in said.splitlines() if line.startswith("  ")}
+        assert {"lower bound", "best schedule", "this bound", "other bounds"} <= rows.keys(), said
+        assert said.startswith("bound on chat-")
+        assert max(len(line) for line in said.splitlines() if not line.startswith("  wrote")) <= 80
+        if mean is not None:
+            claimed = json.loads((tmp_path / "chat.certificate.json").read_text())["bound"]
+            least = claimed["numerator"] / claimed["denominator"] / 30
+            stated = float(rows[mean].rpartition("below ")[2].removesuffix(" ms").replace(",", ""))
+            assert stated <= least < stated + 0.2, "the mean bound is rounded down, and not by much"
+
+
+def test_what_is_said_of_a_gap_follows_the_load() -> None:
+    """Tests that the gap is called the bound's only at loads at which that is known."""
+    import modelkit as mk
+    from modelkit.judge import judge
+    from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
+    from modelkit.problems.serving.gap import open_words
+
+    def words(rate: float, metric: str = TOTAL_LATENCY_MS, value: float = 2.0, capacity: int | None = None) -> str:
+        chat = mk.generate("chat", requests=200, rate=rate, server="llama2-70b-2xa100", seed=1)
+        schedule = mk.simulate(chat, "vllm-like").schedule
+        assert schedule is not None
+        verdict = judge(chat, schedule)
+        if capacity is not None:
+            chat = chat.replace(server=chat.server.model_copy(update={"kv_capacity_tokens": capacity}))
+        return open_words(chat, metric, value, 1.0, verdict)
+
+    assert "most of the gap is usually the bound's" in words(13)
+    assert "at least 78%" in words(13)
+    assert "only part of that" in words(2)
+    assert "not known" in words(50)
+    assert "memory fills up" in words(2, capacity=2500)
+    assert "iteration" in words(13, TOTAL_TTFT_MS)
+    assert not words(13, MAKESPAN_MS)
+    assert not words(13, value=1.001)

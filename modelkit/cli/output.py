@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from collections.abc import Iterable
@@ -12,10 +13,11 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
-from modelkit.text import count, number
+from modelkit.text import count, metric_noun, number, unit_of
 
 if TYPE_CHECKING:
     from modelkit.result import Result
+    from modelkit.solving.certified import CertifiedBound
 
 #: Digits of values and bounds, which one compares.
 PRECISE = 8
@@ -41,11 +43,59 @@ def two_columns(rows: list[tuple[str, str]], most: int = 79) -> list[str]:
 
 def summary(result: Result) -> list[str]:
     """A result in a few lines, for people."""
-    producer, objective = result.producer, result.objective
-    what = producer.name
+    return _lines(result, _rows(result))
+
+
+def bound_summary(found: CertifiedBound) -> list[str]:
+    """A bound with the best schedule, what it counts, the other bounds, and why the rest is open."""
+    own = _bound_rows(found)
+    rows = [row for row in _rows(found.result) if row[0] not in dict(own)]
+    at = 1 + next((k for k, (name, _) in enumerate(rows) if name == "lower bound"), 0)
+    return _lines(found.result, [*rows[:at], *own, *rows[at:]], "bound" if own else None)
+
+
+def _bound_rows(found: CertifiedBound) -> list[tuple[str, str]]:
+    """What is known of a bound beside its result; nothing where it comes alone."""
+    if not found.counts:
+        return []
+    name, value = found.result.objective.name or "", found.result.objective.value
+    n = found.result.instance.requests if name.startswith("total_") else 1
+    unit, rows = unit_of(name), []
+    if n > 1 and value is not None:
+        words = {"total_latency": "mean latency", "total_ttft": "mean TTFT"}[name.removesuffix(f"_{unit}")]
+        rows.append((words, f"{value / n:,.1f} {unit}; no schedule is below {_down(found.value / n)} {unit}"))
+    if value is not None:
+        maker = found.result.producer.name
+        made = "local search" if maker == "local-search" else f"the policy {maker}, told the true lengths"
+        rows.append(("best schedule", f"by {made}"))
+    rows.append(("this bound", f"counts {found.counts}"))
+    if found.others:
+        of = f"for the {'mean' if n > 1 else metric_noun(name)} [{unit}]"
+        rows.append(("other bounds", f"{of}: " + ", ".join(f"{other} {_down(v / n)}" for other, v in found.others)))
+    if found.open_words:
+        rows.append(("about the gap", found.open_words))
+    return rows
+
+
+def _down(value: float) -> str:
+    """A lower bound, rounded down."""
+    decimals = 1 if value >= 10 else 4
+    return f"{math.floor(value * 10**decimals) / 10**decimals:,.{decimals}f}"
+
+
+def _lines(result: Result, rows: list[tuple[str, str]], title: str | None = None) -> list[str]:
+    """Rows under a title that says who made the result, and of which instance."""
+    producer = result.producer
+    what = title or producer.name
     if producer.solver:
         what += f" on {producer.solver}" + (f" {producer.solver_version}" if producer.solver_version else "")
     name = f" on {result.instance.name}" if result.instance.name else ""
+    heading = printable(f"{what}{name} ({count(result.instance.requests, 'request')})", also="")
+    return textwrap.wrap(heading, 79, subsequent_indent="  ") + [f"  {line}" for line in two_columns(rows, 77)]
+
+
+def _rows(result: Result) -> list[tuple[str, str]]:
+    producer, objective = result.producer, result.objective
     rows = [("status", _status_words(result))]
     if producer.parameters:
         rows.append(("parameters", parameters(producer.parameters)))
@@ -89,8 +139,7 @@ def summary(result: Result) -> list[str]:
         rows.append(("", f"... and {len(result.violations) - 5} more violations"))
     if result.message:
         rows.append(("note", result.message))
-    title = printable(f"{what}{name} ({count(result.instance.requests, 'request')})", also="")
-    return textwrap.wrap(title, 79, subsequent_indent="  ") + [f"  {line}" for line in two_columns(rows, 77)]
+    return rows
 
 
 def parameters(values: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from modelkit.cli.options import (
     simulation_options,
     time_limit_option,
 )
-from modelkit.cli.output import remark, say, summary, with_this_command
+from modelkit.cli.output import bound_summary, remark, say, summary, with_this_command
 from modelkit.cli.saving import Keeper, check_outputs, file_name, file_stem, in_folder, keeping
 from modelkit.errors import UsageError, shown
 
@@ -254,5 +254,5 @@ def bound(
             written.append(keep(partial(mk.save_result, result), schedule, "schedule.result.json"))
         written.append(_report(keep, [result], loaded, page))
         if not quiet:
-            say(summary(result), written, "-" if "-" in (path, schedule, page) else path)
+            say(bound_summary(found), written, "-" if "-" in (path, schedule, page) else path)
     return 130 if result.stop == "interrupted" else 4 if result.status == "no_schedule" else 0

@@ -25,6 +25,15 @@ class CertifiedBound:
 
     The result carries the certificate too; ``verdict`` is the judge's on its schedule.
 
+    Parameters
+    ----------
+    counts
+        What the bound counts, in words; empty where its kind says all.
+    others
+        The other bounds that were proven on the way, by name, the best first [unit of the objective].
+    open_words
+        Why value and bound differ, as far as that is known: a sentence, or nothing.
+
     Raises
     ------
     ModelkitError
@@ -34,6 +43,9 @@ class CertifiedBound:
     certificate: Certificate
     result: Result
     verdict: Verdict
+    counts: str = ""
+    others: tuple[tuple[str, float], ...] = ()
+    open_words: str = ""
 
     def __post_init__(self) -> None:
         value, bound = self.result.objective.value, self.certificate.value

@@ -12,6 +12,7 @@ judge replays it.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,8 @@ from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
-from modelkit.problems.serving.bounds import serving_bounds
+from modelkit.problems.serving.bounds import TITLES, serving_bounds
+from modelkit.problems.serving.gap import open_words
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
 from modelkit.problems.serving.search import search_schedule
 from modelkit.result import Result, StopReason
@@ -68,7 +70,7 @@ class ServingSearch:
         task, interrupted = self.task, False
         try:
             self.try_policies(task.deadline.share(POLICIES_SHARE))
-            self.tell("bounds")
+            self.tell("bounds by residence, work and interference")
             self.prove(task.deadline)
             self.price(task.deadline.share(PRICES_SHARE))
             self.improve(task.deadline.share(SEARCH_SHARE))
@@ -77,10 +79,22 @@ class ServingSearch:
         with interrupts_held() as held:
             if self.best is None or self.certificate is None:
                 self.least()
-            assert self.best is not None
-            assert self.certificate is not None
-            known = task.judged(self.certificate, self.best[2], verdict=self.best[1], name=self.best[3])
+            known = self.concluded()
         return known.interrupted() if interrupted or held.pressed else known
+
+    def concluded(self) -> CertifiedBound:
+        """The best of both, with what is known beside them."""
+        assert self.best is not None
+        assert self.certificate is not None
+        value, verdict, schedule, name = self.best
+        known = self.task.judged(self.certificate, schedule, verdict=verdict, name=name)
+        first, *others = sorted(((name, least) for name, (least, _) in self.bounds.items()), key=lambda b: -b[1])
+        return replace(
+            known,
+            counts=TITLES[first[0]],
+            others=tuple(others),
+            open_words=open_words(self.task.instance, self.task.metric, value, self.certificate.value, verdict),
+        )
 
     def least(self) -> None:
         """A schedule and a bound, in the least time."""
@@ -141,7 +155,7 @@ class ServingSearch:
 
         def listen(value: float) -> None:
             least = self.certificate.value if self.certificate is not None else value
-            self.task.tell("prices", self.best[0] if self.best else None, max(value, least))
+            self.task.tell("prices on time", self.best[0] if self.best else None, max(value, least))
 
         completions, began = _completions(self.best[1], n), time.perf_counter()
 
