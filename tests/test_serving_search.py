@@ -58,7 +58,7 @@ def test_no_policy_beats_the_schedule_of_bound() -> None:
         task = Task(instance, "total_latency_ms", None, 0.0, 0, lambda news: None)
         search = ServingSearch(task)
         search.try_policies(Deadline())
-        search.prove()
+        search.prove(Deadline())
         assert search.best is not None
         assert search.certificate is not None
         for name in fitting_policies(instance):
