@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import serving_bounds
 from realtime_brute_force import METRICS, OBJECTIVES, judged_value, optimum, question
-from serving_bounds import claims, excesses
+from serving_bounds import against_policies, claims, excesses, larger_instance
 
 import modelkit as mk
+from modelkit.authoring.check.brute_force import best_schedule
+from modelkit.authoring.check.tiny_instances import mixed_instance
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import LinearClock, Request, Server
 from modelkit.judge import judge
 
@@ -101,7 +104,10 @@ def test_what_does_not_fit_has_no_schedule() -> None:
     assert optimum(small) is None
 
 
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 1560), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds",
+    [range(16), *(pytest.param(range(k, k + 100), marks=pytest.mark.slow) for k in range(16, 1516, 100))],
+)
 def test_no_bound_is_above_the_optimum(seeds: range) -> None:
     """Tests every kind of bound, with found and with random proofs, on every metric, under every law and limit."""
     assert [(seed, *wrong) for seed in seeds if (wrong := excesses(question(seed), seed))] == []
@@ -127,7 +133,7 @@ def test_a_bound_above_the_optimum_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
 def test_bounds_are_worth_something() -> None:
     """Tests that the best bound is not far below the optimum where everybody's prompt is processed whole."""
     shares: dict[str, list[float]] = {name: [] for name in OBJECTIVES}
-    for seed in range(500, 530):
+    for seed in range(500, 512):
         instance, _, _ = question(seed, plain=True)
         found = list(claims(instance, seed))
         for name, metric in METRICS.items():
@@ -137,3 +143,21 @@ def test_bounds_are_worth_something() -> None:
     assert means["latency"] > 0.7
     assert means["makespan"] > 0.8
     assert means["ttft"] > 0.5
+
+
+@pytest.mark.parametrize("objective", ["total_latency", "makespan", "total_ttft"])
+def test_check_tries_all_schedules_in_real_time(objective: str) -> None:
+    """Tests the enumeration that `modelkit check` holds users' formulations to."""
+    formulation = Formulation(name="made-up", summary="", claim="exact", reference="", objective=objective)
+    name = objective.removeprefix("total_")
+    for seed in range(8):
+        instance = mixed_instance(seed, 3)
+        best = best_schedule(formulation, instance)
+        assert best.value == pytest.approx(optimum(instance, name).value, rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_no_bound_is_above_the_value_of_a_policy(seed: int) -> None:
+    """Tests every bound against all policies on 10 to 500 requests; ``benchmarks/serving_truth.py`` takes 300."""
+    assert against_policies(larger_instance(seed), seed).excesses == []
