@@ -10,6 +10,7 @@ import numpy as np
 
 from modelkit.problems.kv.diagram import kernels
 from modelkit.problems.kv.diagram.diagram import Diagram, Ints, Reversed
+from modelkit.problems.kv.diagram.kernels import NextLayer, Older, Requests, Sets, States
 
 #: Arcs that a layer may have at most, and sets of requests that start together.
 MOST_ARCS = 8_000_000
@@ -28,11 +29,8 @@ class TooWideError(Exception):
     """A layer does not fit, or the deadline is over."""
 
 
-State = tuple[Any, Any, Any, Any, Any, Any]
-
-
-def _states(problem: Reversed, most: int) -> State:
-    return (
+def _states(problem: Reversed, most: int) -> States:
+    return States(
         np.zeros((most, problem.width), np.uint16),
         np.zeros(most, np.uint64),
         np.zeros(most, np.uint64),
@@ -54,7 +52,8 @@ class _Builder:
     def __init__(self, problem: Reversed, multipliers: Ints, levels: list[tuple[int, int]]) -> None:
         self.problem, self.levels, self.level = problem, levels, 0
         self.state, self.next = _states(problem, MOST_STATES), _states(problem, MOST_STATES)
-        self.state[4][0], self.state[5][0] = int(multipliers.sum()), problem.bound
+        self.state.costs[0], self.state.bounds[0] = int(multipliers.sum()), problem.bound
+        self.requests = Requests(problem.capacity, problem.load, problem.output, problem.twin, problem.reduced)
         self.table, self.groups = np.full(1 << 17, -1, np.int64), np.empty(1 << 20, np.int64)
         self.chain = np.zeros(MOST_STATES, np.int64)
         self.arc_to, self.arc_set = np.zeros(MOST_ARCS, np.int32), np.zeros(MOST_ARCS, np.int32)
@@ -76,6 +75,11 @@ class _Builder:
     def count(self) -> int:
         """States of the current layer."""
         return self.layers[-1] - self.layers[-2]
+
+    def next_layer(self) -> NextLayer:
+        """What the next layer is made in, empty."""
+        self.table[:] = -1
+        return NextLayer(self.next, self.table, self.chain, self.first_of, self.arc_to, self.arc_set)
 
     def prices(self, layer: int) -> Ints:
         """Of the rounds of a profile in that layer."""
@@ -183,7 +187,7 @@ class _Builder:
         self.layers[-1] = self.layers[-2] + groups
 
     @staticmethod
-    def _renumbered(state: State, into: Ints, kept: Any, to: Any) -> tuple[Any, int]:
+    def _renumbered(state: States, into: Ints, kept: Any, to: Any) -> tuple[Any, int]:
         """Close the gaps between the states kept; returns arcs to them, and how many they are."""
         number = np.cumsum(kept) - 1
         left = int(kept.sum())
@@ -228,32 +232,30 @@ def first_diagram(
         A layer does not fit, or the deadline is over.
     """
     build = _Builder(problem, multipliers, [(grain, 0) for grain in GRAINS])
-    sets, set_table, known = np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32), 0
+    sets, known = Sets(np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32)), 0
     pure = problem.fixed - multipliers
     for k in range(problem.rounds + 1):
         if time.perf_counter() > deadline:
             raise TooWideError
         if build.count > width:
-            build.narrow(width, build.state[5][: build.count])
+            build.narrow(width, build.state.bounds[: build.count])
         fresh, arcs = 0, 0
         while k < problem.rounds:
-            build.table[:] = -1
             fresh, arcs, known = kernels.expand(
-                k, problem.capacity, problem.load, problem.output, pure, int(problem.prices[k + 1]), problem.reduced,
-                limit, build.state, build.count, build.next, build.table, build.chain, sets, set_table, known,
-                build.first_of, build.arc_to, build.arc_set, problem.slope,
+                k, build.requests, pure, problem.slope, int(problem.prices[k + 1]), limit, build.state, build.count,
+                build.next_layer(), sets, known,
             )  # fmt: skip
             if fresh >= 0 and arcs >= 0:
                 break
-            build.narrow(build.count // 3, build.state[5][: build.count])
+            build.narrow(build.count // 3, build.state.bounds[: build.count])
         if beam:
-            fresh, arcs = build.keep_best(width, fresh, arcs, build.next[5][:fresh])
+            fresh, arcs = build.keep_best(width, fresh, arcs, build.next.bounds[:fresh])
         else:
             fresh = build.merge_dominated(fresh, arcs)
-        build.close_layer(fresh, arcs, ~build.state[0][: build.count].any(axis=1))
+        build.close_layer(fresh, arcs, ~build.state.profile[: build.count].any(axis=1))
         if fresh == 0:
             break
-    return build.diagram(sets[:known].copy(), exact=False)
+    return build.diagram(sets.masks[:known].copy(), exact=False)
 
 
 def refine(
@@ -288,13 +290,14 @@ def refine(
     masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
     build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
     build.complete = old.complete
-    all_of_them, everybody = np.uint64(masks[0]), len(remembered) == len(problem.output)
+    all_of_them, everyone = np.uint64(masks[0]), len(remembered) == len(problem.output)
     set_cost = old.set_cost(problem, multipliers)
     to_go = old.costs_to_go(set_cost)
+    older = Older(old.sets, old.first, old.arc_to, old.arc_set, set_cost, to_go)
     tail = np.minimum.accumulate(problem.reduced[:, ::-1], axis=1)[:, ::-1].copy()
 
-    def score(state: State, count: int) -> Any:
-        return state[4][:count] + to_go[state[3][:count]]
+    def score(state: States, count: int) -> Any:
+        return state.costs[:count] + to_go[state.coarse[:count]]
 
     for k in range(len(old.layers) - 1):
         if time.perf_counter() > deadline:
@@ -303,25 +306,22 @@ def refine(
             build.narrow(width, score(build.state, build.count))
         fresh, arcs = 0, 0
         while k < len(old.layers) - 2:
-            build.table[:] = -1
             fresh, arcs = kernels.refine(
-                k, problem.capacity, problem.load, problem.output, problem.twin, set_cost, old.sets, old.first,
-                old.arc_to, old.arc_set, to_go, limit, all_of_them, build.state, build.count, build.next, build.table,
-                build.chain, build.first_of, build.arc_to, build.arc_set, int(problem.prices[k + 1]), problem.reduced,
-                tail,
+                k, build.requests, tail, older, int(problem.prices[k + 1]), limit, all_of_them, build.state,
+                build.count, build.next_layer(),
             )  # fmt: skip
             if fresh >= 0 and arcs >= 0:
                 break
             build.narrow(build.count // 3, score(build.state, build.count))
-        if everybody and not build.merged:
+        if everyone and not build.merged:
             fresh, arcs = build.drop(build.dominated(fresh) == np.arange(fresh), arcs)
         else:
             fresh = build.merge_dominated(fresh, arcs)
         if beam:
             fresh, arcs = build.keep_best(width, fresh, arcs, score(build.next, fresh))
         count = build.count
-        done = old.terminal[build.state[3][:count]] & (build.state[2][:count] == all_of_them)
+        done = old.terminal[build.state.coarse[:count]] & (build.state.some_started[:count] == all_of_them)
         build.close_layer(fresh, arcs, done)
         if fresh == 0:
             break
-    return build.diagram(old.sets, everybody and not build.merged)
+    return build.diagram(old.sets, everyone and not build.merged)

@@ -5,7 +5,7 @@ All values are exact: costs are 64-bit integers in units of 1 / ``SCALE`` rounds
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,67 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FNV = np.uint64(1099511628211)
 
 
+class States(NamedTuple):
+    """States of a layer: tokens held in each round to come, sets of requests as bits, and two values of each.
+
+    ``all_started`` is what every way to a state has started, ``some_started`` what some way has; ``coarse`` is the node
+    of an older diagram that it lies in.
+    """
+
+    profile: Any
+    all_started: Any
+    some_started: Any
+    coarse: Any
+    costs: Any
+    bounds: Any
+
+
+class NextLayer(NamedTuple):
+    """What a layer is made in: the states of the next, found by hash, and the arcs that lead there."""
+
+    states: States
+    table: Any
+    chain: Any
+    first: Any
+    arc_to: Any
+    arc_set: Any
+
+
+class Sets(NamedTuple):
+    """Sets of requests that start together, as bits, found by hash."""
+
+    masks: Any
+    table: Any
+
+
+class Requests(NamedTuple):
+    """Arrays of `Reversed`, and the capacity."""
+
+    capacity: int
+    load: Any
+    output: Any
+    twin: Any
+    reduced: Any
+
+
+class Older(NamedTuple):
+    """An older diagram, with the costs of its sets and of the ways from its nodes."""
+
+    sets: Any
+    first: Any
+    arc_to: Any
+    arc_set: Any
+    set_cost: Any
+    to_go: Any
+
+
 @kernel
 def _place(
-    held: Any, begin: int, started: Any, maybe: Any, coarse: int, value: int, bound: int, table: Any, chain: Any,
-    state: Any, count: int,
+    held: Any, begin: int, started: Any, maybe: Any, coarse: int, value: int, bound: int, layer: NextLayer, count: int
 ) -> Any:  # fmt: skip
     """Index of the state with this profile, mask and coarse node in the next layer; -1 when there is no room."""
-    profile, all_started, some_started, coarse_node, values, bounds = state
+    profile, all_started, some_started, coarse_node, values, bounds = layer.states
+    table, chain = layer.table, layer.chain
     width = profile.shape[1]
     x = (started * _MIX) ^ (np.uint64(coarse) * _FNV)
     for t in range(width - 1):
@@ -58,27 +112,26 @@ def _place(
 
 
 @kernel
-def _set_number(mask: Any, sets: Any, set_table: Any, known: int) -> Any:
+def _set_number(mask: Any, sets: Sets, known: int) -> Any:
     """Number of a set of requests, which is added when it is new; -1 when there is no room."""
     x = mask * _MIX
     x ^= x >> np.uint64(31)
-    slot = np.int64(x & np.uint64(len(set_table) - 1))
-    while set_table[slot] >= 0:
-        if sets[set_table[slot]] == mask:
-            return np.int64(set_table[slot])
-        slot = (slot + 1) % len(set_table)
-    if known >= len(sets):
+    slot = np.int64(x & np.uint64(len(sets.table) - 1))
+    while sets.table[slot] >= 0:
+        if sets.masks[sets.table[slot]] == mask:
+            return np.int64(sets.table[slot])
+        slot = (slot + 1) % len(sets.table)
+    if known >= len(sets.masks):
         return -1
-    sets[known] = mask
-    set_table[slot] = known
+    sets.masks[known] = mask
+    sets.table[slot] = known
     return known
 
 
 @kernel
 def expand(
-    k: int, capacity: int, load: Any, output: Any, pure: Any, price: int, reduced: Any, limit: int, state: Any,
-    count: int, following: Any, table: Any, chain: Any, sets: Any, set_table: Any, known: int, first: Any,
-    arc_to: Any, arc_set: Any, unit: int,
+    k: int, requests: Requests, pure: Any, unit: int, price: int, limit: int, state: States, count: int,
+    layer: NextLayer, sets: Sets, known: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """The layer of round k + 1 from that of round k, by all sets of requests that may start at k.
 
@@ -89,6 +142,8 @@ def expand(
     -------
     Numbers of new states (-1: no room), arcs (-1: no room) and sets.
     """
+    capacity, load, output, _, reduced = requests
+    _, _, _, first, arc_to, arc_set = layer
     n = len(output)
     profile, _, _, _, costs, values = state
     width = profile.shape[1]
@@ -110,10 +165,8 @@ def expand(
         while True:
             value = bound[depth] + price * (capacity - held[depth, 0])
             if value <= limit:
-                new = _place(
-                    held[depth], 1, np.uint64(0), np.uint64(0), 0, cost[depth], value, table, chain, following, fresh
-                )
-                number = _set_number(mask, sets, set_table, known)
+                new = _place(held[depth], 1, np.uint64(0), np.uint64(0), 0, cost[depth], value, layer, fresh)
+                number = _set_number(mask, sets, known)
                 if new < 0 or number < 0:
                     return -1, arcs, known
                 if arcs >= len(arc_to):
@@ -160,9 +213,8 @@ def expand(
 
 @kernel
 def refine(
-    k: int, capacity: int, load: Any, output: Any, twin: Any, set_cost: Any, sets: Any, old_first: Any,
-    old_arc_to: Any, old_arc_set: Any, to_go: Any, limit: int, remembered: Any, state: Any, count: int,
-    following: Any, table: Any, chain: Any, first: Any, arc_to: Any, arc_set: Any, price: int, reduced: Any, tail: Any,
+    k: int, requests: Requests, tail: Any, older: Older, price: int, limit: int, remembered: Any, state: States,
+    count: int, layer: NextLayer,
 ) -> tuple[int, int]:  # fmt: skip
     """The layer of round k + 1 from that of round k, by the arcs that an older diagram has left.
 
@@ -174,6 +226,9 @@ def refine(
     -------
     Numbers of new states (-1: no room) and arcs (-1: no room).
     """
+    capacity, load, output, twin, reduced = requests
+    sets, old_first, old_arc_to, old_arc_set, set_cost, to_go = older
+    _, _, _, first, arc_to, arc_set = layer
     profile, all_started, some_started, coarse_node, values, bounds = state
     width = profile.shape[1]
     n = len(output)
@@ -219,10 +274,7 @@ def refine(
                             break
             if not fits:
                 continue
-            new = _place(
-                held, 1, all_started[node] | (mask & remembered), some, target, value, bound, table, chain, following,
-                fresh,
-            )  # fmt: skip
+            new = _place(held, 1, all_started[node] | (mask & remembered), some, target, value, bound, layer, fresh)
             if new < 0:
                 return -1, arcs
             if arcs >= len(arc_to):
