@@ -151,14 +151,12 @@ def expand(
     bound = np.zeros(n + 1, np.int64)
     cost = np.zeros(n + 1, np.int64)
     member = np.zeros(n + 1, np.int64)
-    fresh = 0
-    arcs = 0
+    fresh, arcs = 0, 0
     for node in range(count):
         first[node] = arcs
         for t in range(width):
             held[0, t] = profile[node, t]
-        bound[0] = values[node]
-        cost[0] = costs[node]
+        bound[0], cost[0] = values[node], costs[node]
         depth = 0
         mask = np.uint64(0)
         i = 0
@@ -233,14 +231,12 @@ def refine(
     width = profile.shape[1]
     n = len(output)
     held = np.zeros(width, np.int64)
-    fresh = 0
-    arcs = 0
+    fresh, arcs = 0, 0
     for node in range(count):
         first[node] = arcs
         old = coarse_node[node]
         for a in range(old_first[old], old_first[old + 1]):
-            target = old_arc_to[a]
-            number = old_arc_set[a]
+            target, number = old_arc_to[a], old_arc_set[a]
             value = values[node] + set_cost[number, 0] + k * set_cost[number, 1]
             if to_go[target] >= NEVER or value + to_go[target] > limit:
                 continue
