@@ -11,7 +11,7 @@ from modelkit.errors import InterruptedWith
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
 from modelkit.problems.serving import search as searching
-from modelkit.problems.serving.search import MOVED, Plan, Server, annealed_windows, grid_plans, search_schedule
+from modelkit.problems.serving.search import MOVED, Plan, Server, annealed_windows, grid_plans, search_schedule, tuned
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.certified import Task
@@ -81,6 +81,17 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
     """Tests that a fixed amount of work is deterministic."""
     instance = chats(40, 10.0)
     assert search_schedule(instance, seed=3) == search_schedule(instance, seed=3)
+
+
+def test_tuning_keeps_what_gains() -> None:
+    """Tests that the gate's patience, tuned by stretches of time, gives better plans than one patience."""
+    server = Server(chats(300, 10.0))
+    best = min(grid_plans(server, Deadline()), key=lambda plan: plan.total)
+    plans = [best, *tuned(server, best, Deadline(), 0)]
+    totals = [plan.total for plan in plans]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(plans[-1].rule.patience)) > 1
+    assert server.run(plans[-1]) == totals[-1]
 
 
 def test_windows_keep_what_gains(monkeypatch: pytest.MonkeyPatch) -> None:

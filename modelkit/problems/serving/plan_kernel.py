@@ -41,15 +41,17 @@ class Costs(NamedTuple):
 class Rule(NamedTuple):
     """Limits of an iteration and of its scan.
 
-    Tokens held (< 0: no limit), prompt tokens processed, requests in progress; misfits, the gate's patience, and the
-    time [ms] from which on there is a gate.
+    Tokens held (< 0: no limit), prompt tokens processed, requests in progress; misfits; the gate's patience in each
+    stretch of ``stretch`` ms from ``origin`` on, the last of which goes on; and the time [ms] from which on there is a gate.
     """
 
     capacity: int
     prompts: int
     batch: int
     misfits: int
-    patience: float
+    patience: Any
+    origin: float
+    stretch: float
     gated_from: float
 
 
@@ -128,7 +130,7 @@ def run_plan(
             continue
         fresh, prompts = 0, 0
         if waiting > 0 and active < rule.batch and (
-            active == 0 or now < rule.gated_from or waiting * now - waits >= rule.patience * active * costs.prefill_base
+            active == 0 or now < rule.gated_from or waiting * now - waits >= patience_at(rule, now) * active * costs.prefill_base
         ):  # fmt: skip
             misfits = 0
             while waiting > 0 and active + fresh < rule.batch and misfits < rule.misfits:
@@ -193,6 +195,12 @@ def run_plan(
         )
         total += max(now, release[i]) + (output[i] + 1) * pace + price * work
     return total
+
+
+@kernel
+def patience_at(rule: Rule, now: float) -> float:
+    """The gate's patience at a moment."""
+    return float(rule.patience[min(len(rule.patience) - 1, int((now - rule.origin) / rule.stretch))])
 
 
 @kernel

@@ -1,10 +1,12 @@
-"""Hindsight schedules in real time: list scheduling with gates, then simulated annealing, then both in time windows.
+"""Hindsight schedules in real time: list scheduling with gates, then simulated annealing.
 
 1. *Grid*: orders (volume, effective work, output, arrival) by misfits by the gate's patience by limits of the batch;
    milliseconds for 1,000 requests each.
-2. *Annealing* over when each request is let in (`modelkit.problems.serving.annealing`), from the best of the grid. More
-   than `WINDOW` requests are treated in windows of time one after the other: a window's moves are valued at a horizon
-   beyond it, where what is unfinished counts as going on at the mean pace, and the whole plan decides at the end.
+2. Up to `WINDOW` requests: *annealing* over when each request is let in (`modelkit.problems.serving.annealing`), from
+   the best of the grid.
+3. More: *tuning* of the gate's patience, which may differ between stretches of time, valued by whole runs; then
+   annealing in windows of time, one after the other, whose moves are valued at a horizon beyond the window, where what
+   is unfinished counts as going on at the mean pace. A window is kept if the whole plan gains.
 
 The judge replays what is published; nothing here is believed.
 """
@@ -48,6 +50,8 @@ WINDOW, MOVED = 1000, 200
 HEAT, COOLED = 0.015, 0.003
 #: Moves for each request without a time limit; moves between two looks at the clock, by requests.
 EFFORT, BREATH = 1000, 4_000_000
+#: Share of the time for tuning the gate where requests are many, and stretches of time with a patience each.
+TUNED, STRETCHES = 0.6, 30
 #: How far beyond a window its moves are valued, in mean latencies.
 BEYOND = 1.0
 #: What a ms of work left at the horizon costs, in requests in progress there.
@@ -89,7 +93,16 @@ class Server:
         )  # fmt: skip
         capacity, slots = instance.server.kv_capacity_tokens, instance.server.slots
         prompts = clock.largest_prefill or int(prompt.sum())
-        self.rule = Rule(-1 if capacity is None else capacity, prompts, slots or len(arrival), 1, 0.0, 0.0)
+        self.rule = Rule(
+            -1 if capacity is None else capacity,
+            prompts,
+            slots or len(arrival),
+            1,
+            np.zeros(1),
+            arrival[0],
+            math.inf,
+            0.0,
+        )
         #: Whether all requests together do not fit the memory.
         self.tight = 0 <= self.rule.capacity < int((prompt + output).sum())
         self.first, self.start = np.full(len(arrival), -1, np.int64), np.zeros(len(arrival))
@@ -196,6 +209,8 @@ def improve_plans(server: Server, deadline: Deadline, seed: int, annealing: bool
     if len(best.rank) <= WINDOW:
         yield from annealed(server, started(server, best), deadline)
     else:
+        for best in tuned(server, best, deadline.share(TUNED), seed):
+            yield best
         yield from annealed_windows(server, best, deadline)
 
 
@@ -209,7 +224,7 @@ def grid_plans(server: Server, deadline: Deadline) -> Iterator[Plan]:
         for rank in server.orders() if bound else [np.arange(len(release))]:
             for misfits in MISFITS if bound else MISFITS[:1]:
                 for patience in PATIENCE:
-                    rule = server.rule._replace(batch=batch, misfits=misfits, patience=patience)
+                    rule = server.rule._replace(batch=batch, misfits=misfits, patience=np.array([patience]))
                     plan = Plan(release, rank, rule, 0.0)
                     plan = Plan(release, rank, rule, server.run(plan))
                     most = max(most, most_in_progress(server.first, server.requests.output)) if share == 1 else most
@@ -257,6 +272,30 @@ def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
         if found < best:
             best = found
             yield Plan(best_release.copy(), best_rank.copy(), plan.rule, best)
+
+
+def tuned(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
+    """Change the gate's patience in single stretches of time, and keep what gains.
+
+    What letting somebody in costs grows with the load to come, so the best patience changes with time.
+    """
+    rng = np.random.default_rng(seed)
+    arrival = server.requests.arrival
+    stretch = max(1.0, float(arrival[-1] - arrival[0])) / STRETCHES
+    rule = plan.rule._replace(patience=np.full(STRETCHES, plan.rule.patience[0]), stretch=stretch)
+    tries = 0
+    while not deadline.over and (deadline.finite or tries < 4 * STRETCHES):
+        tries += 1
+        patience = rule.patience.copy()
+        begin = int(rng.integers(STRETCHES))
+        end = begin + 1 + int(rng.integers(STRETCHES)) // 4
+        patience[begin:end] = np.maximum(0.1, patience[begin:end]) * float(np.exp(rng.normal(0.0, 0.5)))
+        changed = rule._replace(patience=patience)
+        total = server.run(Plan(plan.release, plan.rank, changed, 0.0))
+        if total < plan.total:
+            rule = changed
+            plan = Plan(plan.release, plan.rank, rule, total)
+            yield plan
 
 
 def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
