@@ -42,7 +42,8 @@ class Rule(NamedTuple):
     """Limits of an iteration and of its scan.
 
     Tokens held (< 0: no limit), prompt tokens processed, requests in progress; misfits; the gate's patience in each
-    stretch of ``stretch`` ms from ``origin`` on, the last of which goes on; and the time [ms] from which on there is a gate.
+    stretch of ``stretch`` ms from ``origin`` on, the last of which goes on; and the time [ms] from which on there is a
+    gate.
     """
 
     capacity: int
@@ -130,7 +131,9 @@ def run_plan(
             continue
         fresh, prompts = 0, 0
         if waiting > 0 and active < rule.batch and (
-            active == 0 or now < rule.gated_from or waiting * now - waits >= patience_at(rule, now) * active * costs.prefill_base
+            active == 0
+            or now < rule.gated_from
+            or waiting * now - waits >= patience_at(rule, now) * active * costs.prefill_base
         ):  # fmt: skip
             misfits = 0
             while waiting > 0 and active + fresh < rule.batch and misfits < rule.misfits:

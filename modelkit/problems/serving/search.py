@@ -209,7 +209,8 @@ def improve_plans(server: Server, deadline: Deadline, seed: int, annealing: bool
     if len(best.rank) <= WINDOW:
         yield from annealed(server, started(server, best), deadline)
     else:
-        for best in tuned(server, best, deadline.share(TUNED), seed):
+        for tuned_plan in tuned(server, best, deadline.share(TUNED), seed):
+            best = tuned_plan
             yield best
         yield from annealed_windows(server, best, deadline)
 
