@@ -1,6 +1,6 @@
 """The least cost of each request at prices on time, in whole numbers, compiled; ``serving_prices`` says what it is.
 
-Costs are in units of 2^-20 tick, and so are rates, the price of a tick of an interval; the rates of a token more are
+Costs are in units of 2^-units tick, and so are rates, the price of a tick of an interval; the rates of a token more are
 finer by a shift of their own. Rates are rounded down and cut down to what keeps every number below 2^62. They remain
 nonincreasing, and charge less. A cost is followed from one border of a bucket to the next, and never rounded up.
 """
@@ -13,8 +13,6 @@ import numpy as np
 
 from modelkit.runtime.kernel import kernel
 
-#: Units of cost in a tick, as a power of two.
-UNITS = 20
 #: What a rate charges at most over its interval, as a power of two.
 MOST = 57
 #: Columns of what is known of each request: times [tick], the shift and the limit of the rates of a token more.
@@ -30,8 +28,8 @@ def _priced(price: int, factor: Any, most: int) -> int:
 
 @kernel
 def least_costs(
-    times: Any, factors: Any, length: int, server: Any, memory: Any, slots: Any, prompt_memory: Any, prompt_slots: Any,
-    first: Any, begin: Any, end: Any, decoding: Any, prompts: Any, least: Any,
+    times: Any, factors: Any, units: int, length: int, server: Any, memory: Any, slots: Any, prompt_memory: Any,
+    prompt_slots: Any, first: Any, begin: Any, end: Any, decoding: Any, prompts: Any, least: Any,
 ) -> None:  # fmt: skip
     """``least[i]``: the least cost of request i above its arrival, or less by a rounding.
 
@@ -52,16 +50,16 @@ def least_costs(
             off[p] = y - at[p] * length
         start = shift + passed - decode
         cost, tokens = _first_cost(rates, count, length, start, decode, prompt, prefill, finer)
-        cost += passed << UNITS
+        cost += passed << units
         best = cost
-        while passed << UNITS < best:
+        while passed << units < best:
             ahead = length
             for p in range(4):
                 if at[p] < count - 1:
                     ahead = min(ahead, length - off[p])
             c, s, r, f = at
             curve = rates[TOKEN, s] - rates[TOKEN, c]
-            slope = (1 << UNITS) + rates[ITERATION, c] - rates[ITERATION, s] + rates[READING, s] - rates[READING, r]
+            slope = (1 << units) + rates[ITERATION, c] - rates[ITERATION, s] + rates[READING, s] - rates[READING, r]
             slope += rates[FIXED, s] - rates[FIXED, f] + ((decode * rates[TOKEN, c] - tokens) >> finer)
             best = min(best, cost + _least_change(slope, curve, finer, ahead))
             cost += slope * ahead + ((((curve * ahead) >> finer) * ahead) >> 1)

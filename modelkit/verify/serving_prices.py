@@ -13,8 +13,9 @@ with st = C - e, and in place of X, Y, pi and F the least that they have been si
 least the sum of the least K(C), C >= a + R, less the integral of pi and the arrivals. What iterations cost covers the
 prices: in every bucket memory + slots + the rho of all requests <= (base + b0) pi, and the same with p0 of prompts.
 
-Times are rounded down to ticks, and rates to 2^-20: an interval that is shorter, at most so much earlier, and prices
-that are lower charge less, so the bound only falls. The shortest durations of iterations may be scaled down together.
+Times are rounded down to ticks, and rates to 2^-20, or to less fine units where prices are very high: an interval that
+is shorter, at most so much earlier, and prices that are lower charge less, so the bound only falls. The shortest
+durations of iterations may be scaled down together.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MOST = 10**9
 LONGEST = 2**43
 #: Most that rates of a token more are finer than others, as a power of two.
 FINEST = 36
+#: Rates are in units of 2^-20 at the finest.
+FINEST_UNITS = 20
 #: Largest shift to the right.
 LARGEST_SHIFT = 62
 
@@ -59,8 +62,9 @@ def serving_prices_bound(instance: Instance, prices: ServingPrices) -> Fraction:
     faults = _faults(costs, prices) or _uncovered(costs, prices)
     if faults:
         raise InputError("certificate", [Fault("$.serving_prices", words) for words in faults])
-    rows = [_row(costs, prices, i) for i in range(len(costs.prompt))]
-    least = [row.times[kernel.RESIDENCE] << kernel.UNITS for row in rows]  # so much without prices
+    units = _units(costs, prices)
+    rows = [_row(costs, prices, units, i) for i in range(len(costs.prompt))]
+    least = [row.times[kernel.RESIDENCE] << units for row in rows]  # so much without prices
     priced = [i for i, row in enumerate(rows) if row.times[kernel.RESIDENCE] < LONGEST >> 2]
     if priced:
         found = np.zeros(len(priced), dtype=np.int64)
@@ -68,6 +72,7 @@ def serving_prices_bound(instance: Instance, prices: ServingPrices) -> Fraction:
         kernel.least_costs(
             np.array([rows[i].times for i in priced], dtype=np.int64),
             np.array([rows[i].factors for i in priced], dtype=np.int64),
+            units,
             prices.bucket,
             _ints(prices.server),
             _ints(prices.memory),
@@ -83,7 +88,7 @@ def serving_prices_bound(instance: Instance, prices: ServingPrices) -> Fraction:
         )
         for i, cost in zip(priced, found.tolist(), strict=True):
             least[i] = cost
-    total = sum(costs.arrival) + Fraction(sum(least), 1 << kernel.UNITS)
+    total = sum(costs.arrival) + Fraction(sum(least), 1 << units)
     paid = Fraction(prices.bucket * sum(prices.server), prices.denominator)
     return (total - paid) / TICKS_PER_MS - costs.arrivals_ms
 
@@ -140,8 +145,15 @@ class _Row(NamedTuple):
     factors: list[tuple[int, int]]
 
 
-def _row(costs: ServingCosts, prices: ServingPrices, i: int) -> _Row:
-    """Rates are ``price * factor``; 2^30 of a price that is in ms are a tick in the kernel's units."""
+def _units(costs: ServingCosts, prices: ServingPrices) -> int:
+    """How fine rates are, as a power of two: less where much time is priced highly."""
+    longest = max(costs.decoding) // COSTS_PER_TICK + prices.bucket
+    charged = max(prices.server, default=0) * longest // prices.denominator
+    return min(FINEST_UNITS, max(0, 55 - charged.bit_length()))
+
+
+def _row(costs: ServingCosts, prices: ServingPrices, units: int, i: int) -> _Row:
+    """What the kernel is told; 2^30 of a price in ms are 2^20 of the finest units in a tick."""
     s, d, unit, capacity, slots = costs.prompt[i], costs.decodes[i], prices.denominator, costs.capacity, costs.slots
     per_request, per_token, ms = costs.decode_per_request, costs.decode_per_kv_token, COSTS_PER_MS
     own_prefill = costs.prefill_per_token * s
@@ -153,8 +165,8 @@ def _row(costs: ServingCosts, prices: ServingPrices, i: int) -> _Row:
     finer, limit = 0, 0
     if e and d:  # what lasts less than a tick is not charged
         dearest = per_token * max(prices.server, default=0) * capacity + ms * max(prices.memory, default=0)
-        growth = d * d * dearest * reach // (capacity * e * e * unit) + 1
-        each = d * d * max(per_token * capacity, ms) // (capacity * e * e * unit)
+        growth = (d * d * dearest * reach << units) // (capacity * e * e * unit << FINEST_UNITS) + 1
+        each = (d * d * max(per_token * capacity, ms) << units) // (capacity * e * e * unit << FINEST_UNITS)
         finer = min(FINEST, max(0, 60 - growth.bit_length()), max(0, 20 - each.bit_length()))
         limit = min(2**60 // reach, (2**57 << finer) // reach**2)
         twice = 2 * (s + costs.mixed) + 1
@@ -171,7 +183,8 @@ def _row(costs: ServingCosts, prices: ServingPrices, i: int) -> _Row:
             (ms * costs.base, slots * f * unit * fixed), (ms, slots * f * unit),
             (ms * costs.base, f * unit * fixed), (ms, f * unit),
         ]  # fmt: skip
-    return _Row([*times, finer, limit], [_factor(*ratio) for ratio in (*decoding, (COSTS_PER_TICK, unit), *prefill)])
+    ratios = (*decoding, (COSTS_PER_TICK, unit), *prefill)
+    return _Row([*times, finer, limit], [_factor(above << units, below << FINEST_UNITS) for above, below in ratios])
 
 
 def _factor(numerator: int, denominator: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ convex quadratic. Adam climbs; the step falls to 0. Buckets are halved from leve
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import numpy.typing as npt
 
 from modelkit.problems.serving import price_kernels as kernels
 from modelkit.runtime.deadline import Deadline
+from modelkit.runtime.threads import blocks
 from modelkit.verify.serving_costs import COSTS_PER_MS, ServingCosts
 
 Floats = npt.NDArray[np.float64]
@@ -27,6 +30,8 @@ Ints = npt.NDArray[np.int64]
 STEP, PRICE_STEP, LEAST = 0.2, 0.05, 0.1
 #: How often the exact value is looked at, and with it how far completions are.
 EXACT_EVERY = 10
+#: Requests times buckets from which threads share the work, and in how many parts.
+MUCH, PARTS = 30_000, 4
 #: A share of almost nothing, as a logarithm.
 NONE = -40.0
 #: How far behind its completion in the reference a request's own prices reach: a share of its wait, and buckets.
@@ -133,8 +138,8 @@ class Level:
         self.parameters: list[Floats] = []
         self.best_parameters: list[Floats] = []
 
-    def begin_at(self, server: Floats) -> None:
-        """Prices by ``server``, own ones by what is left of each stay in the reference."""
+    def begin_at(self, *servers: Floats) -> None:
+        """Prices by the best of ``servers``, own ones by what is left of each stay in the reference."""
         arrival = self.terms.facts[:, kernels.ARRIVAL]
         stay = np.maximum(self.completions - arrival, 1e-9)
         left = (self.completions[self.owner] - (self.bucket + 0.5) * self.height) / stay[self.owner]
@@ -144,7 +149,11 @@ class Level:
         half = np.log(np.maximum(total, 1e-3))
         limits = np.array(self.terms.limits)[:, None]
         common = np.where(limits, half, NONE)
-        self.parameters = [server, own, own.copy(), common.ravel(), (common - 2 * limits).ravel()]
+        shares = [own, own.copy(), common.ravel(), (common - 2 * limits).ravel()]
+        for server in servers:
+            self.parameters = [server, *shares]
+            self._look(lambda value: None, 0.0)
+        self.parameters = [x.copy() for x in self.best_parameters]
 
     def begin_from(self, coarse: Level) -> None:
         """Prices that the twice as long buckets have ended with."""
@@ -180,11 +189,7 @@ class Level:
     def _look(self, listen: Callable[[float], None], temperature: float) -> None:
         """Note the prices if they are the best so far, and how far completions are looked at from now on."""
         _, priced = self._priced()
-        nothing, terms, least = np.empty(0), self.terms, np.empty(len(self.first))
-        kernels.soft_minima(
-            terms.facts, terms.law, self.height, self.first, self.begin, priced.common, priced.decoding,
-            priced.prompts, self.limit, 0.0, priced.common, nothing, nothing, least,
-        )  # fmt: skip
+        least, _ = self._minima(priced, 0.0, np.empty(0), np.empty(0))
         value = float(least.sum() - self.height * priced.common[0].sum())
         if self.best is None or value > self.best[0]:
             self.best = value, priced
@@ -215,15 +220,34 @@ class Level:
         )  # fmt: skip
         return (shares, limits, prompt_shares, prompt_limits), priced
 
+    def _minima(
+        self, priced: Priced, temperature: float, own: Floats, own_prompts: Floats
+    ) -> tuple[Floats, Floats]:  # fmt: skip
+        """The least cost of each request, and with a temperature the gradient by common prices; by own ones in place.
+
+        Always in the same parts, so that the sums do not depend on the number of processors.
+        """
+        facts, law, least = self.terms.facts, self.terms.law, np.empty(len(self.first))
+        parts = blocks(len(least), PARTS) if self.limit.sum() > MUCH else blocks(len(least), 1)
+        common = np.zeros((len(parts), *priced.common.shape))
+
+        def work(number: int, some: slice) -> None:
+            kernels.soft_minima(
+                facts[some], law, self.height, self.first[some], self.begin[some.start : some.stop + 1], priced.common,
+                priced.decoding, priced.prompts, self.limit[some], temperature, common[number], own, own_prompts,
+                least[some],
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(len(parts)) if len(parts) > 1 else nullcontext() as pool:
+            for _ in (pool.map if pool else map)(work, range(len(parts)), (some for (some,) in parts)):
+                pass
+        return least, common.sum(axis=0)
+
     def _gradient(self, temperature: float) -> list[Floats]:
         """Gradient of the smooth bound by each of the parameters."""
         (shares, limits, prompt_shares, prompt_limits), priced = self._priced()
-        common, own, own_prompts = (np.zeros_like(p) for p in (priced.common, priced.decoding, priced.prompts))
-        terms = self.terms
-        kernels.soft_minima(
-            terms.facts, terms.law, self.height, self.first, self.begin, priced.common, priced.decoding,
-            priced.prompts, self.limit, temperature, common, own, own_prompts, np.empty(len(self.first)),
-        )  # fmt: skip
+        terms, own, own_prompts = self.terms, np.zeros_like(priced.decoding), np.zeros_like(priced.prompts)
+        _, common = self._minima(priced, temperature, own, own_prompts)
         server = common[0] - self.height
         for fixed, some, all_shares, slope, rows in (
             (terms.decode_base, shares, limits, own, common[1:3]),

@@ -75,11 +75,16 @@ from modelkit.verify.serving_costs import COSTS_PER_MS, ServingCosts
 from modelkit.verify.serving_prices import LONGEST, serving_prices_bound
 
 #: Buckets of the last level in the time that the reference takes, and in its mean latency.
-BUCKETS, IN_LATENCY = 640, 24
+BUCKETS, IN_LATENCY = 1280, 48
 #: Buckets, own prices, and requests times buckets, at most.
 MOST_BUCKETS, MOST_OWN, MOST_LOOKED_AT = 200_000, 800_000, 30_000_000
 #: What the ascent consists of.
-LEVELS = (Plan(4, 200, 0.2, 0.03, 0.005), Plan(2, 150, 0.35, 0.01, 0.002), Plan(1, 150, 1.0, 0.005, 0.001))
+LEVELS = (
+    Plan(8, 400, 0.15, 0.03, 0.005),
+    Plan(4, 300, 0.25, 0.01, 0.002, 0.5),
+    Plan(2, 300, 0.4, 0.005, 0.001, 0.3),
+    Plan(1, 300, 1.0, 0.003, 0.0007, 0.2),
+)
 #: Prices are whole numbers of this part of 1, or of a larger one where they are very high.
 PRECISION = 20
 HIGHEST = 2**41
@@ -148,7 +153,7 @@ def price_bound(
         for plan in levels:
             finer = Level(terms, completions, finest * plan.longer, own=own)
             if level is None:
-                finer.begin_at(_server(terms, completions, finer))
+                finer.begin_at(*_servers(terms, completions, finer))
             else:
                 finer.begin_from(level)
             level = finer
@@ -178,8 +183,11 @@ def _finest(terms: Terms, completions: Floats, mean: float, own: bool) -> float:
     return max(1, round(height * TICKS_PER_MS)) / TICKS_PER_MS
 
 
-def _server(terms: Terms, completions: Floats, level: Level) -> Floats:
-    """The mean number of requests in the system in each bucket of the reference."""
+def _servers(terms: Terms, completions: Floats, level: Level) -> tuple[Floats, Floats]:
+    """Two beginnings for pi: in each bucket of the reference, who is there, and who has not completed yet.
+
+    The second is what an hour less of the server costs where it is never idle.
+    """
     edges = np.arange(level.buckets + 1) * level.height
 
     def passed(times: Floats) -> Floats:
@@ -187,7 +195,8 @@ def _server(terms: Terms, completions: Floats, level: Level) -> Floats:
         before = np.searchsorted(ordered, edges)
         return np.asarray(np.diff(before * edges - np.concatenate([[0.0], np.cumsum(ordered)])[before]))
 
-    return np.maximum(0.0, passed(terms.facts[:, kernels.ARRIVAL]) - passed(completions)) / level.height
+    done = passed(completions) / level.height
+    return np.maximum(0.0, passed(terms.facts[:, kernels.ARRIVAL]) / level.height - done), len(completions) - done
 
 
 def certificate_of(instance: Instance, prices: Prices, *, seconds: float | None = None) -> Certificate:
