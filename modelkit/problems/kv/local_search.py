@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -213,6 +213,8 @@ def improve_starts(
         link(i, current[i], head, following, previous)
     rng = np.random.default_rng(seed)
     weight = np.log(volumes(instance).astype(np.float64))
+    requests = _Requests(arrays.arrival, arrays.prompt, arrays.output, weight, capacity)
+    by_start = _ByStart(head, following, previous)
     heat = HEAT * waiting * min(1.0, WARM / n)
     began = time.perf_counter()
     done = 0
@@ -226,8 +228,8 @@ def improve_starts(
             if share >= 1 or (deadline is not None and deadline.over):
                 break
             _search(
-                current, best, arrays.arrival, arrays.prompt, arrays.output, weight, capacity, held, least, head,
-                following, previous, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, OUT, rng,
+                current, best, requests, _Profile(held, least), by_start, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting,
+                OUT, rng,
             )  # fmt: skip
             done += CHUNK
             if listen:
@@ -237,12 +239,40 @@ def improve_starts(
     return best
 
 
+class _Requests(NamedTuple):
+    """Arrays of shape [n], the logarithms of the volumes as ``weight``, and the capacity."""
+
+    arrival: Any
+    prompt: Any
+    output: Any
+    weight: Any
+    capacity: int
+
+
+class _Profile(NamedTuple):
+    """See `modelkit.problems.kv.memory_profile`."""
+
+    held: Any
+    least: Any
+
+
+class _ByStart(NamedTuple):
+    """Linked lists of the requests that start in each round."""
+
+    head: Any
+    following: Any
+    previous: Any
+
+
 @kernel
 def _search(
-    starts: Any, best: Any, arrival: Any, prompt: Any, output: Any, weight: Any, capacity: int, held: Any, least: Any,
-    head: Any, following: Any, previous: Any, steps: int, temperature: float, blur: float, size: int, rng: Any,
+    starts: Any, best: Any, requests: _Requests, profile: _Profile, by_start: _ByStart, steps: int, temperature: float,
+    blur: float, size: int, rng: Any,
 ) -> None:  # fmt: skip
     """Take ``steps`` steps from ``starts``, which is changed, as are the profile and the lists; ``best`` is kept."""
+    arrival, prompt, output, weight, capacity = requests
+    held, least = profile
+    head, following, previous = by_start
     n = len(starts)
     end = len(head) - 1
     cost, best_cost = starts.sum(), best.sum()
