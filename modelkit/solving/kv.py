@@ -28,7 +28,7 @@ from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.verify.exact_bounds import certify
 
 if TYPE_CHECKING:
-    from modelkit.solving.outcome import Account, Candidate
+    from modelkit.solving.outcome import Candidate, SolveState
 
 #: Share of the time for the prices; the search over schedules has the rest.
 PRICES_SHARE = 0.5
@@ -125,15 +125,15 @@ class KvMethod(Method):
         """Without idle rounds."""
         return busy(instance)
 
-    def check_size(self, run: Account) -> None:
+    def check_size(self, run: SolveState) -> None:
         """Refuse what leaves more starts than can be looked at."""
         check_size(run.inner, run.known.first)
 
-    def starts_kept(self, run: Account) -> Starts:
+    def starts_kept(self, run: SolveState) -> Starts:
         """How many starts the windows keep; they are looked for before the model, so that they are handed on."""
         return run.known.starts_kept
 
-    def certified(self, run: Account) -> Certificate | None:
+    def certified(self, run: SolveState) -> Certificate | None:
         """By the prices that were computed for the start windows."""
         if run.formulation.claim != "exact":
             return None
@@ -141,7 +141,7 @@ class KvMethod(Method):
             return run.proven(run.known.local_search.prices)
         return run.certificate
 
-    def first_schedules(self, run: Account) -> list[Candidate]:
+    def first_schedules(self, run: SolveState) -> list[Candidate]:
         """That of a local search."""
         try:
             return [run.judged("local-search", run.outer(run.known.local_search.schedule))]
@@ -151,7 +151,7 @@ class KvMethod(Method):
                 run.certificate = run.proven(stop.best.prices)
             raise
 
-    def refine_start(self, run: Account) -> None:
+    def refine_start(self, run: SolveState) -> None:
         """Large neighbourhood search from the schedule of the local search, where few requests run at once."""
         if run.start is None or run.start.source != "local-search" or not runs_few_at_once(run.inner):
             return
@@ -164,7 +164,7 @@ class KvMethod(Method):
             raise
         run.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
 
-    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+    def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule of a local search with a certified bound."""
         message = f"{reason}; {NO_SOLVER}"
         if run.deadline.finite and run.start is not None:
@@ -180,7 +180,7 @@ class KvMethod(Method):
         return run.conclude(None, known.result.stop, message)
 
     @staticmethod
-    def _improve(run: Account, start: Candidate) -> None:
+    def _improve(run: SolveState, start: Candidate) -> None:
         """Spend the time that is left on the schedule known, with the bound that the prices prove."""
         run.certificate = run.proven(run.known.local_search.prices)
         starts = starts_of(run.inner, run.timeline.within(start.schedule))

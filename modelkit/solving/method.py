@@ -14,7 +14,7 @@ from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.certified import CertifiedBound, Task
 
 if TYPE_CHECKING:
-    from modelkit.solving.outcome import Account, Candidate
+    from modelkit.solving.outcome import Candidate, SolveState
 
 NO_SOLVER = "no solver ran: this is the schedule of a local search, with a certified bound"
 
@@ -47,7 +47,7 @@ class Method:
         """The instance without the time in which no optimal schedule runs anything."""
         return Busy.whole(instance)
 
-    def check_size(self, run: Account) -> None:
+    def check_size(self, run: SolveState) -> None:
         """Refuse what is too large before anything is looked for.
 
         Raises
@@ -56,15 +56,15 @@ class Method:
             It is.
         """
 
-    def starts_kept(self, run: Account) -> Starts | None:
+    def starts_kept(self, run: SolveState) -> Starts | None:
         """How many starts its model keeps; None where it has none."""
         return None
 
-    def certified(self, run: Account) -> Certificate | None:
+    def certified(self, run: SolveState) -> Certificate | None:
         """A bound that needs no solver."""
         return None
 
-    def first_schedules(self, run: Account) -> list[Candidate]:
+    def first_schedules(self, run: SolveState) -> list[Candidate]:
         """Schedules of which the best is the one to start from.
 
         Raises
@@ -75,10 +75,10 @@ class Method:
         names = fitting_policies(run.instance)
         return [run.judged(name, clairvoyant_schedule(run.instance, name)) for name in names]
 
-    def refine_start(self, run: Account) -> None:
+    def refine_start(self, run: SolveState) -> None:
         """Improve the schedule to start from, where that pays."""
 
-    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+    def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """What is known where no model can be built, for ``reason``."""
         late = stop == "time_limit"
         return run.conclude(None, stop if late else "failed", f"{reason}; no solver ran" if late else reason)

@@ -56,7 +56,7 @@ class Candidate:
 
 
 @dataclass
-class Account:
+class SolveState:
     """What one solve was asked, what it has found so far, and the result that follows."""
 
     instance: Instance

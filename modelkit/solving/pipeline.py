@@ -15,7 +15,7 @@ from modelkit.result import Progress, Result, SolveStage, StopReason, status_of
 from modelkit.runtime.deadline import within
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.simulation.simulate import clairvoyant_schedule
-from modelkit.solving.outcome import SEARCH, Account, Candidate
+from modelkit.solving.outcome import SEARCH, Candidate, SolveState
 
 #: A solver that has less time left is not begun [s].
 TOO_LATE = 1.0
@@ -24,7 +24,7 @@ HANDOVER = 0.4
 
 
 @dataclass
-class Pipeline(Account):
+class Pipeline(SolveState):
     """The steps of one solve, from the warm start to the result."""
 
     def go(self) -> Result:

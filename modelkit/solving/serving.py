@@ -35,7 +35,7 @@ from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import NO_SOLVER, Method
 
 if TYPE_CHECKING:
-    from modelkit.solving.outcome import Account, Candidate
+    from modelkit.solving.outcome import Candidate, SolveState
 
 #: Shares of the time that is left: policies, then prices, then the search.
 POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.9
@@ -203,7 +203,7 @@ def _completions(verdict: Verdict, n: int) -> npt.NDArray[np.float64]:
     return ends
 
 
-def metric_of(run: Account) -> str | None:
+def metric_of(run: SolveState) -> str | None:
     """The metric that a run's formulation minimises; None where that is none that is bounded here."""
     metric = run.formulation.metric(run.instance)
     return metric if metric in SERVING.objectives and run.formulation.value is None else None
@@ -216,21 +216,21 @@ class ServingMethod(Method):
         """See `bound`."""
         return bound(task)
 
-    def certified(self, run: Account) -> Certificate | None:
+    def certified(self, run: SolveState) -> Certificate | None:
         """By the bounds that take no ascent."""
         metric = metric_of(run)
         if run.formulation.claim != "exact" or metric is None:
             return None
         return serving_bounds(run.instance, metric, run.deadline)[0].certificate
 
-    def first_schedules(self, run: Account) -> list[Candidate]:
+    def first_schedules(self, run: SolveState) -> list[Candidate]:
         """Those of policies, and that of list scheduling with gates."""
         until = run.deadline.share(POLICIES_SHARE / 2)
         metric = metric_of(run) or SERVING.objective
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
         return [*super().first_schedules(run), run.judged("local-search", schedule)]
 
-    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+    def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule of a search with a certified bound."""
         left = run.deadline.left if run.deadline.finite else None
         metric = metric_of(run) or SERVING.objective

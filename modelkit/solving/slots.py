@@ -16,7 +16,7 @@ from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.verify.exact_bounds import certify_slots
 
 if TYPE_CHECKING:
-    from modelkit.solving.outcome import Account, Candidate
+    from modelkit.solving.outcome import Candidate, SolveState
 
 
 def bound(task: Task) -> CertifiedBound:
@@ -49,11 +49,11 @@ class SlotMethod(Method):
         """See `bound`."""
         return bound(task)
 
-    def certified(self, run: Account) -> Certificate:
+    def certified(self, run: SolveState) -> Certificate:
         """By packing."""
         return slot_certificate(run.instance)
 
-    def first_schedules(self, run: Account) -> list[Candidate]:
+    def first_schedules(self, run: SolveState) -> list[Candidate]:
         """That of a search, which has a value for exact formulations alone."""
         if run.formulation.claim != "exact":
             return super().first_schedules(run)
@@ -63,7 +63,7 @@ class SlotMethod(Method):
             run.start = run.judged("local-search", stop.best)
             raise
 
-    def without_solver(self, run: Account, reason: str, stop: StopReason) -> Result:
+    def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule to start from, with a certified bound."""
         if run.start is None:
             return super().without_solver(run, reason, stop)
