@@ -124,7 +124,7 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from modelkit import Formulation, Instance, LinearClock, Schedule, chosen, schedule_from_iterations
+from modelkit import Formulation, Instance, LinearClock, Schedule, TooLargeError, chosen, schedule_from_iterations
 
 #: Requests times iterations that a model may have; solvers get nowhere with more.
 MOST_STARTS = 2_000
@@ -137,12 +137,6 @@ def needs(instance: Instance) -> str | None:
         return "needs the linear clock with mixed = true"
     if clock.prefill_levels is not None:
         return "does not support levels of prefills"
-    requests, tokens = len(instance.requests), int(instance.arrays.output.sum())
-    if requests * tokens > MOST_STARTS:
-        return (
-            f"takes small instances: {requests:,} requests times {tokens:,} output tokens are"
-            f" {requests * tokens:,} starts, at most {MOST_STARTS:,}"
-        )
     return None
 
 
@@ -340,6 +334,12 @@ def completed_after_arrival(m: Any, i: str) -> Any:
 
 def data(instance: Instance) -> dict[str, Any]:
     """Values of all sets and parameters."""
+    size, tokens = len(instance.requests), int(instance.arrays.output.sum())
+    if size * tokens > MOST_STARTS:
+        raise TooLargeError(
+            f"the instance is too large for serving-latency: {size:,} requests times {tokens:,} output tokens are"
+            f" {size * tokens:,} starts; at most {MOST_STARTS:,}"
+        )
     clock, server, requests = instance.server.clock, instance.server, instance.requests
     assert isinstance(clock, LinearClock)
     arrival = {r.id: 1000 * r.arrival for r in requests}

@@ -150,3 +150,27 @@ def test_plan_arrays_are_not_shared() -> None:
     totals = [(plan.total, server.run(Plan(plan.release, plan.rank, plan.rule, 0.0))) for plan in plans]
     assert all(said == pytest.approx(runs) for said, runs in totals)
     assert np.all(np.diff([said for said, _ in totals]) <= 0) or len(totals) == 1
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_solve_takes_every_instance(mixed: bool) -> None:
+    """Tests `solve` where no formulation takes the instance, or its model is too large."""
+    instance = chats(40, 10.0)
+    clock = instance.server.clock.model_copy(update={"mixed": mixed})
+    instance = instance.replace(server=instance.server.model_copy(update={"clock": clock}))
+    result = mk.solve(instance, time_limit=4)
+    assert result.status == "feasible"
+    assert result.objective.bound_by == "certificate"
+    assert result.objective.value is not None
+    assert 0 < (result.objective.bound or 0) <= result.objective.value
+    assert "no solver ran" in result.message
+
+
+def test_solve_says_what_can_never_run() -> None:
+    """Tests an instance outside all formulations in which a request never fits."""
+    instance = chats(5, 10.0)
+    clock = instance.server.clock.model_copy(update={"mixed": False})
+    server = instance.server.model_copy(update={"clock": clock, "kv_capacity_tokens": 2})
+    result = mk.solve(instance.replace(server=server))
+    assert result.status == "infeasible"
+    assert "tokens" in result.message

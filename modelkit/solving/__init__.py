@@ -12,14 +12,19 @@ from typing import Any
 
 from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
-from modelkit.errors import InfeasibleError, unknown_name
+from modelkit.errors import InfeasibleError, UsageError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.policies import policies
+from modelkit.problems.problem import problem_of
 from modelkit.result import Progress, Result
 from modelkit.runtime.interrupts import interruptible
+from modelkit.solving.bound import bound
+from modelkit.solving.certified import Task
 from modelkit.solving.choose import check_search, choose, search_suits
+from modelkit.solving.method import NO_SOLVER
+from modelkit.solving.methods import method_of
 from modelkit.solving.outcome import SEARCH
 from modelkit.solving.pipeline import Pipeline
 
@@ -50,7 +55,8 @@ def solve(
     Parameters
     ----------
     formulation
-        Name, ``.py`` file or object; None takes the first that suits the instance.
+        Name, ``.py`` file or object; None takes the first that suits the instance. A real-time instance that none
+        takes is solved by search, with a certified bound.
     solver
         ``highs``, ``scip``, ``cp-sat`` or any solver that Pyomo knows, or ``diagram``, a search of our own for the
         KV-cache problem with little memory. None: ``highs``, after ``diagram`` where that suits and no formulation
@@ -97,7 +103,15 @@ def solve(
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
     engine = backend("highs" if solver in (None, SEARCH) else str(solver))
-    chosen, posed = choose(instance, formulation, parameters)
+    try:
+        chosen, posed = choose(instance, formulation, parameters)
+    except UsageError as refused:
+        problem = problem_of(instance)
+        if problem is None or not method_of(problem).solves_all or (formulation, parameters or None) != (None, None):
+            raise
+        listener = listen or (lambda progress: None)
+        task = Task(instance, problem.objective, time_limit, gap, seed, listener, began)
+        return _without_formulation(task, str(refused))
     if solver == SEARCH:
         check_search(instance, chosen, options)
     nothing_asked = (solver, formulation, options or None) == (None, None, None) and warm_start != "none"
@@ -119,3 +133,16 @@ def solve(
     except InfeasibleError as error:
         return run.result("infeasible", "finished", message=str(error))
     return run.go()
+
+
+def _without_formulation(task: Task, reason: str) -> Result:
+    """What a search and a certified bound say of an instance that no formulation takes."""
+    try:
+        task.instance.check_fits()
+    except InfeasibleError as error:
+        return task.infeasible(str(error))
+    known = bound(
+        task.instance, objective=task.metric, time_limit=task.time_limit, gap=task.gap, seed=task.seed,
+        listen=task.listen,
+    ).result  # fmt: skip
+    return known.model_copy(update={"message": known.message or f"{reason.splitlines()[0]}; {NO_SOLVER}"})

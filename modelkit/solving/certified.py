@@ -113,6 +113,18 @@ class Task:
         """Tell of a phase, with the best schedule's value and the bound as far as they are known."""
         self.listen(Progress(phase, self.elapsed, value, bound))
 
+    def infeasible(self, why: str) -> Result:
+        """The result where some request can never run."""
+        return Result(
+            instance=InstanceStamp.of(self.instance),
+            producer=Producer(kind="improvement", name="local-search", seed=self.seed, modelkit=VERSION),
+            status="infeasible",
+            stop="finished",
+            message=why,
+            objective=Objective(name=self.metric),
+            seconds=Seconds(total=self.elapsed),
+        )
+
     def judged(
         self,
         certificate: Certificate,
