@@ -395,7 +395,8 @@ def test_tokens_are_conserved(policy: str) -> None:
         total = sum(r.output_tokens for r in instance.requests)
         assert per_second * result.metrics["makespan_ms"] == pytest.approx(1000 * total)
         recomputed += lost
-    assert recomputed > 0 or policy == "nested-wait"  # segments of 64 tokens are too long for so small a cache
+    # segments of 64 tokens are too long for so small a cache, and eb's batch of one is safe in it
+    assert recomputed > 0 or policy in ("nested-wait", "eb")
 
 
 # --- by hand -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,8 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.policies import Running, Seen, View
 from modelkit.policies.sglang import SglangLike
-from modelkit.policies.timed import GateAndRoute
+from modelkit.policies.slots import idle_share
+from modelkit.policies.timed import ExclusiveBatchingByMemory, GateAndRoute
 from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.simulate import policy_schedule
 
@@ -61,12 +63,21 @@ def test_a_share_must_end_first() -> None:
     assert rounds(dear, "mc-benchmark")[1] == (2, ["r4"], [])
 
 
-def test_newcomers_of_a_batch_that_never_was_full() -> None:
-    """They are admitted at once; so they are under the unit clock, where a prefill costs nothing."""
+def test_the_batch_that_the_cache_holds() -> None:
+    """N and k by the paper's formulas; without a limit of memory or slots newcomers are admitted at once."""
+    made = ExclusiveBatchingByMemory(risk=0.1)
+    for i in range(4):
+        made.arrived(Seen(i, 0, 50, 20, 20))
+    size, places = made.batch(View(0, 600, 0, {}, None, np.random.default_rng(0), law=LAW))
+    theta = idle_share(10 / 20 / 20)
+    held = 50 + (1 - theta) / theta * 20 * math.log(1 / (1 - theta))
+    assert size == math.floor((600 - math.log(10) * 400 / 50) / held) == 8
+    assert places == math.floor(theta * 8) == 1
+    assert made.batch(View(0, 600, 0, {}, 3, np.random.default_rng(0), law=LAW))[0] == 3
     light = case((0, 1, 9), (0.05, 1, 9), (0.1, 1, 9))
     assert policy_schedule(light, "eb") == policy_schedule(light, "mc-benchmark")
-    unit = case(*((i % 5, 2, 6) for i in range(20)), capacity=25, law=UnitClock())
-    assert policy_schedule(unit, "eb") == policy_schedule(unit, "mc-benchmark")
+    with pytest.raises(UsageError, match="risk: found 0"):
+        policy_schedule(light, "eb:risk=0")
 
 
 # --- tiles -------------------------------------------------------------------------------------

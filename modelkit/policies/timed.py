@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from heapq import heappop
+from itertools import islice
 
 from modelkit.errors import UsageError
 from modelkit.policies import Room, Seen, View, policy
@@ -38,47 +39,60 @@ class _InArrivalOrder(LookAhead):
 
 @policy(
     "eb",
-    summary="arrival order; once the batch is full, newcomers wait until a fixed share of it has ended",
-    reference="Zhang, Nie, Pang, Ma, Wu, arXiv 2606.00516, exclusive batching, for continuous batching: theta/(1-theta)"
-    " + ln(1-theta) = p0 alpha_p/alpha_d; our reading",
+    summary="arrival order, up to a batch that the cache holds; newcomers wait until a fixed share of it is free",
+    reference="Zhang, Nie, Pang, Ma, Wu, arXiv 2606.00516, EB(k*), by the account that comes with the authors' code",
     work_conserving=False,
+    risk="chance that the batch overflows the cache, by the paper's estimate, above 0",
     alpha=_ALPHA,
 )
 class ExclusiveBatchingByMemory(_InArrivalOrder):
     """`exclusive-batching` where memory limits the batch, not slots.
 
-    Our reading: p0 is the chance that a request ends in a round, 1 / mean predicted output of those seen; alpha_p and
-    alpha_d are the fixed durations of a prefill and of an iteration with decoding. The paper's batch size N is the
-    number in progress when newcomers last had to wait for room; while fewer than floor(theta N) of them have ended,
-    nobody is admitted. Until somebody has to wait, the batch is not full. Different from the paper, requests in
-    progress decode in the iteration that reads the prompts where the clock is mixed.
+    The batch goes between N and N - k requests: once k = floor(theta N) places are free, newcomers fill it. With p0 the
+    chance that a request ends in a round (1 / mean predicted output), mu the mean prompt, of those seen, and alpha_p
+    and alpha_d the fixed durations of a prefill and of an iteration with decoding,
+
+        theta / (1 - theta) + ln(1 - theta) = p0 alpha_p / alpha_d,
+        N = floor((M - ln(1 / risk) / (p0^2 mu)) / (mu + (1 - theta) / (theta p0) ln(1 / (1 - theta)))).
+
+    Different from the paper: requests in progress decode in the iteration that reads prompts where the clock is mixed;
+    the look-ahead of `mc-sf` holds newcomers back as well; and theta is that of a constant p0, without the correction
+    for outputs whose end becomes more likely with every token.
     """
 
-    def __init__(self, *, alpha: float = 0.0) -> None:
+    def __init__(self, *, risk: float = 0.01, alpha: float = 0.0) -> None:
         super().__init__(alpha=alpha)
-        self._full = 0  # N; 0: never was
+        if not 0 < risk <= 1:
+            raise UsageError(f"option risk: found {risk}; allowed: above 0, up to 1")
+        self._risk = risk
 
     def admit(self, view: View) -> Iterator[int]:
-        if self._held_back(view):
-            return
-        before = len(view.running)
-        yield from super().admit(view)
-        if self._waiting:
-            active, free = len(view.running), view.free_slots
-            if (free is not None and active - before >= free) or not self.fits(self._waiting[0][-1], view):
-                self._full = active
+        size, places = self.batch(view)
+        if not view.running or size - len(view.running) >= places:
+            yield from islice(super().admit(view), int(min(max(1, size - len(view.running)), 1 << 62)))
 
     def patience(self, view: View) -> int | None:
-        return None if self._held_back(view) else super().patience(view)
+        size, places = self.batch(view)
+        return super().patience(view) if size - len(view.running) >= places else None
 
-    def _held_back(self, view: View) -> bool:
-        law, active = view.law, len(view.running)
-        if law is None or not active or active > self._full:
-            return False
+    def batch(self, view: View) -> tuple[float, float]:
+        """N and k."""
+        mu, mean = self._prompts / self._count, self._outputs / self._count
+        theta, size = self._theta(view), math.inf
+        if view.capacity is not None:
+            lasting = (theta - 1) / theta * math.log1p(-theta) if 0 < theta < 1 else 1 - theta
+            size = max(1, (view.capacity - math.log(1 / self._risk) * mean**2 / mu) // (mu + lasting * mean))
+        if view.free_slots is not None:
+            size = min(size, len(view.running) + view.free_slots)
+        return size, max(1, math.floor(theta * size)) if size < math.inf else 1
+
+    def _theta(self, view: View) -> float:
+        law = view.law
+        if law is None:
+            return 0.0
         fixed = law.prefill_ms(0) - (law.base_ms if law.mixed else 0)
         base = law.base_ms + law.decode_base_ms
-        theta = idle_share(fixed / base * self._count / self._outputs) if base else 1.0
-        return self._full - active < max(1, math.floor(theta * self._full))
+        return idle_share(fixed / base * self._count / self._outputs) if base else 1.0
 
 
 class _Tiles(_InArrivalOrder):
