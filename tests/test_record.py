@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kv-deadlines": {"deadline": {"short": 9, "long": 9}},
     "kv-weighted-latency": {"weight": {"short": 1, "long": 9}},
 }
+SERVING = ("serving-latency", "serving-makespan", "serving-ttft")
 SLOTS = ("slot-full-mip", "makespan-bin-packing", "slot-lower-bound")
 
 
@@ -105,7 +106,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
             f"solve slots {formulation}",
             lambda f=formulation: mk.solve(slots(), f, threads=1, time_limit=None).model_dump(mode="json"),
         )
-    for name in ("synthetic-10", "chat-40"):
+    for name in ("synthetic-10", "chat-40", "real-time-4"):
         yield f"solve {name}", solved(name, None)
     yield "solve two-requests scip", solved("two-requests", "kv-hindsight-flow", "scip")
     for name in SHIPPED[2:]:
@@ -119,6 +120,8 @@ def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"export synthetic-10 {formulation}", written(formulation, lambda: shipped("synthetic-10"))
     for formulation in SLOTS:
         yield f"export slots {formulation}", written(formulation, slots)
+    for formulation in SERVING:
+        yield f"export real-time-4 {formulation}", written(formulation, lambda: shipped("real-time-4"))
 
 
 def real_time() -> mk.Instance:
@@ -135,7 +138,10 @@ def real_time() -> mk.Instance:
 
 def marks(name: str) -> tuple[Any, ...]:
     """What takes more than a few seconds is slow."""
-    long = name.startswith(("solve order", "solve chat", "bound", "simulate conversation")) and "lp" not in name
+    long = (
+        name.startswith(("solve order", "solve chat", "solve real", "bound", "simulate conversation"))
+        and "lp" not in name
+    )
     return (pytest.mark.slow,) if long else ()
 
 
