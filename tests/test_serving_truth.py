@@ -17,6 +17,7 @@ from modelkit.authoring.check.tiny_instances import mixed_instance
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import LinearClock, Request, Server
 from modelkit.judge import judge
+from modelkit.problems.problem import SERVING, problem_of
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -161,3 +162,19 @@ def test_check_tries_all_schedules_in_real_time(objective: str) -> None:
 def test_no_bound_is_above_the_value_of_a_policy(seed: int) -> None:
     """Tests every bound against all policies on 10 to 500 requests; ``benchmarks/serving_truth.py`` takes 300."""
     assert against_policies(larger_instance(seed), seed).excesses == []
+
+
+@pytest.mark.parametrize("seed", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in range(40, 100))])
+def test_bound_says_what_is_so(seed: int) -> None:
+    """Tests the command's answer on every objective: bound <= optimum <= value, and both are verified."""
+    instance, _, _ = question(seed)
+    if problem_of(instance) is not SERVING:
+        return
+    for name, metric in METRICS.items():
+        known = mk.bound(instance, objective=name, time_limit=0.5)
+        best = optimum(instance, name).value
+        assert known.result.objective.name == metric
+        assert known.value <= best * (1 + 1e-12)
+        assert known.result.objective.value >= best * (1 - 1e-9)
+        assert mk.verify_certificate(known.certificate, instance).holds
+        assert mk.verify_result(known.result, instance).holds
