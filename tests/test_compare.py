@@ -170,7 +170,7 @@ def test_matrix(two: Instance, tmp_path: Path) -> None:
     assert "two: policy sorted is not for its clock" in made.left_out
     assert all(e.standing == "checked" for case in made.cases for e in case.entries)
 
-    defaults = mk.compare(two, tmp_path / "d", time_limit=0.3, jobs=1)
+    defaults = mk.compare(two, tmp_path / "d", time_limit=10, jobs=1)
     kinds = {e.result.producer.kind for e in defaults.cases[0].entries}
     assert kinds == {"formulation", "policy", "improvement"}
 
