@@ -20,7 +20,7 @@ def test_conformance() -> None:
 
 @pytest.mark.parametrize("solver", ["highs", "scip"])
 def test_by_hand(solver: str) -> None:
-    """Tests two requests of which each holds at most 3 tokens: the server has 6, so that nobody waits."""
+    """Tests two requests of which each holds at most 3 tokens: the server has 6, so that neither waits."""
     instance = mk.load(
         {
             "schema": "modelkit/instance/1",

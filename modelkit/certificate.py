@@ -32,7 +32,7 @@ from modelkit.problems.problem import KV, SERVING, SLOTS, Problem
 
 SCHEMA = "modelkit/certificate/1"
 
-#: Times of the kinds of real time are whole numbers of ticks, so many to a millisecond.
+#: Ticks in a millisecond; times of the kinds of real time are whole numbers of ticks.
 TICKS_PER_MS = 2**10
 #: Shares of the kinds of real time are whole numbers of this part of 1.
 SHARE = 2**10

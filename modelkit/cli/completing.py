@@ -21,7 +21,7 @@ def completer(names: Callable[[], Iterable[str]] = tuple, endings: tuple[str, ..
         try:
             known = [CompletionItem(name) for name in sorted(names()) if name.startswith(incomplete)]
             return known + (_files(incomplete, endings) if endings else [])
-        except Exception:  # a traceback in the middle of the command line helps nobody
+        except Exception:  # a traceback in the middle of the command line is no help
             return []
 
     return complete

@@ -298,7 +298,7 @@ def _run_apart(run: Run, path: str, lines: _Lines) -> dict[str, Any]:
                 kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not lines.open:
-            sys.exit(1)  # nobody is there to be told
+            sys.exit(1)  # no one is left to be told
         if status == 0:
             return {"stop": None}
         printed.seek(0)

@@ -115,7 +115,7 @@ class Replay:
             self.now = at
 
     def pass_time(self, duration: float) -> None:
-        """Let time go by in which nobody decodes; who is in progress keeps its tokens."""
+        """Let time go by in which no request decodes; those in progress keep their tokens."""
         self.over.see(self.held, 0)
         self.crowd.see(self.active, 0)
         self.totals.token_time += self.held * duration
@@ -190,7 +190,7 @@ class Replay:
             self.pass_time(rounds if self.law is None else 0 if self.law.mixed else self.law.decode_ms(rounds, 0, 0))
 
     def run_span(self, span: int) -> None:
-        """Run ``span`` rounds in which nobody starts after the first and nobody ends before the last."""
+        """Run ``span`` rounds in which no request starts after the first and none ends before the last."""
         held, decoding = self.held, self.active - len(self.fresh)
         read, prompts = self.read_prompts(span) if self.fresh else ([], 0)
         growing = decoding + len(read)
@@ -231,7 +231,7 @@ class Replay:
                 self.base -= self.prompt[stay.request] - stay.starts_at
 
     def rounds_of_reading(self, most: int) -> int:
-        """Rounds, at most so many, in which prompts are processed alike: the first of them fills every chunk.
+        """Rounds, at most ``most``, in which prompts are processed alike: the first of them fills every chunk.
 
         1 when some prompt is processed to its end in the round ahead.
         """
