@@ -18,6 +18,7 @@ from modelkit.certificate import ServingPrices
 from modelkit.errors import InputError, InterruptedWith
 from modelkit.io import parse_certificate
 from modelkit.judge import judge
+from modelkit.problems.serving.price_ascent import Plan
 from modelkit.problems.serving.prices import certificate_of, price_bound, written_prices
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
@@ -161,14 +162,14 @@ def below_every_policy(seed: int) -> None:
         assert certificate_faults(certificate, instance) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [2, 3])
 def test_no_policy_is_below(seed: int) -> None:
     """Tests up to 500 requests in light to heavy load; little of the floating-point value is lost."""
     below_every_policy(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4, 104))
+@pytest.mark.parametrize("seed", [0, 1, *range(4, 104)])
 def test_no_policy_is_below_on_many(seed: int) -> None:
     """Tests the same on many more."""
     below_every_policy(seed)
@@ -336,7 +337,22 @@ def test_own_prices_share_what_memory_does_not() -> None:
         }
     )
     ends = reference(instance)
-    with_own, without = (certificate_of(instance, price_bound(instance, ends, own=own)).value for own in (True, False))
+    plans = (Plan(2, 100, 0.5), Plan(1, 60, 1.0))
+    with_own, without = (
+        certificate_of(instance, price_bound(instance, ends, own=own, levels=plans)).value for own in (True, False)
+    )
     residence = sum(ServingCosts.of(instance).residence) / COSTS
     assert without < 1.02 * residence
     assert with_own > 1.2 * residence
+
+
+def test_threads_find_what_one_finds(
+    priced: tuple[mk.Instance, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests an ascent in parts, as of large instances: the bound is the same but for the order of sums."""
+    instance, document = priced
+    monkeypatch.setattr("modelkit.problems.serving.price_ascent.MUCH", 0)
+    parts = price_bound(instance, reference(instance), levels=SHORT)
+    again = price_bound(instance, reference(instance), levels=SHORT)
+    assert parts.value == again.value
+    assert parts.value == pytest.approx(document["bound"]["numerator"] / document["bound"]["denominator"], rel=0.01)
