@@ -283,3 +283,20 @@ def test_own_policies_are_compared_and_defined_again(two: Instance, tmp_path: Pa
         assert len(list((tmp_path / "c").glob("*another*.json"))) == 1
     finally:
         REGISTRY.remove("another")
+
+
+def test_an_objective_is_compared_alone(tmp_path: Path) -> None:
+    """Tests that policies and the bound are compared by the objective that is asked for, and which there are."""
+    chat = generate("chat", requests=12, rate=8.0, server="llama2-70b-2xa100")
+    made = mk.compare(
+        chat, tmp_path / "ttft", formulations=[], policies=["vllm-like"], objective="ttft", time_limit=0.5, jobs=1
+    )
+    (case,) = made.cases
+    assert case.objective == "total_ttft_ms"
+    assert case.bound is not None
+    assert case.bound.certified
+    policy_run = next(e for e in case.entries if e.result.producer.kind == "policy")
+    assert policy_run.value == policy_run.result.metrics["total_ttft_ms"]
+    assert policy_run.value >= case.bound.value
+    with pytest.raises(UsageError, match="has no objective 'makespan'"):
+        mk.compare(generate("kv-synthetic", requests=4), tmp_path / "no", policies=["svf"], objective="makespan")

@@ -17,12 +17,17 @@ import pytest
 import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.judge import judge
 from modelkit.reporting import render as reporting
+from modelkit.reporting.charts.present import present
+from modelkit.reporting.charts.timeline import Scene
 from modelkit.resources import VERSION, bundled
 from modelkit.result import Result, Seconds
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.sources.families import generate
+from modelkit.text import quantity
 from modelkit.verify.exact_bounds import certify
+from modelkit.verify.serving_work import earliest_completions
 
 GOLDEN = Path(__file__).parent / "golden" / "two-requests.html"
 
@@ -304,3 +309,58 @@ def test_twenty_thousand_requests_stay_small(tmp_path: Path) -> None:
     results: list[Any] = [mk.simulate(instance, name) for name in policies]
     text = written(tmp_path, [*results, mk.bound(instance, time_limit=2)], instances=[instance])
     assert 100_000 < len(text.encode()) < 3_000_000
+
+
+def test_real_time_is_set_against_the_bound_of_each_objective(tmp_path: Path) -> None:
+    """Tests that policies stand beside the bound of latency, makespan and first tokens, each in its own part."""
+    chat = generate("chat", requests=30, rate=8.0, server="llama2-70b-2xa100")
+    policies = [timeless(mk.simulate(chat, name)) for name in ("vllm-like", "wait")]
+    bounds = [mk.bound(chat, objective=o, time_limit=1.0) for o in ("latency", "makespan", "ttft")]
+    text = written(tmp_path, [*policies, *bounds], instances=[chat])
+    for metric, noun in (
+        ("mean_latency_ms", "mean latency"), ("makespan_ms", "makespan"), ("mean_ttft_ms", "mean time to first token"),
+    ):  # fmt: skip
+        bound = next(b for b in bounds if b.certificate.metric == metric.replace("mean_", "total_"))
+        least = quantity(metric, bound.value / (1 if noun == "makespan" else 30))
+        assert f"certified lower bound: {least}" in text
+        alt = next(alt for alt in re.findall('aria-label="([^"]*)"', text) if alt.lower().startswith(f"{noun}: "))
+        for run in policies:
+            assert f"{run.producer.name} {quantity(metric, run.metrics[metric])}" in alt
+    assert text.count("Requests in the system</h3>") == 1
+
+
+def test_the_least_number_present_is_below_every_schedule() -> None:
+    """Tests the proven least number of requests in the system against policies, and by hand for one request."""
+    for seed in range(6):
+        options: dict[str, Any] = {"kv_capacity": 3000} if seed % 2 else {}
+        chat = generate("chat", requests=40, rate=20.0, server="llama2-70b-2xa100", seed=seed, **options)
+        if seed >= 4:
+            clock = chat.server.clock.model_copy(update={"mixed": False})
+            chat = chat.replace(server=chat.server.model_copy(update={"clock": clock}))
+        least = np.array(earliest_completions(chat)) / 1024
+        assert (np.diff(least) >= 0).all()
+        for name in ("vllm-like", "svf"):
+            schedule = mk.simulate(chat, name).schedule
+            assert schedule is not None
+            ends = sorted(s.end or 0.0 for s in judge(chat, schedule).stays if s.completed)
+            assert len(ends) == 40
+            assert (least <= np.array(ends) + 1e-6).all()
+    one = Instance(
+        requests=[Request(id="r", arrival=1.0, prompt_tokens=10, output_tokens=3)],
+        server=Server(
+            clock=LinearClock(kind="linear", mixed=True, prefill_base_ms=4, prefill_per_token_ms=1, decode_base_ms=8)
+        ),
+    )
+    assert earliest_completions(one)[0] / 1024 == pytest.approx(1000 + 4 + 10 + 2 * 8, abs=0.003)
+
+
+def test_many_requests_in_the_system_are_drawn_in_columns() -> None:
+    """Tests that the figure stays small for many requests, and that its area is the mean latency."""
+    chat = generate("chat", requests=3000, rate=10.0, server="llama2-70b-2xa100")
+    schedule = mk.simulate(chat, "vllm-like").schedule
+    assert schedule is not None
+    figure = present([Scene("vllm-like", chat, judge(chat, schedule))])
+    assert figure is not None
+    assert len(figure.panels[0].svg) < 60_000
+    assert figure.table is not None
+    assert [row[0] for row in figure.table[1]] == ["proven least", "vllm-like"]

@@ -17,6 +17,7 @@ from modelkit.cli.options import (
     debug_option,
     epilog,
     gap_option,
+    objective_option,
     param_option,
     quiet_option,
     simulation_options,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @simulation_options
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Also compute the certified bound.")
+@objective_option("What policies are compared by and the bound is of.")
 @time_limit_option("Limit on each solver and bound; inf for none.")
 @gap_option("Stop solvers and bounds at this relative gap, (value - bound) / value.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")

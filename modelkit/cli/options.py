@@ -118,6 +118,15 @@ def gap_option(words: str, *, one: bool = False) -> Callable[[F], F]:
     return click.option("--gap", default=0.0, show_default=True, type=kind, metavar="REL", help=words)
 
 
+def objective_option(words: str) -> Callable[[F], F]:
+    """``--objective``; ``words`` say what it is for."""
+    return click.option(
+        "--objective", type=click.Choice(["latency", "makespan", "ttft"]),
+        help=f"{words} Total latency, makespan, or total time to first token.  [default: latency, or the makespan of"
+        " slots in stages]",
+    )  # fmt: skip
+
+
 instance_argument = click.argument("instance", shell_complete=completing.json_files)
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."

@@ -19,6 +19,7 @@ from modelkit.cli.options import (
     formulation_option,
     gap_option,
     instance_argument,
+    objective_option,
     output_option,
     param_option,
     quiet_option,
@@ -218,11 +219,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=epilog("modelkit bound instances/service-hour.json.gz --schedule best.json", 0, 2, 3))
 @instance_argument
-@click.option(
-    "--objective", type=click.Choice(["latency", "makespan", "ttft"]),
-    help="What to bound: the total latency, the makespan, or the total time to first token.  [default: latency, or the"
-    " makespan of slots in stages]",
-)  # fmt: skip
+@objective_option("What to bound.")
 @time_limit_option("Limit on prices and search; inf for a fixed amount of work.")
 @gap_option("Stop at this relative gap, (value - bound) / value.")
 @click.option(

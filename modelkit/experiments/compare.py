@@ -17,6 +17,7 @@ from modelkit.experiments.workers import Finished, Task, cores, run_all
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
+from modelkit.problems.problem import problem_of, why_no_problem
 from modelkit.reporting.evidence import Comparison, ReadFile, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
@@ -44,6 +45,7 @@ def compare(
     solvers: Sequence[str] = ("highs",),
     policies: Sequence[str] | None = None,
     bound: bool = True,
+    objective: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     time_limit: float | None = TIME_LIMIT,
     gap: float = 0.0,
@@ -74,6 +76,9 @@ def compare(
         ``NAME``, or ``NAME:option=value,option=value``. None: all that fit each instance.
     bound
         Whether to compute the certified bound where there is one.
+    objective
+        What policies are compared by and the bound is of, as in `modelkit.bound`; None: what each instance's problem
+        minimises.
     parameters
         Of the formulations, by name; each takes those that it has.
     time_limit, gap, threads
@@ -99,9 +104,11 @@ def compare(
     """
     simulated = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens,
                  "chunked_prefill": chunked_prefill}  # fmt: skip
+    loaded = _loaded(instances)
+    wanted = {instance.sha256: _metric(instance, objective) for _, instance in loaded} if objective else {}
     plan = _plan(
-        _loaded(instances), Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
-        {name: value for name, value in simulated.items() if value},
+        loaded, Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
+        {name: value for name, value in simulated.items() if value}, objective,
         {"time_limit": time_limit, "gap": gap, "command": command,
          "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
     )  # fmt: skip
@@ -118,10 +125,22 @@ def compare(
         interrupted = True
     claims = [ReadFile(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
     results = tuple(claim.content for claim in claims if isinstance(claim.content, Result))
-    found = cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
+    found = [
+        case
+        for case in cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
+        if case.goal.variant or case.objective == wanted.get(case.stamp.sha256, case.objective)
+    ]
     stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
     named = tuple(stems[case.stamp.sha256] for case in found)
     return Comparison(Path(folder), results, tuple(found), named, plan.left_out, interrupted)
+
+
+def _metric(instance: Instance, objective: str) -> str:
+    """The metric of an instance's problem that is called so."""
+    problem = problem_of(instance)
+    if problem is None:
+        raise UsageError(why_no_problem(instance))
+    return problem.metric(objective)
 
 
 def _loaded(
@@ -168,6 +187,7 @@ def _plan(
     bound: bool,
     parameters: dict[str, Any],
     simulated: dict[str, Any],
+    objective: str | None,
     settings: dict[str, Any],
     seeds: Sequence[int],
 ) -> RunPlan:
@@ -192,9 +212,9 @@ def _plan(
         left_out += [f"{stem}: {reason}" for reason in refusals]
         for kind, name, solver in cells:
             for seed in dict.fromkeys(seeds):
-                given = simulated if kind == "policy" else {}
-                if kind == "formulation" and (taken := _taken(parameters, name)):
-                    given = {"parameters": taken}
+                given = simulated if kind == "policy" else {"objective": objective} if objective else {}
+                if kind == "formulation":
+                    given = {"parameters": taken} if (taken := _taken(parameters, name)) else {}
                 run = planned(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
                 parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]

@@ -132,16 +132,23 @@ def entry(claim: ReadFile, goal: Goal, rules: Rules, instance: Instance | None) 
 def guest(host: Entry, goal: Goal, rules: Rules) -> Entry | None:
     """A valid schedule of another goal, judged by the rules of this one; None where these cannot be checked."""
     own = rules.own
+    if not goal.variant:
+        value = host.result.metrics.get(goal.objective)
+        return None if host.value is None or value is None else _as_guest(host, goal, value, ())
     if own is None or own.breaks is None or own.value is None or rules.unchecked or host.verdict is None:
         return None
     try:
         broken, value = own.breaks(host.verdict), own.value(host.verdict)
     except Exception:  # code of the formulation's: what it says of its own results is told there
         return None
+    faults = () if value is not None else tuple(broken) or (f"{goal.variant} gives it no value",)
+    return _as_guest(host, goal, value, faults)
+
+
+def _as_guest(host: Entry, goal: Goal, value: float | None, faults: tuple[str, ...]) -> Entry:
     result = host.result.model_copy(
         update={"objective": Objective(name=goal.objective, value=value), "status": "feasible", "message": ""}
     )
-    faults = () if value is not None else tuple(broken) or (f"{goal.variant} gives it no value",)
     return replace(host, result=result, value=value, faults=faults, guest=True)
 
 
@@ -156,7 +163,9 @@ def label(result: Result) -> str:
         own = [f"{key}={value}" for key, value in producer.options.items() if key not in _OF_THE_SIMULATION]
         return producer.name + (":" + ",".join(own) if own else "")
     if producer.kind == "improvement":
-        return {"local-search": "local search", "bound": "local search"}.get(producer.name, producer.name)
+        return {"local-search": "local search", "bound": "local search"}.get(
+            producer.name, f"best found ({producer.name})"
+        )
     name = producer.name.replace("\\", "/").rpartition("/")[2] if producer.name.endswith(".py") else producer.name
     return f"{name} on {solver_name(producer.solver)}" if producer.solver else name
 

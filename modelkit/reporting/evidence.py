@@ -313,7 +313,18 @@ def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formu
         if goal.variant:
             entries, bounds = _joined(goal, rules, entries, bounds, made)
         made[goal] = (entries, bounds)
-    return [_case(stamp, instance, goal, *found) for goal, found in made.items()]
+    return [
+        _case(stamp, instance, goal, [*entries, *_policies_for(goal, made)], bounds)
+        for goal, (entries, bounds) in made.items()
+    ]
+
+
+def _policies_for(goal: Goal, made: dict[Goal, tuple[list[Entry], list[LowerBound]]]) -> list[Entry]:
+    """Schedules of policies that state another objective of the judge's, valued by this one."""
+    if goal.variant:
+        return []
+    others = [e for other, (entries, _) in made.items() if not other.variant and other != goal for e in entries]
+    return [g for e in others if e.result.producer.kind == "policy" and (g := guest(e, goal, Rules())) is not None]
 
 
 def _by_goal(

@@ -79,9 +79,7 @@ def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fracti
     else:
         jobs = _jobs(costs, work)
         ends = shortest_first(jobs.arrival, jobs.work)
-    stays = sorted(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
-    in_order = sum(max(end, stay) for end, stay in zip(ends, stays, strict=True))
-    least = {"residence": sum(jobs.residence), "work": in_order - sum(jobs.arrival)}
+    least = {"residence": sum(jobs.residence), "work": sum(_in_order(jobs, ends)) - sum(jobs.arrival)}
     if work.cell is not None:
         least["cells"] = counted_in_cells(jobs, work.cell)
     early = Fraction(sum(jobs.arrival), TICKS_PER_MS) - costs.arrivals_ms
@@ -89,6 +87,31 @@ def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fracti
     if work.rounds is not None and metric == TOTAL_LATENCY_MS:
         bounds["rounds"] = _together(instance, costs, work.memory_share, work.rounds) + early
     return bounds
+
+
+def earliest_completions(instance: Instance) -> list[int]:
+    """When the first, the second and each further completion comes at the earliest, in any schedule [tick].
+
+    Hence at any moment at least so many requests are in the system as have arrived, less those of these that are past.
+
+    Raises
+    ------
+    InputError
+        The clock is not linear.
+    """
+    costs = ServingCosts.of(instance)
+    latest = [0] * len(costs.prompt)
+    for share in (SHARE, SHARE // 2, 0):
+        jobs = _jobs(costs, Work(memory_share=share))
+        ends = _in_order(jobs, shortest_first(jobs.arrival, jobs.work))
+        latest = [max(end, least) for end, least in zip(ends, latest, strict=True)]
+    return latest
+
+
+def _in_order(jobs: _Jobs, ends: list[int]) -> list[int]:
+    """The k-th end is no earlier than the k-th of all arrivals plus residence [tick]."""
+    stays = sorted(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
+    return [max(end, stay) for end, stay in zip(ends, stays, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modelkit.problems.problem import SERVING
 from modelkit.reporting.charts.curves import series
 from modelkit.reporting.charts.svg import Axis, Figure, Panel, Plot, Swatch, time_axis
 from modelkit.reporting.charts.timeline import Scene
 from modelkit.reporting.critical_path import CriticalPath
 from modelkit.reporting.evidence import Case, sentence_of
-from modelkit.text import count, percent
+from modelkit.text import count, metric_noun, percent, quantity
 
 #: Height of a row [px].
 ROW = 34
@@ -25,10 +26,7 @@ def distances(case: Case) -> Figure | None:
     if not rows or case.bound is None:
         return None
     rows.sort(key=lambda r: r[2])
-    far = rows[-1][2]
-    near = [above for _, _, above in rows if above <= CUT * rows[(len(rows) - 1) // 2][2]]
-    if near and far > 2 * near[-1]:  # what is far off would press the others together
-        far = 1.5 * near[-1]
+    far = _shown_end([above for _, _, above in rows])
     axis = Axis(0, far * 1.12 or 0.01, "above the optimum", share=True)
     sure = "proven, since a better schedule is known"
     doubt = "not excluded by the bound"
@@ -50,6 +48,39 @@ def distances(case: Case) -> Figure | None:
     lead = f"Distance of each schedule from the optimum. {sentence_of(case.reference_words)}."
     legend = (Swatch("fill", "sure", sure), Swatch("fill", "doubt", doubt))
     return Figure("distances", "How far from the optimum", lead, (Panel("", plot.svg(), bare=True),), legend)
+
+
+def _shown_end(ascending: Sequence[float]) -> float:
+    """Up to where values are drawn: what is far off would press the others together."""
+    far = ascending[-1]
+    near = [value for value in ascending if value <= CUT * ascending[(len(ascending) - 1) // 2]]
+    return 1.5 * near[-1] if near and far > 2 * near[-1] else far
+
+
+def values(case: Case) -> Figure | None:
+    """The objective in real time of each schedule, a total as the mean of all requests, with the bound as a line."""
+    bound = case.bound
+    if bound is None or case.goal.variant or case.objective not in SERVING.objectives or not case.valid:
+        return None
+    each = case.stamp.requests if case.objective.startswith("total_") else 1
+    metric = case.objective.replace("total_", "mean_")
+    noun, least = metric_noun(metric), bound.value / each
+    rows = sorted(((e.label, (e.value or 0.0) / each) for e in case.valid), key=lambda row: row[1])
+    far = max(_shown_end([value for _, value in rows]), least)
+    axis, per = time_axis(False, far * 1.05, noun)
+    alt = f"{sentence_of(noun)}: " + "; ".join(f"{name} {quantity(metric, value)}" for name, value in rows)
+    plot = Plot(axis, Axis(0, 1), ROW * len(rows), f"{alt}; bound {quantity(metric, least)}").axes(y_ticks=0)
+    for k, (name, value) in enumerate(rows):
+        top = k * ROW
+        plot.rect(0, value / per, top + 17, top + 27, "decode")
+        plot.text(0, top + 7, f"{name}: {quantity(metric, value)}", "row", 60)
+        if value / per > axis.high:
+            plot.text(axis.high, top + 7, "farther →", "row end")
+    plot.upright(least / per, "limit")
+    kind = "certified lower bound" if bound.certified else f"lower bound of {bound.source}"
+    legend = (Swatch("fill", "decode", noun), Swatch("line", "limit", f"{kind}: {quantity(metric, least)}"))
+    lead = f"{sentence_of(noun)} of each schedule. No schedule's bar can end left of the line."
+    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), legend)
 
 
 #: Shares of a whole, and what they are of.

@@ -8,7 +8,8 @@ from typing import Any
 
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge import METRICS
-from modelkit.reporting.charts import curves, occupancy, ranges, timeline
+from modelkit.problems.problem import TOTAL_LATENCY_MS
+from modelkit.reporting.charts import curves, occupancy, present, ranges, timeline
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
 from modelkit.reporting.evidence import Case, Entry, sentence_of
@@ -150,7 +151,9 @@ def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
     best = next((s for s in scenes if s.valid), None)
     path = critical_path(best.instance, best.verdict) if best is not None else None
     drawn = [
+        ranges.values(case),
         ranges.distances(case),
+        present.present(scenes) if case.objective == TOTAL_LATENCY_MS else None,
         timeline.timeline(scenes),
         occupancy.occupancy(scenes),
         ranges.utilisation(case),

@@ -1,0 +1,75 @@
+"""Requests in the system over time, against the least number that any schedule has at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelkit.certificate import TICKS_PER_MS
+from modelkit.problems.problem import SERVING, problem_of
+from modelkit.reporting.charts.curves import series
+from modelkit.reporting.charts.svg import (
+    COLUMNS,
+    Axis,
+    Figure,
+    Floats,
+    Panel,
+    Plot,
+    Swatch,
+    mean_in_columns,
+    time_axis,
+)
+from modelkit.reporting.charts.timeline import Scene
+from modelkit.text import quantity
+from modelkit.verify.serving_work import earliest_completions
+
+#: Up to this number of requests every arrival and every completion is a step.
+MOST_STEPS = 300
+
+
+def present(scenes: Sequence[Scene]) -> Figure | None:
+    """The figure of several valid schedules of one instance in real time."""
+    scenes = [s for s in scenes if s.valid]
+    if not scenes or problem_of(scenes[0].instance) is not SERVING:
+        return None
+    instance = scenes[0].instance
+    arrivals = np.sort(instance.arrays.arrival.astype(float)) * 1000.0
+    least = np.array(earliest_completions(instance), dtype=float) / TICKS_PER_MS
+    ends = [np.sort([s.end or 0.0 for s in scene.verdict.stays if s.completed]) for scene in scenes]
+    last = max(float(e[-1]) for e in (least, *ends))
+    curves = [_curve(arrivals, e, last) for e in (least, *ends)]
+    axis, per = time_axis(False, last)
+    most = max(float(ys.max()) for _, ys in curves)
+    names = ["proven least", *(s.label for s in scenes)]
+    means = [quantity("mean_ms", float(np.mean(e - arrivals))) for e in (least, *ends)]
+    alt = "Requests in the system over time. " + "; ".join(
+        f"{name}: at most {ys.max():,.0f}, mean latency {mean}"
+        for name, (_, ys), mean in zip(names, curves, means, strict=True)
+    )
+    plot = Plot(axis, Axis(0, most * 1.04, "requests"), 240, alt).axes()
+    xs, ys = curves[0]
+    plot.area(xs / per, np.zeros(len(xs)), ys, "held")
+    plot.line(xs / per, ys, "held-edge")
+    for k, (xs, ys) in enumerate(curves[1:]):
+        plot.line(xs / per, ys, series(k))
+    legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), s.label) for k, s in enumerate(scenes))]
+    averaged = "" if len(arrivals) <= MOST_STEPS else " Each point is the mean of a column of time."
+    lead = (
+        "Requests that have arrived and are not complete. At no moment can a schedule have fewer than the shaded curve:"
+        " those that have been there for less time than they take alone or, where that is more, those that are left"
+        " when only the work that each request causes is done, shortest first, without a pause. The area under a"
+        f" curve, divided by the number of requests, is the mean latency.{averaged}"
+    )
+    table = (("Schedule", "mean latency"), tuple(zip(names, means, strict=True)))
+    return Figure("present", "Requests in the system", lead, (Panel("", plot.svg()),), tuple(legend), table)
+
+
+def _curve(arrivals: Floats, ends: Floats, last: float) -> tuple[Floats, Floats]:
+    """(time, number present): each step, or means over columns of time where there are many."""
+    if len(arrivals) > MOST_STEPS:
+        edges = np.linspace(0.0, last, COLUMNS + 1)
+        return (edges[:-1] + edges[1:]) / 2, mean_in_columns(arrivals, ends, edges)
+    times = np.unique(np.concatenate(([0.0], arrivals, ends, [last])))
+    counts = np.searchsorted(arrivals, times, "right") - np.searchsorted(ends, times, "right")
+    return np.repeat(times, 2)[1:], np.repeat(counts.astype(float), 2)[:-1]
