@@ -145,6 +145,22 @@ def guest(host: Entry, goal: Goal, rules: Rules) -> Entry | None:
     return _as_guest(host, goal, value, faults)
 
 
+def policies_for(goal: Goal, own: Sequence[Entry], plain: Sequence[Entry]) -> list[Entry]:
+    """Schedules of policies that state another objective of the judge's, valued by this one.
+
+    Parameters
+    ----------
+    own
+        The goal's entries.
+    plain
+        Those of all goals with the judge's rules alone.
+    """
+    if goal.variant:
+        return []
+    others = [e for e in plain if e not in own and e.result.producer.kind == "policy"]
+    return [g for e in others if (g := guest(e, goal, Rules())) is not None]
+
+
 def _as_guest(host: Entry, goal: Goal, value: float | None, faults: tuple[str, ...]) -> Entry:
     result = host.result.model_copy(
         update={"objective": Objective(name=goal.objective, value=value), "status": "feasible", "message": ""}

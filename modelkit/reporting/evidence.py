@@ -14,7 +14,7 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io.lookup import Instances
 from modelkit.problems.problem import KV, objective_of
-from modelkit.reporting.entries import Entry, ReadFile, distinguish, entry, guest, label
+from modelkit.reporting.entries import Entry, ReadFile, distinguish, entry, guest, label, policies_for
 from modelkit.reporting.goals import Formulations, Goal, Rules, goal_of, rules_of
 from modelkit.reporting.lower_bounds import LowerBound, above, lower_bounds, meets
 from modelkit.result import Result
@@ -313,18 +313,11 @@ def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formu
         if goal.variant:
             entries, bounds = _joined(goal, rules, entries, bounds, made)
         made[goal] = (entries, bounds)
+    plain = [e for goal, (entries, _) in made.items() if not goal.variant for e in entries]
     return [
-        _case(stamp, instance, goal, [*entries, *_policies_for(goal, made)], bounds)
+        _case(stamp, instance, goal, [*entries, *policies_for(goal, entries, plain)], bounds)
         for goal, (entries, bounds) in made.items()
     ]
-
-
-def _policies_for(goal: Goal, made: dict[Goal, tuple[list[Entry], list[LowerBound]]]) -> list[Entry]:
-    """Schedules of policies that state another objective of the judge's, valued by this one."""
-    if goal.variant:
-        return []
-    others = [e for other, (entries, _) in made.items() if not other.variant and other != goal for e in entries]
-    return [g for e in others if e.result.producer.kind == "policy" and (g := guest(e, goal, Rules())) is not None]
 
 
 def _by_goal(
@@ -370,11 +363,7 @@ def _joined(
 
 
 def _case(
-    stamp: InstanceStamp,
-    instance: Instance | None,
-    goal: Goal,
-    entries: Sequence[Entry],
-    lowers: Sequence[LowerBound],
+    stamp: InstanceStamp, instance: Instance | None, goal: Goal, entries: Sequence[Entry], lowers: Sequence[LowerBound]
 ) -> Case:
     bounds, contradictions = [], []
     best = min((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0, default=None)
