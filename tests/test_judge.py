@@ -526,6 +526,23 @@ def test_rounding_of_times_is_forgiven() -> None:
         assert [rule for rule, _ in broken_rules(late, plan((0, ["a"], 3), (0.038, ["b"], 2)))] == rules[1:]
 
 
+def test_short_iterations_are_not_lost_in_late_times() -> None:
+    """A double late in time is coarse; iterations one by one last what they last together, whatever is rounded away."""
+    rounds, arrival, each = 3000, 1e9 - 1, 10.00005
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=each, decode_base_ms=each)
+    requests = (Request(id="a", arrival=arrival, prompt_tokens=1, output_tokens=rounds),)
+    instance = Instance(server=Server(clock=clock), requests=requests)
+    alone = [Segment(arrival, rounds=1) for _ in range(rounds - 1)]
+    begun, naive = Segment(arrival, (Admission("a"),), rounds=1), arrival * 1000
+    for i in range(1, rounds):
+        naive += each  # as a simulator adds up: what it loses is no fault of its schedule
+        alone[i - 1] = Segment(naive / 1000, rounds=1)
+    assert naive < arrival * 1000 + rounds * each - 0.01
+    verdict = judge(instance, Schedule((begun, *alone)))
+    assert verdict.violations == ()
+    assert verdict.metrics["total_latency_ms"] == pytest.approx(rounds * each, abs=1e-3)
+
+
 def test_times_are_shown_in_full() -> None:
     """Messages give late rounds with all their digits."""
     (violation,) = judge(PAIR, plan((0, ["a"], 3), (12345678, ["b", "a"], 2))).violations
