@@ -61,7 +61,7 @@ def test_no_policy_beats_the_schedule_of_bound() -> None:
         search.prove(Deadline())
         assert search.best is not None
         assert search.certificate is not None
-        for name in fitting_policies(instance):
+        for name in [*fitting_policies(instance), "mc-sf:gate=auto", "svf:gate=auto"]:
             of_policy = judge(instance, clairvoyant_schedule(instance, name)).metrics["total_latency_ms"]
             assert of_policy is not None
             assert search.certificate.value <= search.best[0] <= of_policy * (1 + 1e-12)
@@ -75,6 +75,16 @@ def test_annealing_improves_list_schedules(rate: float) -> None:
     annealed = judge(instance, search_schedule(instance, seed=1))
     assert annealed.violations == ()
     assert annealed.metrics["total_latency_ms"] < 0.9995 * listed.metrics["total_latency_ms"]  # type: ignore[operator]
+
+
+def test_a_schedule_is_where_the_search_begins() -> None:
+    """Tests that a schedule of a policy becomes a plan of the same value."""
+    instance = chats(200, 20.0)
+    verdict = judge(instance, clairvoyant_schedule(instance, "mc-sf:gate=auto"))
+    server = Server(instance)
+    plan = server.plan_of(verdict.stays)
+    value = verdict.metrics["total_latency_ms"]
+    assert plan.total - float(server.requests.arrival.sum()) == pytest.approx(value, rel=1e-9)
 
 
 def test_the_same_seed_gives_the_same_schedule() -> None:
@@ -146,7 +156,7 @@ def test_an_interrupted_bound_is_whole() -> None:
 def test_plan_arrays_are_not_shared() -> None:
     """Tests that a plan handed out is not changed by what is searched afterwards."""
     server = Server(chats(30, 10.0))
-    plans = list(searching.improve_plans(server, Deadline.after(0.5), 0, True))
+    plans = list(searching.improve_plans(server, Deadline.after(0.5), 0, (), True))
     totals = [(plan.total, server.run(Plan(plan.release, plan.rank, plan.rule, 0.0))) for plan in plans]
     assert all(said == pytest.approx(runs) for said, runs in totals)
     assert np.all(np.diff([said for said, _ in totals]) <= 0) or len(totals) == 1

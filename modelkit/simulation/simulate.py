@@ -16,7 +16,7 @@ from modelkit.io import load
 from modelkit.judge import judge
 from modelkit.judge.load import load as load_of
 from modelkit.judge.load import load_words
-from modelkit.policies import PolicyEntry, Predictions, chosen_policy, get_policy, policies
+from modelkit.policies import PolicyEntry, Predictions, chosen_policy, policies
 from modelkit.policies.predictions import predicted_lengths
 from modelkit.problems.problem import SLOTS, objective_of, problem_of
 from modelkit.resources import VERSION
@@ -114,7 +114,7 @@ def policy_schedule(
 
 def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
     """The schedule of a policy that is told the true output lengths: hindsight, not a fair run."""
-    return _run(instance, get_policy(policy), {}, 0, _predictions(instance, "exact", 0), None, None)
+    return policy_schedule(instance, policy, predictions="exact")
 
 
 def fitting_policies(instance: Instance) -> list[str]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Shares of the time that is left: policies, then prices, then the search.
 POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.9
+#: Policies with a gate that are tried first.
+GATED = ("mc-sf:gate=auto", "svf:gate=auto")
 #: Requests up to which each has prices of its own.
 OWN_PRICES = 2000
 #: Requests up to which a fixed amount of work includes prices.
@@ -128,7 +130,8 @@ class ServingSearch:
         instance = self.task.instance
         self.tell("list scheduling")
         self.see("local-search", self.listed(deadline.share(0.5)))
-        for name in fitting_policies(instance):
+        fitting = fitting_policies(instance)
+        for name in (*(gated for gated in GATED if gated.partition(":")[0] in fitting), *fitting):
             if deadline.over:
                 break
             self.tell(f"policy {name}")
@@ -178,7 +181,7 @@ class ServingSearch:
         least = None if self.certificate is None else self.certificate.value
         try:
             schedule = search_schedule(
-                self.task.instance, deadline=deadline, seed=self.task.seed,
+                self.task.instance, deadline=deadline, seed=self.task.seed, begin=self.best and self.best[1].stays,
                 listen=lambda value: self.task.tell("local search", value, least),
             )  # fmt: skip
         except InterruptedWith as stop:

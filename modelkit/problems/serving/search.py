@@ -14,7 +14,7 @@ The judge replays what is published; nothing here is believed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from modelkit.clock import LinearClock
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
+from modelkit.judge.rules import Stay
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.problems.serving.annealing import anneal, seed_generator
 from modelkit.problems.serving.plan_kernel import (
@@ -135,6 +136,19 @@ class Server:
             rank[np.lexsort((arrival, key))] = np.arange(len(arrival))
             yield rank
 
+    def plan_of(self, stays: Sequence[Stay]) -> Plan:
+        """The plan that releases each request when its last stay began."""
+        begun = np.zeros(len(self.by_arrival))
+        for stay in stays:
+            begun[stay.request] = stay.begin
+        release = np.maximum(
+            begun[self.by_arrival] - 1e-3, self.requests.arrival
+        )
+        rank = np.empty(len(release), np.int64)
+        rank[np.argsort(release, kind="stable")] = np.arange(len(release))
+        rule = self.rule._replace(misfits=max(MISFITS), gated_from=math.inf)
+        return Plan(release, rank, rule, self.run(Plan(release, rank, rule, 0.0)))
+
     def schedule(self, plan: Plan) -> Schedule:
         """The plan as a schedule of the instance."""
         self.run(plan)
@@ -157,6 +171,7 @@ def search_schedule(
     *,
     deadline: Deadline | None = None,
     seed: int = 0,
+    begin: Sequence[Stay] | None = None,
     metric: str = TOTAL_LATENCY_MS,
     anneal: bool = True,
     listen: Callable[[float], None] | None = None,
@@ -167,6 +182,8 @@ def search_schedule(
     ----------
     deadline
         When to stop; None: a fixed amount of work.
+    begin
+        Stays of a valid schedule, from which annealing begins if no list schedule is better.
     anneal
         Whether annealing follows the list schedules, where the metric is the total latency.
     listen
@@ -182,7 +199,7 @@ def search_schedule(
     deadline = deadline or Deadline()
     best: Plan | None = None
     try:
-        for plan in improve_plans(server, deadline, seed, anneal and metric == TOTAL_LATENCY_MS):
+        for plan in improve_plans(server, deadline, seed, begin or (), anneal and metric == TOTAL_LATENCY_MS):
             if best is None or plan.total < best.total:
                 best = plan
                 if listen:
@@ -195,7 +212,9 @@ def search_schedule(
     return server.schedule(best)
 
 
-def improve_plans(server: Server, deadline: Deadline, seed: int, annealing: bool) -> Iterator[Plan]:
+def improve_plans(
+    server: Server, deadline: Deadline, seed: int, begin: Sequence[Stay], annealing: bool
+) -> Iterator[Plan]:
     """Plans as they are found, the best of them somewhere; the first at once."""
     best: Plan | None = None
     for plan in grid_plans(server, deadline):
@@ -207,7 +226,12 @@ def improve_plans(server: Server, deadline: Deadline, seed: int, annealing: bool
         return
     seed_generator(seed)
     if len(best.rank) <= WINDOW:
-        yield from annealed(server, started(server, best), deadline)
+        best = started(server, best)
+        if begin:
+            given = server.plan_of(begin)
+            best = min(best, given, key=lambda plan: plan.total)
+            yield best
+        yield from annealed(server, best, deadline)
     else:
         for tuned_plan in tuned(server, best, deadline.share(TUNED), seed):
             best = tuned_plan
