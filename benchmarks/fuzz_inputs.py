@@ -7,16 +7,22 @@ import copy
 import gzip
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import log_files  # noqa: E402
 
 #: How the files of each reader end.
 ENDINGS = {
     "instance": ".json", "result": ".json", "certificate": ".json", "claim": ".json", "study": ".toml", "azure": ".csv",
     "lengths": ".csv", "formulation": ".py", "report": ".result.json", "server": ".json", "calibration": ".csv",
-    "predictions": ".txt",
+    "predictions": ".txt", "recognised": ".json", "vllm-run": ".jsonl", "vllm-bench": ".json", "sglang-bench": ".jsonl",
+    "sglang-metrics": ".jsonl", "otel": ".jsonl", "dynamo": ".jsonl", "aiperf": ".jsonl", "guidellm": ".json",
+    "inference-perf": ".json", "blis": ".csv",
 }  # fmt: skip
 
 INSTANCE: dict[str, Any] = {
@@ -72,6 +78,11 @@ _CLOCK = {
     "prefill_per_token_ms": 0.36,
     "decode_base_ms": 53.4,
 }
+#: A server's log: twelve requests of which one failed.
+_RUN = [
+    log_files.Served(f"q{i}", i * 0.5, 100 + i, 20 + 3 * i, i * 0.5 + 0.1, i * 0.5 + 0.5 + 0.06 * i, i == 3)
+    for i in range(13)
+]
 _MODELS = ("exact", "noise:0.2", "interval:0.3", "class:100", "class:64,128,256")
 _WORDS = [
     None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, 5e-324, 10**18, -(10**18), 10**400, 2**63, 2**64, "", "a",
@@ -97,6 +108,10 @@ def _made(name: str) -> list[bytes]:
     def dumped(document: Any) -> bytes:
         return json.dumps(document).encode()
 
+    if name in log_files.WRITERS:
+        return [log_files.WRITERS[name][0](_RUN).encode()]
+    if name in ("sglang-bench", "recognised"):
+        return [log_files.sglang_bench(_RUN).encode()]
     if name == "study":
         return [_STUDY.encode()]
     if name == "azure":
@@ -137,6 +152,13 @@ def mutated(name: str, rng: random.Random) -> bytes:
         for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
             document = _tree(document, rng)
         data = _written(document, rng)
+    elif ENDINGS[name] == ".jsonl" and rng.random() < 0.8:
+        lines = data.splitlines()
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            i = rng.randrange(len(lines))
+            with contextlib.suppress(ValueError, RecursionError):  # a fault in a fault
+                lines[i] = _written(_tree(json.loads(lines[i]), rng), rng)
+        data = b"\n".join(lines)
     elif ENDINGS[name] in (".toml", ".csv", ".txt") and rng.random() < 0.7:
         data = _lines(data, rng)
     if rng.random() < 0.35:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -36,6 +37,8 @@ def readers() -> dict[str, Callable[[str], object]]:
     from modelkit.io.files import read_text
     from modelkit.policies.predictions import with_predictions
     from modelkit.sources.calibrate import calibrate
+    from modelkit.sources.logs import log_formats, recognised
+    from modelkit.sources.logs.importing import import_log
     from modelkit.sources.servers import find_server
     from modelkit.sources.traces import import_trace
 
@@ -45,7 +48,10 @@ def readers() -> dict[str, Callable[[str], object]]:
         found = mk.load_claim(path)
         (mk.verify_certificate if isinstance(found, mk.Certificate) else mk.verify_result)(found, judged)  # type: ignore[operator]
 
+    logs = {name: partial(import_log, format=name) for name in log_formats()}
     return {
+        **logs,
+        "recognised": recognised,
         "instance": mk.load,
         "result": mk.load_result,
         "certificate": mk.load_certificate,

@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.solving.known import stage_limits as stage_limits
     from modelkit.solving.known import start_windows as start_windows
     from modelkit.sources.families import generate as generate
+    from modelkit.sources.logs.importing import import_log as import_log
     from modelkit.sources.servers import find_server as find_server
     from modelkit.sources.servers import presets as presets
     from modelkit.sources.traces import import_trace as import_trace
@@ -120,6 +121,7 @@ _PUBLIC = {
     "solving.bound": ("CertifiedBound", "bound"),
     "solving.known": ("Known", "clique_rows", "stage_limits", "start_windows"),
     "sources.families": ("generate",),
+    "sources.logs.importing": ("import_log",),
     "sources.servers": ("find_server", "presets"),
     "sources.traces": ("import_trace",),
     "verify.certificates": ("verify_certificate",),

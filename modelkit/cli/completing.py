@@ -84,11 +84,17 @@ def _servers() -> Iterable[str]:
     return presets()
 
 
-def _shown() -> Iterable[str]:
-    from modelkit.sources.families import families
+def _formats() -> Iterable[str]:
+    from modelkit.sources.logs import log_formats
     from modelkit.sources.traces import trace_formats
 
-    return [*_formulations(), *_policies(), *families(), *trace_formats()]
+    return [*trace_formats(), *log_formats()]
+
+
+def _shown() -> Iterable[str]:
+    from modelkit.sources.families import families
+
+    return [*_formulations(), *_policies(), *families(), *_formats()]
 
 
 def any_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -108,6 +114,8 @@ solvers = completer(_solvers)
 warm_starts = completer(lambda: ["best", "none", *_policies()])
 studies = completer(_studies, (".toml",))
 servers = completer(_servers, (".json",))
+formats = completer(_formats)
 traces = completer(endings=(".csv", ".csv.gz", ".jsonl", ".jsonl.gz"))
+logs = completer(endings=(".json", ".json.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".log"))
 tables = completer(endings=(".csv", ".csv.gz"))
 shown = completer(_shown, (".py",))

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 import modelkit as mk
-from modelkit.cli.completing import servers, traces
+from modelkit.cli.completing import formats, servers, traces
 from modelkit.cli.live import progress
 from modelkit.cli.options import (
     CONTEXT,
@@ -25,10 +25,11 @@ from modelkit.cli.options import (
 )
 from modelkit.cli.output import remark, say
 from modelkit.cli.saving import check_outputs, file_name, keeping, safe
-from modelkit.text import count
+from modelkit.text import count, number
 
 if TYPE_CHECKING:
     from modelkit.registry import Generator, Option
+    from modelkit.sources.logs.observed import Observed
 
 
 #: What stands behind a generator's name in its example.
@@ -38,6 +39,13 @@ _SAMPLES: dict[str, tuple[str, ...]] = {
 }
 
 
+class Made(NamedTuple):
+    """What a generator or a reader made; ``observed`` is the run that a log shows."""
+
+    instance: mk.Instance
+    observed: Observed | None = None
+
+
 class _Generators(NamingGroup):
     """A group whose commands are the generators of a registry, loaded when asked for."""
 
@@ -45,7 +53,7 @@ class _Generators(NamingGroup):
         self,
         *,
         generators: Callable[[], dict[str, Generator]],
-        make: Callable[..., mk.Instance],
+        make: Callable[..., Made],
         shared: tuple[click.Parameter, ...] = (),
         **rest: Any,
     ) -> None:
@@ -71,8 +79,8 @@ class _Generators(NamingGroup):
             else:
                 check_outputs({"--output": output}, inputs)
             with progress(quiet, "drawing" if trace is None else f"reading {Path(str(trace)).name}"):
-                instance = self._make(generator.name, quiet=quiet, **options)
-            _write_instance(instance, output, quiet, inputs)
+                made = self._make(generator.name, quiet=quiet, **options)
+            _write_instance(made, output, quiet, inputs)
 
         command = click.Command(
             generator.name,
@@ -87,6 +95,36 @@ class _Generators(NamingGroup):
         for decorate in decorators:
             decorate(command)  # appends its option
         return command
+
+
+class _Importers(_Generators):
+    """The readers of instances from files, and FILE in place of a format's name: then its keys say which it is."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, args = _format_of(args)
+        name = ctx.params.get("format") or name
+        if name is None and args and args[0] not in self._generators() and _is_path(args[0]):
+            from modelkit.sources.logs import recognised
+
+            name = recognised(args[0])
+        return super().resolve_command(ctx, args if name is None else [name, *args])
+
+
+def _format_of(args: list[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--format`` among the words behind a file, and the other words."""
+    for i, word in enumerate(args):
+        if word == "--format" and i + 1 < len(args):
+            return args[i + 1], args[:i] + args[i + 2 :]
+        if word.startswith("--format="):
+            return word.partition("=")[2], args[:i] + args[i + 1 :]
+    return None, args
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word is a file rather than the name of a format."""
+    return word == "-" or os.path.exists(word) or "." in word or "/" in word
 
 
 def _click_option(option: Option) -> click.Option:
@@ -110,22 +148,30 @@ def all_families() -> dict[str, Generator]:
 
 
 def all_formats() -> dict[str, Generator]:
-    """Imported late."""
+    """Traces and logs; imported late."""
+    from modelkit.sources.logs.importing import log_importers
     from modelkit.sources.traces import trace_formats
 
-    return trace_formats()
+    return dict(sorted({**trace_formats(), **log_importers()}.items()))
 
 
-def _generate(name: str, *, quiet: bool, **options: Any) -> mk.Instance:
+def _generate(name: str, *, quiet: bool, **options: Any) -> Made:
     from modelkit.sources.families import generate
 
-    return generate(name, **options)
+    return Made(generate(name, **options))
 
 
-def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> mk.Instance:
+def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> Made:
+    from modelkit.sources.logs import log_formats
+    from modelkit.sources.logs.importing import import_log
     from modelkit.sources.traces import import_trace
 
-    return import_trace(name, trace, tell=None if quiet else _note, **options)
+    if name not in log_formats():
+        return Made(import_trace(name, trace, tell=None if quiet else _note, **options))
+    found = import_log(trace, name, **options)
+    for note in () if quiet else found.notes:
+        _note(note)
+    return Made(found.instance, found.observed)
 
 
 def _note(words: str) -> None:
@@ -141,25 +187,68 @@ generate = _Generators(
     epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
     subcommand_metavar="FAMILY [OPTIONS]",
 )
-import_ = _Generators(
+import_ = _Importers(
     name="import",
     generators=all_formats,
     make=_import,
     shared=(click.Argument(["trace"], shell_complete=traces),),
-    help="Turn a public trace into an instance.",
+    params=[
+        click.Option(
+            ["--format"],
+            metavar="NAME",
+            expose_value=True,
+            shell_complete=formats,
+            help="Format of FILE.  [default: the one whose keys it has]",
+        )
+    ],
+    help="""Turn a trace, a server's log or a benchmark's result into an instance.
+
+    The format of FILE is recognised by its keys; its options are those of `modelkit import FORMAT --help`. Of a log
+    with the times of first and last tokens, the law of iteration times is fitted unless --server names one, and the run
+    that it shows is written beside the instance.
+    """,
     epilog=epilog("modelkit import azure conv.csv.gz --requests 100 -o a.json"),
-    subcommand_metavar="FORMAT TRACE [OPTIONS]",
+    subcommand_metavar="[FORMAT] FILE [OPTIONS]",
 )
 
 
-def _write_instance(instance: mk.Instance, output: str | None, quiet: bool, inputs: list[str | None]) -> None:
+def _write_instance(made: Made, output: str | None, quiet: bool, inputs: list[str | None]) -> None:
+    instance = made.instance
     path = output or _free_path(instance)
-    if output is None:
-        check_outputs({"the instance": path}, inputs)
+    beside = _beside(path) if made.observed is not None else None
+    if output is None or beside is not None:
+        check_outputs({"the instance": path if output is None else None, "the observed run": beside}, inputs)
     with keeping() as keep:
-        written = keep(partial(_save, instance), path, "instance.json")
+        written = [keep(partial(_save, instance), path, "instance.json")]
+        if made.observed is not None and beside is not None:
+            from modelkit.sources.logs.observed import save_observed
+
+            written.append(keep(partial(save_observed, made.observed), beside, "observed.json"))
         if not quiet:
-            _tell(instance, written, path)
+            _tell(instance, written, path, _observed_words(made.observed))
+
+
+def _beside(path: str) -> str | None:
+    """The file of an observed run beside its instance; None beside standard output."""
+    if path == "-":
+        return None
+    stem = path.removesuffix(".gz").removesuffix(".json")
+    return f"{stem}.observed.json"
+
+
+def _observed_words(observed: Observed | None) -> list[str]:
+    """A run in a line."""
+    if observed is None:
+        return []
+    from modelkit.sources.logs.observed import AS_LOGGED
+
+    found = observed.metrics
+    parts = [
+        f"{words} {number(value / 1000)} s"
+        for words, key in (("mean latency", "mean_latency_ms"), ("mean time to first token", "mean_ttft_ms"))
+        if (value := found.get(key)) is not None
+    ]
+    return [f"{AS_LOGGED}: {', '.join(parts)}"]
 
 
 def _save(instance: mk.Instance, path: str) -> Path | None:
@@ -167,7 +256,7 @@ def _save(instance: mk.Instance, path: str) -> Path | None:
     return None if path == "-" else Path(path)
 
 
-def _tell(instance: mk.Instance, written: Path | None, path: str) -> None:
+def _tell(instance: mk.Instance, written: list[Path | None], path: str, more: list[str]) -> None:
     """Say what was made."""
     _warn_of_oversized(instance)
     limits = ", ".join(
@@ -179,8 +268,8 @@ def _tell(instance: mk.Instance, written: Path | None, path: str) -> None:
     last = max(r.arrival for r in instance.requests)
     say(
         [f"{instance.name}: {count(len(instance.requests), 'request')}, last arrival {last:,g}"
-         + (f", {limits}" if limits else "")],
-        [written],
+         + (f", {limits}" if limits else ""), *more],
+        written,
         path,
     )  # fmt: skip
 

@@ -91,6 +91,24 @@ def read_text(source: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
         raise InputError(where_of(source), [fault]) from None
 
 
+def read_head(source: str | os.PathLike[str], most: int) -> str:
+    """The first ``most`` bytes of a text, decompressed, with marks in place of what is not UTF-8.
+
+    Raises
+    ------
+    InputError
+        It begins as data of another kind do, or as damaged gzip data.
+    UsageError
+        The file cannot be opened or read.
+    """
+    head = b""
+    for piece in _content(source, MOST_TRACE_BYTES):
+        head += piece
+        if len(head) >= most:
+            break
+    return head[:most].decode("utf-8-sig", "replace")
+
+
 def read_lines(
     source: str | os.PathLike[str], *, most: int = MOST_LINES, most_bytes: int = MOST_TABLE_BYTES
 ) -> Iterator[str]:

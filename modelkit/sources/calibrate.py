@@ -185,7 +185,7 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
 
     terms = np.array([point.terms for point in points])
     measured = np.array([point.ms for point in points])
-    apart = _apart(terms, 0)
+    apart = apart_from_others(terms, 0)
     if apart < SAME:
         notes.append(_why_no_base({point.phase for point in points}))
         terms[:, 0] = 0
@@ -193,7 +193,7 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
     scaled, _ = nnls(terms / scale, measured)
     coefficients = scaled / scale
     fitted = terms @ coefficients
-    untold = [name for j, name in enumerate(COEFFICIENTS) if _apart(terms, j) < SAME]
+    untold = [name for j, name in enumerate(COEFFICIENTS) if apart_from_others(terms, j) < SAME]
     base_error = None
     if "base_ms" not in untold:
         base_error = _base_error(measured - fitted, int(terms.any(axis=0).sum()), apart)
@@ -210,10 +210,10 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
         notes.append("requests and KV tokens move together in these rows: only their sum is determined")
     return Calibration(
         clock=LinearClock(
-            kind="linear", mixed=True, **{n: _rounded(c) for n, c in zip(COEFFICIENTS, coefficients, strict=True)}
+            kind="linear", mixed=True, **{n: rounded(c) for n, c in zip(COEFFICIENTS, coefficients, strict=True)}
         ),
         errors={
-            phase: _errors(measured[mask], fitted[mask])
+            phase: errors_of(measured[mask], fitted[mask])
             for phase in ("prefill", "decode", "mixed")
             if (mask := np.array([p == phase for p in phases])).any()
         },
@@ -232,7 +232,7 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
     )
 
 
-def _apart(terms: Floats, j: int) -> float:
+def apart_from_others(terms: Floats, j: int) -> float:
     """Share of the length of column ``j`` that no combination of the others explains; 0 for a column of zeros."""
     scaled = terms / np.where(terms.any(axis=0), np.linalg.norm(terms, axis=0), 1.0)
     others = np.delete(scaled, j, axis=1)
@@ -253,14 +253,15 @@ def _why_no_base(phases: set[str]) -> str:
     return f"{why}: base_ms cannot be told from the other fixed parts, and is 0"
 
 
-def _errors(measured: Floats, fitted: Floats) -> Errors:
+def errors_of(measured: Floats, fitted: Floats) -> Errors:
+    """How far fitted times are from measured ones, shape [m] each."""
     off = np.abs(fitted - measured)
     return Errors(
         len(measured), float((off / measured).mean()), float((off / measured).max()), float(np.sqrt((off**2).mean()))
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Five significant digits: more than the measurements have."""
     return float(f"{value:.5g}")
 

@@ -198,6 +198,11 @@ def _usual(table: Table, names: Sequence[str], what: str, but: str | None = None
     return found[0] if found else None
 
 
+def usual_columns(columns: Iterable[str]) -> bool:
+    """Whether one of these columns has a usual name of prompt lengths."""
+    return any(_plain_name(column)[0] in _PROMPTS for column in columns)
+
+
 def _plain_name(column: str) -> tuple[str, str | None]:
     """A column's name in small letters without its unit of time, and that unit."""
     name = column.lower().replace(" ", "_").strip("_")

@@ -1,0 +1,257 @@
+"""Results of benchmark clients: vLLM, SGLang, AIPerf, GuideLLM, inference-perf, BLIS."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modelkit.errors import Fault, InputError, shown
+from modelkit.io import read_json
+from modelkit.io.files import where_of
+from modelkit.io.tables import Row, read_csv, read_json_lines
+from modelkit.sources.logs import log_format
+from modelkit.sources.logs.record import Fields, LogRecord, Reading, after, is_time, seconds
+
+Path_ = str | os.PathLike[str]
+
+
+def _object(path: Path_) -> Mapping[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(where_of(path), [Fault("$", f"found {shown(found)}; allowed: a JSON object")])
+    return found
+
+
+@log_format(
+    "vllm-bench",
+    summary="JSON of vllm bench serve --save-result --save-detailed: input_lens, output_lens, start_times, ttfts,"
+    " itls [s]",
+    reference="vllm-project/vllm, vllm/benchmarks/serve.py (Apache-2.0)",
+)
+def vllm_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """One list a field, one entry a request; times between tokens are exact to a streamed piece of the answer."""
+    yield from _columns(_object(path), "$", reading)
+
+
+@log_format(
+    "sglang-bench",
+    summary="JSON lines of sglang.bench_serving --output-details: input_lens, output_lens, ttfts, itls [s];"
+    " arrivals only where all come at once",
+    reference="sgl-project/sglang, python/sglang/benchmark/serving.py (Apache-2.0)",
+)
+def sglang_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """One run a line; a file of several is refused, for their times do not meet."""
+    runs = list(read_json_lines(path, ("input_lens", "output_lens"), trace=True))
+    if len(runs) > 1:
+        words = f"a second run; the file holds {len(runs)}, whose times do not meet: keep the line of one"
+        raise InputError(reading.where, [Fault(f"line {runs[1].line}", words)])
+    for run in runs:
+        yield from _columns(run.cells, f"line {run.line}", reading)
+
+
+def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[LogRecord]:
+    """Requests of a result with one list a field."""
+    lists = {name: data.get(name) for name in ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")}
+    n = len(lists["input_lens"]) if isinstance(lists["input_lens"], list) else 0
+    for name, found in lists.items():
+        if found is None and name not in ("input_lens", "output_lens"):
+            lists[name] = [None] * n
+        elif not isinstance(found, list) or len(found) != n:
+            size = f"a list of {len(found)}" if isinstance(found, list) else shown(found)
+            words = f"found {size}; allowed: a list of {n}, one for each of input_lens; --save-detailed writes them"
+            reading.faults.append(Fault(f"{place}.{name}", words))
+    if reading.faults:
+        return
+    cached = data.get("cached_tokens")
+    model = data.get("model_id")
+    at_once = str(data.get("request_rate")) == "inf" and data.get("max_concurrency") is None
+    if data.get("start_times") is None and not at_once:
+        words = "is missing, so nobody knows when the requests came; allowed without it: request_rate inf, all at once"
+        raise InputError(reading.where, [Fault(f"{place}.start_times", words)])
+    for i in range(n):
+        row = {name: found[i] for name, found in lists.items() if found is not None}
+        row["cached_tokens"] = cached[i] if isinstance(cached, list) and i < len(cached) else None
+        fields = Fields(f"{place}[{i}]", row, reading)
+        start = 0.0 if data.get("start_times") is None else fields.number("start_times", needed=True)
+        failed = bool(row["errors"])
+        output = fields.tokens("output_lens")
+        gaps = _gaps(fields, reading)
+        first = None if failed else after(start, fields.number("ttfts"))
+        yield LogRecord(
+            id=f"r{i + 1}",
+            arrival=start,
+            prompt=fields.tokens("input_lens"),
+            output=output,
+            first_token=first,
+            last_token=None if gaps is None else after(first, math.fsum(gaps)),
+            cached=fields.tokens("cached_tokens", needed=False),
+            model=model if isinstance(model, str) else None,
+            failed=failed,
+            gaps=gaps if gaps is not None and len(gaps) == output - 1 else None,
+            place=fields.place,
+        )
+
+
+def _gaps(fields: Fields, reading: Reading) -> tuple[float, ...] | None:
+    """Times between the pieces of an answer [s]."""
+    found = fields.get("itls")
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(is_time(gap) and gap >= 0 for gap in found):
+        fields.fault(("itls",), "a list of times, 0 or more")
+        return None
+    return tuple(float(gap) for gap in found)
+
+
+@log_format(
+    "aiperf",
+    summary="JSON lines of AIPerf's profile_export.jsonl: metadata with request_start_ns, metrics with"
+    " input_sequence_length, output_sequence_length, time_to_first_token, request_latency",
+    reference="ai-dynamo/aiperf, docs/tutorials/working-with-profile-exports.md (Apache-2.0)",
+)
+def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """A request arrives when its credit is issued: what waits in the client waits too."""
+    scale = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0}
+    for row in read_json_lines(path, ("metadata", "metrics"), trace=True):
+        fields = Fields(f"line {row.line}", row.cells, reading)
+
+        def lasting(name: str, fields: Fields = fields) -> float | None:
+            unit = fields.get("metrics", name, "unit") or "ms"
+            if not isinstance(unit, str) or unit not in scale:
+                fields.fault(("metrics", name, "unit"), ", ".join(scale))
+                return None
+            return seconds(fields.number("metrics", name, "value"), scale[unit])
+
+        start = seconds(fields.number("metadata", "request_start_ns", needed=True), 1e9)
+        credit = seconds(fields.number("metadata", "credit_issued_ns"), 1e9)
+        failed = bool(row.cells.get("error")) or fields.get("metadata", "was_cancelled") is True
+        yield LogRecord(
+            id=fields.text("metadata", "x_request_id") or f"r{row.line}",
+            arrival=start if credit is None else credit,
+            prompt=fields.tokens("metrics", "input_sequence_length", "value", needed=not failed),
+            output=fields.tokens("metrics", "output_sequence_length", "value", needed=False),
+            first_token=after(start, lasting("time_to_first_token")),
+            last_token=after(start, lasting("request_latency")),
+            scheduled=None,
+            session=fields.text("metadata", "conversation_id") if fields.number("metadata", "turn_index") else None,
+            failed=failed,
+            warm_up=fields.get("metadata", "benchmark_phase") not in (None, "profiling"),
+            place=fields.place,
+        )
+
+
+@log_format(
+    "guidellm",
+    summary="JSON of guidellm run: benchmarks[0].requests.successful with prompt_tokens, output_tokens,"
+    " request_start_time, request_end_time, time_to_first_token_ms",
+    reference="vllm-project/guidellm, src/guidellm/schemas, schema version 2 (Apache-2.0)",
+)
+def guidellm(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """One benchmark a file; a request arrives when it was meant to start, where that is said."""
+    runs = _object(path).get("benchmarks")
+    if not isinstance(runs, list) or len(runs) != 1 or not isinstance(runs[0], dict):
+        size = f"a list of {len(runs)}" if isinstance(runs, list) else shown(runs)
+        words = f"found {size}; allowed: a list of one benchmark, for the times of several do not meet"
+        raise InputError(reading.where, [Fault("$.benchmarks", words)])
+    for kind in ("successful", "errored", "incomplete"):
+        found = Fields("$", runs[0], reading).get("requests", kind) or []
+        if not isinstance(found, list):
+            reading.faults.append(Fault(f"$.benchmarks[0].requests.{kind}", "allowed: a list"))
+            return
+        for i, request in enumerate(found):
+            place = f"$.benchmarks[0].requests.{kind}[{i}]"
+            if not isinstance(request, dict):
+                reading.faults.append(Fault(place, f"found {shown(request)}; allowed: a JSON object"))
+                continue
+            yield _guidellm_request(Fields(place, request, reading), f"{kind[0]}{i + 1}", failed=kind != "successful")
+
+
+def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
+    start = fields.number("request_start_time", needed=not failed)
+    meant = fields.number("info", "timings", "targeted_start")
+    first = fields.number("info", "timings", "first_token_iteration")
+    last = fields.number("info", "timings", "last_token_iteration")
+    return LogRecord(
+        id=fields.text("request_id") or name,
+        arrival=start if meant is None else meant,
+        prompt=fields.tokens("prompt_tokens", needed=not failed),
+        output=fields.tokens("output_tokens", needed=False),
+        first_token=after(start, fields.number("time_to_first_token_ms"), 1000) if first is None else first,
+        last_token=fields.number("request_end_time") if last is None else last,
+        cached=fields.tokens("cached_tokens", needed=False),
+        session=fields.text("info", "conversation_id") if fields.number("info", "turn_index") else None,
+        failed=failed,
+        place=fields.place,
+    )
+
+
+@log_format(
+    "inference-perf",
+    summary="JSON list of inference-perf's per_request_lifecycle_metrics.json: start_time, end_time, info with"
+    " input_tokens, response_metrics and output_token_times [s]",
+    reference="kubernetes-sigs/inference-perf, inference_perf/apis/base.py (Apache-2.0)",
+)
+def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """Lengths are the server's own where it said them."""
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise InputError(reading.where, [Fault("$", f"found {shown(found)}; allowed: a JSON list")])
+    for i, request in enumerate(found):
+        if not isinstance(request, dict):
+            reading.faults.append(Fault(f"$[{i}]", f"found {shown(request)}; allowed: a JSON object"))
+            continue
+        fields = Fields(f"$[{i}]", request, reading)
+        answer, usage = ("info", "response_metrics"), ("info", "response_metrics", "server_usage")
+        failed = bool(request.get("error"))
+        times = fields.get(*answer, "output_token_times") or fields.get("info", "output_token_times")
+        if times is not None and not (isinstance(times, list) and all(is_time(t) for t in times)):
+            fields.fault((*answer, "output_token_times"), "a list of times")
+            times = None
+        served = fields.get(*usage, "prompt_tokens") is not None
+        yield LogRecord(
+            id=f"r{i + 1}",
+            arrival=fields.number("start_time", needed=True),
+            prompt=fields.tokens(*usage, "prompt_tokens")
+            if served
+            else fields.tokens("info", "input_tokens", needed=not failed),
+            output=fields.tokens(*usage, "completion_tokens", needed=False)
+            if served
+            else fields.tokens(*answer, "output_tokens", needed=False),
+            first_token=float(times[0]) if times else None,
+            last_token=float(times[-1]) if times else None,
+            cached=fields.tokens(*usage, "prompt_tokens_details", "cached_tokens", needed=False),
+            model=fields.text("info", "lora_adapter"),
+            failed=failed,
+            place=fields.place,
+        )
+
+
+@log_format(
+    "blis",
+    summary="CSV of BLIS traces, TraceV2: request_id, input_tokens, output_tokens, arrival_time_us,"
+    " first_chunk_time_us, last_chunk_time_us",
+    reference="inference-sim/inference-sim, sim/workload/tracev2.go (Apache-2.0)",
+)
+def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """Lengths are the server's where it said them; a time of 0 is one that never came."""
+    columns = ("request_id", "input_tokens", "output_tokens", "arrival_time_us")
+    rows: Iterator[Row] = read_csv(path, columns, trace=True).rows()
+    for row in rows:
+        fields = Fields(f"line {row.line}", row.cells, reading)
+        status = fields.text("status")
+        counted = fields.tokens("server_input_tokens", needed=False)
+        yield LogRecord(
+            id=fields.text("request_id") or f"r{row.line}",
+            arrival=seconds(fields.number("arrival_time_us", needed=True), 1e6),
+            prompt=counted or fields.tokens("input_tokens"),
+            output=fields.tokens("output_tokens"),
+            first_token=seconds(fields.number("first_chunk_time_us") or None, 1e6),
+            last_token=seconds(fields.number("last_chunk_time_us") or None, 1e6),
+            session=fields.text("session_id"),
+            request_class=fields.text("slo_class"),
+            model=fields.text("model"),
+            failed=status not in (None, "ok", "success", "completed"),
+            place=fields.place,
+        )

@@ -1,0 +1,157 @@
+"""What a log becomes: an instance, and where it has stamps an observed run beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import Fault, InputError
+from modelkit.instance import MAX_TIME, Instance, Request, Server, whole
+from modelkit.io.writing import write_text
+from modelkit.judge.metrics import Totals, metrics
+from modelkit.judge.rules import Stay
+from modelkit.sources.logs import Log
+from modelkit.sources.traces import stem_of
+
+SCHEMA = "modelkit/observed/1"
+#: What is said wherever numbers of an observed run are shown.
+AS_LOGGED = "observed, as logged"
+#: Parts of the names of metrics that stamps tell; the others are about memory and rounds, which a log does not show.
+_TOLD = ("latency", "ttft", "tpot", "first_token", "per_output_token", "makespan", "throughput")
+#: Decimals of moments [s].
+_MICROSECONDS = 6
+
+
+@dataclass(frozen=True)
+class Observed:
+    """When the requests of an instance had their first token and finished, as a log says; not judged.
+
+    Parameters
+    ----------
+    first_token_s, finish_s
+        Moments on the clock of the instance [s], in its order.
+    source, engine
+        Where it comes from, and what the log says of the engine.
+    """
+
+    instance: Instance
+    first_token_s: tuple[float, ...]
+    finish_s: tuple[float, ...]
+    source: Mapping[str, Any]
+    engine: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics of time, as the judge computes them; those of memory and rounds are not known and not there."""
+        stays = tuple(
+            Stay(i, None, r.arrival * 1000, first * 1000, finish * 1000, True)
+            for i, (r, first, finish) in enumerate(
+                zip(self.instance.requests, self.first_token_s, self.finish_s, strict=True)
+            )
+        )
+        every = metrics(self.instance, stays, Totals())
+        return {name: value for name, value in every.items() if any(part in name for part in _TOLD)}
+
+    def document(self) -> dict[str, Any]:
+        """The run as JSON-ready data."""
+        return {
+            "schema": SCHEMA,
+            "instance": {"name": self.instance.name, "sha256": self.instance.sha256},
+            "source": dict(self.source),
+            "engine": dict(self.engine),
+            "requests": {
+                "id": [r.id for r in self.instance.requests],
+                "first_token_s": [whole(moment) for moment in self.first_token_s],
+                "finish_s": [whole(moment) for moment in self.finish_s],
+            },
+        }
+
+
+def save_observed(observed: Observed, path: str | os.PathLike[str]) -> Path | None:
+    """Write an observed run as JSON; see `write_text`."""
+    return write_text(path, json.dumps(observed.document(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
+    """The requests of a log on a server, whose limits are the engine's where the log has them.
+
+    Raises
+    ------
+    InputError
+        The last request comes later than instances reach.
+    """
+    engine = log.engine
+    limits: dict[str, Any] = {}
+    if engine.kv_tokens is not None:
+        limits["kv_capacity_tokens"] = engine.kv_tokens
+    if engine.max_num_seqs is not None:
+        limits["slots"] = engine.max_num_seqs * engine.engines
+    start = log.records[0].arrival or 0.0
+    arrivals = [round((record.arrival or 0.0) - start, _MICROSECONDS) for record in log.records]
+    if arrivals[-1] > MAX_TIME:
+        raise InputError(log.where, [Fault("file", f"the last request arrives {arrivals[-1]:g} s after the first")])
+    ids = [record.id for record in log.records]
+    if len(set(ids)) < len(ids):
+        ids = [f"r{i}" for i in range(1, len(ids) + 1)]
+    words = [f"{len(log.records)} requests of a {log.format} log", *log.notes]
+    stem = stem_of(log.where, log.format) if log.where != "standard input" else log.format
+    return Instance(
+        name=name or f"{stem}-n{len(log.records)}",
+        description="; ".join(words),
+        source=f"log {log.format} {stem}",
+        server=server.model_copy(update=limits),
+        requests=tuple(
+            Request(id=name, arrival=float(arrival), prompt_tokens=record.prompt, output_tokens=record.output)
+            for name, arrival, record in zip(ids, arrivals, log.records, strict=True)
+        ),
+    )
+
+
+def observed_of(log: Log, instance: Instance) -> Observed | None:
+    """The observed run of the same requests; None where some of them have no stamps."""
+    if not all(record.stamped for record in log.records):
+        return None
+    start = log.records[0].arrival or 0.0
+
+    def moment(value: float | None) -> float:
+        assert value is not None
+        return round(value - start, _MICROSECONDS)
+
+    return Observed(
+        instance,
+        tuple(moment(record.first_token) for record in log.records),
+        tuple(moment(record.last_token) for record in log.records),
+        {"format": log.format, "file": Path(log.where).name, "requests": len(log.records), "left_out": log.left_out},
+        log.engine.document(),
+    )
+
+
+def held_at_once(log: Log) -> int:
+    """Tokens that the requests held at once by their stamps: the cache had room for so many; 0 without stamps."""
+    events = []
+    for record in log.records:
+        if record.stamped:
+            events.append((record.first_token or 0.0, record.prompt + 1))
+            events.append((record.last_token or 0.0, -record.prompt - 1))
+    held = most = 0
+    for _, change in sorted(events):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def most_at_once(log: Log) -> int:
+    """Requests that were between first and last token at once; 0 without stamps."""
+    events = []
+    for record in log.records:
+        if record.stamped:
+            events += [(record.first_token or 0.0, 1), (record.last_token or 0.0, -1)]
+    running = most = 0
+    for _, change in sorted(events):
+        running += change
+        most = max(most, running)
+    return most

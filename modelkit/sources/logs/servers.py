@@ -1,0 +1,174 @@
+"""Logs that servers write: runs of vLLM, SGLang's request metrics, OpenTelemetry spans, Dynamo's traces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelkit.errors import Fault, InputError, shown
+from modelkit.io import read_json
+from modelkit.io.tables import read_json_lines
+from modelkit.sources.logs import log_format
+from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after, seconds
+
+Path_ = str | os.PathLike[str]
+
+
+@log_format(
+    "vllm-run",
+    summary="JSON lines with request_id, input_toks, output_toks, queued_ts, scheduled_ts, first_token_ts,"
+    " last_token_ts [s], and meta.json beside them with the engine's settings",
+    reference="requests.jsonl of a run of vLLM as casys-kaist/LLMServingSim writes it (MIT)",
+)
+def vllm_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """Stamps of the engine itself, in monotonic seconds; a request arrives when it is queued."""
+    meta = Path(os.fspath(path)).parent / "meta.json"
+    if os.fspath(path) != "-" and meta.is_file():
+        reading.engine = _vllm_engine(meta, reading)
+    for row in read_json_lines(path, ("request_id", "input_toks", "output_toks", "queued_ts"), trace=True):
+        fields = Fields(f"line {row.line}", row.cells, reading)
+        yield LogRecord(
+            id=fields.text("request_id") or f"r{row.line}",
+            arrival=fields.number("queued_ts", needed=True),
+            prompt=fields.tokens("input_toks"),
+            output=fields.tokens("output_toks"),
+            first_token=fields.number("first_token_ts"),
+            last_token=fields.number("last_token_ts"),
+            scheduled=fields.number("scheduled_ts"),
+            place=fields.place,
+        )
+
+
+def _vllm_engine(meta: Path, reading: Reading) -> Engine:
+    """What a run's settings say of the engine."""
+    found = read_json(meta)
+    if not isinstance(found, dict):
+        raise InputError(str(meta), [Fault("$", f"found {shown(found)}; allowed: a JSON object")])
+    before = len(reading.faults)
+    fields = Fields("meta.json", found, reading)
+
+    def setting(name: str) -> int | None:
+        return fields.tokens("engine_kwargs", name, needed=False) or None
+
+    engine = Engine(
+        max_num_seqs=setting("max_num_seqs"),
+        max_num_batched_tokens=setting("max_num_batched_tokens"),
+        block_size=setting("block_size"),
+        engines=setting("data_parallel_size") or 1,
+        model=fields.text("model"),
+        version=fields.text("vllm_version"),
+    )
+    if len(reading.faults) > before:
+        raise InputError(str(meta), reading.faults[before:])
+    return engine
+
+
+@log_format(
+    "sglang-metrics",
+    summary="JSON lines of SGLang's request metrics: prompt_tokens, completion_tokens, request_received_ts,"
+    " prefill_finished_time, request_finished_ts [s]",
+    reference="sgl-project/sglang, --export-metrics-to-file (Apache-2.0)",
+)
+def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """The first token leaves when the prefill is finished."""
+    for row in read_json_lines(path, ("prompt_tokens", "completion_tokens", "request_received_ts"), trace=True):
+        fields = Fields(f"line {row.line}", row.cells, reading)
+        finished = fields.number("request_finished_ts")
+        last = fields.number("response_sent_to_client_ts") if finished is None else finished
+        yield LogRecord(
+            id=fields.text("id") or f"r{row.line}",
+            arrival=fields.number("request_received_ts", needed=True),
+            prompt=fields.tokens("prompt_tokens"),
+            output=fields.tokens("completion_tokens"),
+            first_token=fields.number("prefill_finished_time"),
+            last_token=last,
+            scheduled=fields.number("forward_entry_time"),
+            cached=fields.tokens("cached_tokens", needed=False),
+            place=fields.place,
+        )
+
+
+@log_format(
+    "dynamo",
+    summary="JSON lines of Dynamo's request traces: request_end events with input_tokens, output_tokens,"
+    " request_received_ms, ttft_ms, total_time_ms",
+    reference="ai-dynamo/dynamo, DYN_REQUEST_TRACE=1, dynamo.request.trace.v1 (Apache-2.0)",
+)
+def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """A line is an event, or an object that wraps one; only ends of requests are requests."""
+    for row in read_json_lines(path, (), trace=True):
+        event = row.cells.get("event") if isinstance(row.cells.get("event"), Mapping) else row.cells
+        assert isinstance(event, Mapping)
+        if event.get("event_type") != "request_end":
+            reading.ignored["events that are no end of a request"] += 1
+            continue
+        fields = Fields(f"line {row.line}", event, reading)
+        arrival = seconds(fields.number("request", "request_received_ms", needed=True), 1000)
+        yield LogRecord(
+            id=fields.text("request", "request_id") or f"r{row.line}",
+            arrival=arrival,
+            prompt=fields.tokens("request", "input_tokens"),
+            output=fields.tokens("request", "output_tokens", needed=False),
+            first_token=after(arrival, fields.number("request", "ttft_ms"), 1000),
+            last_token=after(arrival, fields.number("request", "total_time_ms"), 1000),
+            cached=fields.tokens("request", "cached_tokens", needed=False),
+            session=fields.text("agent_context", "session_id"),
+            parent=fields.text("agent_context", "parent_session_id"),
+            model=fields.text("request", "model"),
+            place=fields.place,
+        )
+
+
+@log_format(
+    "otel",
+    summary="OpenTelemetry spans llm_request as JSON: gen_ai.usage.prompt_tokens, gen_ai.usage.completion_tokens,"
+    " gen_ai.latency.*",
+    reference="vllm-project/vllm and sgl-project/sglang, --otlp-traces-endpoint (Apache-2.0)",
+)
+def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
+    """Each line holds spans of resources and scopes; a request is a span that says how many tokens it used."""
+    for row in read_json_lines(path, ("resourceSpans",), trace=True):
+        for place, span in _spans(row.cells, f"line {row.line}", reading):
+            values = {str(a.get("key")): _plain(a.get("value")) for a in _dicts(span.get("attributes"))}
+            if "gen_ai.usage.prompt_tokens" not in values:
+                reading.ignored["spans that are no request"] += 1
+                continue
+            fields = Fields(place, {**span, **values}, reading)
+            arrival = seconds(fields.number("startTimeUnixNano", needed=True), 1e9)
+            yield LogRecord(
+                id=fields.text("gen_ai.request.id") or fields.text("spanId") or place,
+                arrival=arrival,
+                prompt=fields.tokens("gen_ai.usage.prompt_tokens"),
+                output=fields.tokens("gen_ai.usage.completion_tokens", needed=False),
+                first_token=after(arrival, fields.number("gen_ai.latency.time_to_first_token")),
+                last_token=after(arrival, fields.number("gen_ai.latency.e2e")),
+                scheduled=after(arrival, fields.number("gen_ai.latency.time_in_queue")),
+                model=fields.text("gen_ai.response.model"),
+                failed=fields.get("status", "code") == 2,
+                place=place,
+            )
+
+
+def _spans(cells: Mapping[str, Any], place: str, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Spans of a line, each with its place."""
+    if not isinstance(cells.get("resourceSpans"), list):
+        reading.faults.append(
+            Fault(f"{place}, resourceSpans", f"found {shown(cells.get('resourceSpans'))}; allowed: a list")
+        )
+    for i, resource in enumerate(_dicts(cells.get("resourceSpans"))):
+        for j, scope in enumerate(_dicts(resource.get("scopeSpans"))):
+            for k, span in enumerate(_dicts(scope.get("spans"))):
+                yield f"{place}, resourceSpans[{i}].scopeSpans[{j}].spans[{k}]", span
+
+
+def _dicts(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _plain(value: object) -> object:
+    """What an attribute holds; whole numbers are texts in OTLP."""
+    if isinstance(value, Mapping):
+        return next((value[key] for key in ("intValue", "doubleValue", "stringValue") if key in value), None)
+    return None
