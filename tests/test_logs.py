@@ -280,3 +280,28 @@ def test_the_law_of_real_runs(shared_data: Path, run: str) -> None:
     measured = {"Llama-3.1-8B": 28_200, "Qwen3-30B-A3B-Instruct-2507": 32_345}[run]
     assert found.observed.metrics["mean_latency_ms"] == pytest.approx(measured, rel=1e-3)
     assert found.instance.server.slots == {"Llama-3.1-8B": 128, "Qwen3-30B-A3B-Instruct-2507": 256}[run]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("aiperf", '"unit": "ms"', '"unit": ["ms"]'),
+        ("inference-perf", '"output_token_times": [', '"output_token_times": [1' + "0" * 400 + ", "),
+        ("vllm-bench", '"itls": [[', '"itls": [[1' + "0" * 400 + ", "),
+        ("vllm-run", '"output_toks": ', '"output_toks": 1e7, "x": '),
+        ("vllm-bench", '"itls": [[', '"itls": [[0.0], ['),
+    ],
+)
+def test_what_the_fuzzer_found(tmp_path: Path, name: str, before: str, after: str) -> None:
+    """Tests units that are no text, numbers of hundreds of digits, absurd outputs and lists of other lengths."""
+    path = write(tmp_path, name, served(n=20))
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(InputError):
+        mk.import_log(path, name)
+
+
+def test_a_request_whose_tokens_all_came_at_once_is_no_equation(tmp_path: Path) -> None:
+    """Tests that a law is fitted to the others."""
+    run = served()
+    run[7] = run[7]._replace(last=run[7].first)
+    assert mk.import_log(write(tmp_path, "vllm-bench", run)).law is not None
