@@ -1,14 +1,15 @@
 """A certificate: what anyone can recompute a lower bound from, exactly.
 
-``kv-prices``: for any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock, no
-slots) gives
+``kv-prices``: for any prices lambda_t >= 0 on rounds, relaxing the capacity of the KV-cache problem (unit clock) gives
 
     L = sum_i min_{k >= a_i} [ k + o_i - a_i + sum_{j=1}^{o_i} lambda_{k+j} (s_i + j) ]  -  M sum_t lambda_t
 
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
 `modelkit.verify.exact_bounds` recomputes it in integer arithmetic.
 
-A schedule with evictions is no exception: the last stay of each request is a schedule without.
+A schedule with evictions is no exception: the last stay of each request is a schedule without. Nor is one on slots: it
+is a schedule of the instance without them. There ``slot-rounds`` (``modelkit.verify.slot_rounds``) counts what J slots
+can do.
 
 ``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.verify.slot_bound``); the first
 needs nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
@@ -28,7 +29,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelkit.instance import InstanceStamp
-from modelkit.problems.problem import KV, SERVING, SLOTS, Problem
+from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_SLOTS, Problem
 
 SCHEMA = "modelkit/certificate/1"
 
@@ -38,7 +39,7 @@ TICKS_PER_MS = 2**10
 SHARE = 2**10
 
 CertificateKind = Literal[
-    "kv-prices", "slot-closed-form", "packing", "serving-work", "serving-interference", "serving-prices"
+    "kv-prices", "slot-closed-form", "packing", "slot-rounds", "serving-work", "serving-interference", "serving-prices"
 ]
 
 
@@ -71,8 +72,9 @@ class Kind(NamedTuple):
 
 KINDS: dict[CertificateKind, Kind] = {
     "kv-prices": Kind(KV, "prices", "prices", KV.objectives, whole=True),
-    "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives),
-    "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives),
+    "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives[:1]),
+    "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives[:1]),
+    "slot-rounds": Kind(UNIT_SLOTS, "rounds on slots", None, UNIT_SLOTS.objectives, whole=True),
     "serving-work": Kind(SERVING, "work", "work", SERVING.objectives, at_most=True),
     "serving-interference": Kind(SERVING, "interference", "interference", SERVING.objectives[:1], at_most=True),
     "serving-prices": Kind(SERVING, "prices on time", "serving_prices", SERVING.objectives[:1], at_most=True),

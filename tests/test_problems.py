@@ -21,10 +21,10 @@ from modelkit.problems.problem import (
     PROBLEMS,
     SERVING,
     SLOTS,
+    UNIT_SLOTS,
     objective_of,
     problem_modelled,
     problem_of,
-    why_no_problem,
 )
 from modelkit.resources import bundled
 from modelkit.solving.bound import bound
@@ -59,8 +59,8 @@ def test_shipped_instances_pose_one_problem(path: Path) -> None:
     [
         (UNIT, {}, KV),
         (UNIT, {"kv_capacity_tokens": 20}, KV),
-        (UNIT, {"slots": 2}, None),
-        (UNIT, {"slots": 2, "kv_capacity_tokens": 20}, None),
+        (UNIT, {"slots": 2}, UNIT_SLOTS),
+        (UNIT, {"slots": 2, "kv_capacity_tokens": 20}, UNIT_SLOTS),
         (EXCLUSIVE, {"slots": 2}, SLOTS),
         (EXCLUSIVE, {"slots": 2, "kv_capacity_tokens": 18}, SLOTS),  # two of 9 tokens fit
         (EXCLUSIVE, {"slots": 2, "kv_capacity_tokens": 17}, SERVING),
@@ -72,25 +72,19 @@ def test_shipped_instances_pose_one_problem(path: Path) -> None:
         (MIXED, {"slots": 2, "kv_capacity_tokens": 20}, SERVING),
     ],
 )
-def test_each_clock_poses_one_problem_or_none_in_words(
-    clock: dict[str, Any], server: dict[str, Any], problem: mk.Problem | None
-) -> None:
-    """Tests which problem each clock with and without slots and memory poses, and what is said of the others."""
+def test_each_clock_poses_one_problem(clock: dict[str, Any], server: dict[str, Any], problem: mk.Problem) -> None:
+    """Tests which problem each clock with and without slots and memory poses, and that each has a certified bound."""
     instance = posed_by(clock, **server)
     assert problem_of(instance) is problem
-    reasons = {other: other.refusal(instance) for other in PROBLEMS if other is not problem}
-    assert all(reasons.values())
-    if problem is None:
-        words = why_no_problem(instance)
-        assert all(
-            f"{other.title} is for {other.instances}: this instance {why}" in words for other, why in reasons.items()
-        )
-        with pytest.raises(UsageError, match="poses no problem that modelkit bounds"):
-            bound(instance)
-        assert objective_of(instance) == "total_latency_rounds"  # policies run there all the same
-    else:
-        assert objective_of(instance) == problem.objective
-        assert problem.unit == ("rounds" if instance.is_unit else "ms")
+    assert all(other.refusal(instance) for other in PROBLEMS if other is not problem)
+    assert objective_of(instance) == problem.objective
+    assert problem.unit == ("rounds" if instance.is_unit else "ms")
+    for objective in problem.objectives:
+        found = bound(instance, objective=objective, time_limit=0.3)
+        assert found.certificate.metric == objective
+        assert found.result.objective.name == objective
+        assert found.result.objective.value is not None
+        assert mk.verify_result(found.result, instance).holds
 
 
 def test_objectives_have_names() -> None:

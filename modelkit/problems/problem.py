@@ -1,17 +1,18 @@
 """The problems that an instance may pose, one object each: what is minimised, and which instances are of it.
 
-======== ================================================= ============================================
-name     instances                                         objective
-======== ================================================= ============================================
-kv       unit clock, no slots                              total latency [round]
-slots    linear clock, exclusive prefills, slots, and a    makespan [ms]
-         memory that cannot fill
-serving  linear clock otherwise                            total latency, makespan or total time to
+========== =============================================== ============================================
+name       instances                                       objective
+========== =============================================== ============================================
+kv         unit clock, no slots                            total latency [round]
+unit-slots unit clock, slots                               total latency [round]
+slots      linear clock, exclusive prefills, slots, and a  makespan, total latency or total time to
+           memory that cannot fill                         first token [ms]
+serving    linear clock otherwise                          total latency, makespan or total time to
                                                            first token [ms]
-======== ================================================= ============================================
+========== =============================================== ============================================
 
-An instance poses one of them or, with the unit clock and slots, none. Whoever needs to know which asks `problem_of`,
-and keeps what depends on it in a table by problem.
+Every instance poses one of them. Whoever needs to know which asks `problem_of`, and keeps what depends on it in a table
+by problem.
 """
 
 from __future__ import annotations
@@ -115,6 +116,13 @@ def kv_refusal(instance: Instance) -> str | None:
     return None if instance.server.slots is None else "does not support slots"
 
 
+def unit_slots_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the problem of slots in rounds, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    return "needs a number of slots" if instance.server.slots is None else None
+
+
 def stages_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the slot problem, or None.
 
@@ -146,11 +154,19 @@ KV = Problem(
     refusal=kv_refusal,
     model="kv-hindsight",
 )
+UNIT_SLOTS = Problem(
+    name="unit-slots",
+    title="the problem of slots in rounds",
+    instances="the unit clock with slots",
+    objectives=(TOTAL_LATENCY_ROUNDS,),
+    refusal=unit_slots_refusal,
+    model="unit-slots",
+)
 SLOTS = Problem(
     name="slots",
     title="the slot problem",
     instances="slots in stages",
-    objectives=(MAKESPAN_MS,),
+    objectives=(MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS),
     refusal=stages_refusal,
     model="slots",
     relaxations=("slot-bound", "slot-packing"),
@@ -163,7 +179,7 @@ SERVING = Problem(
     refusal=serving_refusal,
     model="serving",
 )
-PROBLEMS = (KV, SLOTS, SERVING)
+PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING)
 
 #: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
 #: for every schedule.
@@ -174,9 +190,9 @@ def _problem_named(name: str) -> Problem:
     return next(problem for problem in PROBLEMS if problem.name == name)
 
 
-def problem_of(instance: Instance) -> Problem | None:
-    """The problem that an instance poses; None where it poses none."""
-    return next((problem for problem in PROBLEMS if problem.refusal(instance) is None), None)
+def problem_of(instance: Instance) -> Problem:
+    """The problem that an instance poses; each poses one."""
+    return next(problem for problem in PROBLEMS if problem.refusal(instance) is None)
 
 
 def problem_modelled(label: str | None) -> Problem | None:
@@ -185,11 +201,5 @@ def problem_modelled(label: str | None) -> Problem | None:
 
 
 def objective_of(instance: Instance) -> str:
-    """The metric that an instance's schedules are compared by: its problem's, or total latency where it poses none."""
-    return (problem_of(instance) or KV).objective
-
-
-def why_no_problem(instance: Instance) -> str:
-    """Why an instance poses no problem, one reason for each."""
-    reasons = [f"{p.title} is for {p.instances}: this instance {p.refusal(instance)}" for p in PROBLEMS]
-    return "\n  ".join(["the instance poses no problem that modelkit bounds", *reasons])
+    """The metric that an instance's schedules are compared by: its problem's."""
+    return problem_of(instance).objective

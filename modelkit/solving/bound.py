@@ -9,7 +9,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.io import load
-from modelkit.problems.problem import problem_of, why_no_problem
+from modelkit.problems.problem import problem_of
 from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
@@ -35,7 +35,8 @@ def bound(
 ) -> CertifiedBound:
     """Lower bound on any schedule, recomputed exactly, and a schedule close to it.
 
-    On the total latency under the unit clock, and on the makespan of slots in stages. Ctrl-C ends the search: the
+    On the total latency in rounds under the unit clock; else on total latency, makespan or total time to first token,
+    slots in stages beginning with the makespan. Ctrl-C ends the search: the
     bound and the schedule are then the best so far, and the result's ``stop`` is ``interrupted``.
 
     Parameters
@@ -56,8 +57,7 @@ def bound(
     Raises
     ------
     UsageError
-        The instance poses no problem with a known bound, the problem has no such objective, or an argument is not of
-        its kind.
+        The problem that the instance poses has no such objective, or an argument is not of its kind.
     InfeasibleError
         Some request can never run.
     TooLargeError
@@ -67,8 +67,6 @@ def bound(
     instance = load(instance)
     instance.check_fits()
     problem = problem_of(instance)
-    if problem is None:
-        raise UsageError(why_no_problem(instance))
     if problem not in METHODS:
         known = join_words([f"{other.title} ({other.instances})" for other in METHODS])
         raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from modelkit.problems.problem import KV, SERVING, SLOTS, Problem
+from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_SLOTS, Problem
 from modelkit.solving.kv import KvMethod
 from modelkit.solving.method import Method
 from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
+from modelkit.solving.unit_slots import UnitSlotMethod
 
 #: By problem; a problem that is not here has no certified bound.
-METHODS: dict[Problem, Method] = {KV: KvMethod(), SLOTS: SlotMethod(), SERVING: ServingMethod()}
+METHODS: dict[Problem, Method] = {
+    KV: KvMethod(),
+    UNIT_SLOTS: UnitSlotMethod(),
+    SLOTS: SlotMethod(),
+    SERVING: ServingMethod(),
+}
 #: That of all others.
 PLAIN = Method()
 

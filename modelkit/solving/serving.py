@@ -101,11 +101,7 @@ class ServingSearch:
     def least(self) -> None:
         """A schedule and a bound, in the least time."""
         if self.best is None:
-            until = Deadline(0.0)  # the first plan of all
-            self.see(
-                "local-search",
-                search_schedule(self.task.instance, deadline=until, metric=self.task.metric, anneal=False),
-            )
+            self.see("local-search", self.listed(Deadline(0.0)))  # the first plan of all
         if self.certificate is None:
             self.prove(Deadline(0.0))
 

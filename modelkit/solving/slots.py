@@ -1,18 +1,27 @@
-"""The slot problem: a bound from packing, and the schedule of a search over plans of stages."""
+"""The slot problem: a bound from packing, and the schedule of a search over plans of stages.
+
+Packing knows of no arrivals: where requests arrive over time, and for other objectives than the makespan, an instance
+is one of serving in real time (``modelkit.solving.serving``) whose slots are a limit on the batch.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from modelkit.certificate import Certificate, Weights
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
+from modelkit.problems.problem import SLOTS
+from modelkit.problems.serving.bounds import serving_bounds
 from modelkit.problems.slots.packing import packing_bound
 from modelkit.result import Result, StopReason
+from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.interrupts import interrupts_held
 from modelkit.solving.candidates import slot_search
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import NO_SOLVER, Method
+from modelkit.solving.serving import ServingSearch
 from modelkit.verify.exact_bounds import certify_slots
 
 if TYPE_CHECKING:
@@ -20,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def bound(task: Task) -> CertifiedBound:
-    """Bound on the makespan by packing, and a schedule close to it."""
+    """Bound on the makespan by packing, and a schedule close to it; on the total latency as in real time."""
+    if task.metric != SLOTS.objective or task.instance.arrays.arrival.any():
+        return _InRealTime(task).run()
     task.tell("packing")
     certificate = slot_certificate(task.instance)
     task.tell("local search", None, certificate.value)
@@ -34,8 +45,32 @@ def bound(task: Task) -> CertifiedBound:
     return known.interrupted() if interrupted or held.pressed else known
 
 
+class _InRealTime(ServingSearch):
+    """The search of the serving problem, which packing helps where it bounds the makespan."""
+
+    def prove(self, deadline: Deadline) -> None:
+        """The best of the bounds that take no ascent."""
+        if self.task.metric == SLOTS.objective:
+            began = time.perf_counter()
+            certificate = slot_certificate(self.task.instance)
+            self.offer("packing", certificate, time.perf_counter() - began)
+        super().prove(deadline)
+
+
+def makespan_certificate(instance: Instance) -> Certificate:
+    """The better one of packing and, where requests arrive over time, the work that they bring."""
+    packed = slot_certificate(instance)
+    if not instance.arrays.arrival.any():
+        return packed
+    worked = serving_bounds(instance, SLOTS.objective)[0].certificate
+    return max(packed, worked, key=lambda certificate: certificate.value)
+
+
 def slot_certificate(instance: Instance) -> Certificate:
-    """Certificate of the slot problem: the closed form, or weights where packing proves more rounds."""
+    """Certificate of the slot problem: the closed form, or weights where packing proves more rounds.
+
+    It counts from 0 on, whenever requests arrive.
+    """
     rounds, weights = packing_bound(instance.arrays.output, instance.server.slots or 1)
     return certify_slots(instance, None if weights is None else Weights(rounds=rounds, values=weights.tolist()))
 
@@ -50,8 +85,8 @@ class SlotMethod(Method):
         return bound(task)
 
     def certified(self, run: SolveState) -> Certificate:
-        """By packing."""
-        return slot_certificate(run.instance)
+        """By packing, or the work that arrives."""
+        return makespan_certificate(run.instance)
 
     def first_schedules(self, run: SolveState) -> list[Candidate]:
         """That of a search, which has a value for exact formulations alone."""

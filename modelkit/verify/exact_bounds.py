@@ -18,6 +18,7 @@ from modelkit.verify.serving_interference import interference_bound
 from modelkit.verify.serving_prices import serving_prices_bound
 from modelkit.verify.serving_work import work_bound
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
+from modelkit.verify.slot_rounds import slot_rounds_bound
 
 #: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
 PRECISION = 30
@@ -58,6 +59,10 @@ def _priced(certificate: Certificate, instance: Instance) -> Fraction:
     return exact_bound(instance, certificate.prices)
 
 
+def _rounds_on_slots(certificate: Certificate, instance: Instance) -> Fraction:
+    return slot_rounds_bound(instance)
+
+
 def _worked(certificate: Certificate, instance: Instance) -> Fraction:
     assert certificate.work is not None
     return work_bound(instance, certificate.work, certificate.metric)
@@ -77,6 +82,7 @@ def _priced_on_time(certificate: Certificate, instance: Instance) -> Fraction:
 RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] = {
     "slot-closed-form": _closed_form,
     "packing": _weighed,
+    "slot-rounds": _rounds_on_slots,
     "kv-prices": _priced,
     "serving-work": _worked,
     "serving-interference": _interfering,
@@ -140,19 +146,19 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
 
     O(n T) for T rounds up to the last price: with P and Q the cumulative sums of n_t and t n_t,
     ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
-    empty prices bound anything.
+    empty prices bound anything. Slots are passed over: without them there are more schedules, never fewer.
 
     Raises
     ------
     InputError
-        The instance is not one of the KV-cache problem, or rounds and numerators do not match.
+        The clock of the instance is not the unit clock, or rounds and numerators do not match.
     """
     capacity = instance.server.kv_capacity_tokens
     arrays = instance.arrays
     last = prices.rounds[-1] if prices.rounds else 0
     faults = []
-    if KV.refusal(instance):
-        faults.append(Fault("$", "kv-prices bound instances with the unit clock and no slots"))
+    if not instance.is_unit:
+        faults.append(Fault("$", "kv-prices bound instances with the unit clock"))
     elif capacity is None and prices.rounds:
         faults.append(Fault("$.prices", "the instance has no KV capacity, so there is nothing to price"))
     elif last > int(arrays.arrival.max()) + int(arrays.output.sum()):
