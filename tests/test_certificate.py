@@ -14,7 +14,7 @@ import modelkit as mk
 from modelkit.certificate import Prices
 from modelkit.cli import cli
 from modelkit.errors import InputError
-from modelkit.instance import Instance, Server
+from modelkit.instance import Instance, LinearClock, Server
 from modelkit.io import parse_certificate
 from modelkit.sources.families import generate
 from modelkit.verify.exact_bounds import certify, exact_bound
@@ -206,9 +206,12 @@ def test_truncated_file_is_refused(instance: Instance, tmp_path: Path) -> None:
 
 
 def test_instances_outside_the_problem_are_refused(instance: Instance) -> None:
-    """Tests that slots or a missing capacity leave nothing to price."""
+    """Tests that another clock or a missing capacity leave nothing to price; slots are passed over."""
     prices = Prices(denominator=2, rounds=[1], numerators=[1])
-    for server in (Server(kv_capacity_tokens=60, slots=3), Server()):
+    timed = Server(kv_capacity_tokens=60, clock=LinearClock(kind="linear", decode_base_ms=1.0))
+    on_slots = instance.replace(server=instance.server.model_copy(update={"slots": 3}))
+    assert exact_bound(on_slots, prices) == exact_bound(instance, prices)
+    for server in (timed, Server()):
         with pytest.raises(InputError):
             exact_bound(instance.model_copy(update={"server": server}), prices)
 

@@ -12,8 +12,9 @@ judge replays it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,11 @@ class ServingSearch:
     ----------
     bounds
         By its name, the best value [ms] of each kind of bound that was looked at, and how long that took [s].
+    titles
+        What each bound counts, by its name.
     """
+
+    titles: ClassVar[Mapping[str, str]] = TITLES
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -93,7 +98,7 @@ class ServingSearch:
         first, *others = sorted(((name, least) for name, (least, _) in self.bounds.items()), key=lambda b: -b[1])
         return replace(
             known,
-            counts=TITLES[first[0]],
+            counts=self.titles[first[0]],
             others=tuple(others),
             open_words=open_words(self.task.instance, self.task.metric, value, self.certificate.value, verdict),
         )

@@ -7,13 +7,14 @@ is one of serving in real time (``modelkit.solving.serving``) whose slots are a 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from modelkit.certificate import Certificate, Weights
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.problems.problem import SLOTS
-from modelkit.problems.serving.bounds import serving_bounds
+from modelkit.problems.serving.bounds import TITLES, serving_bounds
 from modelkit.problems.slots.packing import packing_bound
 from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
@@ -47,6 +48,8 @@ def bound(task: Task) -> CertifiedBound:
 
 class _InRealTime(ServingSearch):
     """The search of the serving problem, which packing helps where it bounds the makespan."""
+
+    titles: ClassVar[Mapping[str, str]] = {**TITLES, "packing": "the rounds that some slot decodes, from 0 on"}
 
     def prove(self, deadline: Deadline) -> None:
         """The best of the bounds that take no ascent."""

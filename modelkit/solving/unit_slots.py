@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from modelkit.certificate import Bound, Certificate
 from modelkit.errors import InterruptedWith
@@ -32,6 +34,11 @@ NOISE = 1e-6
 class UnitSlotSearch(ServingSearch):
     """What is known of one task: the best schedule, judged, and the best bound on the total latency in rounds."""
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "slots": "how many the slots serve in a round",
+        "memory": "prices on memory",
+    }
+
     def listed(self, deadline: Deadline) -> Schedule:
         """The best list schedule with a gate."""
         return slot_schedule(self.task.instance, deadline, self.task.seed, anneal=False)
@@ -40,7 +47,7 @@ class UnitSlotSearch(ServingSearch):
         """The bound without memory."""
         began = time.perf_counter()
         certificate = rounds_certificate(self.task.instance)
-        self.offer("rounds", certificate, time.perf_counter() - began)
+        self.offer("slots", certificate, time.perf_counter() - began)
 
     def price(self, deadline: Deadline) -> None:
         """Prices on memory and a schedule without slots, which may keep to them all the same."""
@@ -53,7 +60,7 @@ class UnitSlotSearch(ServingSearch):
         freed = instance.replace(server=instance.server.model_copy(update={"slots": None}))
         known = kv.bound(replace(self.task, instance=freed, time_limit=limit, began=began, listen=_deaf))
         certificate = known.certificate.model_copy(update={"instance": InstanceStamp.of(instance)})
-        self.offer("prices", certificate, time.perf_counter() - began)
+        self.offer("memory", certificate, time.perf_counter() - began)
         if known.result.schedule is not None:
             self.see("local-search", known.result.schedule)
         if known.result.stop == "interrupted":
