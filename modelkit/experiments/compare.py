@@ -17,7 +17,7 @@ from modelkit.experiments.workers import Finished, Task, cores, run_all
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
-from modelkit.problems.problem import problem_of, why_no_problem
+from modelkit.problems.problem import problem_of
 from modelkit.reporting.evidence import Comparison, ReadFile, cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
@@ -137,10 +137,7 @@ def compare(
 
 def _metric(instance: Instance, objective: str) -> str:
     """The metric of an instance's problem that is called so."""
-    problem = problem_of(instance)
-    if problem is None:
-        raise UsageError(why_no_problem(instance))
-    return problem.metric(objective)
+    return problem_of(instance).metric(objective)
 
 
 def _loaded(
