@@ -34,7 +34,7 @@ TITLES = {
     "cells": "the work that requests cause, and who is present while it is done",
     "rounds": "prices on the rounds of decoding, and the work beside them",
     "interference": "the time that requests take from each other",
-    "prices": "prices on time, for the server, its memory and every request in progress",
+    "prices": "what requests pay when time, memory and a place in each iteration have prices",
 }
 #: Shares of delay that are tried first, and how close to the best the next ones lie [2^-10].
 SHARES = (50, 200, 400)
