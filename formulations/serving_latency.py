@@ -15,16 +15,12 @@ Parameters
 ----------
 iterations
     K = sum_i o_i.
-arrival[i]
-    a_i.
-arrivals
-    sum_i a_i.
+arrival[i], arrivals
+    a_i, and sum_i a_i.
 prompt[i], output[i]
     s_i, o_i.
-alone[i]
-    How long the iterations of i last when it is alone in them.
-earliest[i]
-    min_j a_j + alone[i].
+alone[i], earliest[i]
+    How long the iterations of i last when it is alone in them, and min_j a_j + alone[i].
 others[i]
     No iteration of a best schedule ends later than that after the completion of i.
 kv_capacity, batch_cap
@@ -191,30 +187,22 @@ def build(m: Any) -> None:
     m.used_by_its_requests = pyo.Constraint(
         m.REQUESTS, m.ITERATIONS, rule=used_by_its_requests, doc="an iteration with somebody in it is used"
     )
-    m.reads_what_starts = pyo.Constraint(
-        m.REQUESTS, m.ITERATIONS, rule=reads_what_starts, doc="a prompt makes an iteration read"
-    )
+    m.reads_what_starts = pyo.Constraint(m.REQUESTS, m.ITERATIONS, rule=reads_what_starts, doc="a prompt is read")
     m.decodes_what_started = pyo.Constraint(
         m.REQUESTS, m.ITERATIONS, rule=decodes_what_started, doc="who started before decodes"
     )
-    m.empty_ones_last = pyo.Constraint(
-        m.REQUESTS, m.ITERATIONS, rule=empty_ones_last, doc="nobody is in an iteration after an empty one"
-    )
+    m.empty_ones_last = pyo.Constraint(m.REQUESTS, m.ITERATIONS, rule=empty_ones_last, doc="empty iterations come last")
     m.kv_capacity_holds = pyo.Constraint(m.ITERATIONS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache")
     m.batch_within_cap = pyo.Constraint(m.ITERATIONS, rule=batch_within_cap, doc="few requests are in progress")
     m.iteration_lasts = pyo.Constraint(m.ITERATIONS, rule=iteration_lasts, doc="an iteration lasts what the law says")
-    m.begun_after_the_one_before = pyo.Constraint(
-        m.ITERATIONS, rule=begun_after_the_one_before, doc="iterations do not overlap"
-    )
+    m.begun_after_the_one_before = pyo.Constraint(m.ITERATIONS, rule=begun_after_the_one_before, doc="one by one")
     m.begun_after_arrivals = pyo.Constraint(
         m.REQUESTS, m.ITERATIONS, rule=begun_after_arrivals, doc="nobody starts before its arrival"
     )
     m.completed_with_last_token = pyo.Constraint(
         m.STARTS, rule=completed_with_last_token, doc="a request completes with its last iteration"
     )
-    m.completed_after_rounds = pyo.Constraint(
-        m.REQUESTS, rule=completed_after_rounds, doc="iterations before the start take time"
-    )
+    m.completed_after_rounds = pyo.Constraint(m.REQUESTS, rule=completed_after_rounds, doc="waiting takes time")
     m.completed_after_arrival = pyo.Constraint(
         m.REQUESTS, rule=completed_after_arrival, doc="its own iterations take time"
     )
