@@ -165,3 +165,25 @@ def test_pages_of_many_instances_are_linked(browser: Any, tmp_path: Path) -> Non
         page.wait_for_load_state()
         assert page.locator("#timeline").count() == 1
         assert watched.errors == []
+
+
+def test_pages_of_real_time_fit_phones_and_print(browser: Any, tmp_path: Path) -> None:
+    """Tests the figures of real time: bars that reach the bound's line, and curves above the least number present."""
+    chat = generate("chat", requests=40, rate=8.0, server="llama2-70b-2xa100")
+    results: list[Any] = [mk.simulate(chat, n) for n in ("vllm-like", "wait")]
+    path = mk.report([*results, mk.bound(chat, time_limit=0.5)], tmp_path / "chat.html", instances=[chat])
+    assert path is not None
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        with opened(browser, path, viewport={"width": width, "height": 800}, color_scheme=scheme) as watched:
+            page = watched.page
+            assert watched.errors == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            line = page.locator("#values .plot line.limit").bounding_box()
+            for bar in page.query_selector_all("#values .plot rect.decode"):
+                box = bar.bounding_box()
+                assert box["x"] + box["width"] >= line["x"] - 1
+            least = page.locator("#present .plot path.held").bounding_box()
+            curve = page.locator("#present .plot path.line.s0").bounding_box()
+            assert curve["y"] <= least["y"] + 1
+            page.emulate_media(media="print")
+            assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")

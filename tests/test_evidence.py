@@ -266,3 +266,15 @@ def test_values_that_are_not_positive(two: Instance) -> None:
     (entry,) = nothing.entries
     assert (entry.value, nothing.gap(entry), nothing.above_best(entry)) == (0, 0, 0)
     assert nothing.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"
+
+
+def test_a_search_is_called_so_wherever_it_ended(two: Instance) -> None:
+    """Tests that a search whose best schedule is that of the policy it began with is not taken for that policy."""
+    run = mk.simulate(two, "mc-sf")
+    searches = [
+        run.model_copy(update={"producer": run.producer.model_copy(update={"kind": "improvement", "name": name})})
+        for name in ("local-search", "svf")
+    ]
+    files = [ReadFile(r, f"two.{part}.result.json") for r, part in zip(searches, ("bound", "b.highs"), strict=True)]
+    (found,) = cases(files, Instances(known=[two]))
+    assert sorted(e.label for e in found.entries) == ["local search, b.highs", "local search, bound"]

@@ -10,6 +10,7 @@ from typing import Literal
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
+from modelkit.policies import policies
 from modelkit.reporting.goals import Goal, Rules, stated
 from modelkit.result import Objective, Result
 from modelkit.text import count
@@ -179,9 +180,8 @@ def label(result: Result) -> str:
         own = [f"{key}={value}" for key, value in producer.options.items() if key not in _OF_THE_SIMULATION]
         return producer.name + (":" + ",".join(own) if own else "")
     if producer.kind == "improvement":
-        return {"local-search": "local search", "bound": "local search"}.get(
-            producer.name, f"best found ({producer.name})"
-        )
+        searched = producer.name in ("local-search", "bound") or producer.name in policies()  # where it began
+        return "local search" if searched else producer.name
     name = producer.name.replace("\\", "/").rpartition("/")[2] if producer.name.endswith(".py") else producer.name
     return f"{name} on {solver_name(producer.solver)}" if producer.solver else name
 
@@ -201,10 +201,18 @@ def distinguish(entries: Sequence[Entry]) -> list[Entry]:
     for shared in [name for name, n in Counter(e.label for e in entries).items() if n > 1]:
         places = [i for i, e in enumerate(entries) if e.label == shared]
         seeds = [f"seed {entries[i].result.producer.seed}" for i in places]
-        files = [entries[i].file.removesuffix(".json").removesuffix(".result") for i in places]
+        files = _own_parts([entries[i].file.removesuffix(".json").removesuffix(".result") for i in places])
         marks = (
             seeds if told_apart(seeds) else files if told_apart(files) else [f"no. {k + 1}" for k in range(len(places))]
         )
         for i, mark in zip(places, marks, strict=True):
             out[i] = replace(entries[i], label=f"{shared}, {mark}")
     return out
+
+
+def _own_parts(files: list[str]) -> list[str]:
+    """Names of files without the parts at their beginning that all of them share."""
+    parts = [name.split(".") for name in files]
+    least = min(len(p) for p in parts)
+    shared = next((k for k in range(least) if len({p[k] for p in parts}) > 1), least)
+    return [".".join(p[min(shared, len(p) - 1) :]) for p in parts]
