@@ -98,7 +98,8 @@ class ServingCosts:
         base = _exact(clock.base_ms)
         in_both = 0 if clock.mixed else base
         prefill_base, per_token = _prefill_law(clock)
-        arrivals = [Fraction(float(r.arrival) * 1000.0) for r in requests]
+        arrivals = [(float(r.arrival) * 1000.0).as_integer_ratio() for r in requests]
+        finest = max(part for _, part in arrivals)  # all are powers of two
         peaks = sorted((r.prompt_tokens + r.output_tokens for r in requests), reverse=True)
         slots = min(len(requests), server.slots or len(requests))
         all_at_once = sum(peaks[:slots])
@@ -113,10 +114,10 @@ class ServingCosts:
             levels=[(tokens, _costs(base + _exact(ms))) for tokens, ms in clock.prefill_levels or ()],
             capacity=min(all_at_once, server.kv_capacity_tokens or all_at_once),
             slots=slots,
-            arrival=[max(0, (ms - EARLY_MS) * TICKS_PER_MS // 1) for ms in arrivals],
+            arrival=[max(0, _tick_before(ms, part)) for ms, part in arrivals],
             prompt=[r.prompt_tokens for r in requests],
             output=[r.output_tokens for r in requests],
-            arrivals_ms=sum(arrivals, Fraction(0)),
+            arrivals_ms=Fraction(sum(ms * (finest // part) for ms, part in arrivals), finest),
         )
 
     @cached_property
@@ -169,6 +170,12 @@ def _prefill_law(clock: LinearClock) -> tuple[Fraction, Fraction]:
     if clock.prefill_levels is None:
         return _exact(clock.prefill_base_ms), _exact(clock.prefill_per_token_ms)
     return Fraction(0), min(_exact(ms) / capacity for capacity, ms in clock.prefill_levels)
+
+
+def _tick_before(ms: int, part: int) -> int:
+    """The last tick that is no later than ``ms / part`` [ms], less what the judge lets a request start early."""
+    early, of = EARLY_MS.numerator, EARLY_MS.denominator
+    return (ms * of - early * part) * TICKS_PER_MS // (part * of)
 
 
 def _exact(value: float) -> Fraction:
