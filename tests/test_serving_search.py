@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from realtime_brute_force import OBJECTIVES, optimum, question
@@ -14,6 +16,7 @@ from modelkit.problems.serving import search as searching
 from modelkit.problems.serving.search import MOVED, Plan, Server, annealed_windows, grid_plans, search_schedule, tuned
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.solving import serving as solving
 from modelkit.solving.certified import Task
 from modelkit.solving.serving import ServingSearch
 from modelkit.sources.families import generate
@@ -184,3 +187,19 @@ def test_solve_says_what_can_never_run() -> None:
     result = mk.solve(instance.replace(server=server))
     assert result.status == "infeasible"
     assert "tokens" in result.message
+
+
+def test_no_policy_begins_that_would_not_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that policies stop where the longest so far is longer than what is left of their share, the best first."""
+    instance, begun = chats(20, 10.0), list[tuple[str, float]]()
+    until = Deadline.after(1.4)
+
+    def slow(instance: mk.Instance, name: str) -> mk.Schedule:
+        begun.append((name, until.left))
+        time.sleep(0.25)
+        return clairvoyant_schedule(instance, name)
+
+    monkeypatch.setattr(solving, "clairvoyant_schedule", slow)
+    ServingSearch(Task(instance, "total_latency_ms", None, 0.0, 0, lambda progress: None)).try_policies(until)
+    assert [name for name, _ in begun] == list(solving.FIRST)[: len(begun)]
+    assert all(left >= 0.25 for _, left in begun[1:])
