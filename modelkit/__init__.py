@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.errors import ModelkitError as ModelkitError
     from modelkit.errors import UsageError as UsageError
     from modelkit.experiments.compare import compare as compare
+    from modelkit.experiments.logs import judge_log as judge_log
     from modelkit.formulation.formulation import Formulation as Formulation
     from modelkit.formulation.formulation import chosen as chosen
     from modelkit.formulation.parameters import Parameter as Parameter
@@ -98,6 +99,7 @@ _PUBLIC = {
     "certificate": ("Certificate",),
     "errors": ("FormulationError", "InfeasibleError", "InputError", "ModelkitError", "UsageError"),
     "experiments.compare": ("compare",),
+    "experiments.logs": ("judge_log",),
     "formulation.formulation": ("Formulation", "chosen"),
     "formulation.parameters": ("Parameter",),
     "clock": ("LinearClock", "UnitClock"),

@@ -18,6 +18,7 @@ from modelkit.cli import (
     calibrating,
     comparing,
     guiding,
+    judging,
     listing,
     making,
     running,
@@ -121,6 +122,7 @@ def cli(context: click.Context) -> None:
 
 for command in (
     running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
+    judging.judge,
     making.generate, making.import_, calibrating.calibrate, studying.study,
     authoring.new, authoring.check, authoring.show, authoring.diagnose, authoring.export,
     listing.list_, listing.versions, listing.completion,

@@ -10,7 +10,7 @@ import modelkit as mk
 _MAP = {
     "get an instance": {
         "generate": "draw one from a named family",
-        "import": "make one from a public trace",
+        "import": "make one from a trace or a server's log",
         "calibrate": "fit a server's clock to measurements",
     },
     "make a schedule": {
@@ -20,6 +20,7 @@ _MAP = {
     },
     "prove something": {
         "bound": "a lower bound that anyone can recompute, at the size of a trace",
+        "judge": "how far from optimal a server was, from its log",
         "verify": "judge a result, or recompute a certificate",
         "diagnose": "why an instance has no schedule",
     },

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, shown
-from modelkit.instance import Instance, Server
+from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.io.files import where_of
 from modelkit.registry import Generator, options_of
 from modelkit.sources.logs import Log, Window, log_formats, read_log, with_engine
 from modelkit.sources.logs.law import Law, fit_law
-from modelkit.sources.logs.observed import Observed, instance_of, observed_of
-from modelkit.sources.servers import find_server
+from modelkit.sources.logs.observed import Observed, instance_of, observed_of, server_of
 
 
 class ImportedLog(NamedTuple):
@@ -66,15 +65,34 @@ def import_log(
     InputError
         With all faults of the file, each with its place; or it carries no law and no server is named.
     """
+    log = taken_log(
+        path, format, model=model, requests=requests, skip=skip, from_=from_, until=until, kv_capacity=kv_capacity,
+        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+    )  # fmt: skip
+    law = None if server is not None else law_of(log)
+    instance = checked(f"{where_of(path)} as {log.format}", lambda: instance_of(log, server_of(server, law)))
+    notes = [*log.notes, *(law.notes if law is not None else ())]
+    return ImportedLog(instance, observed_of(log, instance), law, tuple(notes))
+
+
+def taken_log(
+    path: str | os.PathLike[str],
+    format: str | None,
+    *,
+    model: str | None,
+    requests: int | None,
+    skip: int,
+    from_: float | None,
+    until: float | None,
+    kv_capacity: int | None,
+    max_batch: int | None,
+    max_batch_tokens: int | None,
+) -> Log:
+    """The part of a log that is asked for, with what the user knows of the engine; see `import_log`."""
     window = Window(model, from_, until, skip, requests)
     _check(window)
     log = read_log(path, format, window)
-    log = with_engine(log, kv_tokens=kv_capacity, max_num_seqs=max_batch, max_num_batched_tokens=max_batch_tokens)
-    law = None if server is not None else _law(log)
-    host = find_server(server) if server is not None else Server(clock=law.clock if law else Server().clock)
-    instance = checked(f"{where_of(path)} as {log.format}", lambda: instance_of(log, host))
-    notes = [*log.notes, *(law.notes if law is not None else ())]
-    return ImportedLog(instance, observed_of(log, instance), law, tuple(notes))
+    return with_engine(log, kv_tokens=kv_capacity, max_num_seqs=max_batch, max_num_batched_tokens=max_batch_tokens)
 
 
 def _check(window: Window) -> None:
@@ -90,7 +108,7 @@ def _check(window: Window) -> None:
         raise InputError("import", faults)
 
 
-def _law(log: Log) -> Law:
+def law_of(log: Log) -> Law:
     """The law of the stamps, or why there is none and what to do."""
     try:
         return fit_law(log)

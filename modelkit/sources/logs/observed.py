@@ -15,6 +15,8 @@ from modelkit.io.writing import write_text
 from modelkit.judge.metrics import Totals, metrics
 from modelkit.judge.rules import Stay
 from modelkit.sources.logs import Log
+from modelkit.sources.logs.law import Law
+from modelkit.sources.servers import find_server
 from modelkit.sources.traces import stem_of
 
 SCHEMA = "modelkit/observed/1"
@@ -74,6 +76,14 @@ class Observed:
 def save_observed(observed: Observed, path: str | os.PathLike[str]) -> Path | None:
     """Write an observed run as JSON; see `write_text`."""
     return write_text(path, json.dumps(observed.document(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def server_of(name: str | None, law: Law | None) -> Server:
+    """The server called ``name``, a preset or a file; without a name one with the fitted law and no limits."""
+    if name is not None:
+        return find_server(name)
+    assert law is not None
+    return Server(clock=law.clock)
 
 
 def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:

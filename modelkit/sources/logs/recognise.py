@@ -24,7 +24,7 @@ class Signature(NamedTuple):
 
 #: The first whose keys are all there is it, so those with more come before those with fewer.
 SIGNATURES = (
-    Signature("vllm-run", ("request_id", "input_toks", "output_toks", "queued_ts", "first_token_ts")),
+    Signature("vllm-run", ("request_id", "input_toks", "output_toks", "queued_ts")),
     Signature("vllm-bench", ("input_lens", "output_lens", "model_id", "num_prompts")),
     Signature("vllm-bench", ("input_lens", "output_lens", "start_times")),
     Signature("sglang-bench", ("input_lens", "output_lens", "ttfts")),

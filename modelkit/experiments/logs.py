@@ -1,0 +1,296 @@
+"""How far from optimal a server was: its log against a simulation, policies, the best schedule found and a bound.
+
+The requests of a log become an instance whose clock is the law of iteration times that the log's own stamps tell.
+Under this law `vllm-like` says whether the model explains the log, `modelkit.solving.bound` what no schedule undercuts
+and the best schedule that it finds, and the policies what else a server could have done. The observed numbers are the
+log's, not judged; all others are the judge's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modelkit.arguments import checked_arguments
+from modelkit.errors import Fault, InputError, PolicyError, UsageError
+from modelkit.instance import Instance
+from modelkit.resources import VERSION
+from modelkit.result import Progress, Result
+from modelkit.simulation.simulate import fitting_policies, simulate
+from modelkit.solving.bound import bound
+from modelkit.solving.certified import CertifiedBound
+from modelkit.sources.logs import Log
+from modelkit.sources.logs.importing import law_of, taken_log
+from modelkit.sources.logs.law import Law
+from modelkit.sources.logs.observed import (
+    AS_LOGGED,
+    Observed,
+    held_at_once,
+    instance_of,
+    most_at_once,
+    observed_of,
+    server_of,
+)
+from modelkit.text import number
+
+#: The policy of the engine whose logs these are, nearly.
+ENGINE = "vllm-like"
+#: Default limit [s].
+TIME_LIMIT = 30.0
+#: Share of the limit in which policies are started.
+POLICIES_SHARE = 0.3
+#: Relative error of the simulated mean latency up to which the model explains a log, and up to which roughly.
+EXPLAINS, ROUGHLY = 0.04, 0.15
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a log comes to.
+
+    Parameters
+    ----------
+    law
+        Fitted to the log; None where a server was named.
+    simulated
+        Of `ENGINE` under the log's limits.
+    bound
+        Certified, with the best schedule that its search found.
+    policies
+        By name; the engine's own among them.
+    limits
+        Of the simulations: requests at once and tokens of an iteration, where the log or the user says.
+    """
+
+    log: Log
+    law: Law | None
+    instance: Instance
+    observed: Observed
+    simulated: Result
+    bound: CertifiedBound
+    policies: dict[str, Result]
+    limits: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def best(self) -> Result:
+        """The best schedule found, whoever found it."""
+        found = [self.bound.result, *self.policies.values()]
+        return min((r for r in found if r.objective.value is not None), key=lambda r: r.objective.value or 0.0)
+
+    @property
+    def observed_ms(self) -> float:
+        """The mean latency that the log shows."""
+        return self.observed.metrics["mean_latency_ms"] or 0.0
+
+    @property
+    def best_ms(self) -> float:
+        """The mean latency of the best schedule found."""
+        return self.best.metrics["mean_latency_ms"] or 0.0
+
+    @property
+    def least_ms(self) -> float:
+        """The mean latency that no schedule undercuts."""
+        return self.bound.value / len(self.instance.requests)
+
+    @property
+    def off(self) -> float:
+        """(simulated - observed) / observed, of the mean latency."""
+        return (self.simulated.metrics["mean_latency_ms"] or 0.0) / self.observed_ms - 1 if self.observed_ms else 0.0
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the log undercuts the bound, so that the law or the limits are not those of the server."""
+        return self.least_ms > self.observed_ms * (1 + 1e-9)
+
+    @property
+    def sentence(self) -> str:
+        """The answer in a sentence."""
+        if self.contradicted:
+            return (
+                f"The log shows a mean latency of {_s(self.observed_ms)}, less than the {_s(self.least_ms)} that no"
+                " schedule undercuts on this law: the law or the limits are not those of the server."
+            )
+        return (
+            f"This server took {_s(self.observed_ms)} on average ({AS_LOGGED}); the best schedule found takes"
+            f" {_s(self.best_ms)}, and no schedule takes less than {_s(self.least_ms)}, on"
+            f" {'the law fitted to the log' if self.law is not None else 'the server that was named'}."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model explains the log, in words."""
+        how = (
+            "explains the log"
+            if abs(self.off) <= EXPLAINS
+            else "explains the log roughly"
+            if abs(self.off) <= ROUGHLY
+            else "does not explain the log, so the other numbers are of the model and not of the server"
+        )
+        return f"the model {how}: {ENGINE} takes {_s(self.simulated.metrics['mean_latency_ms'])}, {self.off:+.1%}"
+
+    @property
+    def markdown(self) -> str:
+        """The answer in a line, to paste."""
+        name = self.instance.name.replace("|", "-").replace("`", "")
+        return (
+            f"`{name}`, {len(self.instance.requests):,} requests: mean latency **{_s(self.observed_ms)}** {AS_LOGGED},"
+            f" {_s(self.simulated.metrics['mean_latency_ms'])} simulated ({self.off:+.1%}), **{_s(self.best_ms)}** best"
+            f" schedule found, **{_s(self.least_ms)}** proven least (modelkit {VERSION})"
+        )
+
+    def document(self, certificate: str | None = None) -> dict[str, Any]:
+        """All of it as JSON-ready data; ``certificate`` is the file of the bound's, where it was written."""
+        held = held_at_once(self.log)
+        known = self.instance.server.kv_capacity_tokens
+        source = "the log or --kv-capacity" if known is not None else "not known, so no limit; at least what was held"
+        return {
+            "log": {"format": self.log.format, "requests": len(self.log.records), "left_out": self.log.left_out},
+            "law": self._law_document(),
+            "kv_capacity": {
+                "tokens": known,
+                "from": source,
+                "at_least": held,
+            },
+            "observed": dict(self.observed.metrics),
+            "simulated": {"policy": ENGINE, **self.simulated.metrics},
+            "bound": {
+                "mean_latency_ms": self.least_ms,
+                "kind": self.bound.certificate.kind,
+                "certificate": certificate,
+            },
+            "best": {"mean_latency_ms": self.best_ms, "producer": self.best.producer.name},
+            "policies": {name: dict(result.metrics) for name, result in self.policies.items()},
+            "verdict": self.verdict,
+            "notes": list(self.notes),
+        }
+
+    def _law_document(self) -> dict[str, Any]:
+        clock = self.instance.server.clock.model_dump(exclude_none=True)
+        law = {key: value for key, value in clock.items() if key.endswith("_ms")}
+        errors = self.law.errors if self.law is not None else {}
+        shares = {phase: errors[phase].mape if phase in errors else None for phase in ("decode", "prefill")}
+        return {**law, "error": shares, "untold": list(self.law.untold) if self.law is not None else []}
+
+
+def _s(ms: float | None) -> str:
+    return "unknown" if ms is None else f"{number(ms / 1000)} s"
+
+
+@checked_arguments
+def judge_log(
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    server: str | None = None,
+    model: str | None = None,
+    requests: int | None = None,
+    skip: int = 0,
+    from_: float | None = None,
+    until: float | None = None,
+    kv_capacity: int | None = None,
+    max_batch: int | None = None,
+    max_batch_tokens: int | None = None,
+    time_limit: float = TIME_LIMIT,
+    seed: int = 0,
+    listen: Callable[[Progress], None] | None = None,
+) -> Judgement:
+    """How far from optimal a server was, from its log alone.
+
+    Parameters
+    ----------
+    format, server, model, requests, skip, from_, until, kv_capacity, max_batch, max_batch_tokens
+        As of `modelkit.sources.logs.importing.import_log`.
+    time_limit
+        Seconds for policies, the bound and the search.
+    seed
+        Of policies and of the search.
+    listen
+        Called with the phases, schedules and bounds.
+
+    Raises
+    ------
+    UsageError
+        No such format, or the file cannot be opened.
+    InputError
+        With all faults of the file; or it has no stamps, or carries no law and no server is named.
+    InfeasibleError
+        Some request can never run on the server.
+    """
+    listen = listen or (lambda progress: None)
+    began = time.perf_counter()
+    log = taken_log(
+        path, format, model=model, requests=requests, skip=skip, from_=from_, until=until, kv_capacity=kv_capacity,
+        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+    )  # fmt: skip
+    law = None if server is not None else law_of(log)
+    instance = instance_of(log, server_of(server, law))
+    observed = observed_of(log, instance)
+    if observed is None:
+        some = sum(not record.stamped for record in log.records)
+        words = (
+            f"{some:,} of {len(log.records):,} requests have no times of their first and last token; nothing to judge"
+        )
+        raise InputError(log.where, [Fault("file", words)])
+    limits, notes = _limits(log, instance)
+    policies = _policies(instance, limits, seed, began + POLICIES_SHARE * time_limit, listen)
+    left = max(1.0, time_limit - (time.perf_counter() - began))
+    found = bound(instance, objective="latency", time_limit=left, seed=seed, listen=listen)
+    said = (*log.notes, *(law.notes if law is not None else ()), *notes)
+    return Judgement(log, law, instance, observed, policies[ENGINE], found, policies, limits, said)
+
+
+def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
+    """Limits of the simulated engine, and what was assumed of them."""
+    limits: dict[str, Any] = {}
+    notes = []
+    if instance.server.slots is None:
+        limits["max_batch"] = most_at_once(log)
+        notes.append(
+            f"the log does not say how many requests the engine takes at once: policies take {limits['max_batch']}, the"
+            " most that it shows; the bound and the search have no limit (--max-batch gives one)"
+        )
+    if (most := log.engine.max_num_batched_tokens) is not None:
+        limits |= {"max_batch_tokens": most * log.engine.engines, "chunked_prefill": True}
+    else:
+        notes.append("the log does not say how many tokens an iteration takes: no limit (--max-batch-tokens gives one)")
+    if instance.server.kv_capacity_tokens is None:
+        notes.append(
+            f"the log does not say how many tokens the KV cache holds: no limit; it held {held_at_once(log):,} or more"
+            " (--kv-capacity gives it)"
+        )
+    if log.engine.engines > 1:
+        notes.append(f"{log.engine.engines} engines are taken as one with the limits of all")
+    return limits, notes
+
+
+def _policies(
+    instance: Instance, limits: dict[str, Any], seed: int, until: float, listen: Callable[[Progress], None]
+) -> dict[str, Result]:
+    """Policies under the engine's limits: the engine's own, and others while there is time."""
+    began = time.perf_counter()
+    found: dict[str, Result] = {}
+    for name in dict.fromkeys([ENGINE, f"{ENGINE}:gate=auto", *fitting_policies(instance)]):
+        if name != ENGINE and time.perf_counter() > until:
+            break
+        listen(Progress(f"policy {name}", time.perf_counter() - began))
+        try:
+            result = simulate(instance, name, seed=seed, **limits)
+        except (UsageError, PolicyError):
+            if name == ENGINE:
+                raise
+            continue
+        if result.objective.value is not None:
+            found[name] = result
+    if ENGINE not in found:
+        raise InputError("judge", [Fault("limits", f"{ENGINE} leaves requests unfinished under them")])
+    return found
+
+
+#: Metrics of time in the table of a judgement, with their titles.
+TABLE = {
+    "mean_latency_ms": "mean latency", "p50_latency_ms": "p50", "p90_latency_ms": "p90", "p99_latency_ms": "p99",
+    "mean_ttft_ms": "TTFT", "p99_ttft_ms": "p99", "mean_tpot_ms": "TPOT [ms]",
+}  # fmt: skip

@@ -1,0 +1,149 @@
+"""A log judged: does the model explain it, how far was it from the best, and what nobody undercuts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from log_files import lines
+from log_histories import history, vllm_bench
+
+import modelkit as mk
+from modelkit.errors import InputError
+from modelkit.instance import LinearClock
+from modelkit.sources.calibrate import COEFFICIENTS
+
+CLOCK = LinearClock(
+    kind="linear", mixed=True, prefill_base_ms=5.0, prefill_per_token_ms=0.02, decode_base_ms=12.0,
+    decode_per_request_ms=0.1, decode_per_kv_token_ms=3e-4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """What `vllm-like` did on a known server, as the result of a benchmark."""
+    instance, verdict = history(7, CLOCK, n=60, max_batch=8)
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(vllm_bench(instance, verdict)))
+    return path
+
+
+def test_a_known_server_is_explained(bench: Path) -> None:
+    """Tests that the simulation on the fitted law is the log, and that bound <= best <= simulated."""
+    found = mk.judge_log(bench, max_batch=8, time_limit=3)
+    assert abs(found.off) < 1e-3
+    assert "the model explains the log" in found.verdict
+    assert not found.contradicted
+    assert found.least_ms <= found.best_ms <= (found.simulated.metrics["mean_latency_ms"] or 0)
+    assert found.least_ms <= found.observed_ms
+    assert mk.verify_certificate(found.bound.certificate, found.instance).holds
+    assert f"took {found.observed_ms / 1000:.4g} s on average (observed, as logged)" in found.sentence
+    assert "vllm-like:gate=auto" in found.policies
+
+
+def test_without_limits_the_log_shows_them(bench: Path) -> None:
+    """Tests that the most requests at once are those of the log, said as such, and the bound has no limit."""
+    found = mk.judge_log(bench, time_limit=2)
+    assert found.limits["max_batch"] == 8
+    assert found.instance.server.slots is None
+    assert abs(found.off) < 1e-3
+    notes = " ".join(found.notes)
+    assert "policies take 8, the most that it shows" in notes
+    assert "how many tokens the KV cache holds" in notes
+
+
+def test_a_server_that_is_faster_than_its_law_is_no_success(bench: Path) -> None:
+    """Tests that a log below the bound is called a contradiction, and a model that explains nothing is called that."""
+    slow = bench.with_name("slow.json")
+    slow.write_text(json.dumps({"clock": CLOCK.model_dump(exclude_none=True) | {"decode_base_ms": 500.0}}))
+    found = mk.judge_log(bench, server=str(slow), time_limit=2)
+    assert found.contradicted
+    assert "the law or the limits are not those of the server" in found.sentence
+    assert "does not explain the log" in found.verdict
+    assert found.document()["law"]["decode_base_ms"] == 500
+
+
+def test_the_command(bench: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests the sentence first, the JSON of the contract, the line of Markdown, and the files."""
+    monkeypatch.chdir(bench.parent)
+    words = ("judge", str(bench), "--max-batch", "8", "--time-limit", "2")
+    said = cli(*words, "-o", "out")
+    assert said.out.startswith("This server took ")
+    for part in ("observed, as logged", "vllm-like, simulated", "best found (", "no schedule below", "not told"):
+        assert part in said.out
+    files = {path.name.partition(".")[2]: path for path in Path("out").iterdir()}
+    assert set(files) == {"json", "observed.json", "certificate.json", "best.result.json"}
+    assert cli("verify", str(files["certificate.json"]), "--instance", str(files["json"])).code == 0
+    assert cli("verify", str(files["best.result.json"]), "--instance", str(files["json"])).code == 0
+    found = json.loads(cli(*words, "--json").out)
+    assert set(found) >= {
+        "log", "law", "kv_capacity", "observed", "simulated", "bound", "best", "policies"
+    }  # fmt: skip
+    assert found["log"] == {"format": "vllm-bench", "requests": 60, "left_out": {}}
+    assert set(found["law"]) == {*COEFFICIENTS, "error", "untold"}
+    assert set(found["law"]["error"]) == {"decode", "prefill"}
+    assert found["kv_capacity"]["tokens"] is None
+    assert found["simulated"]["policy"] == "vllm-like"
+    assert found["bound"]["mean_latency_ms"] <= found["best"]["mean_latency_ms"]
+    assert found["observed"]["mean_latency_ms"] == pytest.approx(found["simulated"]["mean_latency_ms"], rel=1e-3)
+    line = cli(*words, "--markdown").out
+    assert line.count("\n") == 1
+    assert "proven least" in line
+    assert "exclude each other" in cli(*words, "--json", "--markdown", code=2).err
+
+
+def test_logs_without_a_run_or_a_law_are_bad_input(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests exit code 2 with what the log lacks: stamps at all, or of some requests."""
+    rows = [{"request_id": f"q{i}", "input_toks": 9, "output_toks": 5 + i, "queued_ts": i} for i in range(30)]
+    path = tmp_path / "r.jsonl"
+    path.write_text(lines(rows))
+    assert "no request has times of its first and last token" in cli("judge", str(path), code=2).err
+    for i, row in enumerate(rows[:-1]):
+        row |= {"first_token_ts": i + 0.1, "last_token_ts": i + 0.1 + 0.02 * (4 + i)}
+    path.write_text(lines(rows))
+    with pytest.raises(InputError, match="1 of 30 requests have no times"):
+        mk.judge_log(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_bounds_never_exceed_logs_of_known_servers(tmp_path: Path, seed: int) -> None:
+    """Tests that told coefficients are within 2 %, and the bound at most the log's mean, on random servers."""
+    rng = np.random.default_rng(seed)
+    law = {
+        "base_ms": float(rng.choice([0.0, 6.0])), "prefill_base_ms": float(rng.uniform(1, 20)),
+        "prefill_per_token_ms": float(rng.uniform(0.01, 0.1)), "decode_base_ms": float(rng.uniform(5, 30)),
+        "decode_per_request_ms": float(rng.uniform(0.02, 0.5)),
+        "decode_per_kv_token_ms": float(rng.uniform(1e-5, 5e-4)),
+    }  # fmt: skip
+    limits = [{}, {"max_batch": 12}][seed % 2]
+    rate = float(rng.choice([0.5, 3.0]))
+    instance, verdict = history(seed, LinearClock(kind="linear", mixed=True, **law), n=120, rate=rate, **limits)
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(vllm_bench(instance, verdict)))
+    found = mk.judge_log(path, time_limit=3, **limits)
+    assert found.law is not None
+    assert found.least_ms <= found.observed_ms
+    fitted = found.law.clock
+    fixed = fitted.base_ms + fitted.decode_base_ms
+    assert fixed == pytest.approx(law["base_ms"] + law["decode_base_ms"], rel=0.02)
+    for name in set(COEFFICIENTS) - set(found.law.untold) - {"decode_base_ms", "base_ms"}:
+        assert getattr(fitted, name) == pytest.approx(law[name], rel=0.02), name
+    if "base_ms" not in found.law.untold:
+        assert fitted.base_ms == pytest.approx(law["base_ms"], rel=0.02, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["Llama-3.1-8B", "Qwen3-30B-A3B-Instruct-2507"])
+def test_real_runs(shared_data: Path, run: str) -> None:
+    """Tests that real runs are explained to 4 %, with a law off by 1 % at most, and bounded from below."""
+    found = mk.judge_log(shared_data / "vllm_runs" / run / "requests.jsonl", time_limit=20)
+    assert found.law is not None
+    assert found.law.errors["decode"].mape <= 0.01
+    assert abs(found.off) <= 0.04
+    assert found.least_ms <= found.observed_ms
+    assert found.best_ms < found.observed_ms
