@@ -15,6 +15,16 @@ Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Milliseconds = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
 
 
+def add_time(now: float, lost: float, duration: float) -> tuple[float, float]:
+    """A later time, and what is lost when it is rounded to a double, given what was lost before (Kahan).
+
+    Late in time a double is coarse, and many short iterations would lose much.
+    """
+    due = duration + lost
+    end = now + due
+    return end, due - (end - now)
+
+
 class UnitClock(Data):
     """Every round lasts 1, and a prompt is processed in its request's first round."""
 

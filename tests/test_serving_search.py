@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from realtime_brute_force import OBJECTIVES, optimum, question
 
 import modelkit as mk
-from modelkit.errors import InterruptedWith
+from modelkit.errors import InterruptedWith, UsageError
+from modelkit.instance import LinearClock, Request
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
 from modelkit.problems.serving import search as searching
@@ -203,3 +205,71 @@ def test_no_policy_begins_that_would_not_end_in_time(monkeypatch: pytest.MonkeyP
     ServingSearch(Task(instance, "total_latency_ms", None, 0.0, 0, lambda progress: None)).try_policies(until)
     assert [name for name, _ in begun] == list(solving.FIRST)[: len(begun)]
     assert all(left >= 0.25 for _, left in begun[1:])
+
+
+# --- odd instances ---------------------------------------------------------------------------------
+
+
+def served(rows: list[tuple[float, int, int]], **law: Any) -> mk.Instance:
+    """Requests (arrival in seconds, prompt, output) under a law, mixed unless it says otherwise."""
+    requests = [Request(id=f"q{i}", arrival=a, prompt_tokens=s, output_tokens=o) for i, (a, s, o) in enumerate(rows)]
+    clock = LinearClock(kind="linear", **{"mixed": True, **law})
+    return mk.Instance(server={"kv_capacity_tokens": 5000, "clock": clock}, requests=requests)
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        pytest.param(served([(0, 5, 3), (0, 4, 2), (1, 3, 3)]), id="nothing lasts"),
+        pytest.param(served([(0, 5, 3), (0, 4, 2)], mixed=False), id="nothing lasts, one after the other"),
+        pytest.param(served([(0, 10, 5), (1e9, 10, 5)], decode_base_ms=10.0), id="years between arrivals"),
+        pytest.param(
+            served([(0, 3000, 3), (0, 1500, 2), (0.1, 5, 4)], decode_base_ms=10.0, prefill_levels=((2000, 60.0),)),
+            id="a prompt beyond the largest level",
+        ),
+        pytest.param(
+            served([(0, 1500, 3), (0, 1500, 2), (0, 5, 4)], decode_base_ms=10.0, prefill_levels=((2000, 60.0),)),
+            id="prompts beyond the largest level together",
+        ),
+    ],
+)
+@pytest.mark.parametrize("metric", SERVING.objectives)
+def test_bound_answers_on_odd_instances(instance: mk.Instance, metric: str) -> None:
+    """Tests that there is a valid schedule, a bound below it, and that both are verified."""
+    found = mk.bound(instance, objective=metric, time_limit=0.5)
+    assert found.verdict.valid
+    assert found.result.objective.value is not None
+    assert found.value <= found.result.objective.value
+    assert mk.verify_certificate(found.certificate, instance).faults == ()
+    assert mk.verify_result(found.result, instance).faults == ()
+
+
+def test_nothing_is_annealed_where_nothing_lasts() -> None:
+    """Tests that there is no temperature to divide by."""
+    instance = served([(0, 5, 3), (0, 4, 2), (1, 3, 3)])
+    assert judge(instance, search_schedule(instance)).metrics["total_latency_ms"] == 0
+
+
+def test_prompts_beyond_the_largest_level_are_no_plan() -> None:
+    """Tests that the search refuses what it cannot plan, and `solve` answers with a policy's chunks."""
+    instance = served([(0, 3000, 3), (0, 5, 4)], decode_base_ms=10.0, prefill_levels=((2000, 60.0),))
+    with pytest.raises(UsageError, match="more than 2000 tokens"):
+        search_schedule(instance)
+    result = mk.solve(instance, time_limit=1)
+    assert result.status == "feasible"
+    assert result.schedule is not None
+    assert result.schedule.tokens_per_iteration == 2000
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_policies_keep_to_the_largest_level(seed: int) -> None:
+    """Tests every policy under levels that hold some prompts alone, no two of them together, or some not at all."""
+    rng = np.random.default_rng(seed)
+    n = 8
+    rows = list(zip(*(rng.integers(1, high, n).tolist() for high in (3, 40, 6)), strict=True))
+    mixed = seed % 3 > 0
+    largest = int(max(s for _, s, _ in rows) * (rng.uniform(0.3, 1) if seed % 3 == 2 else 1.1))
+    levels = ((largest, 9.0), (max(1, largest // 3), 4.0))
+    instance = served([(a / 50, s, o) for a, s, o in rows], mixed=mixed, decode_base_ms=5.0, prefill_levels=levels)
+    for name in fitting_policies(instance):
+        assert judge(instance, clairvoyant_schedule(instance, name)).violations == (), name

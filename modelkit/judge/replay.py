@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modelkit.clock import add_time
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge.metrics import Totals, metrics
 from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
@@ -72,7 +73,7 @@ class Replay:
         self.arrival = [a * self.per_time for a in instance.arrays.arrival.tolist()]
 
         self.now: float = 0.0
-        self.short = 0.0  # by so much the sum of all durations is above its double, `now`
+        self.lost = 0.0  # by so much the sum of all durations is above its double, `now`
         self.doubt = 0.0  # by so much a sum of the same durations without that may be wrong
         self.round = 0  # rounds run with some request in progress, or left over by an eviction
         self.active = 0
@@ -114,7 +115,7 @@ class Replay:
             if self.law is None:
                 self.totals.idle_rounds += at - self.now
             self.pass_time(at - self.now)
-            self.now, self.short = at, 0.0
+            self.now, self.lost = at, 0.0
 
     def pass_time(self, duration: float) -> None:
         """Let time go by in which no request decodes; those in progress keep their tokens."""
@@ -124,15 +125,11 @@ class Replay:
         self.add_time(duration)
 
     def add_time(self, duration: float) -> None:
-        """Move on; what a double loses of a late time is kept, or many short iterations would lose much (Kahan)."""
         if self.law is None:
             self.now += duration
             return
-        due = duration + self.short
-        end = self.now + due
-        self.short = due - (end - self.now)
-        self.now = end
-        self.doubt += math.ulp(end)
+        self.now, self.lost = add_time(self.now, self.lost, duration)
+        self.doubt += math.ulp(self.now)
 
     def evict(self, name: str) -> None:
         i = self.find(name)

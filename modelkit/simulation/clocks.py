@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from modelkit.instance import LinearClock
+from modelkit.clock import LinearClock, add_time
 
 
 class UnitTime:
@@ -57,7 +57,8 @@ class LinearTime:
         self.exclusive = not law.mixed
         self.now = 0.0
         self.round = 0
-        self._since = 0.0  # when what is in progress changed
+        self._lost = 0.0  # by so much the sum of all durations is above its double, `now`
+        self._since = 0.0, 0.0  # when what is in progress changed, and what was lost until then
         self._rounds = 0  # rounds run since then
         self._active = 0
         self._held = 0
@@ -67,50 +68,54 @@ class LinearTime:
         at = self.now / 1000
         while at * 1000 < self.now:
             at = math.nextafter(at, math.inf)
-        self.now = at * 1000  # what a reader of the schedule makes of it
+        self.wait(at * 1000)  # what a reader of the schedule makes of it
         return at
 
     def settle(self, active: int, held: int, prompt_tokens: int = 0) -> None:
-        self._since, self._rounds, self._active, self._held = self.now, 0, active, held
+        self._since, self._rounds, self._active, self._held = (self.now, self._lost), 0, active, held
         self._prompt_tokens = prompt_tokens
 
     def run(self, rounds: int) -> None:
-        self.now = self._after(rounds)
+        self.now, self._lost = self._after(rounds)
         self._rounds += rounds
         self.round += rounds
 
     def iterate(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> None:
         """One iteration with prompts in it."""
-        self.now += self.law.iterations_ms(1, prompt_tokens, decoding, kv_tokens)
+        self._add(self.law.iterations_ms(1, prompt_tokens, decoding, kv_tokens))
         self.round += 1
 
     def prefill(self, prompt_tokens: int) -> None:
         """An exclusive prefill."""
-        self.now += self.law.prefill_ms(prompt_tokens)
+        self._add(self.law.prefill_ms(prompt_tokens))
 
-    def _after(self, rounds: int) -> float:
-        """The time after this many more rounds."""
+    def _add(self, duration: float) -> None:
+        self.now, self._lost = add_time(self.now, self._lost, duration)
+
+    def _after(self, rounds: int) -> tuple[float, float]:
+        """The time after this many more rounds, and what is lost of it."""
         rounds += self._rounds
         active = self._active
         kv_tokens = rounds * (2 * self._held + active + active * rounds) // 2
         if self.exclusive or not self._prompt_tokens:
-            return self._since + (self.law.decode_ms(rounds, active * rounds, kv_tokens) if active else 0.0)
-        return self._since + self.law.iterations_ms(rounds, self._prompt_tokens, active, kv_tokens)
+            return add_time(*self._since, self.law.decode_ms(rounds, active * rounds, kv_tokens) if active else 0.0)
+        return add_time(*self._since, self.law.iterations_ms(rounds, self._prompt_tokens, active, kv_tokens))
 
     def rounds_until(self, moment: float, most: int) -> int:
-        if self._after(most) < moment:
+        if self._after(most)[0] < moment:
             return most
         low = 1
         while low < most:
             middle = (low + most) // 2
-            if self._after(middle) >= moment:
+            if self._after(middle)[0] >= moment:
                 most = middle
             else:
                 low = middle + 1
         return most
 
     def wait(self, moment: float) -> None:
-        self.now = max(self.now, moment)
+        if moment > self.now:
+            self.now, self._lost = moment, 0.0
 
     def moment(self, arrival: float) -> float:
         return arrival * 1000

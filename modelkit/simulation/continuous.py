@@ -52,9 +52,11 @@ class ContinuousSimulation:
     ) -> None:
         limits = limits or BatchLimits()
         limits.check(instance)
+        limits = limits.within_levels(instance)
         arrays = instance.arrays
         clock = instance.server.clock
         self.time = LinearTime(clock) if isinstance(clock, LinearClock) else UnitTime()
+        self.largest_prefill = clock.largest_prefill if isinstance(clock, LinearClock) else None
         self.limits = limits
         self.ids = [request.id for request in instance.requests]
         self.policy = policy
@@ -151,12 +153,12 @@ class ContinuousSimulation:
 
     def prompt_room(self) -> int | None:
         """Prompt tokens that the iteration ahead takes beside those of the requests in progress."""
-        if self.limits.max_batch_tokens is None:
-            return None
-        if self.time.exclusive:
-            return self.limits.max_batch_tokens
-        decoding = len(self.running) - len(self.unread)
-        return max(0, self.limits.max_batch_tokens - decoding - sum(self.unread.values()))
+        unread = 0 if self.time.exclusive else sum(self.unread.values())
+        decoding = 0 if self.time.exclusive else len(self.running) - len(self.unread)
+        rooms = [] if self.largest_prefill is None else [self.largest_prefill - unread]
+        if self.limits.max_batch_tokens is not None:
+            rooms.append(self.limits.max_batch_tokens - decoding - unread)
+        return max(0, min(rooms)) if rooms else None
 
     # --- events --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelkit.clock import LinearClock
 from modelkit.errors import UsageError
@@ -27,6 +27,15 @@ class BatchLimits:
     max_batch: int | None = None
     max_batch_tokens: int | None = None
     chunked_prefill: bool = False
+
+    def within_levels(self, instance: Instance) -> BatchLimits:
+        """The same; where no prefill level holds some prompt whole, chunks that the largest level holds, if may be."""
+        clock = instance.server.clock
+        largest = clock.largest_prefill if isinstance(clock, LinearClock) and clock.mixed else None
+        if largest is None or not (self.chunked_prefill or instance.arrays.prompt.max() > largest):
+            return self
+        tokens = min(largest, self.max_batch_tokens or largest)
+        return replace(self, max_batch_tokens=tokens, chunked_prefill=True)
 
     def check(self, instance: Instance) -> None:
         """Raise unless an instance can be served under these limits.

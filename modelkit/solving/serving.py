@@ -26,7 +26,7 @@ from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
 from modelkit.problems.serving.bounds import TITLES, serving_bounds
 from modelkit.problems.serving.gap import open_words
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
-from modelkit.problems.serving.search import search_schedule
+from modelkit.problems.serving.search import search_refusal, search_schedule
 from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.interrupts import interrupts_held
@@ -68,6 +68,7 @@ class ServingSearch:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.searches = search_refusal(task.instance) is None
         self.best: tuple[float, Verdict, Schedule, str] | None = None
         self.certificate: Certificate | None = None
         self.bounds: dict[str, tuple[float, float]] = {}
@@ -106,7 +107,7 @@ class ServingSearch:
     def least(self) -> None:
         """A schedule and a bound, in the least time."""
         if self.best is None:
-            self.see("local-search", self.listed(Deadline(0.0)))  # the first plan of all
+            self.try_policies(Deadline(0.0))  # the first plan of all
         if self.certificate is None:
             self.prove(Deadline(0.0))
 
@@ -130,11 +131,12 @@ class ServingSearch:
         """Every fitting policy that there is time for, told the true lengths; the search's own list schedules first."""
         instance = self.task.instance
         self.tell("list scheduling")
-        self.see("local-search", self.listed(deadline.share(0.5)))
+        if self.searches:
+            self.see("local-search", self.listed(deadline.share(0.5)))
         fitting, longest = fitting_policies(instance), 0.0
         first = [name for name in FIRST if name.partition(":")[0] in fitting]
         for name in dict.fromkeys((*first, *fitting)):
-            if deadline.over or longest > deadline.left:
+            if self.best is not None and (deadline.over or longest > deadline.left):
                 break
             self.tell(f"policy {name}")
             began = time.perf_counter()
@@ -180,7 +182,9 @@ class ServingSearch:
 
     def improve(self, deadline: Deadline) -> None:
         """Search with the time that is left."""
-        if self.task.metric != TOTAL_LATENCY_MS or self.done or (deadline.finite and deadline.over):
+        if self.task.metric != TOTAL_LATENCY_MS or not self.searches:
+            return
+        if self.done or (deadline.finite and deadline.over):
             return
         least = None if self.certificate is None else self.certificate.value
         try:
@@ -235,9 +239,11 @@ class ServingMethod(Method):
     def first_schedules(self, run: SolveState) -> list[Candidate]:
         """Those of policies, and that of list scheduling with gates."""
         until = run.deadline.share(POLICIES_SHARE / 2)
-        metric = metric_of(run) or SERVING.objective
+        metric, known = metric_of(run) or SERVING.objective, super().first_schedules(run)
+        if search_refusal(run.instance) is not None:
+            return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
-        return [*super().first_schedules(run), run.judged("local-search", schedule)]
+        return [*known, run.judged("local-search", schedule)]
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule of a search with a certified bound."""

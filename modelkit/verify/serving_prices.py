@@ -37,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 
 #: Requests times buckets up to which costs are recomputed; half a minute.
 MOST = 10**9
-#: Time that is looked at [tick]; a third of a year.
+#: Time that has prices [tick], a third of a year; who arrives later pays none.
 LONGEST = 2**43
 #: Most that rates of a token more are finer than others, as a power of two.
 FINEST = 36
@@ -111,7 +111,7 @@ def _faults(costs: ServingCosts, prices: ServingPrices) -> list[str]:
     for i, (first, own, prompts) in enumerate(zip(prices.first, prices.decoding, prices.prompts, strict=True)):
         if len(own) != len(prompts) or first + len(own) > buckets:
             return [f"the own prices of request {i} (from 0) reach beyond the buckets or differ in number"]
-    if (buckets + 1) * prices.bucket > LONGEST or max(costs.arrival) - prices.start > LONGEST:
+    if (buckets + 1) * prices.bucket > LONGEST:
         return [f"reach beyond {LONGEST} ticks; prices are recomputed for so long a time"]
     if min(costs.arrival) < prices.start:
         return [f"start: found {prices.start}; allowed: at most the first arrival, {min(costs.arrival)}"]

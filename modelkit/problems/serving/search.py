@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelkit.clock import LinearClock
-from modelkit.errors import InterruptedWith
+from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import Instance
 from modelkit.judge.rules import Stay
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
@@ -67,6 +67,15 @@ class Plan:
     rank: Ints
     rule: Rule
     total: float
+
+
+def search_refusal(instance: Instance) -> str | None:
+    """Why no plan serves an instance, or None: plans process each prompt whole."""
+    clock = instance.server.clock
+    largest = clock.largest_prefill if isinstance(clock, LinearClock) else None
+    if largest is None or int(instance.arrays.prompt.max()) <= largest:
+        return None
+    return f"has prompts of more than {largest} tokens, the most that a prefill level holds"
 
 
 class Server:
@@ -193,7 +202,11 @@ def search_schedule(
     ------
     InterruptedWith
         Ctrl-C; carries the best schedule.
+    UsageError
+        See `search_refusal`.
     """
+    if (why := search_refusal(instance)) is not None:
+        raise UsageError(f"the search over schedules processes prompts whole; this instance {why}")
     server = Server(instance, metric)
     arrivals = 0.0 if metric == MAKESPAN_MS else float(server.requests.arrival.sum())
     deadline = deadline or Deadline()
@@ -222,7 +235,8 @@ def improve_plans(
             best = plan
             yield best
     assert best is not None
-    if not annealing:
+    latency = best.total - server.requests.arrival.sum()
+    if not annealing or latency <= 0:  # nothing to gain
         return
     seed_generator(seed)
     if len(best.rank) <= WINDOW:
