@@ -25,7 +25,7 @@ from modelkit.text import quantity
 from modelkit.verify.serving_work import earliest_completions
 
 #: Up to this number of requests every arrival and every completion is a step.
-MOST_STEPS = 300
+MOST_STEPS = 150
 
 
 def present(scenes: Sequence[Scene]) -> Figure | None:
@@ -50,15 +50,14 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     plot = Plot(axis, Axis(0, most * 1.04, "requests"), 240, alt).axes()
     xs, ys = curves[0]
     plot.area(xs / per, np.zeros(len(xs)), ys, "held")
-    plot.line(xs / per, ys, "held-edge")
     for k, (xs, ys) in enumerate(curves[1:]):
         plot.line(xs / per, ys, series(k))
     legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), s.label) for k, s in enumerate(scenes))]
     averaged = "" if len(arrivals) <= MOST_STEPS else " Each point is the mean of a column of time."
     lead = (
-        "Requests that have arrived and are not complete. At no moment can a schedule have fewer than the shaded curve:"
-        " those that have been there for less time than they take alone or, where that is more, those that are left"
-        " when only the work that each request causes is done, shortest first, without a pause. The area under a"
+        "Requests that have arrived and are not complete. No schedule has fewer at any moment than the shaded area shows:"
+        " those that arrived less time ago than they take when they are alone or, if there are more of these, those"
+        " that are left when nothing but the work that each request causes is done, shortest first. The area under a"
         f" curve, divided by the number of requests, is the mean latency.{averaged}"
     )
     table = (("Schedule", "mean latency"), tuple(zip(names, means, strict=True)))
