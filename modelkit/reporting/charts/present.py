@@ -55,10 +55,10 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), s.label) for k, s in enumerate(scenes))]
     averaged = "" if len(arrivals) <= MOST_STEPS else " Each point is the mean of a column of time."
     lead = (
-        "Requests that have arrived and are not complete. No schedule has fewer at any moment than the shaded area shows:"
-        " those that arrived less time ago than they take when they are alone or, if there are more of these, those"
-        " that are left when nothing but the work that each request causes is done, shortest first. The area under a"
-        f" curve, divided by the number of requests, is the mean latency.{averaged}"
+        "Requests that have arrived and are not complete. No schedule has fewer at any moment than the shaded area"
+        " shows: those that arrived less time ago than they take when they are alone or, if there are more of"
+        " these, those that are left when nothing but the work that each request causes is done, shortest first. The"
+        f" area under a curve, divided by the number of requests, is the mean latency.{averaged}"
     )
     table = (("Schedule", "mean latency"), tuple(zip(names, means, strict=True)))
     return Figure("present", "Requests in the system", lead, (Panel("", plot.svg()),), tuple(legend), table)
