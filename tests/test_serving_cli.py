@@ -153,3 +153,4 @@ def test_what_is_said_of_a_gap_follows_the_load() -> None:
     assert "iteration" in words(13, TOTAL_TTFT_MS)
     assert not words(13, MAKESPAN_MS)
     assert not words(13, value=1.001)
+    assert not words(13, TOTAL_TTFT_MS, value=0.0)

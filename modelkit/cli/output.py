@@ -78,8 +78,9 @@ def _bound_rows(found: CertifiedBound) -> list[tuple[str, str]]:
 
 
 def _down(value: float) -> str:
-    """A lower bound, rounded down."""
-    decimals = 1 if value >= 10 else 4
+    """A lower bound on a time, rounded down; 0 is one, too."""
+    value = max(0.0, value)
+    decimals = 1 if value >= 10 or not value else 4
     return f"{math.floor(value * 10**decimals) / 10**decimals:,.{decimals}f}"
 
 

@@ -31,7 +31,7 @@ def open_words(instance: Instance, metric: str, value: float, least: float, verd
     verdict
         The judge's on the schedule.
     """
-    if value - least <= SMALL * abs(value):
+    if value - max(0.0, least) <= SMALL * abs(value):
         return ""
     if metric == TOTAL_TTFT_MS:
         return "the bound leaves out that a prompt waits for the end of the iteration in which it arrives"

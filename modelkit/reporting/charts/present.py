@@ -42,7 +42,7 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     axis, per = time_axis(False, last)
     most = max(float(ys.max()) for _, ys in curves)
     names = ["proven least", *(s.label for s in scenes)]
-    means = [quantity("mean_ms", float(np.mean(e - arrivals))) for e in (least, *ends)]
+    means = [quantity("mean_ms", max(0.0, float(np.mean(e - arrivals)))) for e in (least, *ends)]
     alt = "Requests in the system over time. " + "; ".join(
         f"{name}: at most {ys.max():,.0f}, mean latency {mean}"
         for name, (_, ys), mean in zip(names, curves, means, strict=True)

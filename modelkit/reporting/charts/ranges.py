@@ -64,7 +64,7 @@ def values(case: Case) -> Figure | None:
         return None
     each = case.stamp.requests if case.objective.startswith("total_") else 1
     metric = case.objective.replace("total_", "mean_")
-    noun, least = metric_noun(metric), bound.value / each
+    noun, least = metric_noun(metric), max(0.0, bound.value / each)
     rows = sorted(((e.label, (e.value or 0.0) / each) for e in case.valid), key=lambda row: row[1])
     far = max(_shown_end([value for _, value in rows]), least)
     axis, per = time_axis(False, far * 1.05, noun)
