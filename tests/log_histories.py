@@ -43,8 +43,9 @@ def round_ends(instance: Instance, verdict: Verdict) -> np.ndarray:
     for stretch in verdict.stretches:
         held = np.linspace(stretch.first_tokens, stretch.last_tokens, stretch.rounds)
         lasting = clock.base_ms + clock.decode_base_ms + clock.decode_per_request_ms * stretch.active
-        durations = np.maximum(lasting + clock.decode_per_kv_token_ms * held, 1e-9)
-        ends.append(stretch.begin + np.cumsum(durations) * (stretch.end - stretch.begin) / durations.sum())
+        durations = lasting + clock.decode_per_kv_token_ms * held
+        prompts = (stretch.end - stretch.begin - durations.sum()) / stretch.rounds  # the same in each of them
+        ends.append(stretch.begin + np.cumsum(durations + prompts))
     return np.concatenate(ends)
 
 

@@ -120,12 +120,13 @@ def test_bounds_never_exceed_logs_of_known_servers(tmp_path: Path, seed: int) ->
         "decode_per_request_ms": float(rng.uniform(0.02, 0.5)),
         "decode_per_kv_token_ms": float(rng.uniform(1e-5, 5e-4)),
     }  # fmt: skip
-    limits = [{}, {"max_batch": 12}][seed % 2]
+    limits: dict[str, Any] = [{}, {"max_batch": 12}, {"max_batch_tokens": 400, "chunked_prefill": True}][seed % 3]
     rate = float(rng.choice([0.5, 3.0]))
     instance, verdict = history(seed, LinearClock(kind="linear", mixed=True, **law), n=120, rate=rate, **limits)
     path = tmp_path / "b.json"
     path.write_text(json.dumps(vllm_bench(instance, verdict)))
-    found = mk.judge_log(path, time_limit=3, **limits)
+    given = {name: value for name, value in limits.items() if name != "chunked_prefill"}
+    found = mk.judge_log(path, time_limit=3, **given)
     assert found.law is not None
     assert found.least_ms <= found.observed_ms
     fitted = found.law.clock

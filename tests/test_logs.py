@@ -16,7 +16,7 @@ import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.instance import LinearClock
 from modelkit.sources.calibrate import COEFFICIENTS
-from modelkit.sources.logs import log_formats, read_log, recognised
+from modelkit.sources.logs import log_formats, read_log, recognised, with_engine
 from modelkit.sources.logs.law import fit_law
 from modelkit.sources.logs.observed import SCHEMA
 
@@ -219,6 +219,19 @@ def test_a_known_law_is_found_again(tmp_path: Path, base: float, rate: float) ->
     else:
         assert law.untold == ()
     assert {c: getattr(law.clock, c) for c in COEFFICIENTS} == pytest.approx(known, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [2, 6, 8, 9])
+def test_what_disturbs_some_requests_does_not_bend_the_law(tmp_path: Path, seed: int) -> None:
+    """Tests that split prompts are followed through their iterations, and that few evictions change no coefficient."""
+    limits = {"max_batch_tokens": 512, "chunked_prefill": True} if seed > 7 else {"capacity": 9000}
+    instance, verdict = history(seed, clock(), rate=4.0 if seed > 7 else 6.0, **limits)
+    assert seed > 7 or verdict.metrics["evictions"]
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(vllm_bench(instance, verdict)))
+    law = fit_law(with_engine(read_log(path), max_num_batched_tokens=limits.get("max_batch_tokens")))
+    assert law.untold == ("base_ms",)
+    assert {c: getattr(law.clock, c) for c in LAW} == pytest.approx(LAW, rel=2e-3)
 
 
 def test_what_moves_together_is_untold(tmp_path: Path) -> None:

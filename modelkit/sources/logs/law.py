@@ -14,8 +14,9 @@ request that came when nobody else was there and whose prompt fits one iteration
 after one iteration with that prompt alone. These tell the base of every iteration, as nothing else in a log does.
 
 The equations are weighted with their left side, so that errors are relative, and solved by least squares with
-non-negative coefficients. Which coefficients the log cannot tell is found as `modelkit.sources.calibrate` does, and by
-their standard errors.
+non-negative coefficients, then weighted anew so that the sum of the errors is least, not that of their squares: what an
+eviction or a hiccup disturbs bends the law of the others no more. Which coefficients the log cannot tell is found as
+`modelkit.sources.calibrate` does, and by their standard errors.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from modelkit.errors import Fault, InputError
 from modelkit.instance import LinearClock
 from modelkit.sources.calibrate import COEFFICIENTS, SAME, Errors, apart_from_others, errors_of, rounded
 from modelkit.sources.logs import Log, LogRecord
+from modelkit.sources.logs.prompts import Prompts, split_prompts, whole_prompts
 
 #: Fewest requests with stamps and two tokens or more that carry a law.
 FEWEST = 10
@@ -45,6 +47,9 @@ SAME_END_MS, SAME_END_SHARE = 0.5, 0.25
 MOST_TOKENS = 20_000_000
 #: A coefficient is open where twice its standard error is more than this share of it, and of the mean duration.
 OPEN_SHARE, OPEN_EFFECT = 0.5, 0.01
+
+#: How often equations are weighted anew, and the relative error below which all count alike.
+REWEIGHTED, SMALL = 30, 1e-6
 
 Floats = npt.NDArray[np.float64]
 _CONTENT = {"prefill_base_ms": "iterations with prompts", "prefill_per_token_ms": "prompt tokens"}
@@ -77,7 +82,10 @@ class Law:
 
 
 class _Stamps(NamedTuple):
-    """Requests with stamps: tokens, and moments in ms, shape [n] each; times of all tokens, shape [n] of arrays."""
+    """Requests with stamps: tokens, and moments in ms, shape [n] each; times of all tokens, shape [n] of arrays.
+
+    ``exact``: these times are the log's, not laid out evenly.
+    """
 
     prompt: Floats
     processed: Floats
@@ -86,6 +94,7 @@ class _Stamps(NamedTuple):
     first: Floats
     last: Floats
     times: list[Floats]
+    exact: bool
 
 
 def fit_law(log: Log) -> Law:
@@ -178,6 +187,7 @@ def _stamps(log: Log) -> _Stamps:
         first,
         last,
         [_token_times(r, a, b) for r, a, b in zip(found, first, last, strict=True)],
+        all(r.gaps is not None for r in found),
     )
 
 
@@ -211,10 +221,10 @@ def _decoding(stamps: _Stamps, tolerance: float, chunk: float) -> tuple[Floats, 
     held = np.concatenate([p + np.arange(2, int(o) + 1) for p, o in zip(stamps.prompt, stamps.output, strict=True)])
     order = np.argsort(decoded, kind="stable")
     decoded, kv = decoded[order], np.concatenate([[0.0], np.cumsum(held[order])])
-    by_first = np.argsort(stamps.first, kind="stable")
-    first = stamps.first[by_first]
-    tokens = np.concatenate([[0.0], np.cumsum(stamps.processed[by_first])])
-    passes = np.concatenate([[0.0], np.cumsum(_prompt_iterations(first, stamps.processed[by_first], tolerance, chunk))])
+    prompts = _prompts(stamps, tolerance, chunk)
+    first = prompts.moments
+    tokens = np.concatenate([[0.0], np.cumsum(prompts.tokens)])
+    passes = np.concatenate([[0.0], np.cumsum(prompts.iterations)])
     chosen = (stamps.output > 1) & (stamps.last > stamps.first)
     begin, end = stamps.first[chosen] + tolerance, stamps.last[chosen] + tolerance
 
@@ -227,15 +237,11 @@ def _decoding(stamps: _Stamps, tolerance: float, chunk: float) -> tuple[Floats, 
     return np.stack(terms, axis=1), (stamps.last - stamps.first)[chosen]
 
 
-def _prompt_iterations(first: Floats, tokens: Floats, tolerance: float, chunk: float) -> Floats:
-    """Iterations with prompts that each request adds, in the order of their first tokens, shape [n].
-
-    Those whose first tokens come together share one; prompts longer than an iteration takes need more.
-    """
-    new = np.concatenate([[True], np.diff(first) > tolerance])
-    group = np.cumsum(new) - 1
-    passes = np.maximum(1, np.ceil(np.bincount(group, weights=tokens) / chunk))
-    return np.where(new, passes[group], 0.0)
+def _prompts(stamps: _Stamps, tolerance: float, chunk: float) -> Prompts:
+    """Iterations with prompts; those that split prompts only where all times of tokens are known."""
+    if stamps.exact and math.isfinite(chunk):
+        return split_prompts(stamps.times, stamps.arrival, stamps.processed, tolerance, chunk)
+    return whole_prompts(stamps.first, stamps.processed, tolerance, chunk)
 
 
 def _alone(stamps: _Stamps, tolerance: float, chunk: float) -> tuple[Floats, Floats]:
@@ -253,11 +259,19 @@ def _alone(stamps: _Stamps, tolerance: float, chunk: float) -> tuple[Floats, Flo
 
 
 def _solved(weighted: Floats) -> Floats:
-    """Coefficients, none negative, with the least squares of relative errors."""
+    """Coefficients, none negative, with the least squares of relative errors, which are then weighted anew.
+
+    The weights are the reciprocals of the errors, so that the sum of the errors falls, not of their squares, and some
+    equations that something else disturbed, such as requests that were evicted, do not bend the law of all others.
+    """
     from scipy.optimize import nnls
 
     scale = np.where(weighted.any(axis=0), np.abs(weighted).max(axis=0), 1.0)
-    solution, _ = nnls(weighted / scale, np.ones(len(weighted)))
+    columns, ones = weighted / scale, np.ones(len(weighted))
+    solution, _ = nnls(columns, ones)
+    for _ in range(REWEIGHTED):
+        root = 1 / np.sqrt(np.maximum(np.abs(columns @ solution - 1), SMALL))
+        solution, _ = nnls(columns * root[:, None], root)
     return np.asarray(solution / scale)
 
 
