@@ -185,6 +185,15 @@ def test_without_arrivals_only_all_at_once(tmp_path: Path) -> None:
         mk.import_log(path)
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_several_results_in_a_file_are_refused(tmp_path: Path, between: str) -> None:
+    """Tests the words on a file to which a benchmark appended a second result."""
+    path = write(tmp_path, "vllm-bench", served(n=20))
+    path.write_text(path.read_text() + between + path.read_text())
+    with pytest.raises(InputError, match="several results in one file"):
+        mk.import_log(path)
+
+
 def test_what_is_no_log_is_said(tmp_path: Path) -> None:
     """Tests the words on instances, tables of iteration times, other keys, and standard input."""
     for text, words in (

@@ -18,7 +18,13 @@ Path_ = str | os.PathLike[str]
 
 
 def _object(path: Path_) -> Mapping[str, Any]:
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except InputError as error:
+        if any("Extra data" in f.message or "one JSON object per line" in f.message for f in error.faults):
+            words = "several results in one file, whose times do not meet (--append-result); keep one"
+            raise InputError(error.where, [Fault("$", words)]) from None
+        raise
     if not isinstance(found, dict):
         raise InputError(where_of(path), [Fault("$", f"found {shown(found)}; allowed: a JSON object")])
     return found
