@@ -103,16 +103,8 @@ class Server:
         )  # fmt: skip
         capacity, slots = instance.server.kv_capacity_tokens, instance.server.slots
         prompts = clock.largest_prefill or int(prompt.sum())
-        self.rule = Rule(
-            -1 if capacity is None else capacity,
-            prompts,
-            slots or len(arrival),
-            1,
-            np.zeros(1),
-            arrival[0],
-            math.inf,
-            0.0,
-        )
+        most = -1 if capacity is None else capacity
+        self.rule = Rule(most, prompts, slots or len(arrival), 1, np.zeros(1), arrival[0], math.inf, 0.0)
         #: Whether all requests together do not fit the memory.
         self.tight = 0 <= self.rule.capacity < int((prompt + output).sum())
         self.first, self.start = np.full(len(arrival), -1, np.int64), np.zeros(len(arrival))
@@ -150,9 +142,7 @@ class Server:
         begun = np.zeros(len(self.by_arrival))
         for stay in stays:
             begun[stay.request] = stay.begin
-        release = np.maximum(
-            begun[self.by_arrival] - 1e-3, self.requests.arrival
-        )
+        release = np.maximum(begun[self.by_arrival] - 1e-3, self.requests.arrival)
         rank = np.empty(len(release), np.int64)
         rank[np.argsort(release, kind="stable")] = np.arange(len(release))
         rule = self.rule._replace(misfits=max(MISFITS), gated_from=math.inf)
