@@ -79,7 +79,10 @@ def test_the_command(bench: Path, cli: Callable[..., Any], monkeypatch: pytest.M
     assert set(files) == {"json", "observed.json", "certificate.json", "best.result.json"}
     assert cli("verify", str(files["certificate.json"]), "--instance", str(files["json"])).code == 0
     assert cli("verify", str(files["best.result.json"]), "--instance", str(files["json"])).code == 0
-    found = json.loads(cli(*words, "--json").out)
+    found = json.loads(cli(*words, "--json", "--report", "page.html").out)
+    page = Path("page.html").read_text()
+    assert f"took {found['observed']['mean_latency_ms'] / 1000:.4g} s on average (observed, as logged)" in page
+    assert "vllm-like" in page
     assert set(found) >= {
         "log", "law", "kv_capacity", "observed", "simulated", "bound", "best", "policies"
     }  # fmt: skip
@@ -93,6 +96,7 @@ def test_the_command(bench: Path, cli: Callable[..., Any], monkeypatch: pytest.M
     line = cli(*words, "--markdown").out
     assert line.count("\n") == 1
     assert "proven least" in line
+    assert cli(*words, "--quiet").out == ""
     assert "exclude each other" in cli(*words, "--json", "--markdown", code=2).err
 
 

@@ -12,7 +12,7 @@ import click
 import modelkit as mk
 from modelkit.cli import completing
 from modelkit.cli.live import progress
-from modelkit.cli.options import debug_option, epilog, quiet_option, seed_option, time_limit_option
+from modelkit.cli.options import debug_option, epilog, quiet_option, report_option, seed_option, time_limit_option
 from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, in_folder, keeping, safe
 from modelkit.errors import UsageError
@@ -50,10 +50,12 @@ if TYPE_CHECKING:
     "--output", "-o", metavar="FOLDER", shell_complete=completing.any_folder,
     help="Write the instance, the observed run, the certificate and the best schedule to this folder.",
 )  # fmt: skip
+@report_option
 @quiet_option
 @debug_option
 def judge(
-    log: str, as_json: bool, markdown: bool, output: str | None, quiet: bool, time_limit: float | None, **options: Any
+    log: str, as_json: bool, markdown: bool, output: str | None, page: str | None, quiet: bool,
+    time_limit: float | None, **options: Any,
 ) -> int:  # fmt: skip
     """How far from optimal a server was, from its LOG alone.
 
@@ -65,21 +67,29 @@ def judge(
         raise UsageError("--json and --markdown exclude each other; give one")
     if time_limit is None:
         raise UsageError("--time-limit: found inf; allowed: a number of seconds")
+    check_outputs({"--report": page}, [log])
     with progress(quiet or as_json or markdown, "judging") as line:
         found = mk.judge_log(log, time_limit=time_limit, listen=line.hear, **options)
     written: list[Path | None] = []
     certificate = None
     if output is not None:
         written, certificate = _write(found, output, log)
+    if page is not None:
+        results = [found.bound.result, found.simulated]
+        results += [] if any(found.best is known for known in results) else [found.best]
+        with keeping() as keep:
+            draw = partial(mk.report, results, instances=[found.instance], title=found.sentence)
+            written.append(keep(draw, page, "judge.html"))
     if as_json:
         click.echo(json.dumps(found.document(certificate), ensure_ascii=False, allow_nan=False))
         return 0
     if markdown:
         click.echo(found.markdown)
         return 0
-    for note in () if quiet else found.notes:
-        remark("note", note)
-    say(_lines(found), written, output or "")
+    if not quiet:
+        for note in found.notes:
+            remark("note", note)
+        say(_lines(found), written, output or "")
     return 0
 
 
