@@ -217,6 +217,7 @@ def test_wrong_gates() -> None:
     instance = case((0, 4, 3))
     for words, fault in {
         "mc-sf:gate=-1": "gate: found -1; allowed: a whole number from 0 on, or auto",
+        "mc-sf:gate=auto,gate=3": "option 'gate' twice",
         "mc-sf:gate=many": "gate: found 'many'; allowed: a whole number or auto",
         "mc-sf:gate=2.5": "gate: found '2.5'; allowed: a whole number or auto",
         "mc-sf:wait=-1": "wait: found -1.0; allowed: 0 or more seconds",

@@ -262,7 +262,7 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
     Raises
     ------
     UsageError
-        No such policy or option, or a value of another type or out of range.
+        No such policy or option, one twice, or a value of another type or out of range.
     """
     name, colon, rest = text.partition(":")
     entry = get_policy(name)
@@ -273,6 +273,8 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
         if not equals or key not in known:
             takes = ", ".join(f"{o.name}={o.default}" for o in entry.options) or "none"
             raise UsageError(f"policy {name!r} has no option {part!r}{did_you_mean(key, known)}\n  options: {takes}")
+        if key in values:
+            raise UsageError(f"policy {name!r} has option {key!r} twice; give it once")
         try:
             values[key] = known[key].read(value)
         except ValueError as error:
