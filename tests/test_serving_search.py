@@ -126,6 +126,31 @@ def test_windows_keep_what_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict.metrics["total_latency_ms"] == pytest.approx(plan.total - arrivals, rel=1e-9)
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+def test_windows_end_where_all_start_together(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that windows move on past requests that no release tells apart: more arrive, and start, than are moved."""
+    monkeypatch.setattr(searching, "WINDOW", 10)
+    monkeypatch.setattr(searching, "MOVED", 4)
+    monkeypatch.setattr(searching, "EFFORT", 2)
+    rows = [(0.0, 3 + i % 5, 2 + i % 7) for i in range(30)] + [(0.01, 4, 3)] * 10
+    instance = served(rows, mixed=mixed, prefill_base_ms=4.0, decode_base_ms=10.0)
+    instance = instance.replace(server=instance.server.model_copy(update={"kv_capacity_tokens": 120}))
+    server = Server(instance)
+    plan = min(grid_plans(server, Deadline()), key=lambda plan: plan.total)
+    windows: list[int] = []
+    anneal_window = searching.anneal_window
+
+    def counted(*arguments: Any) -> Plan:
+        windows.append(len(arguments[2]))
+        assert len(windows) <= 40
+        return anneal_window(*arguments)
+
+    monkeypatch.setattr(searching, "anneal_window", counted)
+    best = min([plan, *annealed_windows(server, plan, Deadline())], key=lambda plan: plan.total)
+    assert np.all(np.diff(windows) < 0)
+    assert judge(instance, server.schedule(best)).violations == ()
+
+
 def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that an interrupted search carries its best schedule."""
     instance = chats(50, 10.0)

@@ -340,7 +340,7 @@ def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator
     while len(rest) and not deadline.over:
         server.run(plan)
         rest = rest[np.argsort(server.start[rest], kind="stable")]
-        free = min(MOVED, len(rest))
+        free = past_ties(server.start[rest], min(MOVED, len(rest)))
         gated_from = float(server.start[rest[free]]) if free < len(rest) else math.inf
         release = plan.release.copy()
         release[rest] = np.maximum(requests.arrival[rest], np.minimum(server.start[rest], gated_from))
@@ -352,9 +352,10 @@ def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator
         if found.total < plan.total:
             plan = found
             yield plan
-        half = free // 2 if free < len(rest) else free
         settled = rest[np.argsort(plan.release[rest], kind="stable")]
-        reached = float(plan.release[settled[half]]) if half < len(rest) else math.inf
+        soonest = np.maximum(plan.release[settled], server.begin.now[0])
+        half = past_ties(soonest, free // 2 if free < len(rest) else free)
+        reached = float(soonest[half]) if half < len(rest) else math.inf
         server.first[rest] = -1
         run_plan(
             requests, settled[:half], plan.release, plan.rank, server.costs, rule, server.begin, server.scratch,
@@ -362,6 +363,13 @@ def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator
         )  # fmt: skip
         rest = rest[server.first[rest] < 0]
         window += 1
+
+
+def past_ties(times: Floats, place: int) -> int:
+    """A place in ascending times, moved on to the first later one where all up to it are the same."""
+    if place < len(times) and times[place] == times[0]:
+        return int(np.searchsorted(times, times[0], side="right"))
+    return place
 
 
 def anneal_window(
