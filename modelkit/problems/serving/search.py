@@ -26,15 +26,7 @@ from modelkit.instance import Instance
 from modelkit.judge.rules import Stay
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.problems.serving.annealing import anneal, seed_generator
-from modelkit.problems.serving.plan_kernel import (
-    Costs,
-    Requests,
-    Rule,
-    Scratch,
-    copy_state,
-    empty_state,
-    run_plan,
-)  # fmt: skip
+from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch, copy_state, empty_state, run_plan
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Admission, Schedule, Segment
 
