@@ -221,10 +221,9 @@ def test_time_limit_and_news() -> None:
 
 
 def test_refusals() -> None:
-    """Tests that slots and requests that never fit are refused in words."""
-    small = instance_of([(0, 2, 3)], 10)
-    with pytest.raises(UsageError, match="without slots"):
-        bound(small.model_copy(update={"server": Server(kv_capacity_tokens=10, slots=2)}))
+    """Tests that unknown objectives and requests that never fit are refused in words."""
+    with pytest.raises(UsageError, match="has no objective 'ttft'"):
+        bound(instance_of([(0, 2, 3)], 10), objective="ttft")
     with pytest.raises(InfeasibleError):
         bound(instance_of([(0, 20, 3)], 10))
 

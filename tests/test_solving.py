@@ -284,8 +284,12 @@ def test_usage_errors(two: Instance) -> None:
     ):
         solve(slotted, formulation="kv-hindsight")
     linear = two.replace(server=Server(kv_capacity_tokens=6, clock=LinearClock(kind="linear", mixed=True)))
+    with pytest.raises(
+        UsageError, match="formulation 'kv-hindsight' does not take this instance: it needs the unit clock"
+    ):
+        solve(linear, formulation="kv-hindsight")
     with pytest.raises(UsageError, match="no formulation takes this instance"):
-        solve(linear)
+        solve(linear, parameters={"batch_cap": 2})
     with pytest.raises(SolverError, match="solver 'cplex' is not available"):
         solve(two, solver="cplex")
 
