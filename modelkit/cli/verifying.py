@@ -73,6 +73,6 @@ def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance
     found = Instances([folder]).find(claim.instance)
     if found is None:
         raise UsageError(
-            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the result; name one with --instance"
+            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the file; name one with --instance"
         )
     return found
