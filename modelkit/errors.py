@@ -104,6 +104,10 @@ class Fault:
         return f"{self.path}: {self.message}"
 
 
+class NoFormulationError(UsageError):
+    """No formulation takes an instance, which states no parameter of one either."""
+
+
 class InputError(ModelkitError):
     """A file or value that is not what it should be, with every fault found.
 

@@ -12,6 +12,7 @@ from realtime_brute_force import OBJECTIVES, optimum, question
 import modelkit as mk
 from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import LinearClock, Request
+from modelkit.instance import Server as Machine
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
 from modelkit.problems.serving import search as searching
@@ -204,6 +205,30 @@ def test_solve_takes_every_instance(mixed: bool) -> None:
     assert result.objective.value is not None
     assert 0 < (result.objective.bound or 0) <= result.objective.value
     assert "no solver ran" in result.message
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Machine(slots=2, clock=LinearClock(kind="linear", decode_base_ms=5.0, prefill_base_ms=9.0)),
+        Machine(slots=2, kv_capacity_tokens=40),
+    ],
+    ids=["slots with arrivals", "slots of unit rounds"],
+)
+def test_solve_takes_slots_with_arrivals(server: Machine) -> None:
+    """Tests `solve` on slots whose requests arrive over time."""
+    requests = tuple(Request(id=f"q{i}", arrival=3 * i, prompt_tokens=4, output_tokens=6 + i) for i in range(6))
+    instance = mk.Instance(name="slots", server=server, requests=requests)
+    result = mk.solve(instance, time_limit=4)
+    assert result.status in ("feasible", "optimal")
+    assert "no solver ran" in result.message
+    assert mk.verify_result(result, instance).holds
+
+
+def test_parameters_are_never_forgotten() -> None:
+    """Tests that an instance with a parameter of a formulation is not solved without it."""
+    with pytest.raises(mk.UsageError, match="none has all the parameters batch_cap"):
+        mk.solve(chats(10, 10.0).replace(extra={"batch_cap": 2}))
 
 
 def test_solve_says_what_can_never_run() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
-from modelkit.errors import InfeasibleError, UsageError, unknown_name
+from modelkit.errors import InfeasibleError, NoFormulationError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
@@ -24,7 +24,6 @@ from modelkit.solving.bound import bound
 from modelkit.solving.certified import Task
 from modelkit.solving.choose import check_search, choose, search_suits
 from modelkit.solving.method import NO_SOLVER
-from modelkit.solving.methods import method_of
 from modelkit.solving.outcome import SEARCH
 from modelkit.solving.pipeline import Pipeline
 
@@ -55,8 +54,8 @@ def solve(
     Parameters
     ----------
     formulation
-        Name, ``.py`` file or object; None takes the first that suits the instance. A real-time instance that none
-        takes is solved by search, with a certified bound.
+        Name, ``.py`` file or object; None takes the first that suits the instance. An instance without
+        parameters that none takes is solved by search, with a certified bound.
     solver
         ``highs``, ``scip``, ``cp-sat`` or any solver that Pyomo knows, or ``diagram``, a search of our own for the
         KV-cache problem with little memory. None: ``highs``, after ``diagram`` where that suits and no formulation
@@ -105,12 +104,10 @@ def solve(
     engine = backend("highs" if solver in (None, SEARCH) else str(solver))
     try:
         chosen, posed = choose(instance, formulation, parameters)
-    except UsageError as refused:
-        problem = problem_of(instance)
-        if problem is None or not method_of(problem).solves_all or (formulation, parameters or None) != (None, None):
-            raise
-        listener = listen or (lambda progress: None)
-        task = Task(instance, problem.objective, time_limit, gap, seed, listener, began)
+    except NoFormulationError as refused:
+        task = Task(
+            instance, problem_of(instance).objective, time_limit, gap, seed, listen or (lambda progress: None), began
+        )
         return _without_formulation(task, str(refused))
     if solver == SEARCH:
         check_search(instance, chosen, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelkit.errors import Fault, FormulationFailedError, InputError, UsageError, did_you_mean
+from modelkit.errors import Fault, FormulationFailedError, InputError, NoFormulationError, UsageError, did_you_mean
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import found_formulations, load_formulation
 from modelkit.formulation.loading import FoundFormulation
@@ -31,6 +31,8 @@ def choose(
 
     Raises
     ------
+    NoFormulationError
+        None takes the instance, which states no parameter of one.
     UsageError, InputError, FormulationError
         As `solve`.
     """
@@ -64,8 +66,9 @@ def choose(
         if why is None:
             return entry.formulation, posed
         reasons.append(f"{entry.name}: {why}")
-    if named.parameters:
-        reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; choose one with -f")
+    if not named.parameters:
+        raise NoFormulationError("no formulation takes this instance\n  " + "\n  ".join(reasons))
+    reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; choose one with -f")
     raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
 
 

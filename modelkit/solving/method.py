@@ -29,12 +29,9 @@ class Method:
     ----------
     certifies_at_once
         Whether a certificate takes no time, so that a schedule to start from is held against it before a model is made.
-    solves_all
-        Whether `bound` is what solves instances that no formulation takes.
     """
 
     certifies_at_once = False
-    solves_all = False
 
     def bound(self, task: Task) -> CertifiedBound:
         """A lower bound, recomputed exactly, and a schedule close to it.

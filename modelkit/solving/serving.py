@@ -223,8 +223,6 @@ def metric_of(run: SolveState) -> str | None:
 class ServingMethod(Method):
     """Certified bounds in real time, list schedules with gates and a search over when prompts are let in."""
 
-    solves_all = True
-
     def bound(self, task: Task) -> CertifiedBound:
         """See `bound`."""
         return bound(task)
