@@ -33,7 +33,7 @@ def proven(name: str, solver: str, instance: mk.Instance) -> float:
     return value
 
 
-@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 200), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 200), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", OBJECTIVE_OF)
 def test_equals_exhaustive_search(name: str, solver: str, seeds: range) -> None:

@@ -86,6 +86,7 @@ class ServingSearch:
             interrupted = True
         with interrupts_held() as held:
             if self.best is None or self.certificate is None:
+                self.task = replace(task, listen=lambda progress: None)  # a caller that interrupts once may do it again
                 self.least()
             known = self.concluded()
         return known.interrupted() if interrupted or held.pressed else known
