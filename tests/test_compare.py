@@ -115,6 +115,7 @@ def test_bad_input(home: Path, run: Run, two: Instance) -> None:
     assert stdout.startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_what_simulate_takes(home: Path, run: Run, two: Instance) -> None:
     """Tests that policies run with their options, predictions and limits, as ``simulate`` runs them."""
     options = ["-p", "mc-sf:gate=2,wait=3", "-p", "mc-sf", "--predictions", "noise:0.5", "--max-batch", "1"]

@@ -252,7 +252,7 @@ def test_arrivals_are_awaited_by_the_search() -> None:
     assert mk.bound(late, time_limit=0).result.status == "feasible"
     assert mk.bound(late).result.status == "feasible"
     with pytest.raises(UsageError, match="known at 0"):
-        mk.solve(late)
+        mk.solve(late, formulation="slot-full-mip")
 
 
 def test_infeasible_instances_are_not_searched() -> None:

@@ -151,6 +151,7 @@ def test_too_large_returns_the_best_known_schedule(two: Instance, monkeypatch: p
     assert "too large for a formulation over starts" in result.message
 
 
+@pytest.mark.slow
 def test_a_schedule_with_its_bound_is_judged_once(two: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that the verdict that comes with a certified bound is taken over: a long trace takes a second to replay."""
     judged = []
