@@ -20,10 +20,10 @@ from modelkit.policies import policies
 from modelkit.problems.problem import problem_of
 from modelkit.result import Progress, Result
 from modelkit.runtime.interrupts import interruptible
-from modelkit.solving.bound import bound
 from modelkit.solving.certified import Task
 from modelkit.solving.choose import check_search, choose, search_suits
 from modelkit.solving.method import NO_SOLVER
+from modelkit.solving.methods import method_of
 from modelkit.solving.outcome import SEARCH
 from modelkit.solving.pipeline import Pipeline
 
@@ -138,8 +138,5 @@ def _without_formulation(task: Task, reason: str) -> Result:
         task.instance.check_fits()
     except InfeasibleError as error:
         return task.infeasible(str(error))
-    known = bound(
-        task.instance, objective=task.metric, time_limit=task.time_limit, gap=task.gap, seed=task.seed,
-        listen=task.listen,
-    ).result  # fmt: skip
+    known = method_of(problem_of(task.instance)).bound(task).result
     return known.model_copy(update={"message": known.message or f"{reason.splitlines()[0]}; {NO_SOLVER}"})

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from modelkit.arguments import checked_arguments
-from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.problems.problem import problem_of
@@ -14,9 +13,8 @@ from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.methods import METHODS
-from modelkit.text import join_words
 
-__all__ = ["TIME_LIMIT", "CertifiedBound", "bound", "has_bound"]
+__all__ = ["TIME_LIMIT", "CertifiedBound", "bound"]
 
 #: Default limit [s].
 TIME_LIMIT = 60.0
@@ -67,15 +65,5 @@ def bound(
     instance = load(instance)
     instance.check_fits()
     problem = problem_of(instance)
-    if problem not in METHODS:
-        known = join_words([f"{other.title} ({other.instances})" for other in METHODS])
-        raise UsageError(f"certified bounds are known for {known}; this instance poses {problem.title}")
-    metric = problem.metric(objective)
-    return METHODS[problem].bound(
-        Task(instance, metric, time_limit, gap, seed, listen or (lambda progress: None), began)
-    )
-
-
-def has_bound(instance: Instance) -> bool:
-    """Whether `bound` has an answer for instances of this kind."""
-    return problem_of(instance) in METHODS
+    listener = listen or (lambda progress: None)
+    return METHODS[problem].bound(Task(instance, problem.metric(objective), time_limit, gap, seed, listener, began))

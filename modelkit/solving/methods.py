@@ -9,17 +9,17 @@ from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
 from modelkit.solving.unit_slots import UnitSlotMethod
 
-#: By problem; a problem that is not here has no certified bound.
+#: By problem.
 METHODS: dict[Problem, Method] = {
     KV: KvMethod(),
     UNIT_SLOTS: UnitSlotMethod(),
     SLOTS: SlotMethod(),
     SERVING: ServingMethod(),
 }
-#: That of all others.
+#: That of formulations of no problem.
 PLAIN = Method()
 
 
 def method_of(problem: Problem | None) -> Method:
-    """The method of a problem; that of policies where there is no other."""
-    return PLAIN if problem is None else METHODS.get(problem, PLAIN)
+    """The method of a problem; that of policies where there is none."""
+    return PLAIN if problem is None else METHODS[problem]

@@ -25,8 +25,9 @@ from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
 from modelkit.problems.serving.bounds import TITLES, serving_bounds
 from modelkit.problems.serving.gap import open_words
+from modelkit.problems.serving.plans import search_refusal
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
-from modelkit.problems.serving.search import search_refusal, search_schedule
+from modelkit.problems.serving.search import search_schedule
 from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.interrupts import interrupts_held

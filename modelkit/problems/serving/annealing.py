@@ -24,9 +24,9 @@ NEAR, SHIFT, FAR = 12, 2000.0, 20_000.0
 def anneal(
     requests: Requests, order: Any, release: Any, rank: Any, costs: Costs, rule: Rule, begin: State, state: State,
     scratch: Scratch, horizon: float, pace: float, price: float, first: Any, start: Any, free: int, moves: int,
-    hot: float, cool: float, current: float, best: float, best_release: Any, best_rank: Any,
+    temperature: float, current: float, best: float, best_release: Any, best_rank: Any,
 ) -> tuple[float, float]:  # fmt: skip
-    """Try so many moves while the temperature [ms] falls from ``hot`` to ``cool``; returns the current and best totals.
+    """Try so many moves at a temperature [ms]; returns the current and best totals.
 
     ``order``, ``release`` and ``rank`` are the current plan, changed in place; ``best_release`` and ``best_rank`` the
     best. Moves begin with one of the first ``free`` of the order. Seed the random numbers by `seed_generator`.
@@ -36,8 +36,7 @@ def anneal(
     trial = release.copy()
     trial_order = order.copy()
     ranked = rule.batch < m or 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
-    for move in range(moves):
-        temperature = hot + (cool - hot) * move / moves
+    for _ in range(moves):
         w = np.random.randint(free)
         i = order[w]
         swapped = -1

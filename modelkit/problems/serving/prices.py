@@ -130,7 +130,7 @@ def price_bound(
         Ctrl-C; it carries the best prices so far.
     """
     deadline = deadline or Deadline()
-    terms = Terms.of(ServingCosts.of(instance), instance.server.kv_capacity_tokens, instance.server.slots)
+    terms = _terms(instance)
     arrival = terms.facts[:, kernels.ARRIVAL]
     completions = np.maximum(completions - terms.start, arrival + terms.facts[:, kernels.RESIDENCE])
     mean = max(float((completions - arrival).mean()), 1e-6)
@@ -164,6 +164,11 @@ def price_bound(
     except KeyboardInterrupt:
         raise InterruptedWith(replace(seen(level), cut=True)) from None
     return best
+
+
+def _terms(instance: Instance) -> Terms:
+    """What an ascent needs to know of an instance."""
+    return Terms.of(ServingCosts.of(instance), instance.server.kv_capacity_tokens, instance.server.slots)
 
 
 def _free(terms: Terms) -> Prices:
@@ -200,15 +205,18 @@ def _servers(terms: Terms, completions: Floats, level: Level) -> tuple[Floats, F
 
 
 def certificate_of(instance: Instance, prices: Prices, *, seconds: float | None = None) -> Certificate:
-    """The certificate of these prices, rounded to whole numbers; its bound is what those prove."""
-    written = written_prices(instance, prices)
-    bound = serving_prices_bound(instance, written)
+    """The certificate of these prices, rounded to whole numbers; its bound is what those prove.
+
+    Very high prices are rounded so much that none at all may prove more: then the certificate is of none.
+    """
+    written = [written_prices(instance, some) for some in (prices, _free(_terms(instance)))]
+    bound, best = max(((serving_prices_bound(instance, some), some) for some in written), key=lambda found: found[0])
     return Certificate(
         instance=InstanceStamp.of(instance),
         kind="serving-prices",
         objective=TOTAL_LATENCY_MS,
         bound=Bound(numerator=bound.numerator, denominator=bound.denominator),
-        serving_prices=written,
+        serving_prices=best,
         seconds=seconds,
     )
 

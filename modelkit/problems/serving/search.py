@@ -15,27 +15,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from modelkit.clock import LinearClock
 from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import Instance
 from modelkit.judge.rules import Stay
-from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
+from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
 from modelkit.problems.serving.annealing import anneal, seed_generator
-from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch, copy_state, empty_state, run_plan
+from modelkit.problems.serving.plan_kernel import copy_state, run_plan
+from modelkit.problems.serving.plans import MISFITS, Floats, Ints, Plan, Server, search_refusal
 from modelkit.runtime.deadline import Deadline
-from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.schedule import Schedule
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-#: Gates tried: patience, 0 for none. Misfits of a scan. Limits of the batch, as a share of the most in progress.
+#: Gates tried: patience, 0 for none. Limits of the batch, as a share of the most in progress.
 PATIENCE = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
-MISFITS = (1, 4)
 BATCHES = (1.0, 0.75, 0.5)
 #: Requests that are annealed together; of a window, those that are moved.
 WINDOW, MOVED = 1000, 200
@@ -49,112 +45,6 @@ TUNED, STRETCHES = 0.6, 30
 BEYOND = 1.0
 #: What a ms of work left at the horizon costs, in requests in progress there.
 PRICE = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Releases [ms] and ranks of all requests, what an iteration may hold, and the total of the completions [ms]."""
-
-    release: Floats
-    rank: Ints
-    rule: Rule
-    total: float
-
-
-def search_refusal(instance: Instance) -> str | None:
-    """Why no plan serves an instance, or None: plans process each prompt whole."""
-    clock = instance.server.clock
-    largest = clock.largest_prefill if isinstance(clock, LinearClock) else None
-    if largest is None or int(instance.arrays.prompt.max()) <= largest:
-        return None
-    return f"has prompts of more than {largest} tokens, the most that a prefill level holds"
-
-
-class Server:
-    """An instance as the kernels see it: requests in the order of arrival, times in ms.
-
-    ``metric`` says what `run` returns: the sum of the completions with ``total_latency_ms``, that of the first tokens
-    with ``total_ttft_ms``, and the last completion with ``makespan_ms``.
-    """
-
-    def __init__(self, instance: Instance, metric: str = TOTAL_LATENCY_MS) -> None:
-        self.metric = metric
-        clock, arrays = instance.server.clock, instance.arrays
-        assert isinstance(clock, LinearClock)
-        self.instance = instance
-        self.by_arrival = np.argsort(arrays.arrival, kind="stable")
-        arrival, prompt, output = (
-            column[self.by_arrival] for column in (arrays.arrival * 1000.0, arrays.prompt, arrays.output)
-        )
-        self.requests = Requests(arrival, prompt, output)
-        levels = sorted(clock.prefill_levels or ())
-        self.costs = Costs(
-            clock.base_ms, clock.prefill_ms(0) - clock.base_ms, clock.prefill_per_token_ms, clock.decode_base_ms,
-            clock.decode_per_request_ms, clock.decode_per_kv_token_ms, not clock.mixed,
-            np.array([tokens for tokens, _ in levels], np.int64), np.array([ms for _, ms in levels], np.float64),
-        )  # fmt: skip
-        capacity, slots = instance.server.kv_capacity_tokens, instance.server.slots
-        prompts = clock.largest_prefill or int(prompt.sum())
-        most = -1 if capacity is None else capacity
-        self.rule = Rule(most, prompts, slots or len(arrival), 1, np.zeros(1), arrival[0], math.inf, 0.0)
-        #: Whether all requests together do not fit the memory.
-        self.tight = 0 <= self.rule.capacity < int((prompt + output).sum())
-        self.first, self.start = np.full(len(arrival), -1, np.int64), np.zeros(len(arrival))
-        self.scratch = Scratch(np.zeros(len(arrival), np.int64), np.zeros(max(MISFITS), np.int64))
-        self.begin, self.state = (empty_state(int(output.max())) for _ in range(2))
-
-    def run(self, plan: Plan) -> float:
-        """The value [ms] of a plan by the metric; fills ``first`` and ``start``."""
-        copy_state(empty_state(int(self.requests.output.max())), self.state)
-        order = np.argsort(plan.release, kind="stable")
-        total = run_plan(
-            self.requests, order, plan.release, plan.rank, self.costs, plan.rule, self.state, self.scratch, math.inf,
-            0.0, 0.0, self.first, self.start,
-        )  # fmt: skip
-        ended, first_tokens = self.state.now
-        return float({TOTAL_LATENCY_MS: total, TOTAL_TTFT_MS: first_tokens, MAKESPAN_MS: ended}[self.metric])
-
-    def orders(self) -> Iterator[Ints]:
-        """Ranks by effective work, arrival, volume and output."""
-        arrival, prompt, output = self.requests
-        costs, capacity = self.costs, self.rule.capacity
-        volume = prompt * (output - 1) + output * (output + 1) // 2 - 1
-        work = (
-            costs.prefill_per_token * prompt
-            + costs.decode_per_request * (output - 1)
-            + (costs.decode_per_kv_token + (costs.decode_base / capacity if capacity > 0 else 0.0)) * volume
-        )
-        for key in (work, arrival, volume, output):
-            rank = np.empty(len(arrival), np.int64)
-            rank[np.lexsort((arrival, key))] = np.arange(len(arrival))
-            yield rank
-
-    def plan_of(self, stays: Sequence[Stay]) -> Plan:
-        """The plan that releases each request when its last stay began."""
-        begun = np.zeros(len(self.by_arrival))
-        for stay in stays:
-            begun[stay.request] = stay.begin
-        release = np.maximum(begun[self.by_arrival] - 1e-3, self.requests.arrival)
-        rank = np.empty(len(release), np.int64)
-        rank[np.argsort(release, kind="stable")] = np.arange(len(release))
-        rule = self.rule._replace(misfits=max(MISFITS), gated_from=math.inf)
-        return Plan(release, rank, rule, self.run(Plan(release, rank, rule, 0.0)))
-
-    def schedule(self, plan: Plan) -> Schedule:
-        """The plan as a schedule of the instance."""
-        self.run(plan)
-        names = [self.instance.requests[i].id for i in self.by_arrival]
-        begins: dict[int, list[int]] = {}
-        for i in np.argsort(self.first, kind="stable").tolist():
-            begins.setdefault(int(self.first[i]), []).append(i)
-        rounds = sorted(begins)
-        last = int((self.first + self.requests.output).max())
-        segments = []
-        for k, following in zip(rounds, [*rounds[1:], last], strict=True):
-            admitted = begins[k]
-            at = float(self.start[admitted[0]]) / 1000
-            segments.append(Segment(at, tuple(Admission(names[i]) for i in admitted), (), following - k))
-        return Schedule(tuple(segments))
 
 
 def search_schedule(
@@ -246,8 +136,7 @@ def grid_plans(server: Server, deadline: Deadline) -> Iterator[Plan]:
             for misfits in MISFITS if bound else MISFITS[:1]:
                 for patience in PATIENCE:
                     rule = server.rule._replace(batch=batch, misfits=misfits, patience=np.array([patience]))
-                    plan = Plan(release, rank, rule, 0.0)
-                    plan = Plan(release, rank, rule, server.run(plan))
+                    plan = server.plan(release, rank, rule)
                     most = max(most, most_in_progress(server.first, server.requests.output)) if share == 1 else most
                     yield plan
                     if deadline.over:
@@ -265,31 +154,50 @@ def most_in_progress(first: Ints, output: Ints) -> int:
 def started(server: Server, plan: Plan) -> Plan:
     """The same schedule without a gate: everybody is released when it started."""
     server.run(plan)
-    again = Plan(
-        np.maximum(server.start, server.requests.arrival), plan.rank, plan.rule._replace(gated_from=math.inf), 0.0
-    )
-    return Plan(again.release, again.rank, again.rule, server.run(again))
+    release = np.maximum(server.start, server.requests.arrival)
+    return server.plan(release, plan.rank, plan.rule._replace(gated_from=math.inf))
 
 
 def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     """Anneal all requests together until the deadline."""
     n = len(plan.rank)
     hot = HEAT * (plan.total - server.requests.arrival.sum()) / n
-    order, release, rank = np.argsort(plan.release, kind="stable"), plan.release.copy(), plan.rank.copy()
+    copy_state(server.empty, server.begin)
+    part = Part(np.argsort(plan.release, kind="stable"), n, math.inf, 0.0, 0.0)
+    yield from cooled(server, plan, part, hot, max(1, BREATH // (n * 20)), deadline)
+
+
+class Part(NamedTuple):
+    """What is annealed: requests by release, of which the first ``free`` are moved, and how their moves are valued.
+
+    From ``server.begin`` until the horizon, with ``pace`` and ``price`` as in `run_plan`.
+    """
+
+    order: Ints
+    free: int
+    horizon: float
+    pace: float
+    price: float
+
+
+def cooled(server: Server, plan: Plan, part: Part, hot: float, breath: int, deadline: Deadline) -> Iterator[Plan]:
+    """Anneal a part of a plan from the temperature ``hot`` [ms] down; plans with the best value of the part so far.
+
+    ``plan.total`` is the part's value. A look at the clock every ``breath`` moves.
+    """
+    order, release, rank = part.order.copy(), plan.release.copy(), plan.rank.copy()
     best_release, best_rank = release.copy(), rank.copy()
-    server.begin = empty_state(int(server.requests.output.max()))
     current = best = plan.total
-    whole, begun = deadline.left, EFFORT * n
-    moves, done = max(1, BREATH // (n * 20)), 0
-    while not deadline.over and done < begun:
-        share = 1 - deadline.left / whole if deadline.finite else done / begun
+    whole, done, enough = deadline.left, 0, EFFORT * part.free
+    while not deadline.over and done < enough:
+        share = 1 - deadline.left / whole if deadline.finite else done / enough
         heat = hot * (1 - share) + hot * COOLED
         current, found = anneal(
             server.requests, order, release, rank, server.costs, plan.rule, server.begin, server.state,
-            server.scratch, math.inf, 0.0, 0.0, server.first, server.start, n, moves, heat, heat, current, best,
-            best_release, best_rank,
+            server.scratch, part.horizon, part.pace, part.price, server.first, server.start, part.free, breath, heat,
+            current, best, best_release, best_rank,
         )  # fmt: skip
-        done += 0 if deadline.finite else moves
+        done += 0 if deadline.finite else breath
         if found < best:
             best = found
             yield Plan(best_release.copy(), best_rank.copy(), plan.rule, best)
@@ -311,11 +219,9 @@ def tuned(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator
         begin = int(rng.integers(STRETCHES))
         end = begin + 1 + int(rng.integers(STRETCHES)) // 4
         patience[begin:end] = np.maximum(0.1, patience[begin:end]) * float(np.exp(rng.normal(0.0, 0.5)))
-        changed = rule._replace(patience=patience)
-        total = server.run(Plan(plan.release, plan.rank, changed, 0.0))
-        if total < plan.total:
-            rule = changed
-            plan = Plan(plan.release, plan.rank, rule, total)
+        found = server.plan(plan.release, plan.rank, rule._replace(patience=patience))
+        if found.total < plan.total:
+            plan, rule = found, found.rule
             yield plan
 
 
@@ -326,7 +232,7 @@ def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator
     """
     requests = server.requests
     latency = (plan.total - requests.arrival.sum()) / len(plan.rank)
-    copy_state(empty_state(int(requests.output.max())), server.begin)
+    copy_state(server.empty, server.begin)
     rest = np.arange(len(plan.rank))
     whole, windows, window = deadline.left, -(-len(rest) * 2 // MOVED), 0
     while len(rest) and not deadline.over:
@@ -368,33 +274,21 @@ def anneal_window(
     server: Server, plan: Plan, rest: Ints, free: int, horizon: float, hot: float, deadline: Deadline
 ) -> Plan:
     """Anneal the first ``free`` of the rest until the horizon, from the state ``server.begin``."""
-    requests, costs, rule = server.requests, server.costs, plan.rule
-    begin, state, scratch = server.begin, server.state, server.scratch
+    begin, state = server.begin, server.state
     order = rest[: max(free, int(np.searchsorted(plan.release[rest], horizon, side="right")))].copy()
     horizon = horizon if len(order) < len(rest) else math.inf
-    release, rank = plan.release.copy(), plan.rank.copy()
 
     def run(pace: float, price: float) -> float:
         copy_state(begin, state)
         return float(run_plan(
-            requests, order, release, rank, costs, rule, state, scratch, horizon, pace, price, server.first,
-            server.start,
+            server.requests, order, plan.release, plan.rank, server.costs, plan.rule, state, server.scratch, horizon,
+            pace, price, server.first, server.start,
         ))  # fmt: skip
 
     run(0.0, 0.0)
     pace = float((state.now[0] - begin.now[0]) / max(1, state.sums[2] - begin.sums[2]))
     price = PRICE * float(state.sums[0]) if math.isfinite(horizon) else 0.0
-    current = best = run(pace, price)
-    best_release, best_rank = release.copy(), rank.copy()
-    whole, done, enough = deadline.left, 0, EFFORT * free
-    moves = max(1, BREATH // (len(order) * 40))
-    while not deadline.over and done < enough:
-        share = 1 - deadline.left / whole if deadline.finite else done / enough
-        heat = hot * (1 - share) + hot * COOLED
-        current, best = anneal(
-            requests, order, release, rank, costs, rule, begin, state, scratch, horizon, pace, price, server.first,
-            server.start, free, moves, heat, heat, current, best, best_release, best_rank,
-        )  # fmt: skip
-        done += 0 if deadline.finite else moves
-    found = Plan(best_release, best_rank, rule, 0.0)
-    return Plan(best_release, best_rank, rule, server.run(found))
+    part = Part(order, free, horizon, pace, price)
+    begun = replace(plan, total=run(pace, price))
+    *_, found = [begun, *cooled(server, begun, part, hot, max(1, BREATH // (len(order) * 40)), deadline)]
+    return server.plan(found.release, found.rank, found.rule)
