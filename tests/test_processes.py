@@ -258,6 +258,18 @@ def test_bounds_that_a_solution_refutes_are_withdrawn() -> None:
     assert (found.stop, found.found, found.bound) == ("failed", "solution", None)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_solver_process_outlives_signals_of_its_first_moment(number: int) -> None:
+    """Tests that a signal to the whole group leaves it to the parent to end a solver process that only starts."""
+    process = SolverProcess()
+    try:
+        os.kill(process.process.pid, number)
+        process.ask(Job("highs", knapsack(), Limits(), {}))
+        assert process.next(60) == ("begun",)  # and not ("died",)
+    finally:
+        process.kill()
+
+
 def test_answers_to_other_questions_are_dropped() -> None:
     """Tests that a message with another number is not read as an answer."""
     process = SolverProcess()

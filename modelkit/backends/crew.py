@@ -25,6 +25,7 @@ from typing import Any
 
 from modelkit.backends.worker import HEADER, Job, frames
 from modelkit.errors import SolverError
+from modelkit.runtime.interrupts import signals_blocked
 from modelkit.runtime.threads import Lock
 
 #: Processes kept for the next solves, at most.
@@ -112,7 +113,7 @@ class SolverProcess:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
-            with _interrupts_blocked():
+            with signals_blocked():
                 self.process = subprocess.Popen(
                     [sys.executable, "-c", f"from modelkit.backends.worker import main; main({their_life}, {log})"],
                     stdin=their_questions,
@@ -224,13 +225,3 @@ def _close(*descriptors: int) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits within the block, also for a process that is started there until it has said what it does then."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -11,7 +11,7 @@ from modelkit.backends.crew import Message, SolverProcess
 from modelkit.backends.standard_form import Floats, StandardForm
 from modelkit.backends.worker import Job
 from modelkit.errors import ModelkitError, SolverError
-from modelkit.runtime.interrupts import interrupts_held
+from modelkit.runtime.interrupts import Held, interrupts_held
 
 #: Seconds that a solver has to stop by itself after its limit, or after it was asked to, at most.
 GRACE = 5.0
@@ -121,10 +121,11 @@ class Watch:
         self.deadline: float | None = None
         self.overrun = overrun(job.limits)
         self.stopping = ""  # why it was asked to stop
+        self.held = Held()
 
     def run(self) -> Outcome:
         """Ask and wait for the answer. The first Ctrl-C asks for the best so far, the second ends the process."""
-        with interrupts_held() as held:
+        with interrupts_held() as self.held:
             self.process.ask(self.job)
             while True:
                 try:
@@ -132,7 +133,7 @@ class Watch:
                     outcome = None if message is None else self.take(message)
                     if outcome is not None:
                         return self.completed(outcome)
-                    if held.pressed and not self.stopping:
+                    if self.held.pressed and not self.stopping:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
                     if self.stopping == "interrupted":  # a second Ctrl-C: no more waiting
@@ -163,7 +164,8 @@ class Watch:
             self.process.free = True
             raise rest[0] if isinstance(rest[0], ModelkitError) else SolverError(str(rest[0]))
         else:
-            return self.salvaged(self.stopping or "failed", self.process.last_words())
+            stop = self.stopping or ("interrupted" if self.held.pressed else "failed")
+            return self.salvaged(stop, self.process.last_words())
         return None
 
     def hear(self, seconds: float, bound: float | None) -> None:
@@ -179,7 +181,7 @@ class Watch:
         x, claimed = fields.pop("x", None), fields.pop("objective", None)
         if x is not None:
             self.incumbents.add(x, claimed)
-        if fields["stop"] == "interrupted" and self.stopping:
+        if fields["stop"] in ("interrupted", "failed") and self.stopping:  # solvers stop with many a status
             fields["stop"] = self.stopping
         if fields["found"] == "infeasible" and self.incumbents.x is not None:
             self.incumbents.remark(f"{self.job.solver} reports the model infeasible but returned a solution")

@@ -167,7 +167,6 @@ def main(life: int, log: int) -> None:
         Descriptor of the file for solvers' logs.
     """
     ignore_all()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with(life)
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

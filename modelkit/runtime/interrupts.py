@@ -78,6 +78,17 @@ def ignore_all() -> None:
     """Leave it to the parent process when this one ends: signals often go to a whole group."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Signals of `ENDING` wait within the block; for a process started there, until it calls `ignore_all`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting.marks import Marks
 from modelkit.formulation.loading import FOLDERS_VARIABLE, load_formulation
 from modelkit.runtime.deadline import Deadline, within
+from modelkit.runtime.interrupts import ignore_all
 
 _PR_SET_PDEATHSIG = 1
 #: What formulations import anyway, so that their own time is counted without.
@@ -56,7 +57,7 @@ def tell(progress: Any) -> None:
 def main() -> None:
     """Answer requests until the parent is gone."""
     channel_at, marks_at, dump_at, parent = (int(text) for text in sys.argv[1:5])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    ignore_all()
     _die_with(parent)
     faulthandler.enable(file=dump_at, all_threads=False)
     faulthandler.register(signal.SIGUSR1, file=dump_at, all_threads=False)

@@ -22,6 +22,7 @@ from modelkit.errors import FormulationError, FormulationFailedError, Formulatio
 from modelkit.formulation.hosting.marks import Marks
 from modelkit.formulation.loading import FOLDERS_VARIABLE, IMPORT
 from modelkit.runtime.deadline import current
+from modelkit.runtime.interrupts import signals_blocked
 
 #: Seconds that a function of a formulation may take, building apart.
 TIMEOUT = 30.0
@@ -65,11 +66,12 @@ class Host:
             given = (theirs.fileno(), page.fileno(), self.dump.fileno())
             fixed = {} if hash_seed is None else {"PYTHONHASHSEED": str(hash_seed), "PYTHONDONTWRITEBYTECODE": "1"}
             root = str(Path(__file__).resolve().parents[2])
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, *map(str, given), str(self.owner), json.dumps([root, *sys.path])],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=given,
-                env={**os.environ, FOLDERS_VARIABLE: folders(), **fixed},
-            )  # fmt: skip
+            with signals_blocked():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _START, *map(str, given), str(self.owner), json.dumps([root, *sys.path])],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=given,
+                    env={**os.environ, FOLDERS_VARIABLE: folders(), **fixed},
+                )  # fmt: skip
         theirs.close()
         assert self.process.stdout is not None
         threading.Thread(target=_relay, args=(self.process.stdout,), daemon=True).start()
