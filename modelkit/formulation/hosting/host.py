@@ -65,10 +65,10 @@ class Host:
             self.marks = Marks(page.fileno())
             given = (theirs.fileno(), page.fileno(), self.dump.fileno())
             fixed = {} if hash_seed is None else {"PYTHONHASHSEED": str(hash_seed), "PYTHONDONTWRITEBYTECODE": "1"}
-            root = str(Path(__file__).resolve().parents[2])
+            paths = json.dumps([str(Path(__file__).resolve().parents[2]), *sys.path])
             with signals_blocked():
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _START, *map(str, given), str(self.owner), json.dumps([root, *sys.path])],
+                    [sys.executable, "-P", "-c", _START, *map(str, given), str(self.owner), paths],
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=given,
                     env={**os.environ, FOLDERS_VARIABLE: folders(), **fixed},
                 )  # fmt: skip
