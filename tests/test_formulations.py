@@ -11,14 +11,17 @@ from kv_brute_force import brute_force
 
 from modelkit.backends import Limits, backend
 from modelkit.backends.standard_form import compile_model
+from modelkit.certificate import SHARE, Work
 from modelkit.formulation.loading import found_formulations, load_formulation
-from modelkit.instance import Instance
+from modelkit.instance import Instance, LinearClock
 from modelkit.judge import judge
 from modelkit.problems.kv import best_known as hindsight_module
+from modelkit.problems.problem import TOTAL_LATENCY_MS
 from modelkit.schedule import schedule_from_starts
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.known import known_of, start_windows
 from modelkit.verify.exact_bounds import certify
+from modelkit.verify.serving_work import work_bounds
 
 #: SCIP spends seconds on cuts at the root of tiny models; the optimum is the same without.
 SOLVERS = {"highs": {}, "scip": {"separating/maxroundsroot": 5}}
@@ -158,3 +161,37 @@ def test_without_capacity_everybody_starts_on_arrival() -> None:
         }
     )
     assert optimum("kv-hindsight", "highs", base) == 7
+
+
+def in_real_time(instance: Instance) -> Instance:
+    """The same under a clock on which an iteration lasts a millisecond, whatever is in it."""
+    clock = LinearClock(kind="linear", mixed=True, base_ms=1.0)
+    requests = [r.model_copy(update={"arrival": r.arrival / 1000}) for r in instance.requests]
+    return instance.replace(server=instance.server.model_copy(update={"clock": clock}), requests=requests)
+
+
+@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 200), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_volume_is_below_the_optimum(solver: str, seeds: range, draw: Callable[..., Instance]) -> None:
+    """Tests certified bound by work <= kv-hindsight-volume <= brute force, and the closed form where all are there."""
+    formulation, equal = load_formulation("kv-hindsight-volume"), 0
+    for seed in seeds:
+        instance = draw(6000 + seed, 1 + seed % 5, most_memory=8, spread=seed % 4)
+        outcome = backend(solver).solve(
+            formulation.instantiate(instance, known_of(formulation, instance)), Limits(time_limit=60), SOLVERS[solver]
+        )
+        assert outcome.stop == "finished"
+        assert outcome.bound is not None
+        best = brute_force(instance)[0]
+        work = work_bounds(in_real_time(instance), Work(memory_share=SHARE), TOTAL_LATENCY_MS)["work"]
+        assert work.numerator / work.denominator <= outcome.bound + 1e-6
+        assert outcome.bound <= best + 1e-6
+        equal += outcome.bound == best
+        if all(r.arrival == 0 for r in instance.requests):
+            assert instance.server.kv_capacity_tokens is not None
+            volumes = sorted(r.prompt_tokens * r.output_tokens + r.output_tokens * (r.output_tokens + 1) // 2
+                             for r in instance.requests)  # fmt: skip
+            sums = np.cumsum(volumes)
+            assert outcome.bound >= sum(-(-int(v) // instance.server.kv_capacity_tokens) for v in sums)
+            assert lp_bound("kv-hindsight-volume", instance) >= sums.sum() / instance.server.kv_capacity_tokens - 1e-6
+    assert 0 < equal < len(seeds)

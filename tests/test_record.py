@@ -30,6 +30,7 @@ KV = (
     "kv-hindsight-cliques",
     "kv-hindsight-flow",
     "kv-hindsight-lp",
+    "kv-hindsight-volume",
     "kv-makespan",
 )
 VARIANTS: dict[str, dict[str, Any]] = {
