@@ -99,7 +99,7 @@ def picture(trace: Path, target: Path) -> None:
     for policy in (POLICIES[0], f"{POLICIES[0]}:gate=auto"):
         verdict = judge(hour, policy_schedule(hour, policy))
         assert verdict.valid
-        ends[policy] = np.array([stay.end for stay in verdict.stays if stay.completed])
+        ends[policy] = np.array([residency.end for residency in verdict.residencies if residency.completed])
     edges = np.linspace(0, max(map(np.max, ends.values())), COLUMNS + 1)
     curves = {policy: mean_in_columns(arrivals, done, edges) for policy, done in ends.items()}
     axis, per = time_axis(False, edges[-1])

@@ -57,7 +57,7 @@ def nobody_waits_longer(m: Any, i: str) -> Any:
 def admissible(instance: Instance, verdict: Verdict) -> list[str]:
     """What a schedule breaks of the variant's rules, in plain Python from the judge's replay."""
     limit = instance.extra["longest_wait"]
-    waits = [(instance.requests[stay.request], stay.begin) for stay in verdict.stays]
+    waits = [(instance.requests[residency.request], residency.begin) for residency in verdict.residencies]
     return [
         f"request {r.id!r} starts at {begin:g}, {begin - r.arrival:g} rounds after its arrival; allowed: {limit}"
         for r, begin in waits

@@ -48,7 +48,7 @@ def admissible(instance: Instance, verdict: Verdict) -> list[str]:
     cap = instance.extra["batch_cap"]
     return [
         f"from round {s.begin:g} on {s.active} requests are in progress, the cap is {cap}"
-        for s in verdict.stretches
+        for s in verdict.intervals
         if s.active > cap
     ]
 

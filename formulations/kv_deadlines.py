@@ -71,7 +71,11 @@ def data(instance: Instance) -> dict[str, Any]:
 def admissible(instance: Instance, verdict: Verdict) -> list[str]:
     """Requests that are late."""
     deadline = instance.extra["deadline"]
-    ends = {instance.requests[stay.request].id: stay.end or 0 for stay in verdict.stays if stay.completed}
+    ends = {
+        instance.requests[residency.request].id: residency.end or 0
+        for residency in verdict.residencies
+        if residency.completed
+    }
     return [f"request {i!r} is complete after round {ends[i]:g}, due {d}" for i, d in deadline.items() if ends[i] > d]
 
 

@@ -50,9 +50,9 @@ def value(instance: Instance, verdict: Verdict) -> float:
     weight: dict[str, float] = instance.extra["weight"]
     requests = instance.requests
     return sum(
-        weight[requests[stay.request].id] * ((stay.end or 0) - requests[stay.request].arrival)
-        for stay in verdict.stays
-        if stay.completed
+        weight[requests[residency.request].id] * ((residency.end or 0) - requests[residency.request].arrival)
+        for residency in verdict.residencies
+        if residency.completed
     )
 
 

@@ -94,7 +94,7 @@ Claim
 -----
 Exact. Some best schedule is among the solutions:
 
-Nobody is evicted in it: without the stays that are cut short no iteration lasts longer and none holds more. No
+Nobody is evicted in it: without the residencies that are cut short no iteration lasts longer and none holds more. No
 iteration is empty, so each gives some request a token, and sum_i o_i of them suffice. Each begins when the one before
 ends or, if later, when the last of those arrives that start in it: begun then, it and all that follow end no later. So
 the server only ever waits for arrivals. After the completion of i it does so until the last arrival at most, and the

@@ -7,9 +7,9 @@
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
 `modelkit.verify.exact_bounds` recomputes it in integer arithmetic.
 
-A schedule with evictions is no exception: the last stay of each request is a schedule without. Nor is one on slots: it
-is a schedule of the instance without them. There ``slot-rounds`` (``modelkit.verify.slot_rounds``) counts what J slots
-can do.
+A schedule with evictions is no exception: the last residency of each request is a schedule without. Nor is one on
+slots: it is a schedule of the instance without them. There ``slot-rounds`` (``modelkit.verify.slot_rounds``) counts
+what J slots can do.
 
 ``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.verify.slot_bound``); the first
 needs nothing but the instance, the second carries weights that prove how many rounds some slot must decode.

@@ -40,12 +40,12 @@ def round_ends(instance: Instance, verdict: Verdict) -> np.ndarray:
     clock = instance.server.clock
     assert isinstance(clock, LinearClock)
     ends = []
-    for stretch in verdict.stretches:
-        held = np.linspace(stretch.first_tokens, stretch.last_tokens, stretch.rounds)
-        lasting = clock.base_ms + clock.decode_base_ms + clock.decode_per_request_ms * stretch.active
+    for interval in verdict.intervals:
+        held = np.linspace(interval.first_tokens, interval.last_tokens, interval.rounds)
+        lasting = clock.base_ms + clock.decode_base_ms + clock.decode_per_request_ms * interval.active
         durations = lasting + clock.decode_per_kv_token_ms * held
-        prompts = (stretch.end - stretch.begin - durations.sum()) / stretch.rounds  # the same in each of them
-        ends.append(stretch.begin + np.cumsum(durations + prompts))
+        prompts = (interval.end - interval.begin - durations.sum()) / interval.rounds  # the same in each of them
+        ends.append(interval.begin + np.cumsum(durations + prompts))
     return np.concatenate(ends)
 
 
@@ -53,17 +53,17 @@ def vllm_bench(instance: Instance, verdict: Verdict, *, pieces: bool = False) ->
     """The result that ``vllm bench serve`` would write; with ``pieces`` answers are streamed in one piece."""
     ends = round_ends(instance, verdict)
     rows: dict[str, list[Any]] = defaultdict(list)
-    for stay in sorted((s for s in verdict.stays if s.completed), key=lambda s: s.request):
-        request = instance.requests[stay.request]
-        assert stay.first_token is not None
-        assert stay.end is not None
-        inside = ends[(ends > stay.first_token + 1e-6) & (ends < stay.end - 1e-6)]
-        times = np.concatenate([[stay.first_token], inside, [stay.end]])
+    for residency in sorted((s for s in verdict.residencies if s.completed), key=lambda s: s.request):
+        request = instance.requests[residency.request]
+        assert residency.first_token is not None
+        assert residency.end is not None
+        inside = ends[(ends > residency.first_token + 1e-6) & (ends < residency.end - 1e-6)]
+        times = np.concatenate([[residency.first_token], inside, [residency.end]])
         gaps = np.diff(times)
         rows["input_lens"].append(request.prompt_tokens)
         rows["output_lens"].append(request.output_tokens)
         rows["start_times"].append(1000.0 + request.arrival)
-        rows["ttfts"].append(stay.first_token / 1000 - request.arrival)
+        rows["ttfts"].append(residency.first_token / 1000 - request.arrival)
         rows["itls"].append([float(gaps.sum() / 1000)] if pieces else (gaps / 1000).tolist())
         rows["errors"].append("")
     return {

@@ -10,8 +10,8 @@ whoever may go on later may also go on from there, by pausing. For the same reas
 reached at no later moment and no larger cost otherwise. States are taken by their least possible value: the cost so
 far, and for each request the time that its remaining iterations last when it is alone.
 
-With evictions a stay is admitted either to complete or to be evicted, at any later boundary; only a stay that completes
-counts, so its first token is paid when it comes.
+With evictions a residency is admitted either to complete or to be evicted, at any later boundary; only a residency
+that completes counts, so its first token is paid when it comes.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ def test_naive_simulation_agrees(policy: str, chunks: bool) -> None:
         ] == [(admitted, evicted) for admitted, evicted, _ in other.decisions], instance
         verdict = judge(instance, schedule)
         assert verdict.valid, verdict.violations
-        ends = {stay.request: stay.end for stay in verdict.stays if stay.completed}
+        ends = {residency.request: residency.end for residency in verdict.residencies if residency.completed}
         assert ends == {i: pytest.approx(end, rel=1e-12) for i, end in other.ends.items()}
         assert sum(s.rounds for s in schedule.segments) == other.rounds
         assert other.made == sum(r.output_tokens for r in instance.requests) + other.lost
@@ -371,7 +371,9 @@ def test_judge_agrees_to_the_last_bit(policy: str) -> None:
         run = Recording(instance, entry.build(options), np.random.default_rng(seed), predicted, limits)
         verdict = judge(instance, run.run())
         assert verdict.valid, (instance, verdict.violations)
-        assert run.times == {stay.request: stay.end for stay in verdict.stays if stay.completed}
+        assert run.times == {
+            residency.request: residency.end for residency in verdict.residencies if residency.completed
+        }
 
 
 @pytest.mark.parametrize("policy", CHOICES)
@@ -383,12 +385,12 @@ def test_tokens_are_conserved(policy: str) -> None:
         instance, limits = random_case(rng)
         result = simulate(instance, policy, max_batch=limits.max_batch)
         verdict = judge(instance, result.schedule)
-        produced = sum(stretch.active * stretch.rounds for stretch in verdict.stretches)
+        produced = sum(interval.active * interval.rounds for interval in verdict.intervals)
         lost = result.metrics["recomputed_tokens"]
         prompts = sum(
-            instance.requests[stay.request].prompt_tokens
-            for stay in verdict.stays
-            if not stay.completed and (stay.first_token is not None or not instance.server.clock.mixed)
+            instance.requests[residency.request].prompt_tokens
+            for residency in verdict.residencies
+            if not residency.completed and (residency.first_token is not None or not instance.server.clock.mixed)
         )
         assert produced == sum(r.output_tokens for r in instance.requests) + lost - prompts
         per_second = result.metrics["throughput_tokens_per_second"]
@@ -420,7 +422,11 @@ def case(*rows: tuple[float, int, int], mixed: bool = True, capacity: int = 100)
 def ends(instance: Instance, policy: str = "mc-benchmark", **settings: Any) -> dict[str, float]:
     """When each request is done [ms]."""
     schedule = simulate(instance, policy, **settings).schedule
-    return {instance.requests[stay.request].id: stay.end for stay in judge(instance, schedule).stays if stay.completed}
+    return {
+        instance.requests[residency.request].id: residency.end
+        for residency in judge(instance, schedule).residencies
+        if residency.completed
+    }
 
 
 def test_mixed_by_hand() -> None:
@@ -467,7 +473,7 @@ def test_evicted_while_its_prompt_is_read() -> None:
     verdict = judge(instance, schedule)
     assert verdict.valid
     assert verdict.metrics["recomputed_tokens"] == 4
-    assert [stay.completed for stay in verdict.stays] == [False, True]
+    assert [residency.completed for residency in verdict.residencies] == [False, True]
     assert verdict.metrics["total_latency_ms"] == 1000 + 14 + 12
     short = judge(instance, Schedule((Segment(0, (Admission("a"),), (), 1),), 4))
     assert [(v.rule, v.size) for v in short.violations] == [("unfinished", 1)]

@@ -27,12 +27,12 @@ def test_no_chain_covers_more(draw: Callable[..., Instance], seed: int) -> None:
     makespan = verdict.metrics["makespan_rounds"]
     assert (path.links[0].begin, path.end) == (0, makespan)
     assert all(a.end == b.begin for a, b in zip(path.links, path.links[1:], strict=False))
-    stays = {(s.begin, s.end or 0.0, instance.requests[s.request].id) for s in verdict.stays}
-    assert all(any((r.begin, r.end) == s[:2] for s in stays) for r in runs)
+    residencies = {(s.begin, s.end or 0.0, instance.requests[s.request].id) for s in verdict.residencies}
+    assert all(any((r.begin, r.end) == s[:2] for s in residencies) for r in runs)
 
     @lru_cache
     def longest(until: float) -> float:
-        return max((end - begin + longest(begin) for begin, end, _ in stays if end <= until), default=0.0)
+        return max((end - begin + longest(begin) for begin, end, _ in residencies if end <= until), default=0.0)
 
     assert sum(r.end - r.begin for r in runs) == longest(makespan or 0.0)
 
@@ -45,7 +45,7 @@ def test_in_stages_it_stays_on_one_slot() -> None:
     verdict = judge(instance, schedule)
     path = critical_path(instance, verdict)
     assert path is not None
-    by_name = {instance.requests[s.request].id: s for s in verdict.stays}
+    by_name = {instance.requests[s.request].id: s for s in verdict.residencies}
     assert len({by_name[link.name].slot for link in path.links if link.kind == "run"}) == 1
     assert sum(link.end - link.begin for link in path.links) == pytest.approx(verdict.metrics["makespan_ms"])
     assert "are decoding and" in path.words

@@ -38,7 +38,7 @@ FORMULATION = Formulation(
     extends="kv-hindsight-flow", build=build, data=lambda instance: {{}}, admissible=admissible,
 )
 '''
-RULE = 'return [f"{s.active} requests run at {s.begin:g}" for s in verdict.stretches if s.active > 1]'
+RULE = 'return [f"{s.active} requests run at {s.begin:g}" for s in verdict.intervals if s.active > 1]'
 
 
 def apart(folder: Path, body: str = RULE) -> Path:

@@ -237,7 +237,7 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     running_at: list[int] = []  # the same, and after the admissions of each segment
 
     def held() -> int:
-        return sum(known[i].prompt_tokens + stay["age"] for i, stay in running.items())
+        return sum(known[i].prompt_tokens + residency["age"] for i, residency in running.items())
 
     def prefill(names: list[str]) -> float:
         tokens = sum(known[i].prompt_tokens for i in names)
@@ -264,10 +264,10 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
             spend(at - now)
         for i in segment.evict:
             if i in running:
-                stay = running.pop(i)
+                residency = running.pop(i)
                 evictions += 1
-                slot_time += now - stay["begin"]
-                recomputed += known[i].prompt_tokens + stay["age"] if stay["processed"] else 0
+                slot_time += now - residency["begin"]
+                recomputed += known[i].prompt_tokens + residency["age"] if residency["processed"] else 0
         admitted = []
         for i, _ in segment.admit:
             if i in known and i not in running and i not in done:
@@ -286,18 +286,18 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
                 continue
             old = [i for i in running if running[i]["processed"]]
             new = [i for i in running if not running[i]["processed"]]
-            for stay in running.values():
-                stay["age"] += 1
+            for residency in running.values():
+                residency["age"] += 1
             peak = max(peak, held())
             began = now
             spend(1 if not law else prefill(new) + (decode(old) if old else 0))
             decode_time += len(running) * (now - began)
-            for i, stay in list(running.items()):
-                stay["processed"] = True
-                stay.setdefault("first", now)
-                if stay["age"] == known[i].output_tokens:
+            for i, residency in list(running.items()):
+                residency["processed"] = True
+                residency.setdefault("first", now)
+                if residency["age"] == known[i].output_tokens:
                     done[i] = {**running.pop(i), "end": now}
-                    slot_time += now - stay["begin"]
+                    slot_time += now - residency["begin"]
 
     unit, second = ("ms", "second") if law else ("rounds", "round")
     metrics: dict[str, float | None] = dict.fromkeys(metric_names(law is None))
@@ -305,14 +305,14 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     metrics |= {"evictions": evictions, "recomputed_tokens": recomputed}
     if len(done) == len(known):
         n = len(known)
-        latencies = sorted(stay["end"] - known[i].arrival * scale for i, stay in done.items())
-        first = sorted(stay["first"] - known[i].arrival * scale for i, stay in done.items())
+        latencies = sorted(residency["end"] - known[i].arrival * scale for i, residency in done.items())
+        first = sorted(residency["first"] - known[i].arrival * scale for i, residency in done.items())
         pace = [
-            (stay["end"] - stay["first"]) / (known[i].output_tokens - 1)
-            for i, stay in done.items()
+            (residency["end"] - residency["first"]) / (known[i].output_tokens - 1)
+            for i, residency in done.items()
             if known[i].output_tokens > 1
         ]
-        makespan = max(stay["end"] for stay in done.values())
+        makespan = max(residency["end"] for residency in done.values())
         metrics |= {
             f"total_latency_{unit}": sum(latencies),
             f"mean_latency_{unit}": sum(latencies) / n,
@@ -550,14 +550,14 @@ def test_times_are_shown_in_full() -> None:
 
 
 def test_replay_for_charts() -> None:
-    """Stays and stretches tell the replay: who held which slot when, and how many tokens were held."""
+    """Residencies and intervals tell the replay: who held which slot when, and how many tokens were held."""
     verdict = judge(PAIR, evicting("unit"))
-    assert [tuple(stay) for stay in verdict.stays] == [
+    assert [tuple(residency) for residency in verdict.residencies] == [
         (0, 0, 0, 1, 1, False),
         (1, 0, 1, 2, 3, True),
         (0, 0, 3, 4, 6, True),
     ]
-    assert [tuple(stretch) for stretch in verdict.stretches] == [
+    assert [tuple(interval) for interval in verdict.intervals] == [
         (0, 1, 1, 1, 3, 3),
         (1, 2, 1, 1, 4, 4),
         (2, 3, 1, 1, 5, 5),
@@ -566,7 +566,13 @@ def test_replay_for_charts() -> None:
     ]
     # nobody begins or ends after round 2, although b, evicted, would have ended there
     verdict = judge(with_request(PAIR, "b", arrival=0), plan((0, ["a", "b"], 1), (1, [], 2, ["b"])))
-    assert [tuple(stretch) for stretch in verdict.stretches] == [(0, 1, 1, 2, 7, 7), (1, 3, 2, 1, 4, 5)]
+    assert [tuple(interval) for interval in verdict.intervals] == [(0, 1, 1, 2, 7, 7), (1, 3, 2, 1, 4, 5)]
+
+
+def test_formulation_files_may_use_the_former_names() -> None:
+    """Tests that a verdict answers to the names that its intervals and residencies had."""
+    verdict = judge(PAIR, evicting("unit"))
+    assert (verdict.stretches, verdict.stays) == (verdict.intervals, verdict.residencies)
 
 
 # --- absurd schedules --------------------------------------------------------------------------

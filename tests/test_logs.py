@@ -33,7 +33,7 @@ def clock(**changes: float) -> LinearClock:
 def served(seed: int = 1, n: int = 60) -> list[Served]:
     """What a server with a known law did, to whole microseconds."""
     instance, verdict = history(seed, clock(), n=n)
-    ends = {stay.request: stay for stay in verdict.stays if stay.completed}
+    ends = {residency.request: residency for residency in verdict.residencies if residency.completed}
     return [
         Served(r.id, round(r.arrival, 6), r.prompt_tokens, r.output_tokens,
                round((ends[i].first_token or 0) / 1000, 6), round((ends[i].end or 0) / 1000, 6))

@@ -164,7 +164,7 @@ def build(m):
 
 
 def admissible(instance, verdict):
-    return [f"{s.active} requests run at {s.begin:g}" for s in verdict.stretches if s.active > 1]
+    return [f"{s.active} requests run at {s.begin:g}" for s in verdict.intervals if s.active > 1]
 
 
 FORMULATION = Formulation(

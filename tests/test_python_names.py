@@ -140,7 +140,7 @@ def test_times_of_requests(columns: mk.Instance, tmp_path: Path) -> None:
 
 
 def test_times_in_milliseconds() -> None:
-    """Tests that real time is in ms throughout, and that an evicted request's times are of its last stay."""
+    """Tests that real time is in ms throughout, and that an evicted request's times are of its last residency."""
     instance = mk.generate("chat", requests=30, server="llama2-70b-2xa100", rate=5.0, seed=1)
     result = mk.simulate(instance, "vllm-like")
     times = result.requests()

@@ -342,7 +342,7 @@ def test_the_least_number_present_is_below_every_schedule() -> None:
         for name in ("vllm-like", "svf"):
             schedule = mk.simulate(chat, name).schedule
             assert schedule is not None
-            ends = sorted(s.end or 0.0 for s in judge(chat, schedule).stays if s.completed)
+            ends = sorted(s.end or 0.0 for s in judge(chat, schedule).residencies if s.completed)
             assert len(ends) == 40
             assert (least <= np.array(ends) + 1e-6).all()
     one = Instance(

@@ -120,9 +120,9 @@ def reference(instance: mk.Instance) -> np.ndarray[Any, Any]:
     verdicts = [judge(instance, clairvoyant_schedule(instance, policy)) for policy in fitting_policies(instance)]
     best = min(verdicts, key=lambda verdict: verdict.metrics["total_latency_ms"])
     ends = np.zeros(len(instance.requests))
-    for stay in best.stays:
-        if stay.completed:
-            ends[stay.request] = stay.end
+    for residency in best.residencies:
+        if residency.completed:
+            ends[residency.request] = residency.end
     return ends
 
 

@@ -88,7 +88,7 @@ def test_a_schedule_is_where_the_search_begins() -> None:
     instance = chats(200, 20.0)
     verdict = judge(instance, clairvoyant_schedule(instance, "mc-sf:gate=auto"))
     server = Server(instance)
-    plan = server.plan_of(verdict.stays)
+    plan = server.plan_of(verdict.residencies)
     value = verdict.metrics["total_latency_ms"]
     assert plan.total - float(server.requests.arrival.sum()) == pytest.approx(value, rel=1e-9)
 

@@ -89,7 +89,7 @@ def test_the_search_waits_and_gathers_when_that_is_best() -> None:
 
 @pytest.mark.parametrize("seed", range(200, 212))
 def test_evictions_gain_nothing_with_whole_prompts(seed: int) -> None:
-    """Tests that the optimum is the same with them: without the stays that are cut short every iteration is shorter."""
+    """Tests that the optimum is the same with them: without cut residencies every iteration is shorter."""
     instance, _, _ = question(seed, most=3, longest=4)
     for objective in OBJECTIVES:
         assert optimum(instance, objective).value == optimum(instance, objective, evictions=True).value

@@ -56,7 +56,7 @@ def test_the_judge_by_hand_where_prefills_share_iterations() -> None:
     verdict = judge(two(MIXED), one_after_another(1, 18))
     assert verdict.valid
     first, second, third = 5 + 13, 5 + 12 + (20 + 2 + 0.1 * 5), 5 + (20 + 2 + 0.1 * 4)
-    assert [s.end - s.begin for s in verdict.stretches] == pytest.approx([first, second, third])
+    assert [s.end - s.begin for s in verdict.intervals] == pytest.approx([first, second, third])
     assert verdict.metrics["makespan_ms"] == pytest.approx(first + second + third)
     assert verdict.metrics["total_latency_ms"] == pytest.approx(2 * (first + second) + third)
     assert verdict.metrics["mean_first_token_ms"] == pytest.approx(first + second / 2)
@@ -97,7 +97,7 @@ def test_the_simulation_keeps_the_judge_s_time(chunked: bool) -> None:
     result = mk.simulate(instance, "vllm-like", **limits)
     verdict = judge(instance, result.schedule)
     assert verdict.valid
-    ends = {s.end for s in verdict.stretches} | {s.begin for s in verdict.stretches}
+    ends = {s.end for s in verdict.intervals} | {s.begin for s in verdict.intervals}
     begun = [s.at * 1000 for s in result.schedule.segments if s.rounds]
     assert all(min(abs(at - end) for end in ends) < 1e-6 for at in begun)
     without = drawn.replace(server=Server(kv_capacity_tokens=1500, clock=clock.model_copy(update={"base_ms": 0.0})))

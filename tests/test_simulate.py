@@ -305,8 +305,10 @@ def test_policy_never_sees_the_future(register: Callable[..., str]) -> None:
         ends, notes = [], []
         for run in (instance, other):
             spy = spied(run, register)
-            stays = judge(run, policy_schedule(run, "mc-sf")).stays
-            ends += [stay.end or 0 for stay in stays if stay.completed and stay.request in changed]
+            residencies = judge(run, policy_schedule(run, "mc-sf")).residencies
+            ends += [
+                residency.end or 0 for residency in residencies if residency.completed and residency.request in changed
+            ]
             notes.append(spy.notes)
         differing = min(ends, default=0)
 

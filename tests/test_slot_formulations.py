@@ -150,7 +150,7 @@ def build(m):
 
 
 def admissible(instance, verdict):
-    begins = [stay.begin for stay in verdict.stays]
+    begins = [residency.begin for residency in verdict.residencies]
     return [f"several requests begin at {begin:g}" for begin in set(begins) if begins.count(begin) > 1]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, metric_names, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
-from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
+from modelkit.judge.rules import RULES, Interval, Residency, Verdict, Violation
 from modelkit.judge.times import RequestTime, RequestTimes, request_times
 from modelkit.schedule import Schedule
 
@@ -17,10 +17,10 @@ __all__ = [
     "METRICS",
     "RULES",
     "TIME_TOLERANCE_MS",
+    "Interval",
     "RequestTime",
     "RequestTimes",
-    "Stay",
-    "Stretch",
+    "Residency",
     "Verdict",
     "Violation",
     "judge",

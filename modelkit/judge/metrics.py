@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkit.instance import Instance, whole
-from modelkit.judge.rules import Stay, Verdict
+from modelkit.judge.rules import Residency, Verdict
 
 #: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``; names that end in
 #: ``_ms`` as they stand are metrics of real time alone.
@@ -64,7 +64,7 @@ class Totals:
     recomputed: int = 0
 
 
-def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict[str, float | None]:
+def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Totals) -> dict[str, float | None]:
     """Every metric of ``METRICS``; None where unknown, as all latencies are unless every request completes."""
     unit, second, per_second = ("rounds", "round", 1.0) if instance.is_unit else ("ms", "second", 1000.0)
     arrival = [a * per_second for a in instance.arrays.arrival.tolist()]
@@ -73,16 +73,16 @@ def metrics(instance: Instance, stays: tuple[Stay, ...], totals: Totals) -> dict
     first_token: list[float] = []
     per_token: list[float] = []
     makespan = 0.0
-    for stay in stays:
-        if stay.completed and stay.end is not None and stay.first_token is not None:
-            latency.append(stay.end - arrival[stay.request])
-            first_token.append(stay.first_token - arrival[stay.request])
-            makespan = max(makespan, stay.end)
-            if output[stay.request] > 1:
-                per_token.append((stay.end - stay.first_token) / (output[stay.request] - 1))
+    for residency in residencies:
+        if residency.completed and residency.end is not None and residency.first_token is not None:
+            latency.append(residency.end - arrival[residency.request])
+            first_token.append(residency.first_token - arrival[residency.request])
+            makespan = max(makespan, residency.end)
+            if output[residency.request] > 1:
+                per_token.append((residency.end - residency.first_token) / (output[residency.request] - 1))
     complete = len(latency) == len(instance.requests)
     server = instance.server
-    slot_time = sum(s.end - s.begin for s in stays if s.end is not None)
+    slot_time = sum(s.end - s.begin for s in residencies if s.end is not None)
 
     def known(value: Callable[[], float]) -> float | None:
         return whole(float(value())) if complete else None
@@ -126,9 +126,9 @@ def latencies(instance: Instance, verdict: Verdict) -> list[float]:
     """Completion - arrival of every request that completes, increasing [round or ms]."""
     per_time = 1.0 if instance.is_unit else 1000.0
     return sorted(
-        stay.end - instance.requests[stay.request].arrival * per_time
-        for stay in verdict.stays
-        if stay.completed and stay.end is not None
+        residency.end - instance.requests[residency.request].arrival * per_time
+        for residency in verdict.residencies
+        if residency.completed and residency.end is not None
     )
 
 

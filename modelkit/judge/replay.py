@@ -7,7 +7,7 @@ O((n + segments) log n) time, whatever the number of rounds.
 
 Between rounds (in a gap before a segment, during a prefill that blocks decoding) a request in progress
 holds what it held after its last round, s_i tokens before its first. An evicted request loses its
-tokens and starts anew: its first token is that of the stay in which it completes.
+tokens and starts anew: its first token is that of the residency in which it completes.
 
 Under chunked prefill (``Schedule.tokens_per_iteration``) the round r of a request counts from the iteration that
 processes the last of its prompt; until then it holds s_i, for its memory is reserved from its admission on.
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from modelkit.clock import add_time
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge.metrics import Totals, metrics
-from modelkit.judge.rules import RULES, Stay, Stretch, Verdict, Violation
+from modelkit.judge.rules import RULES, Interval, Residency, Verdict, Violation
 from modelkit.schedule import Segment
 
 #: Under the linear clock, times closer than this are the same moment [ms].
@@ -39,8 +39,8 @@ TIME_TOLERANCE_MS = 1e-3
 
 
 @dataclass(slots=True, eq=False)
-class _Stay:
-    """A stay while it is replayed.
+class _Residency:
+    """A residency while it is replayed.
 
     ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed;
     both ends move on while a prompt is read in chunks.
@@ -78,13 +78,13 @@ class Replay:
         self.round = 0  # rounds run with some request in progress, or left over by an eviction
         self.active = 0
         self.base = 0  # sum over active of prompt - starts_at: held after `round` = base + active * round
-        self.current: dict[int, _Stay] = {}  # last stay of each request
-        self.holder: dict[int, _Stay] = {}  # last stay in each slot
-        self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in stays)
-        self.fresh: dict[int, _Stay] = {}  # admitted, prompt not yet processed or first round not yet run
-        self.stays: list[_Stay] = []
+        self.current: dict[int, _Residency] = {}  # last residency of each request
+        self.holder: dict[int, _Residency] = {}  # last residency in each slot
+        self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in residencies)
+        self.fresh: dict[int, _Residency] = {}  # admitted, prompt not yet processed or first round not yet run
+        self.residencies: list[_Residency] = []
         self.violations: list[Violation] = []
-        self.stretches: list[Stretch] = []
+        self.intervals: list[Interval] = []
         self.over = _Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
         self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
@@ -98,10 +98,10 @@ class Replay:
         self.advance_to(segment.at * self.per_time)
         for request in segment.evict:
             self.evict(request)
-        admitted = [stay for admission in segment.admit if (stay := self.admit(*admission)) is not None]
+        admitted = [residency for admission in segment.admit if (residency := self.admit(*admission)) is not None]
         self.crowd.see(self.active, 0)
         if self.law is not None and not self.law.mixed and admitted:
-            self.pass_time(self.prefill_ms(sum(self.prompt[stay.request] for stay in admitted)))
+            self.pass_time(self.prefill_ms(sum(self.prompt[residency.request] for residency in admitted)))
         self.run_rounds(segment.rounds)
 
     def advance_to(self, at: float) -> None:
@@ -135,21 +135,21 @@ class Replay:
         i = self.find(name)
         if i is None:
             return
-        stay = self.current.get(i)
-        if stay is None or not self.in_progress(stay):
+        residency = self.current.get(i)
+        if residency is None or not self.in_progress(residency):
             self.violate("not_running", 1, name, f"request {name!r} is evicted but not in progress")
             return
         self.totals.evictions += 1
-        if stay.starts_at < self.round or (self.law is not None and not self.law.mixed):
-            self.totals.recomputed += self.prompt[i] + self.round - stay.starts_at
+        if residency.starts_at < self.round or (self.law is not None and not self.law.mixed):
+            self.totals.recomputed += self.prompt[i] + self.round - residency.starts_at
         else:
-            self.totals.recomputed += self.prompt[i] - stay.unread
-        stay.end = self.now
+            self.totals.recomputed += self.prompt[i] - residency.unread
+        residency.end = self.now
         self.active -= 1
-        self.base -= self.prompt[i] - stay.starts_at
+        self.base -= self.prompt[i] - residency.starts_at
         self.fresh.pop(i, None)
 
-    def admit(self, name: str, slot: int | None) -> _Stay | None:
+    def admit(self, name: str, slot: int | None) -> _Residency | None:
         i = self.find(name)
         if i is None:
             return None
@@ -161,17 +161,19 @@ class Replay:
         if self.now < self.arrival[i] - self.tolerance:
             early = self.arrival[i] - self.now
             self.violate("before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}")
-        stay = _Stay(i, slot, self.now, self.round, self.round + self.output[i], self.prompt[i], len(self.stays))
+        residency = _Residency(
+            i, slot, self.now, self.round, self.round + self.output[i], self.prompt[i], len(self.residencies)
+        )
         if slot is not None:
-            self.take_slot(stay, slot, name)
-        self.current[i] = stay
-        self.stays.append(stay)
-        self.fresh[i] = stay
+            self.take_slot(residency, slot, name)
+        self.current[i] = residency
+        self.residencies.append(residency)
+        self.fresh[i] = residency
         self.active += 1
-        self.base += self.prompt[i] - stay.starts_at
-        return stay
+        self.base += self.prompt[i] - residency.starts_at
+        return residency
 
-    def take_slot(self, stay: _Stay, slot: int, name: str) -> None:
+    def take_slot(self, residency: _Residency, slot: int, name: str) -> None:
         slots = self.instance.server.slots
         if slot < 0 or (slots is not None and slot >= slots):
             size = -slot if slot < 0 else slot - (slots or 0) + 1
@@ -182,7 +184,7 @@ class Replay:
             holder = self.instance.requests[other.request].id
             left = other.ends_at - self.round
             self.violate("slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds")
-        self.holder[slot] = stay
+        self.holder[slot] = residency
 
     # --- rounds --------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class Replay:
         read, prompts = self.read_prompts(span) if self.fresh else ([], 0)
         growing = decoding + len(read)
         first, last = held + growing, held + growing * span
-        new_tokens = sum(self.prompt[stay.request] for stay in self.fresh.values()) + len(read)
+        new_tokens = sum(self.prompt[residency.request] for residency in self.fresh.values()) + len(read)
         if self.fresh and self.law is not None and self.law.mixed:
             self.check_level(prompts)
 
@@ -219,7 +221,7 @@ class Replay:
             return self.law.iterations_ms(rounds, prompts, decoding, kv_tokens)
 
         duration = lasting(span)
-        self.stretches.append(Stretch(self.now, self.now + duration, span, self.active, first, last))
+        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last))
         self.over.see_span(first, last, growing, span, lasting)
         self.crowd.see(self.active, span)
         self.totals.token_time += duration * (first + last) / 2
@@ -229,16 +231,16 @@ class Replay:
         self.totals.peak = max(self.totals.peak, last)
         self.add_time(duration)
         self.round += span
-        for stay in read:
-            stay.first_token = self.now
-            del self.fresh[stay.request]
+        for residency in read:
+            residency.first_token = self.now
+            del self.fresh[residency.request]
         while self.ending and self.ending[0][0] <= self.round:
-            stay = self.stays[heapq.heappop(self.ending)[1]]
-            if stay.end is None:
-                stay.end = self.now
-                stay.completed = True
+            residency = self.residencies[heapq.heappop(self.ending)[1]]
+            if residency.end is None:
+                residency.end = self.now
+                residency.completed = True
                 self.active -= 1
-                self.base -= self.prompt[stay.request] - stay.starts_at
+                self.base -= self.prompt[residency.request] - residency.starts_at
 
     def rounds_of_reading(self, most: int) -> int:
         """Rounds, at most ``most``, in which prompts are processed alike: the first of them fills every chunk.
@@ -251,24 +253,24 @@ class Replay:
         unread = next(iter(self.fresh.values())).unread
         return max(1, min(most, (unread - 1) // room if room > 0 else most))
 
-    def read_prompts(self, span: int) -> tuple[list[_Stay], int]:
+    def read_prompts(self, span: int) -> tuple[list[_Residency], int]:
         """Process prompts in the rounds ahead: whose first token comes in them, and the prompt tokens of a round.
 
         All of them, or as many tokens as a chunk leaves beside the decoding; for the rest these rounds are lost.
         """
         room = math.inf if self.chunk is None else max(0, self.chunk - (self.active - len(self.fresh)))
         read, tokens = [], 0
-        for stay in self.fresh.values():
-            part = int(min(stay.unread, room - tokens))
+        for residency in self.fresh.values():
+            part = int(min(residency.unread, room - tokens))
             tokens += part
-            stay.unread -= part * span
-            if stay.unread:
-                stay.starts_at += span
-                stay.ends_at += span
+            residency.unread -= part * span
+            if residency.unread:
+                residency.starts_at += span
+                residency.ends_at += span
                 self.base -= span
             else:
-                read.append(stay)
-                heapq.heappush(self.ending, (stay.ends_at, stay.position))
+                read.append(residency)
+                heapq.heappush(self.ending, (residency.ends_at, residency.position))
         return read, tokens
 
     def prefill_ms(self, tokens: int) -> float:
@@ -293,21 +295,23 @@ class Replay:
         self.over.close()
         self.crowd.close()
         for i, request in enumerate(self.instance.requests):
-            stay = self.current.get(i)
-            if stay is None:
+            residency = self.current.get(i)
+            if residency is None:
                 self.violate("missing", self.output[i], request.id, f"request {request.id!r} is never admitted")
-            elif not stay.completed:
-                left = self.output[i] if stay.end is not None else stay.ends_at - self.round
+            elif not residency.completed:
+                left = self.output[i] if residency.end is not None else residency.ends_at - self.round
                 self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens")
 
     def verdict(self) -> Verdict:
         """What the replay came to, once it is closed."""
-        stays = tuple(Stay(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.stays)
+        residencies = tuple(
+            Residency(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.residencies
+        )
         return Verdict(
             violations=tuple(self.violations),
-            metrics=metrics(self.instance, stays, self.totals),
-            stretches=tuple(self.stretches),
-            stays=stays,
+            metrics=metrics(self.instance, residencies, self.totals),
+            intervals=tuple(self.intervals),
+            residencies=residencies,
         )
 
     # --- small things --------------------------------------------------------------------------
@@ -317,11 +321,11 @@ class Replay:
         """Tokens held after the rounds run so far by those in progress."""
         return self.base + self.active * self.round
 
-    def in_progress(self, stay: _Stay) -> bool:
-        return stay.end is None
+    def in_progress(self, residency: _Residency) -> bool:
+        return residency.end is None
 
     def drop_evicted(self) -> None:
-        while self.ending and self.stays[self.ending[0][1]].end is not None:
+        while self.ending and self.residencies[self.ending[0][1]].end is not None:
             heapq.heappop(self.ending)
 
     def find(self, name: str) -> int | None:

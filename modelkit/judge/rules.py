@@ -48,7 +48,7 @@ class Violation:
         }
 
 
-class Stretch(NamedTuple):
+class Interval(NamedTuple):
     """Rounds between two events: ``active`` requests, tokens held in the first and last round."""
 
     begin: float
@@ -59,7 +59,7 @@ class Stretch(NamedTuple):
     last_tokens: int
 
 
-class Stay(NamedTuple):
+class Residency(NamedTuple):
     """One admission of a request: from its admission to its completion or eviction.
 
     ``first_token`` and ``completed`` are None when they never came.
@@ -83,14 +83,24 @@ class Verdict:
         Empty exactly when the schedule is valid.
     metrics
         See ``METRICS``; None where unknown, as all latencies are unless every request completes.
-    stretches, stays
+    intervals, residencies
         The replay itself, for charts. Times in rounds or ms.
     """
 
     violations: tuple[Violation, ...]
     metrics: dict[str, float | None]
-    stretches: tuple[Stretch, ...]
-    stays: tuple[Stay, ...]
+    intervals: tuple[Interval, ...]
+    residencies: tuple[Residency, ...]
+
+    @property
+    def stretches(self) -> tuple[Interval, ...]:
+        """Former name of ``intervals``, for formulation files that ask for it."""
+        return self.intervals
+
+    @property
+    def stays(self) -> tuple[Residency, ...]:
+        """Former name of ``residencies``, for formulation files that ask for it."""
+        return self.residencies
 
     @property
     def valid(self) -> bool:

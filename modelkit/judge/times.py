@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, overload
 
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, whole
-from modelkit.judge.rules import Stay, Verdict
+from modelkit.judge.rules import Residency, Verdict
 
 
 class RequestTime(NamedTuple):
     """When a request arrived, started, had its first token and finished, and finish - arrival; None where it never did.
 
-    Where it was evicted, ``start`` and ``first_token`` are of the stay that ended last.
+    Where it was evicted, ``start`` and ``first_token`` are of the residency that ended last.
     """
 
     id: str
@@ -86,19 +86,19 @@ class RequestTimes(Sequence[RequestTime]):
 
 def request_times(instance: Instance, verdict: Verdict) -> RequestTimes:
     """Times of every request of a replayed schedule."""
-    last: dict[int, Stay] = {}
-    for found in verdict.stays:
+    last: dict[int, Residency] = {}
+    for found in verdict.residencies:
         if found.request not in last or not last[found.request].completed:
             last[found.request] = found
     per_time = 1 if instance.is_unit else 1000
     rows = []
     for i, request in enumerate(instance.requests):
-        arrival, stay = request.arrival * per_time, last.get(i)
-        finish = stay.end if stay is not None and stay.completed else None
+        arrival, residency = request.arrival * per_time, last.get(i)
+        finish = residency.end if residency is not None and residency.completed else None
         times = (
             arrival,
-            None if stay is None else stay.begin,
-            None if stay is None else stay.first_token,
+            None if residency is None else residency.begin,
+            None if residency is None else residency.first_token,
             finish,
             None if finish is None else finish - arrival,
         )

@@ -1,10 +1,10 @@
 """What determines the makespan: the chain of requests that leads to the last completion.
 
-The events of a replayed schedule form a directed acyclic graph: an arc from the beginning to the end of each stay, and
-arcs along time between moments at which nothing else holds. The path from time 0 to the last completion that is in
-progress for the longest time (a longest path, by networkx) is a chain in which each request begins when another ends
-and gives back its memory or slot, or after it. What the chain leaves uncovered is time in which its next request had
-not arrived, or waited for a prefill stage or for the policy's decision.
+The events of a replayed schedule form a directed acyclic graph: an arc from the beginning to the end of each
+residency, and arcs along time between moments at which nothing else holds. The path from time 0 to the last completion
+that is in progress for the longest time (a longest path, by networkx) is a chain in which each request begins when
+another ends and gives back its memory or slot, or after it. What the chain leaves uncovered is time in which its next
+request had not arrived, or waited for a prefill stage or for the policy's decision.
 
 In stages a chain stays on the slot of the request that ends last.
 """
@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from modelkit.instance import Instance, LinearClock
-from modelkit.judge import TIME_TOLERANCE_MS, Stay, Verdict
+from modelkit.judge import TIME_TOLERANCE_MS, Residency, Verdict
 from modelkit.text import count, percent, quantity
 
 
@@ -46,13 +46,13 @@ class CriticalPath:
 
 
 def critical_path(instance: Instance, verdict: Verdict) -> CriticalPath | None:
-    """The critical path of a valid schedule; None when it has no stay that completes.
+    """The critical path of a valid schedule; None when it has no residency that completes.
 
-    O(n log n) for n stays.
+    O(n log n) for n residencies.
     """
     import networkx as nx
 
-    done = [s for s in verdict.stays if s.completed and s.end is not None and s.end > s.begin]
+    done = [s for s in verdict.residencies if s.completed and s.end is not None and s.end > s.begin]
     if not done:
         return None
     last = max(done, key=lambda s: (s.end or 0.0, -s.request))
@@ -64,11 +64,11 @@ def critical_path(instance: Instance, verdict: Verdict) -> CriticalPath | None:
     graph: Any = nx.DiGraph()
     times = sorted(set(moments.values()))
     graph.add_weighted_edges_from((a, b, 0.0) for a, b in pairwise(times))
-    by_arc: dict[tuple[float, float], Stay] = {}
-    for stay in done:
-        arc = moments[stay.begin], moments[stay.end or 0.0]
+    by_arc: dict[tuple[float, float], Residency] = {}
+    for residency in done:
+        arc = moments[residency.begin], moments[residency.end or 0.0]
         if arc[0] < arc[1] and arc not in by_arc:
-            by_arc[arc] = stay
+            by_arc[arc] = residency
             graph.add_edge(*arc, weight=arc[1] - arc[0])
     graph.remove_nodes_from([t for t in times if t > moments[last.end or 0.0]])
     path = nx.dag_longest_path(graph, weight="weight")
@@ -91,13 +91,13 @@ def _moments(times: list[float], is_unit: bool) -> dict[float, float]:
     return out
 
 
-def _links(path: list[float], by_arc: dict[tuple[float, float], Stay], instance: Instance) -> list[Link]:
+def _links(path: list[float], by_arc: dict[tuple[float, float], Residency], instance: Instance) -> list[Link]:
     links: list[Link] = []
     unit = f"time_{instance.unit}"
     for begin, end in pairwise(path):
-        stay = by_arc.get((begin, end))
-        if stay is not None:
-            name = instance.requests[stay.request].id
+        residency = by_arc.get((begin, end))
+        if residency is not None:
+            name = instance.requests[residency.request].id
             links.append(Link("run", name, begin, end, f"{name}: {quantity(unit, end - begin)}"))
         elif links and links[-1].kind == "wait":
             before = links.pop()
@@ -108,7 +108,7 @@ def _links(path: list[float], by_arc: dict[tuple[float, float], Stay], instance:
     return links
 
 
-def _words(links: list[Link], instance: Instance, verdict: Verdict, last: Stay, staged: bool) -> str:
+def _words(links: list[Link], instance: Instance, verdict: Verdict, last: Residency, staged: bool) -> str:
     unit = f"time_{instance.unit}"
     makespan = links[-1].end
     runs = [link for link in links if link.kind == "run"]
@@ -141,11 +141,11 @@ def _words(links: list[Link], instance: Instance, verdict: Verdict, last: Stay, 
 
 def _decoding(verdict: Verdict, link: Link) -> list[tuple[float, float]]:
     """The decode rounds that meet a link, as intervals."""
-    begins = [s.begin for s in verdict.stretches]
+    begins = [s.begin for s in verdict.intervals]
     first = max(0, bisect_right(begins, link.begin) - 1)
     out = []
-    for stretch in verdict.stretches[first:]:
-        if stretch.begin >= link.end:
+    for interval in verdict.intervals[first:]:
+        if interval.begin >= link.end:
             break
-        out.append((stretch.begin, stretch.end))
+        out.append((interval.begin, interval.end))
     return out

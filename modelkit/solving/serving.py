@@ -191,8 +191,8 @@ class ServingSearch:
         least = None if self.certificate is None else self.certificate.value
         try:
             schedule = search_schedule(
-                self.task.instance, deadline=deadline, seed=self.task.seed, begin=self.best and self.best[1].stays,
-                listen=lambda value: self.task.tell("local search", value, least),
+                self.task.instance, deadline=deadline, seed=self.task.seed, begin=self.best and
+                self.best[1].residencies, listen=lambda value: self.task.tell("local search", value, least),
             )  # fmt: skip
         except InterruptedWith as stop:
             self.see("local-search", stop.best)
@@ -210,9 +210,9 @@ class ServingSearch:
 def _completions(verdict: Verdict, n: int) -> npt.NDArray[np.float64]:
     """When each request completes [ms], shape [n]."""
     ends = np.zeros(n)
-    for stay in verdict.stays:
-        if stay.completed and stay.end is not None:
-            ends[stay.request] = stay.end
+    for residency in verdict.residencies:
+        if residency.completed and residency.end is not None:
+            ends[residency.request] = residency.end
     return ends
 
 

@@ -1,7 +1,8 @@
 """What serving costs in real time, in whole numbers: the ground that every certificate of it is recomputed on.
 
-Linear clock. Seen from the stay in which a request completes, whatever happened to it before, it is *prefilled* in one
-iteration or, in chunks, in several, and then *decodes* in so many iterations that follow each other as they come:
+Linear clock. Seen from the residency in which a request completes, whatever happened to it before, it is *prefilled*
+in one iteration or, in chunks, in several, and then *decodes* in so many iterations that follow each other as they
+come:
 
 ======================  =====================  ====================  ===========================================
 clock                   iterations of decoding  k, the tokens held     an iteration lasts at least

@@ -3,8 +3,8 @@
 Every request has a share theta_i. Let N(t) be the sum of 1 - theta_i over the requests that have arrived and are not
 done. Nobody is done but at the end of an iteration, so whoever is present at its beginning waits through all of it, and
 each millisecond of it is base, p0 or b0, or some request's own work. N is nowhere below N_fast, over the requests with
-a_i <= t < a_i + R_i; without i itself these are N_i. Of the stays in which requests complete, let y_i be the end of i's
-last prefill iteration, e_i what its decoding lasts at least, c_i = y_i + e_i + z_i, and x_i = y_i - r_i with
+a_i <= t < a_i + R_i; without i itself these are N_i. Of the residencies in which requests complete, let y_i be the end
+of i's last prefill iteration, e_i what its decoding lasts at least, c_i = y_i + e_i + z_i, and x_i = y_i - r_i with
 r_i = base + p0 + p1 s_i, so that x_i >= a_i.
 
 *As delay*, the latency of i is (x_i - a_i) + r_i + e_i + z_i; theta_i of it is counted so.
@@ -75,16 +75,16 @@ def interference_bound(instance: Instance, weights: Interference) -> Fraction:
             raise InputError("certificate", [Fault(f"$.interference.{name}", f"{len(found)} numbers for {n} requests")])
     order = sorted(range(n), key=costs.arrival.__getitem__)
     shares, charged = ([row[i] for i in order] for row in (weights.delay_shares, weights.prefills))
-    stays = Stays.of(costs, order, shares)
-    _check_prefills(stays, shares, charged, costs.prefill_base // COSTS_PER_TICK)
-    waiting = _least_waiting(costs, order, stays, shares, charged)
-    whole = SHARE * (sum(stays.prefill) + sum(stays.decoding)) + waiting
+    residences = Residences.of(costs, order, shares)
+    _check_prefills(residences, shares, charged, costs.prefill_base // COSTS_PER_TICK)
+    waiting = _least_waiting(costs, order, residences, shares, charged)
+    whole = SHARE * (sum(residences.prefill) + sum(residences.decoding)) + waiting
     whole -= sum(SHARE - share for share in shares) * -(-costs.prefill_base // COSTS_PER_TICK)
     return Fraction(whole, SHARE * TICKS_PER_MS) + Fraction(sum(costs.arrival), TICKS_PER_MS) - costs.arrivals_ms
 
 
 @dataclass(frozen=True)
-class Stays:
+class Residences:
     """Requests by arrival, and who is present at least when; times are rounded down [tick].
 
     Parameters
@@ -105,7 +105,7 @@ class Stays:
     present: list[int]
 
     @classmethod
-    def of(cls, costs: ServingCosts, order: list[int], shares: list[int]) -> Stays:
+    def of(cls, costs: ServingCosts, order: list[int], shares: list[int]) -> Residences:
         """Of the requests in an order by arrival, with their shares of delay in that order [2^-10]."""
         arrival = [costs.arrival[i] for i in order]
         end = [costs.arrival[i] + costs.residence[i] // COSTS_PER_TICK for i in order]
@@ -119,12 +119,12 @@ class Stays:
         return cls(arrival, prefill, decoding, end, times, present)
 
 
-def _check_prefills(stays: Stays, shares: list[int], charged: list[int], prefill_base: int) -> None:
+def _check_prefills(residences: Residences, shares: list[int], charged: list[int], prefill_base: int) -> None:
     """Raise where prefills are charged more than the fixed cost of one [tick] for those who wait."""
     owing: list[tuple[int, int]] = []  # those whose charge is not yet used up: until when, and who
     whole = slope = following = 0
-    for time, present in zip(stays.times, stays.present, strict=True):
-        while following < len(charged) and stays.arrival[following] == time:
+    for time, present in zip(residences.times, residences.present, strict=True):
+        while following < len(charged) and residences.arrival[following] == time:
             share, charge = shares[following], charged[following]
             until = time - (-SHARE * charge // share) if share else 2**200
             heappush(owing, (until, following))
@@ -132,26 +132,38 @@ def _check_prefills(stays: Stays, shares: list[int], charged: list[int], prefill
             following += 1
         while owing and owing[0][0] <= time:
             i = heappop(owing)[1]
-            whole, slope = whole - SHARE * charged[i] - shares[i] * stays.arrival[i], slope - shares[i]
+            whole, slope = whole - SHARE * charged[i] - shares[i] * residences.arrival[i], slope - shares[i]
         if whole - slope * time > prefill_base * present:
-            rests = ((i, SHARE * charged[i] - shares[i] * (time - stays.arrival[i])) for _, i in owing)
+            rests = ((i, SHARE * charged[i] - shares[i] * (time - residences.arrival[i])) for _, i in owing)
             if any(rest > (SHARE - shares[i]) * prefill_base for i, rest in rests):
                 words = f"charge more at {time / TICKS_PER_MS:.10g} ms than a prefill costs those who wait"
                 raise InputError("certificate", [Fault("$.interference.prefills", words)])
 
 
-def _least_waiting(costs: ServingCosts, order: list[int], stays: Stays, shares: list[int], charged: list[int]) -> int:
+def _least_waiting(
+    costs: ServingCosts, order: list[int], residences: Residences, shares: list[int], charged: list[int]
+) -> int:
     """Sum over requests of the least of their terms [tick / 2^10], rounded down."""
     from modelkit.verify import interference_kernel  # late: compiled code takes a while to load
 
     n = len(order)
     own = [costs.prefill_per_token * costs.prompt[i] // COSTS_PER_TICK for i in order]
     density, cap = zip(*(_density(costs, i, share, n) for i, share in zip(order, shares, strict=True)), strict=True)
-    longest = max(stays.end) + max(stays.prefill) + max(stays.decoding) + max(charged)
-    largest = 4 * SHARE * (longest + n * max(p + d for p, d in zip(own, stays.decoding, strict=True)))
-    rows = (stays.arrival, own, stays.prefill, stays.decoding, stays.end, shares, charged, list(density), list(cap))
+    longest = max(residences.end) + max(residences.prefill) + max(residences.decoding) + max(charged)
+    largest = 4 * SHARE * (longest + n * max(p + d for p, d in zip(own, residences.decoding, strict=True)))
+    rows = (
+        residences.arrival,
+        own,
+        residences.prefill,
+        residences.decoding,
+        residences.end,
+        shares,
+        charged,
+        list(density),
+        list(cap),
+    )
     most = MOST_TIMES if largest < 2**61 else MOST_UNBOUNDED
-    least = fitting(interference_kernel.least_terms, largest, *rows, stays.times, stays.present, most)
+    least = fitting(interference_kernel.least_terms, largest, *rows, residences.times, residences.present, most)
     if least < 0:
         raise InputError("certificate", [Fault("$.interference", "has too many times to look at")])
     return int(least)

@@ -110,8 +110,8 @@ def earliest_completions(instance: Instance) -> list[int]:
 
 def _in_order(jobs: _Jobs, ends: list[int]) -> list[int]:
     """The k-th end is no earlier than the k-th of all arrivals plus residence [tick]."""
-    stays = sorted(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
-    return [max(end, stay) for end, stay in zip(ends, stays, strict=True)]
+    residencies = sorted(a + r for a, r in zip(jobs.arrival, jobs.residence, strict=True))
+    return [max(end, residency) for end, residency in zip(ends, residencies, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ because each round serves a slot one token at most, each active request pays its
 else is active, and a prefill admits at most J requests. With levels the prefill part is the larger of
 ceil(n / J) times the cheapest level and sum s_i times the least price of a token: a prefill over t tokens takes a level
 that holds them, at no less than the least level and no less than t times the least ms / capacity, in whatever order
-the levels cost. What a level cannot hold takes more prefills, never fewer. Evictions only add: the last stays of the
-requests alone are a schedule that is no longer.
+the levels cost. What a level cannot hold takes more prefills, never fewer. Evictions only add: the last residencies of
+the requests alone are a schedule that is no longer.
 
 Times in the instance are decimal numbers: 74.4 is 372/5, not the double next to it. Shares nothing with the code
 that finds bounds.

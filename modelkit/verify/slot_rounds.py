@@ -1,9 +1,9 @@
 """The total latency under the unit clock on J slots, from below: recomputed from the instance alone, in whole numbers.
 
-A request that arrives at a takes o rounds, one token in each, and a round serves J of them at most. Seen from the stay
-in which it completes, that is a job of o / J rounds on one machine, preempted as often as one likes. Shortest remaining
-work first has the k-th completion of all such schedules as early as can be, for every k; and the k-th is no earlier
-than the k-th of all a + o. Times are counted in parts of 1 / J of a round.
+A request that arrives at a takes o rounds, one token in each, and a round serves J of them at most. Seen from the
+residency in which it completes, that is a job of o / J rounds on one machine, preempted as often as one likes.
+Shortest remaining work first has the k-th completion of all such schedules as early as can be, for every k; and the
+k-th is no earlier than the k-th of all a + o. Times are counted in parts of 1 / J of a round.
 """
 
 from __future__ import annotations

@@ -14,18 +14,18 @@ import numpy as np
 from modelkit.certificate import SHARE, Interference
 from modelkit.runtime.kernel import kernel
 from modelkit.verify.serving_costs import COSTS_PER_TICK, ServingCosts
-from modelkit.verify.serving_interference import Stays
+from modelkit.verify.serving_interference import Residences
 
 
 def interference_weights(costs: ServingCosts, shares: list[int]) -> Interference | None:
     """Weights for shares of delay, in the order of the instance [2^-10]; None where numbers are beyond 64 bits."""
     order = sorted(range(len(costs.prompt)), key=costs.arrival.__getitem__)
     by_arrival = [shares[i] for i in order]
-    stays = Stays.of(costs, order, by_arrival)
+    residences = Residences.of(costs, order, by_arrival)
     prefill_base = costs.prefill_base // COSTS_PER_TICK
-    if SHARE * (prefill_base * len(order) + stays.times[-1]) >= 2**60:
+    if SHARE * (prefill_base * len(order) + residences.times[-1]) >= 2**60:
         return None
-    columns = (stays.arrival, by_arrival, stays.times, stays.present)
+    columns = (residences.arrival, by_arrival, residences.times, residences.present)
     arrival, slopes, times, present = (np.array(row, dtype=np.int64) for row in columns)
     charged = _charges(arrival, slopes, times, prefill_base * present)
     prefills = np.zeros(len(order), dtype=np.int64)

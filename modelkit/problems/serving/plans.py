@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from modelkit.clock import LinearClock
 from modelkit.instance import Instance
-from modelkit.judge.rules import Stay
+from modelkit.judge.rules import Residency
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch, copy_state, empty_state, run_plan
 from modelkit.schedule import Admission, Schedule, Segment
@@ -111,11 +111,11 @@ class Server:
         for key in (work, arrival, volume, output):
             yield ranks(np.lexsort((arrival, key)))
 
-    def plan_of(self, stays: Sequence[Stay]) -> Plan:
+    def plan_of(self, residencies: Sequence[Residency]) -> Plan:
         """The plan that releases each request when its last stay began."""
         begun = np.zeros(len(self.by_arrival))
-        for stay in stays:
-            begun[stay.request] = stay.begin
+        for residency in residencies:
+            begun[residency.request] = residency.begin
         release = np.maximum(begun[self.by_arrival] - 1e-3, self.requests.arrival)
         rule = self.rule._replace(misfits=max(MISFITS), gated_from=math.inf)
         return self.plan(release, ranks(np.argsort(release, kind="stable")), rule)

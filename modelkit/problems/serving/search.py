@@ -22,7 +22,7 @@ import numpy as np
 
 from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import Instance
-from modelkit.judge.rules import Stay
+from modelkit.judge.rules import Residency
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
 from modelkit.problems.serving.annealing import anneal, seed_generator
 from modelkit.problems.serving.plan_kernel import copy_state, run_plan
@@ -52,7 +52,7 @@ def search_schedule(
     *,
     deadline: Deadline | None = None,
     seed: int = 0,
-    begin: Sequence[Stay] | None = None,
+    begin: Sequence[Residency] | None = None,
     metric: str = TOTAL_LATENCY_MS,
     anneal: bool = True,
     listen: Callable[[float], None] | None = None,
@@ -98,7 +98,7 @@ def search_schedule(
 
 
 def improve_plans(
-    server: Server, deadline: Deadline, seed: int, begin: Sequence[Stay], annealing: bool
+    server: Server, deadline: Deadline, seed: int, begin: Sequence[Residency], annealing: bool
 ) -> Iterator[Plan]:
     """Plans as they are found, the best of them somewhere; the first at once."""
     best: Plan | None = None

@@ -13,7 +13,7 @@ from modelkit.text import count, percent, quantity
 
 def occupancy(scenes: Sequence[Scene]) -> Figure | None:
     """The figure of several schedules of one instance, on the same axes."""
-    scenes = [s for s in scenes if s.verdict.stretches]
+    scenes = [s for s in scenes if s.verdict.intervals]
     if not scenes:
         return None
     capacity = scenes[0].instance.server.kv_capacity_tokens
@@ -21,7 +21,7 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
     peak = max(float(s.verdict.metrics["peak_kv_tokens"] or 0) for s in scenes)
     top = max(peak, capacity or 0)
     legend = [Swatch("fill", "held", "tokens held")]
-    if any(len(s.verdict.stretches) > COLUMNS for s in scenes):
+    if any(len(s.verdict.intervals) > COLUMNS for s in scenes):
         legend = [
             Swatch("fill", "held", "tokens held, mean of each column"),
             Swatch("line", "peak", "most in the column"),
@@ -43,7 +43,7 @@ def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: b
     axis, per = time_axis(scene.instance.is_unit, end)
     plot = Plot(axis, Axis(0, top * 1.12, "tokens"), 120, f"{alt}; {note}").axes(y_ticks=3, x_title=titled)
     times, tokens = _curve(scene, end)
-    if len(scene.verdict.stretches) <= COLUMNS:
+    if len(scene.verdict.intervals) <= COLUMNS:
         zero = np.zeros(len(times))
         plot.area(times / per, zero, tokens, "held")
         plot.line(times / per, tokens, "held-edge")
@@ -64,19 +64,19 @@ def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: b
 
 def _curve(scene: Scene, end: float) -> tuple[Floats, Floats]:
     """(time, tokens) at the corners of the curve. Between rounds those in progress keep what they held."""
-    begins = np.sort(np.array([s.begin for s in scene.verdict.stays]))
-    ends = np.sort(np.array([scene.stop(s) for s in scene.verdict.stays]))
+    begins = np.sort(np.array([s.begin for s in scene.verdict.residencies]))
+    ends = np.sort(np.array([scene.stop(s) for s in scene.verdict.residencies]))
     times: list[float] = [0.0]
     tokens: list[float] = [0.0]
-    for stretch in scene.verdict.stretches:
-        if stretch.begin > times[-1]:
-            middle = (times[-1] + stretch.begin) / 2
+    for interval in scene.verdict.intervals:
+        if interval.begin > times[-1]:
+            middle = (times[-1] + interval.begin) / 2
             someone = np.searchsorted(begins, middle, "right") > np.searchsorted(ends, middle, "right")
-            held = min(tokens[-1], float(stretch.first_tokens)) if someone else 0.0
-            times += [times[-1], stretch.begin]
+            held = min(tokens[-1], float(interval.first_tokens)) if someone else 0.0
+            times += [times[-1], interval.begin]
             tokens += [held, held]
-        times += [stretch.begin, stretch.end]
-        tokens += [float(stretch.first_tokens), float(stretch.last_tokens)]
+        times += [interval.begin, interval.end]
+        tokens += [float(interval.first_tokens), float(interval.last_tokens)]
     times += [times[-1], max(end, times[-1])]
     tokens += [0.0, 0.0]
     return np.array(times), np.array(tokens)

@@ -36,7 +36,7 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     instance = scenes[0].instance
     arrivals = np.sort(instance.arrays.arrival.astype(float)) * 1000.0
     least = np.array(earliest_completions(instance), dtype=float) / TICKS_PER_MS
-    ends = [np.sort([s.end or 0.0 for s in scene.verdict.stays if s.completed]) for scene in scenes]
+    ends = [np.sort([s.end or 0.0 for s in scene.verdict.residencies if s.completed]) for scene in scenes]
     last = max(float(e[-1]) for e in (least, *ends))
     curves = [_curve(arrivals, e, last) for e in (least, *ends)]
     axis, per = time_axis(False, last)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkit.instance import Instance, LinearClock
-from modelkit.judge import Stay, Verdict
+from modelkit.judge import Residency, Verdict
 from modelkit.reporting.charts.svg import (
     COLUMNS,
     Axis,
@@ -28,7 +28,7 @@ from modelkit.text import count, quantity
 MOST_ROWS = 150
 #: Most slots that have a row each.
 MOST_SLOTS = 250
-#: Most stays that are drawn one by one.
+#: Most residencies that are drawn one by one.
 MOST_STAYS = 4000
 
 WAITING = Swatch("fill", "waiting", "waiting")
@@ -52,8 +52,8 @@ class Scene:
     @property
     def end(self) -> float:
         """When the last thing happens [round or ms]."""
-        ends = [s.end or s.begin for s in self.verdict.stays]
-        return max([*ends, *(s.end for s in self.verdict.stretches[-1:])], default=0.0)
+        ends = [s.end or s.begin for s in self.verdict.residencies]
+        return max([*ends, *(s.end for s in self.verdict.intervals[-1:])], default=0.0)
 
     @property
     def in_stages(self) -> bool:
@@ -65,54 +65,54 @@ class Scene:
         """When a request arrives [round or ms]."""
         return self.instance.requests[request].arrival * (1.0 if self.instance.is_unit else 1000.0)
 
-    def stop(self, stay: Stay) -> float:
-        """When a stay ends; the end of the schedule where it never does."""
-        return self.end if stay.end is None else stay.end
+    def stop(self, residency: Residency) -> float:
+        """When a residency ends; the end of the schedule where it never does."""
+        return self.end if residency.end is None else residency.end
 
     def prefilled(self) -> list[float]:
-        """When the prefill of each stay is over.
+        """When the prefill of each residency is over.
 
         In stages that is when the next decode round begins; otherwise the prompt is processed in the first round.
         """
-        begins = [stretch.begin for stretch in self.verdict.stretches]
+        begins = [interval.begin for interval in self.verdict.intervals]
         out = []
-        for stay in self.verdict.stays:
-            until = self.stop(stay) if stay.first_token is None else stay.first_token
+        for residency in self.verdict.residencies:
+            until = self.stop(residency) if residency.first_token is None else residency.first_token
             if self.in_stages:
-                k = bisect_right(begins, stay.begin)
+                k = bisect_right(begins, residency.begin)
                 until = min(until, begins[k]) if k < len(begins) else until
-            out.append(min(until, self.stop(stay)))
+            out.append(min(until, self.stop(residency)))
         return out
 
     def waits(self) -> list[tuple[int, float, float]]:
         """(request, from, to) of every wait: from arrival or eviction to the next admission."""
         since = {i: self.arrival(i) for i in range(len(self.instance.requests))}
         out = []
-        for stay in self.verdict.stays:
-            if (start := since.pop(stay.request, None)) is not None and start < stay.begin:
-                out.append((stay.request, start, stay.begin))
-            if not stay.completed and stay.end is not None:
-                since[stay.request] = stay.end
+        for residency in self.verdict.residencies:
+            if (start := since.pop(residency.request, None)) is not None and start < residency.begin:
+                out.append((residency.request, start, residency.begin))
+            if not residency.completed and residency.end is not None:
+                since[residency.request] = residency.end
         out += [(i, start, self.end) for i, start in since.items() if start < self.end]
         return out
 
 
 def timeline(scenes: Sequence[Scene]) -> Figure | None:
     """The figure of several schedules of one instance, on one axis of time."""
-    scenes = [s for s in scenes if s.verdict.stays]
+    scenes = [s for s in scenes if s.verdict.residencies]
     if not scenes:
         return None
     end = max(s.end for s in scenes)
     first = scenes[0]
     slots = first.instance.server.slots
-    staged = first.in_stages and slots is not None and all(s.slot is not None for s in first.verdict.stays)
-    evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.stays)
+    staged = first.in_stages and slots is not None and all(s.slot is not None for s in first.verdict.residencies)
+    evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.residencies)
     if staged and slots is not None and slots <= MOST_SLOTS and len(first.instance.requests) <= MOST_STAYS:
         panels = [_slots(s, end, slots, s is scenes[-1]) for s in scenes]
         title, what = "Slots over time", "Each row is a slot; time goes from left to right."
         legend = [DECODE, PREFILL, STAGE, IDLE]
     elif len(first.instance.requests) <= MOST_ROWS and not staged:
-        begun = {s.request: s.begin for s in reversed(first.verdict.stays)}
+        begun = {s.request: s.begin for s in reversed(first.verdict.residencies)}
         order = sorted(range(len(first.instance.requests)), key=lambda i: (first.arrival(i), begun.get(i, end), i))
         panels = [_requests(s, end, order, s is scenes[-1]) for s in scenes]
         title, what = "Requests over time", "Each row is a request, in the order of arrival and of the best schedule."
@@ -139,9 +139,9 @@ def _note(scene: Scene) -> str:
 
 
 def _alt(scene: Scene) -> str:
-    stays = scene.verdict.stays
+    residencies = scene.verdict.residencies
     waits = scene.waits()
-    evicted = sum(not s.completed and s.end is not None for s in stays)
+    evicted = sum(not s.completed and s.end is not None for s in residencies)
     unit = "round" if scene.instance.is_unit else "ms"
     return (
         f"{scene.label}: {count(len(scene.instance.requests), 'request')} until"
@@ -165,11 +165,11 @@ def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel
     for request, start, stop in scene.waits():
         top, bottom = place(request)
         plot.dashes(start / per, stop / per, (top + bottom) / 2, "wait", f"{requests[request].id}: waits")
-    for stay, prefilled in zip(scene.verdict.stays, scene.prefilled(), strict=True):
-        top, bottom = place(stay.request)
-        name, stop = requests[stay.request].id, scene.stop(stay)
-        lost = not stay.completed and stay.end is not None
-        plot.rect(stay.begin / per, prefilled / per, top, bottom, "prefill", f"{name}: prefill")
+    for residency, prefilled in zip(scene.verdict.residencies, scene.prefilled(), strict=True):
+        top, bottom = place(residency.request)
+        name, stop = requests[residency.request].id, scene.stop(residency)
+        lost = not residency.completed and residency.end is not None
+        plot.rect(residency.begin / per, prefilled / per, top, bottom, "prefill", f"{name}: prefill")
         words = f"{name}: evicted, its tokens are lost" if lost else f"{name}: decode"
         plot.rect(prefilled / per, stop / per, top, bottom, "evicted" if lost else "decode", words)
         if lost:
@@ -191,15 +191,17 @@ def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
     decode: list[Box] = []
     lost: list[Box] = []
     prefill: list[Box] = []
-    for stay, prefilled in zip(scene.verdict.stays, scene.prefilled(), strict=True):
-        slot = min(max(stay.slot or 0, 0), slots - 1)
+    for residency, prefilled in zip(scene.verdict.residencies, scene.prefilled(), strict=True):
+        slot = min(max(residency.slot or 0, 0), slots - 1)
         top, bottom = slot * size + inset, (slot + 1) * size - inset
-        box = (prefilled / per, scene.stop(stay) / per, top, bottom)
-        (decode if stay.completed or stay.end is None else lost).append(box)
-        prefill.append((stay.begin / per, prefilled / per, top, bottom))
+        box = (prefilled / per, scene.stop(residency) / per, top, bottom)
+        (decode if residency.completed or residency.end is None else lost).append(box)
+        prefill.append((residency.begin / per, prefilled / per, top, bottom))
     plot.boxes(decode, "decode cell" if size >= 3 else "decode")
     plot.boxes(lost, "evicted")
-    for begin, stop in sorted({(s.begin, p) for s, p in zip(scene.verdict.stays, scene.prefilled(), strict=True)}):
+    for begin, stop in sorted(
+        {(s.begin, p) for s, p in zip(scene.verdict.residencies, scene.prefilled(), strict=True)}
+    ):
         plot.rect(begin / per, stop / per, 0, plot.height, "stage")
     plot.boxes(prefill, "prefill")
     for slot in range(slots) if size >= 10 else range(0, slots, 50):
@@ -211,16 +213,16 @@ def _areas(scene: Scene, end: float, titled: bool) -> Panel:
     """Means over columns of time, stacked: decode, prefill, evicted, waiting."""
     axis, per = time_axis(scene.instance.is_unit, end)
     edges = np.linspace(0.0, end, COLUMNS + 1)
-    stays, prefilled = scene.verdict.stays, scene.prefilled()
-    lost = [not s.completed and s.end is not None for s in stays]
+    residencies, prefilled = scene.verdict.residencies, scene.prefilled()
+    lost = [not s.completed and s.end is not None for s in residencies]
 
     def mean(intervals: list[tuple[float, float]]) -> Floats:
         pairs = np.array(intervals, dtype=float).reshape(-1, 2)
         return mean_in_columns(pairs[:, 0], pairs[:, 1], edges)
 
-    kept = mean([(p, scene.stop(s)) for s, p, gone in zip(stays, prefilled, lost, strict=True) if not gone])
-    prefill = mean([(s.begin, p) for s, p in zip(stays, prefilled, strict=True)])
-    evicted = mean([(p, scene.stop(s)) for s, p, gone in zip(stays, prefilled, lost, strict=True) if gone])
+    kept = mean([(p, scene.stop(s)) for s, p, gone in zip(residencies, prefilled, lost, strict=True) if not gone])
+    prefill = mean([(s.begin, p) for s, p in zip(residencies, prefilled, strict=True)])
+    evicted = mean([(p, scene.stop(s)) for s, p, gone in zip(residencies, prefilled, lost, strict=True) if gone])
     waiting = mean([(a, b) for _, a, b in scene.waits()])
     most = float((kept + prefill + evicted + waiting).max(initial=1.0))
     plot = Plot(axis, Axis(0, most * 1.04, "requests"), 150, _alt(scene)).axes(x_title=titled)

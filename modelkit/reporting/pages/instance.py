@@ -137,7 +137,9 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
 def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
     """The figures, and words on what could not be drawn; guests are drawn where they are at home."""
     left_out = []
-    replayed = [e for e in case.entries if e.verdict is not None and e.verdict.stays and not (e.guest and several)]
+    replayed = [
+        e for e in case.entries if e.verdict is not None and e.verdict.residencies and not (e.guest and several)
+    ]
     replayed.sort(key=lambda e: (e.value is None, e.value or 0.0))
     if case.instance is None and any(e.result.schedule is not None for e in case.entries):
         left_out.append(
@@ -171,7 +173,7 @@ def _scenes(instance: Instance, replayed: Sequence[Entry]) -> list[timeline.Scen
     groups: dict[object, list[Entry]] = {}
     for e in replayed:
         assert e.verdict is not None
-        groups.setdefault((e.verdict.stays, e.value is None), []).append(e)
+        groups.setdefault((e.verdict.residencies, e.value is None), []).append(e)
     out = []
     for entries in groups.values():
         verdict, valid = entries[0].verdict, entries[0].value is not None

@@ -13,7 +13,7 @@ from modelkit.errors import Fault, InputError
 from modelkit.instance import MAX_TIME, Instance, Request, Server, whole
 from modelkit.io.writing import write_text
 from modelkit.judge.metrics import Totals, metrics
-from modelkit.judge.rules import Stay
+from modelkit.judge.rules import Residency
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
 from modelkit.sources.servers import find_server
@@ -49,13 +49,13 @@ class Observed:
     @property
     def metrics(self) -> dict[str, float | None]:
         """The metrics of time, as the judge computes them; those of memory and rounds are not known and not there."""
-        stays = tuple(
-            Stay(i, None, r.arrival * 1000, first * 1000, finish * 1000, True)
+        residencies = tuple(
+            Residency(i, None, r.arrival * 1000, first * 1000, finish * 1000, True)
             for i, (r, first, finish) in enumerate(
                 zip(self.instance.requests, self.first_token_s, self.finish_s, strict=True)
             )
         )
-        every = metrics(self.instance, stays, Totals())
+        every = metrics(self.instance, residencies, Totals())
         return {name: value for name, value in every.items() if any(part in name for part in _TOLD)}
 
     def document(self) -> dict[str, Any]:
