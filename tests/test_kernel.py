@@ -46,6 +46,19 @@ def test_read_only_and_no_home(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def test_compiling_is_timed_and_loading_is_not(tmp_path: Path) -> None:
+    """Tests the seconds that a user is told of: those of compiling, in the run that compiles."""
+    (tmp_path / "temporary").mkdir()
+    code = """
+    import doubling
+    from modelkit.runtime.kernel import compiling
+    doubling.doubled(4)
+    print(compiling.seconds > 0, compiling.running)
+    """
+    place = {"TMPDIR": str(tmp_path / "temporary")}
+    assert [without_a_place(tmp_path, code, **place) for _ in range(2)] == ["True False", "False False"]
+
+
 def test_nowhere_to_write(tmp_path: Path) -> None:
     """Tests that a function works, compiled anew, where nothing at all can be written."""
     code = """

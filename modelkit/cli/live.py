@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from modelkit.cli.output import PRECISE
+from modelkit.cli.output import PRECISE, remark
 from modelkit.cli.streams import on_terminal
 from modelkit.text import number
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from modelkit.result import Progress
+    from modelkit.runtime.kernel import Compiling
+
+#: Seconds of compiling that are worth a remark.
+MARKED = 2.0
 
 #: A sign that the program lives.
 TURNING = "|/-\\"
@@ -55,7 +59,9 @@ class Line:
         from rich.text import Text
 
         elapsed = time.monotonic() - self.began
-        words = " · ".join([f"{TURNING[int(4 * elapsed) % 4]} {self.phase} {elapsed:.0f} s", *self.facts])
+        compiles = (compiling := _compiling()) is not None and compiling.running
+        facts = ["compiling, once on this machine", *self.facts] if compiles else self.facts
+        words = " · ".join([f"{TURNING[int(4 * elapsed) % 4]} {self.phase} {elapsed:.0f} s", *facts])
         return Text(words, no_wrap=True, overflow="ellipsis")
 
     @contextmanager
@@ -82,3 +88,12 @@ def progress(quiet: bool, phase: str = "loading") -> Iterator[Line]:
         return
     with line.shown():
         yield line
+    compiling = _compiling()
+    if compiling is not None and compiling.seconds > MARKED:
+        remark("note", f"compiling took {compiling.seconds:.0f} s, once on this machine; later runs load what it made")
+
+
+def _compiling() -> Compiling | None:
+    """What is known of compiled functions; None before there are any, for importing Numba takes a while."""
+    module = sys.modules.get("modelkit.runtime.kernel")  # without the name while another thread imports it
+    return cast("Compiling | None", getattr(module, "compiling", None))

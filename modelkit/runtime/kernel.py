@@ -11,12 +11,36 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Compiling:
+    """What is being compiled because no cache has it, and the seconds that this has taken so far."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Mark the beginning; one that is under way, of a function called by this one, goes on."""
+        if not self.running:
+            self.running, self._began = True, time.monotonic()
+
+    def end(self) -> None:
+        """Mark the end."""
+        if self.running:
+            self.running = False
+            self.seconds += time.monotonic() - self._began
+
+
+compiling = Compiling()
 
 
 def kernel(function: F) -> F:
@@ -35,12 +59,20 @@ def kernel(function: F) -> F:
 
 def _cached(function: F) -> F:
     dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
-    save = dispatcher._cache.save_overload
+    load, save = dispatcher._cache.load_overload, dispatcher._cache.save_overload
+
+    def load_or_compile(signature: Any, target: Any) -> Any:
+        found = load(signature, target)
+        if found is None:
+            compiling.begin()
+        return found
 
     def save_if_possible(signature: Any, compiled: Any) -> None:
+        compiling.end()
         with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
             save(signature, compiled)
 
+    dispatcher._cache.load_overload = load_or_compile
     dispatcher._cache.save_overload = save_if_possible
     return cast("F", dispatcher)
 
