@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
     from modelkit.reporting.evidence import Comparison as Comparison
+    from modelkit.reporting.perfetto import perfetto_trace as perfetto_trace
     from modelkit.reporting.render import report as report
     from modelkit.result import Progress as Progress
     from modelkit.result import Result as Result
@@ -86,6 +87,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.sources.servers import find_server as find_server
     from modelkit.sources.servers import presets as presets
     from modelkit.sources.traces import import_trace as import_trace
+    from modelkit.sources.traces.writing import mooncake_trace as mooncake_trace
     from modelkit.verify.certificates import verify_certificate as verify_certificate
     from modelkit.verify.findings import Verification as Verification
     from modelkit.verify.formulation_rules import verify_result as verify_result
@@ -115,6 +117,7 @@ _PUBLIC = {
     "problems.slots.packing": ("pack", "packing_bound"),
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),
+    "reporting.perfetto": ("perfetto_trace",),
     "reporting.render": ("report",),
     "result": ("Progress", "Result"),
     "schedule": ("Admission", "Schedule", "Segment", "schedule_from_starts"),
@@ -126,6 +129,7 @@ _PUBLIC = {
     "sources.logs.importing": ("import_log",),
     "sources.servers": ("find_server", "presets"),
     "sources.traces": ("import_trace",),
+    "sources.traces.writing": ("mooncake_trace",),
     "verify.certificates": ("verify_certificate",),
     "verify.findings": ("Verification",),
     "verify.formulation_rules": ("verify_result",),

@@ -17,6 +17,7 @@ from modelkit.cli import (
     authoring,
     calibrating,
     comparing,
+    exporting,
     guiding,
     judging,
     listing,
@@ -124,7 +125,7 @@ for command in (
     running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
     judging.judge,
     making.generate, making.import_, calibrating.calibrate, studying.study,
-    authoring.new, authoring.check, authoring.show, authoring.diagnose, authoring.export,
+    authoring.new, authoring.check, authoring.show, authoring.diagnose, exporting.export,
     listing.list_, listing.versions, listing.completion,
 ):  # fmt: skip
     cli.add_command(command)

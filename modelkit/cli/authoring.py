@@ -1,4 +1,4 @@
-"""The commands for writing formulations: ``new``, ``check``, ``show``, ``diagnose``, ``export``."""
+"""The commands for writing formulations: ``new``, ``check``, ``show``, ``diagnose``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ from modelkit.cli.options import (
     epilog,
     formulation_option,
     instance_argument,
-    output_option,
     param_option,
     quiet_option,
     time_limit_option,
 )
-from modelkit.cli.output import say, two_columns
-from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
+from modelkit.cli.output import two_columns
+from modelkit.cli.saving import check_outputs, keeping
 from modelkit.errors import unknown_name
 from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.authoring.check import Finding
     from modelkit.authoring.diagnose import Diagnosis
-    from modelkit.authoring.export import Format
 
 
 @click.group(cls=NamingGroup, epilog=epilog("modelkit new formulation kv-mine"))
@@ -243,35 +241,3 @@ def _listed(names: Sequence[str]) -> list[str]:
     more = f" ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = ", ".join(names[:_SHOWN]) + more
     return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
-
-
-@click.command(epilog=epilog("modelkit export instances/chat-40.json --format lp -o chat-40.lp", 0, 2, 3))
-@instance_argument
-@formulation_option
-@param_option
-@click.option("--format", "kind", type=click.Choice(["lp", "mps"]), default="lp", show_default=True, help="Format.")
-@output_option
-@quiet_option
-@debug_option
-def export(
-    instance: str, formulation: str | None, params: tuple[str, ...], kind: Format, output: str | None, quiet: bool
-) -> None:
-    """Write the model of INSTANCE for other solvers, with readable names."""
-    import modelkit as mk
-    from modelkit.authoring.export import export_model
-    from modelkit.formulation.parameters import parsed_parameters
-    from modelkit.io import write_text
-
-    parameters = parsed_parameters(params)
-    with progress(quiet) as line:
-        loaded = mk.load(instance)
-        stem = file_stem(instance, loaded.name)
-        own = formulation if str(formulation).endswith(".py") else None
-        check_outputs({"--output": output or file_name(stem, ending=kind)}, [instance, own])
-        line.says("building the model")
-        text, made_by = export_model(loaded, formulation, kind, parameters=parameters)
-    path = output or file_name(stem, made_by.name, ending=kind)
-    with keeping() as keep:
-        written = keep(lambda path: write_text(path, text), path, f"model.{kind}")
-        if not quiet:
-            say([f"{made_by.name} of {loaded.name or instance}"], [written], path)

@@ -37,7 +37,7 @@ _MAP = {
     "write your own": {
         "new": "a formulation to start from",
         "check": "run the conformance checks on a formulation",
-        "export": "the model, for other solvers",
+        "export": "models, traces and schedules for other programs",
     },
 }
 

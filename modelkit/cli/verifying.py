@@ -41,7 +41,7 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
     from modelkit.formulation.parameters import parsed_parameters
 
     claim = mk.load_claim(file)
-    found = mk.load(instance) if instance is not None else _instance_of(claim, Path(file).parent)
+    found = mk.load(instance) if instance is not None else instance_of(claim, Path(file).parent)
     if isinstance(claim, mk.Result):
         verification = mk.verify_result(claim, found, formulation, parsed_parameters(params))
     elif formulation is not None or params:
@@ -66,7 +66,7 @@ def _fitted(line: str) -> str:
     return wrap_lines(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text
 
 
-def _instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
+def instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
     """The instance that a file is about, by its hash."""
     from modelkit.io.lookup import Instances
 

@@ -1,0 +1,114 @@
+"""The command ``export``: what others read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+import modelkit as mk
+from modelkit.cli import completing
+from modelkit.cli.live import progress
+from modelkit.cli.options import debug_option, epilog, formulation_option, output_option, param_option, quiet_option
+from modelkit.cli.output import remark, say
+from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
+from modelkit.cli.verifying import instance_of
+from modelkit.errors import UsageError
+
+#: Endings of the files of each format.
+_ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto.json"}
+
+
+@click.command(epilog=epilog("modelkit export instances/chat-40.json --format lp -o chat-40.lp", 0, 2, 3))
+@click.argument("file", shell_complete=completing.json_files)
+@formulation_option
+@param_option
+@click.option(
+    "--format", "kind", type=click.Choice(list(_ENDINGS)), default="lp", show_default=True,
+    help="lp and mps: the model of an instance; mooncake: its requests as a trace; perfetto: a result's schedule.",
+)  # fmt: skip
+@click.option(
+    "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
+    help="perfetto: the instance of FILE.  [default: the one with the right hash beside it or shipped with modelkit]",
+)  # fmt: skip
+@click.option(
+    "--round-ms", type=float, metavar="MS",
+    help="mooncake, perfetto: length of a round under the unit clock.  [default: 55 in a trace, 1 in Perfetto]",
+)  # fmt: skip
+@output_option
+@quiet_option
+@debug_option
+def export(
+    file: str, formulation: str | None, params: tuple[str, ...], kind: str, instance: str | None,
+    round_ms: float | None, output: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Write FILE for other programs.
+
+    Of an instance: its model for other solvers, with readable names (lp, mps), or a trace that the benchmark tools of
+    engines replay (mooncake). Of a result: its schedule as Chrome trace events, for ui.perfetto.dev (perfetto).
+    """
+    _check_options(kind, formulation=formulation, param=params, instance=instance, round_ms=round_ms)
+    make: Callable[[], tuple[str, str, str]]
+    if kind == "perfetto":
+        make = partial(_perfetto, file, instance, round_ms)
+    elif kind == "mooncake":
+        make = partial(_mooncake, file, round_ms, quiet)
+    else:
+        make = partial(_model, file, formulation, params, kind)
+    own = formulation if str(formulation).endswith(".py") else None
+    check_outputs({"--output": output or file_name(file_stem(file, ""), ending=_ENDINGS[kind])}, [file, own, instance])
+    with progress(quiet) as line:
+        line.says("building the model" if kind in ("lp", "mps") else "writing")
+        text, name, words = make()
+    path = output or name
+    with keeping() as keep:
+        written = keep(lambda path: _write(path, text), path, f"export.{_ENDINGS[kind]}")
+        if not quiet:
+            say([words], [written], path)
+
+
+def _check_options(kind: str, **given: Any) -> None:
+    """Raise where an option is given that the format does not take."""
+    model, trace = ("lp", "mps"), ("mooncake", "perfetto")
+    takes = {"formulation": model, "param": model, "instance": ("perfetto",), "round_ms": trace}
+    for name, kinds in takes.items():
+        if given[name] not in (None, ()) and kind not in kinds:
+            raise UsageError(f"--{name.replace('_', '-')} is for --format {' and '.join(kinds)}, not {kind}")
+
+
+def _model(file: str, formulation: str | None, params: tuple[str, ...], kind: Any) -> tuple[str, str, str]:
+    from modelkit.authoring.export import export_model
+    from modelkit.formulation.parameters import parsed_parameters
+
+    loaded = mk.load(file)
+    text, made_by = export_model(loaded, formulation, kind, parameters=parsed_parameters(params))
+    name = file_name(file_stem(file, loaded.name), made_by.name, ending=kind)
+    return text, name, f"{made_by.name} of {loaded.name or file}"
+
+
+def _mooncake(file: str, round_ms: float | None, quiet: bool) -> tuple[str, str, str]:
+    loaded = mk.load(file)
+    written = mk.mooncake_trace(loaded, round_ms=round_ms)
+    for note in () if quiet else written.notes:
+        remark("note", note)
+    words = f"{len(loaded.requests):,} requests of {loaded.name or file}"
+    return written.text, file_name(file_stem(file, loaded.name), ending=_ENDINGS["mooncake"]), words
+
+
+def _perfetto(file: str, instance: str | None, round_ms: float | None) -> tuple[str, str, str]:
+    result = mk.load_result(file)
+    found = mk.load(instance) if instance is not None else instance_of(result, Path(file).parent)
+    text = mk.perfetto_trace(result, found, round_ms=1.0 if round_ms is None else round_ms)
+    stem = file_stem(file, result.instance.name or "").removesuffix(".result")
+    words = f"the schedule of {result.producer.name}; open it at ui.perfetto.dev"
+    return text, file_name(stem, ending=_ENDINGS["perfetto"]), words
+
+
+def _write(path: str, text: str) -> Path | None:
+    """Write a text; see `modelkit.io.write_text`."""
+    from modelkit.io import write_text
+
+    return write_text(path, text)

@@ -1,0 +1,170 @@
+"""What others read: instances as traces of Mooncake, schedules as Chrome trace events."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modelkit as mk
+from modelkit.errors import InputError, UsageError
+from modelkit.judge import judge
+
+Cli = Callable[..., Any]
+
+
+def served() -> mk.Instance:
+    """Forty chats in real time on a server whose memory lets few in, so that some are evicted."""
+    instance = mk.generate("chat", requests=40, rate=20.0, server="llama2-70b-2xa100", seed=3)
+    return instance.replace(server=instance.server.model_copy(update={"kv_capacity_tokens": 1100}))
+
+
+@pytest.mark.parametrize("server", [None, "llama2-70b-2xa100"])
+def test_a_trace_comes_back(server: str | None, tmp_path: Path) -> None:
+    """Tests that an exported instance imported again has the same requests, in whole ms or in rounds."""
+    named: dict[str, Any] = {"server": server} if server else {}
+    rate: dict[str, Any] = {"rate": 5.0} if server else {}
+    made = mk.generate("chat", requests=50, seed=1, **named, **rate)
+    path = tmp_path / "t.jsonl"
+    path.write_text(mk.mooncake_trace(made).text)
+    again = mk.import_trace("mooncake", path, time_unit="ms", **named)
+    before = sorted(made.requests, key=lambda r: r.arrival)
+    assert [(r.prompt_tokens, r.output_tokens) for r in again.requests] == [
+        (r.prompt_tokens, r.output_tokens) for r in before
+    ]
+    start = before[0].arrival
+    expected = [r.arrival - start for r in before]
+    close = pytest.approx(expected, abs=1.001e-3) if server else expected
+    assert [r.arrival for r in again.requests] == close
+    twice = mk.mooncake_trace(again)
+    assert twice.text.count("\n") == 50
+    path.write_text(twice.text)
+    fixed = mk.import_trace("mooncake", path, time_unit="ms", **named)
+    assert (fixed.requests, fixed.extra) == (again.requests, again.extra)
+
+
+def test_prompts_share_what_they_shared(tmp_path: Path) -> None:
+    """Tests that hashes of blocks are kept with their size, and that without any no two prompts share one."""
+    path = tmp_path / "t.jsonl"
+    rows = [
+        {"timestamp": 1000 * i, "input_length": 40, "output_length": 3, "hash_ids": [0, 1, 5 + i]} for i in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    instance = mk.import_trace("mooncake", path, block=16)
+    written = mk.mooncake_trace(instance)
+    assert [json.loads(line)["hash_ids"] for line in written.text.splitlines()] == [row["hash_ids"] for row in rows]
+    assert any("--block 16" in note for note in written.notes)
+    for wrong in ({}, {"prefix_block_tokens": 16, "prefix_hashes": [[1]]}, {"prefix_block_tokens": "16"}):
+        bare = mk.mooncake_trace(instance.replace(extra=wrong)).text
+        assert [json.loads(line)["hash_ids"] for line in bare.splitlines()] == [[0], [1], [2], [3]]
+
+
+def test_rounds_keep_apart() -> None:
+    """Tests rounds that are no whole ms, and those that a trace cannot hold."""
+    instance = mk.generate("chat", requests=30, seed=2)
+    stamps = [json.loads(line)["timestamp"] for line in mk.mooncake_trace(instance, round_ms=1.5).text.splitlines()]
+    assert stamps == [int(r.arrival * 1.5) for r in sorted(instance.requests, key=lambda r: r.arrival)]
+    with pytest.raises(InputError, match="allowed: 1 to"):
+        mk.mooncake_trace(instance, round_ms=0.5)
+    with pytest.raises(InputError, match="counts seconds"):
+        mk.mooncake_trace(served(), round_ms=55)
+
+
+def _events(text: str) -> dict[str, list[dict[str, Any]]]:
+    """The events by their phase, each checked for what its readers ask."""
+    document = json.loads(text)
+    assert document["displayTimeUnit"] == "ms"
+    found = defaultdict(list)
+    for event in document["traceEvents"]:
+        assert {"name", "ph", "pid"} <= set(event)
+        assert event["ph"] == "M" or event["ts"] >= 0
+        assert event["ph"] != "X" or (event["dur"] >= 0 and "tid" in event)
+        assert event["ph"] != "C" or all(isinstance(v, int) and v >= 0 for v in event["args"].values())
+        found[event["ph"]].append(event)
+    return found
+
+
+def _check_nesting(slices: list[dict[str, Any]]) -> None:
+    """Slices of a track lie apart or one inside the other, as Perfetto asks."""
+    tracks = defaultdict(list)
+    for event in slices:
+        tracks[event["tid"]].append((round(event["ts"] * 1000), -round(event["dur"] * 1000)))
+    for found in tracks.values():
+        inside: list[int] = []
+        for begin, minus in sorted(found):
+            while inside and inside[-1] <= begin:
+                inside.pop()
+            assert not inside or begin - minus <= inside[-1]
+            inside.append(begin - minus)
+
+
+@pytest.mark.parametrize("policy", ["vllm-like", "mc-sf"])
+def test_a_schedule_as_trace_events(policy: str) -> None:
+    """Tests that slices nest, begin and end as the judge says, and that counters have the judge's peaks."""
+    instance = served()
+    result = mk.simulate(instance, policy)
+    assert result.schedule is not None
+    verdict = judge(instance, result.schedule)
+    found = _events(mk.perfetto_trace(result, instance))
+    _check_nesting(found["X"])
+    requests = [e for e in found["X"] if e["cat"] == "request"]
+    assert len(requests) == len(verdict.stays)
+    assert sum("(evicted)" in e["name"] for e in requests) == verdict.metrics["evictions"]
+    assert policy == "mc-sf" or verdict.metrics["evictions"]
+    ends = max(e["ts"] + e["dur"] for e in requests)
+    assert ends == pytest.approx((verdict.metrics["makespan_ms"] or 0) * 1000, rel=1e-9)
+    done = [e["args"]["latency_ms"] for e in requests if "latency_ms" in e["args"]]
+    assert sum(done) == pytest.approx(verdict.metrics["total_latency_ms"], rel=1e-6)
+    counters = defaultdict(list)
+    for event in found["C"]:
+        counters[event["name"]].append((event["ts"], event["args"][event["name"]]))
+    assert set(counters) == {"KV tokens", "requests in progress", "requests waiting"}
+    for values in counters.values():
+        moments = [moment for moment, _ in values]
+        assert moments == sorted(moments)
+        assert values[-1][1] == 0
+    assert max(v for _, v in counters["KV tokens"]) == verdict.metrics["peak_kv_tokens"]
+    assert max(v for _, v in counters["requests in progress"]) == max(s.active for s in verdict.stretches)
+
+
+def test_slots_are_tracks_and_rounds_have_a_length(two: mk.Instance) -> None:
+    """Tests numbered slots, the unit clock, and a counter that is 0 while nobody is there."""
+    questions = mk.generate("gsm8k", requests=30, slots=4, seed=1)
+    found = _events(mk.perfetto_trace(mk.simulate(questions, "sorted"), questions))
+    names = [e["args"]["name"] for e in found["M"] if e["name"] == "thread_name"]
+    assert names == [f"slot {k}" for k in range(4)]
+    _check_nesting(found["X"])
+    late = two.replace(requests=(two.requests[0], two.requests[1].model_copy(update={"arrival": 9})))
+    found = _events(mk.perfetto_trace(mk.simulate(late, "mc-sf"), late, round_ms=10))
+    assert [(e["ts"], e["dur"]) for e in found["X"] if e["cat"] == "request"] == [(0, 20_000), (90_000, 40_000)]
+    kv = [(e["ts"], e["args"]["KV tokens"]) for e in found["C"] if e["name"] == "KV tokens"]
+    assert kv[:4] == [(0, 3), (10_000, 4), (20_000, 0), (90_000, 3)]
+    with pytest.raises(UsageError, match="another instance"):
+        mk.perfetto_trace(mk.simulate(late, "mc-sf"), two)
+
+
+def test_the_command(two: mk.Instance, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests both formats as files, what is said, and options that do not fit."""
+    monkeypatch.chdir(tmp_path)
+    mk.save_instance(two, "two.json")
+    mk.save_result(mk.simulate(two, "mc-sf"), "two.mc-sf.result.json")
+    said = cli("export", "two.json", "--format", "mooncake")
+    assert "wrote two.jsonl" in said.out
+    assert "a round is written as 55 ms" in said.err
+    assert cli("import", "two.jsonl", "-o", "again.json").code == 0
+    assert [r.output_tokens for r in mk.load("again.json").requests] == [2, 4]
+    said = cli("export", "two.mc-sf.result.json", "--format", "perfetto")
+    assert "wrote two.mc-sf.perfetto.json" in said.out
+    assert _events(Path("two.mc-sf.perfetto.json").read_text())["X"]
+    for words, why in (
+        (("two.json", "--format", "mooncake", "-f", "kv-hindsight"), "--formulation is for --format lp and mps"),
+        (("two.json", "--round-ms", "5"), "--round-ms is for --format mooncake and perfetto"),
+        (("two.json", "--format", "perfetto"), "modelkit/result/1"),
+        (("two.json", "--format", "mooncake", "--round-ms", "nan"), "allowed: 1 to"),
+        (("two.mc-sf.result.json", "--format", "perfetto", "--round-ms", "nan"), "allowed: more than 0"),
+    ):
+        assert why in cli("export", *words, code=2).err
