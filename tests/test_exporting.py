@@ -112,7 +112,7 @@ def test_a_schedule_as_trace_events(policy: str) -> None:
     found = _events(mk.perfetto_trace(result, instance))
     _check_nesting(found["X"])
     requests = [e for e in found["X"] if e["cat"] == "request"]
-    assert len(requests) == len(verdict.stays)
+    assert len(requests) == len(verdict.residencies)
     assert sum("(evicted)" in e["name"] for e in requests) == verdict.metrics["evictions"]
     assert policy == "mc-sf" or verdict.metrics["evictions"]
     ends = max(e["ts"] + e["dur"] for e in requests)
@@ -128,7 +128,7 @@ def test_a_schedule_as_trace_events(policy: str) -> None:
         assert moments == sorted(moments)
         assert values[-1][1] == 0
     assert max(v for _, v in counters["KV tokens"]) == verdict.metrics["peak_kv_tokens"]
-    assert max(v for _, v in counters["requests in progress"]) == max(s.active for s in verdict.stretches)
+    assert max(v for _, v in counters["requests in progress"]) == max(s.active for s in verdict.intervals)
 
 
 def test_slots_are_tracks_and_rounds_have_a_length(two: mk.Instance) -> None:

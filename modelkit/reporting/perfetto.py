@@ -18,7 +18,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import UsageError
 from modelkit.instance import Instance
 from modelkit.judge import judge
-from modelkit.judge.rules import Stay, Verdict
+from modelkit.judge.rules import Residency, Verdict
 from modelkit.result import Result
 from modelkit.schedule import Schedule
 
@@ -68,50 +68,50 @@ def perfetto_trace(schedule: Schedule | Result, instance: Instance, *, round_ms:
 
 
 def _requests(instance: Instance, verdict: Verdict, per: float) -> Iterator[Event]:
-    """The tracks of lanes, and a slice for each stay."""
-    stays = sorted((s for s in verdict.stays if s.end is not None), key=lambda s: (s.begin, s.request))
-    lanes = _lanes(stays)
-    numbered = any(s.slot is not None for s in stays)
+    """The tracks of lanes, and a slice for each residency."""
+    residencies = sorted((s for s in verdict.residencies if s.end is not None), key=lambda s: (s.begin, s.request))
+    lanes = _lanes(residencies)
+    numbered = any(s.slot is not None for s in residencies)
     title = f"requests of {instance.name}" if instance.name else "requests"
     yield from _track(_REQUESTS, None, title)
     for lane in sorted(set(lanes)):
         yield from _track(_REQUESTS, lane + 1, f"{'slot' if numbered else 'lane'} {lane}")
-    for stay, lane in zip(stays, lanes, strict=True):
-        assert stay.end is not None
-        request = instance.requests[stay.request]
+    for residency, lane in zip(residencies, lanes, strict=True):
+        assert residency.end is not None
+        request = instance.requests[residency.request]
         arrival = request.arrival * (1 if instance.is_unit else 1000)
         unit = "rounds" if instance.is_unit else "ms"
         facts: Event = {
             "prompt_tokens": request.prompt_tokens,
             "output_tokens": request.output_tokens,
-            f"waited_{unit}": round(stay.begin - arrival, 6),
+            f"waited_{unit}": round(residency.begin - arrival, 6),
         }
-        if stay.completed:
-            facts[f"latency_{unit}"] = round(stay.end - arrival, 6)
-        begin, end = _ns(stay.begin, per), _ns(stay.end, per)
-        name = request.id if stay.completed else f"{request.id} (evicted)"
+        if residency.completed:
+            facts[f"latency_{unit}"] = round(residency.end - arrival, 6)
+        begin, end = _ns(residency.begin, per), _ns(residency.end, per)
+        name = request.id if residency.completed else f"{request.id} (evicted)"
         yield _slice(name, "request", lane + 1, begin, end, facts)
-        first = end if stay.first_token is None else _ns(stay.first_token, per)
+        first = end if residency.first_token is None else _ns(residency.first_token, per)
         if begin < first:
             yield _slice("prompt", "prompt", lane + 1, begin, first)
         if first < end:
             yield _slice("decode", "decode", lane + 1, first, end)
 
 
-def _lanes(stays: Iterable[Stay]) -> list[int]:
-    """The slot of each stay, given by their beginnings, or the first lane that is free."""
+def _lanes(residencies: Iterable[Residency]) -> list[int]:
+    """The slot of each residency, given by their beginnings, or the first lane that is free."""
     free: list[int] = []
     busy: list[tuple[float, int]] = []
     found, most = [], 0
-    for stay in stays:
-        if stay.slot is not None:
-            found.append(stay.slot)
+    for residency in residencies:
+        if residency.slot is not None:
+            found.append(residency.slot)
             continue
-        while busy and busy[0][0] <= stay.begin:
+        while busy and busy[0][0] <= residency.begin:
             heapq.heappush(free, heapq.heappop(busy)[1])
         lane = heapq.heappop(free) if free else most
         most = max(most, lane + 1)
-        heapq.heappush(busy, (stay.end or 0.0, lane))
+        heapq.heappush(busy, (residency.end or 0.0, lane))
         found.append(lane)
     return found
 
@@ -120,27 +120,29 @@ def _counters(instance: Instance, verdict: Verdict, per: float) -> Iterator[Even
     """Counters over time: tokens held, requests in progress, requests waiting."""
     yield from _track(_SERVER, None, "server")
     yield from _steps("KV tokens", _held(verdict), per)
-    changes = [(s.begin, 1) for s in verdict.stays] + [(s.end, -1) for s in verdict.stays if s.end is not None]
+    changes = [(s.begin, 1) for s in verdict.residencies] + [
+        (s.end, -1) for s in verdict.residencies if s.end is not None
+    ]
     yield from _steps("requests in progress", _summed(changes), per)
     each = 1 if instance.is_unit else 1000
-    waiting = [(r.arrival * each, 1) for r in instance.requests] + [(s.begin, -1) for s in verdict.stays]
-    waiting += [(s.end, 1) for s in verdict.stays if s.end is not None and not s.completed]
+    waiting = [(r.arrival * each, 1) for r in instance.requests] + [(s.begin, -1) for s in verdict.residencies]
+    waiting += [(s.end, 1) for s in verdict.residencies if s.end is not None and not s.completed]
     yield from _steps("requests waiting", _summed(waiting), per)
 
 
 def _held(verdict: Verdict) -> Iterator[tuple[float, int]]:
-    """(moment, tokens held): the more moments, the longer a stretch; none are held when nobody is there."""
-    rounds = sum(s.rounds for s in verdict.stretches)
-    begins = sorted(s.begin for s in verdict.stays)
-    ends = sorted(s.end for s in verdict.stays if s.end is not None)
-    for stretch in verdict.stretches:
-        points = max(1, min(stretch.rounds, math.ceil(SAMPLES * stretch.rounds / max(1, rounds))))
-        grown = stretch.last_tokens - stretch.first_tokens
+    """(moment, tokens held): the more moments, the longer an interval; none are held when nobody is there."""
+    rounds = sum(s.rounds for s in verdict.intervals)
+    begins = sorted(s.begin for s in verdict.residencies)
+    ends = sorted(s.end for s in verdict.residencies if s.end is not None)
+    for interval in verdict.intervals:
+        points = max(1, min(interval.rounds, math.ceil(SAMPLES * interval.rounds / max(1, rounds))))
+        grown = interval.last_tokens - interval.first_tokens
         for i in range(points):
-            moment = stretch.begin + (stretch.end - stretch.begin) * i / points
-            yield moment, round(stretch.first_tokens + grown * i / max(1, points - 1))
-        if bisect_right(begins, stretch.end) == bisect_right(ends, stretch.end):
-            yield stretch.end, 0
+            moment = interval.begin + (interval.end - interval.begin) * i / points
+            yield moment, round(interval.first_tokens + grown * i / max(1, points - 1))
+        if bisect_right(begins, interval.end) == bisect_right(ends, interval.end):
+            yield interval.end, 0
 
 
 def _summed(changes: Iterable[tuple[float, int]]) -> Iterator[tuple[float, int]]:
