@@ -186,7 +186,7 @@ def test_the_rule_is_the_best_period() -> None:
         for i in range(64):
             gate.arrived(Seen(i, i / rate / 1000, prompt, output, output))
         running = dict.fromkeys(range(round(active)), Running(Seen(0, 0, 1, 1, 1), 0))
-        view = View(64 / rate / 1000, None, 0, running, None, np.random.default_rng(0), law=law)
+        view = View(64 / rate / 1000, None, 0, running, None, np.random.default_rng(0), linear_clock=law)
         size, wait = gate.limits(view)
         assert wait * 1000 == pytest.approx(period, rel=0.01)
         assert size == pytest.approx(max(1, rate * period), rel=0.02, abs=0.6)

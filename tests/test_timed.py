@@ -68,12 +68,12 @@ def test_the_batch_that_the_cache_holds() -> None:
     made = ExclusiveBatchingByMemory(risk=0.1)
     for i in range(4):
         made.arrived(Seen(i, 0, 50, 20, 20))
-    size, places = made.batch(View(0, 600, 0, {}, None, np.random.default_rng(0), law=LAW))
+    size, places = made.batch(View(0, 600, 0, {}, None, np.random.default_rng(0), linear_clock=LAW))
     theta = idle_share(10 / 20 / 20)
     held = 50 + (1 - theta) / theta * 20 * math.log(1 / (1 - theta))
     assert size == math.floor((600 - math.log(10) * 400 / 50) / held) == 8
     assert places == math.floor(theta * 8) == 1
-    assert made.batch(View(0, 600, 0, {}, 3, np.random.default_rng(0), law=LAW))[0] == 3
+    assert made.batch(View(0, 600, 0, {}, 3, np.random.default_rng(0), linear_clock=LAW))[0] == 3
     light = case((0, 1, 9), (0.05, 1, 9), (0.1, 1, 9))
     assert policy_schedule(light, "eb") == policy_schedule(light, "mc-benchmark")
     with pytest.raises(UsageError, match="risk: found 0"):
@@ -104,7 +104,8 @@ def test_balance_of_prompts_and_outputs() -> None:
     gate = GateAndRoute(tile=100)
     for i in range(4):
         gate.arrived(Seen(i, 0, 50, 20, 20))
-    view = View(0, 600, 0, {}, None, np.random.default_rng(0), law=LAW)  # B = 600 / (50 + 10) = 10
+    view = View(0, 600, 0, {}, None, np.random.default_rng(0), linear_clock=LAW)  # B = 600 / (50 + 10) = 10
+    assert view.law is view.linear_clock, "the former name, for policy files"
     mixed, solo = 10 + 100 + 20 + 2 * 9, 20 + 2 * 10
     x = gate.prompt_share(view)
     assert x * 100 / (50 * mixed) == pytest.approx((9 * x / mixed + 10 * (1 - x) / solo) / 20)

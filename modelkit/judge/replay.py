@@ -64,10 +64,10 @@ class Replay:
     def __init__(self, instance: Instance, tokens_per_iteration: int | None) -> None:
         self.instance = instance
         clock = instance.server.clock
-        self.law = clock if isinstance(clock, LinearClock) else None
-        self.chunk = tokens_per_iteration if self.law is not None and self.law.mixed else None
-        self.tolerance = TIME_TOLERANCE_MS if self.law else 0.0
-        self.per_time = 1000.0 if self.law else 1.0  # replay time units in one unit of `at`
+        self.linear = clock if isinstance(clock, LinearClock) else None
+        self.chunk = tokens_per_iteration if self.linear is not None and self.linear.mixed else None
+        self.tolerance = TIME_TOLERANCE_MS if self.linear else 0.0
+        self.per_time = 1000.0 if self.linear else 1.0  # replay time units in one unit of `at`
         self.prompt = instance.arrays.prompt.tolist()
         self.output = instance.arrays.output.tolist()
         self.arrival = [a * self.per_time for a in instance.arrays.arrival.tolist()]
@@ -100,7 +100,7 @@ class Replay:
             self.evict(request)
         admitted = [residency for admission in segment.admit if (residency := self.admit(*admission)) is not None]
         self.crowd.see(self.active, 0)
-        if self.law is not None and not self.law.mixed and admitted:
+        if self.linear is not None and not self.linear.mixed and admitted:
             self.pass_time(self.prefill_ms(sum(self.prompt[residency.request] for residency in admitted)))
         self.run_rounds(segment.rounds)
 
@@ -108,11 +108,11 @@ class Replay:
         """Begin a segment at ``at``, or now when the segment before has not ended."""
         if at < self.now - self.tolerance - self.doubt:
             self.violate("time_order", self.now - at, None, f"the segment before ends at {self.clock(self.now)}")
-        if self.law is None and not float(at).is_integer():
+        if self.linear is None and not float(at).is_integer():
             self.violate("whole_rounds", at % 1, None, f"the segment begins at {at}")
             at = math.ceil(at)
         if at > self.now:
-            if self.law is None:
+            if self.linear is None:
                 self.totals.idle_rounds += at - self.now
             self.pass_time(at - self.now)
             self.now, self.lost = at, 0.0
@@ -125,7 +125,7 @@ class Replay:
         self.add_time(duration)
 
     def add_time(self, duration: float) -> None:
-        if self.law is None:
+        if self.linear is None:
             self.now += duration
             return
         self.now, self.lost = add_time(self.now, self.lost, duration)
@@ -140,7 +140,7 @@ class Replay:
             self.violate("not_running", 1, name, f"request {name!r} is evicted but not in progress")
             return
         self.totals.evictions += 1
-        if residency.starts_at < self.round or (self.law is not None and not self.law.mixed):
+        if residency.starts_at < self.round or (self.linear is not None and not self.linear.mixed):
             self.totals.recomputed += self.prompt[i] + self.round - residency.starts_at
         else:
             self.totals.recomputed += self.prompt[i] - residency.unread
@@ -199,7 +199,9 @@ class Replay:
             rounds -= span
         if rounds:
             self.totals.idle_rounds += rounds
-            self.pass_time(rounds if self.law is None else 0 if self.law.mixed else self.law.decode_ms(rounds, 0, 0))
+            self.pass_time(
+                rounds if self.linear is None else 0 if self.linear.mixed else self.linear.decode_ms(rounds, 0, 0)
+            )
 
     def run_span(self, span: int) -> None:
         """Run ``span`` rounds in which no request starts after the first and none ends before the last."""
@@ -208,25 +210,27 @@ class Replay:
         growing = decoding + len(read)
         first, last = held + growing, held + growing * span
         new_tokens = sum(self.prompt[residency.request] for residency in self.fresh.values()) + len(read)
-        if self.fresh and self.law is not None and self.law.mixed:
+        if self.fresh and self.linear is not None and self.linear.mixed:
             self.check_level(prompts)
 
         def lasting(rounds: int) -> float:
             """The first ``rounds`` of the span."""
-            if self.law is None:
+            if self.linear is None:
                 return rounds
-            if not (self.fresh and self.law.mixed):
-                return self.law.decode_ms(rounds, growing * rounds, rounds * (2 * first + growing * (rounds - 1)) // 2)
+            if not (self.fresh and self.linear.mixed):
+                return self.linear.decode_ms(
+                    rounds, growing * rounds, rounds * (2 * first + growing * (rounds - 1)) // 2
+                )
             kv_tokens = rounds * (first - new_tokens) + decoding * (rounds * (rounds - 1) // 2)
-            return self.law.iterations_ms(rounds, prompts, decoding, kv_tokens)
+            return self.linear.iterations_ms(rounds, prompts, decoding, kv_tokens)
 
         duration = lasting(span)
         self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last))
         self.over.see_span(first, last, growing, span, lasting)
         self.crowd.see(self.active, span)
         self.totals.token_time += duration * (first + last) / 2
-        if self.law is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
-            self.totals.token_time += self.law.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
+        if self.linear is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
+            self.totals.token_time += self.linear.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
         self.totals.slot_time += duration * self.active
         self.totals.peak = max(self.totals.peak, last)
         self.add_time(duration)
@@ -274,13 +278,13 @@ class Replay:
         return read, tokens
 
     def prefill_ms(self, tokens: int) -> float:
-        assert self.law is not None
+        assert self.linear is not None
         self.check_level(tokens)
-        return self.law.prefill_ms(tokens)
+        return self.linear.prefill_ms(tokens)
 
     def check_level(self, tokens: int) -> None:
         """Violated by more prompt tokens in one iteration than any level holds."""
-        levels = self.law.prefill_levels if self.law is not None else None
+        levels = self.linear.prefill_levels if self.linear is not None else None
         if levels is not None and tokens > (largest := max(capacity for capacity, _ in levels)):
             self.violate(
                 "prefill_level",
@@ -335,7 +339,7 @@ class Replay:
         return i
 
     def clock(self, time: float) -> str:
-        return f"{time / 1000:.10g} s" if self.law else f"round {time:.16g}"
+        return f"{time / 1000:.10g} s" if self.linear else f"round {time:.16g}"
 
     def violate(self, rule: str, size: float, request: str | None, message: str) -> None:
         at = self.now / self.per_time

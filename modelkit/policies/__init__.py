@@ -76,7 +76,7 @@ class View(NamedTuple):
         The policy's own source of randomness, seeded by the run.
     round
         Rounds run so far; under the unit clock the same as ``now``.
-    law
+    linear_clock
         How long iterations last; None under the unit clock. Where prefills are iterations of their own, ``base_ms``
         is in both other bases.
     prompt_room
@@ -92,9 +92,14 @@ class View(NamedTuple):
     free_slots: int | None
     rng: np.random.Generator
     round: int = 0
-    law: LinearClock | None = None
+    linear_clock: LinearClock | None = None
     prompt_room: int | None = None
     chunked: bool = False
+
+    @property
+    def law(self) -> LinearClock | None:
+        """Former name of ``linear_clock``, for policy files that ask for it."""
+        return self.linear_clock
 
 
 class Room:

@@ -10,7 +10,7 @@ open whom the policy admits, and in which order: it only says *when* the policy 
     a prefill, so its gate is open: no request waits for ever.
 
 ``gate=auto``
-    K and W follow from the law of the clock and the load seen so far, by the rule below. ``wait`` given with it
+    K and W follow from the clock and the load seen so far, by the rule below. ``wait`` given with it
     takes the place of W. Under the unit clock, where a prompt costs no time of its own, the gate stays open.
 
 The rule of ``gate=auto``. Let prompts of mean length s come at the rate λ, and be let in every T milliseconds. Of N
@@ -34,7 +34,7 @@ present state, and τ = τ' + τ (λ p1 s + p0 / T), so with g = 1 - λ p1 s equ
     g T² - p0 T = p0 N τ' / (B λ c),                                                                       (3)
 
 a quadratic with one positive root T; K = λ T, rounded, and W = T, the time in which K requests come. λ is that of the
-last 64 arrivals, and falls while nobody comes; s is the mean of all prompts so far. Of a law in levels p0 is the
+last 64 arrivals, and falls while nobody comes; s is the mean of all prompts so far. Of a clock with levels p0 is the
 cheapest, and p1 = 0. Where the prompts alone take all time (g <= 0), or nothing is paid once (p0 = 0 or B = 0), there
 is nothing to balance, and the gate is open.
 """
@@ -52,7 +52,7 @@ from modelkit.registry import Option
 
 #: What every policy of continuous batching takes beside its own options.
 GATE_OPTIONS = (
-    Option("gate", "admit when so many requests wait; auto: set by the clock's law and the load", int, 0, ("auto",)),
+    Option("gate", "admit when so many requests wait; auto: set by the clock and the load", int, 0, ("auto",)),
     Option("wait", "admit when the first has waited so long [s; rounds under the unit clock]", float, 0.0),
 )
 
@@ -157,7 +157,7 @@ class Gate(Policy):
 
 
 class AutoGate(Gate):
-    """A gate whose limits follow from the law and the load by equation (3).
+    """A gate whose limits follow from the clock and the load by equation (3).
 
     Parameters
     ----------
@@ -184,18 +184,18 @@ class AutoGate(Gate):
 
     def _period(self, view: View) -> float:
         """T of equation (3) [s]; 0 where there is nothing to balance."""
-        law = view.law
+        clock = view.linear_clock
         elapsed = (view.now - self._recent[0]) * 1000
-        if law is None or elapsed <= 0:
+        if clock is None or elapsed <= 0:
             return 0.0
         rate = len(self._recent) / elapsed
-        reading = rate * law.prefill_per_token_ms * self._tokens / self._seen  # λ p1 s
-        fixed = law.prefill_ms(0) - (law.base_ms if law.mixed else 0)
-        base = law.base_ms + law.decode_base_ms
+        reading = rate * clock.prefill_per_token_ms * self._tokens / self._seen  # λ p1 s
+        fixed = clock.prefill_ms(0) - (clock.base_ms if clock.mixed else 0)
+        base = clock.base_ms + clock.decode_base_ms
         if reading >= 1 or not base:
             return 0.0
         active = len(view.running)
-        iteration = law.decode_ms(1, active, view.held + active)
+        iteration = clock.decode_ms(1, active, view.held + active)
         share = fixed * active * iteration / (base * rate * (0.5 + reading))
         left = 1 - reading
         return (fixed + math.sqrt(fixed**2 + 4 * left * share)) / (2 * left) / 1000

@@ -169,6 +169,6 @@ class Hybrid(LongestFirst):
 
 def _price(view: View) -> float:
     """What a prefill without tokens costs [round]; that of the tokens is the same in every schedule."""
-    assert view.law is not None
-    base, tau = view.law.prefill_ms(0), view.law.decode_base_ms
+    assert view.linear_clock is not None
+    base, tau = view.linear_clock.prefill_ms(0), view.linear_clock.decode_base_ms
     return base / tau if tau else math.inf if base else 0.0

@@ -119,12 +119,12 @@ class Lagrangian(LongestFirst):
 
     def _missing(self, view: View) -> float:
         """Slot-rounds of idling that are missing until a stage is due."""
-        assert view.law is not None
+        assert view.linear_clock is not None
         if not view.running:
             return 0.0
         tokens = sum(request.prompt for request in self.batch(view))
-        price = len(view.running) * view.law.prefill_ms(tokens)
-        tau = view.law.decode_base_ms
+        price = len(view.running) * view.linear_clock.prefill_ms(tokens)
+        tau = view.linear_clock.decode_base_ms
         return price / tau - self._idle if tau else math.inf if price else 0.0
 
 
@@ -153,11 +153,11 @@ class ExclusiveBatching(LongestFirst):
         self._tokens += request.predicted_upper
 
     def due(self, view: View) -> bool:
-        assert view.law is not None
+        assert view.linear_clock is not None
         free = view.free_slots or 0
-        if not view.law.decode_base_ms:
+        if not view.linear_clock.decode_base_ms:
             return not view.running
-        price = view.law.prefill_ms(0) / view.law.decode_base_ms
+        price = view.linear_clock.prefill_ms(0) / view.linear_clock.decode_base_ms
         slots = free + len(view.running)
         return not view.running or free >= max(1, math.floor(idle_share(price * self._seen / self._tokens) * slots))
 

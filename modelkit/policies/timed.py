@@ -87,11 +87,11 @@ class ExclusiveBatchingByMemory(_InArrivalOrder):
         return size, max(1, math.floor(theta * size)) if size < math.inf else 1
 
     def _theta(self, view: View) -> float:
-        law = view.law
-        if law is None:
+        clock = view.linear_clock
+        if clock is None:
             return 0.0
-        fixed = law.prefill_ms(0) - (law.base_ms if law.mixed else 0)
-        base = law.base_ms + law.decode_base_ms
+        fixed = clock.prefill_ms(0) - (clock.base_ms if clock.mixed else 0)
+        base = clock.base_ms + clock.decode_base_ms
         return idle_share(fixed / base * self._count / self._outputs) if base else 1.0
 
 
@@ -210,10 +210,10 @@ class GateAndRoute(_Tiles):
 
     def _lasts(self, view: View, prompts: int, active: int) -> float:
         """Duration of an iteration [s or rounds], at the mean tokens held."""
-        if view.law is None:
+        if view.linear_clock is None:
             return 1.0
         held = round(active * (self._prompts + self._outputs / 2) / self._count)
-        law = view.law
-        if law.mixed or not prompts:
-            return law.iterations_ms(1, prompts, active, held) / 1000
-        return (law.prefill_ms(prompts) + law.decode_ms(1, active, held)) / 1000
+        clock = view.linear_clock
+        if clock.mixed or not prompts:
+            return clock.iterations_ms(1, prompts, active, held) / 1000
+        return (clock.prefill_ms(prompts) + clock.decode_ms(1, active, held)) / 1000

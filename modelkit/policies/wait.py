@@ -51,16 +51,16 @@ class Fluid:
         if elapsed <= 0 or not self.count:
             return math.inf
         memory = math.inf if view.capacity is None else view.capacity / self._volume
-        law = view.law
-        if law is None:
+        clock = view.linear_clock
+        if clock is None:
             return min(1 / elapsed, memory)
         work = (
-            law.prefill_ms(self._prompt) - law.prefill_ms(0)
-            + law.decode_per_request_ms * (self._output - self.count)
-            + law.decode_per_kv_token_ms * self._volume
+            clock.prefill_ms(self._prompt) - clock.prefill_ms(0)
+            + clock.decode_per_request_ms * (self._output - self.count)
+            + clock.decode_per_kv_token_ms * self._volume
         )  # fmt: skip
         idle = elapsed * 1000 - work
-        return min((law.prefill_ms(0) + law.decode_base_ms) / idle if idle > 0 else math.inf, memory)
+        return min((clock.prefill_ms(0) + clock.decode_base_ms) / idle if idle > 0 else math.inf, memory)
 
 
 @policy(

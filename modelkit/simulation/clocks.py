@@ -13,7 +13,7 @@ from modelkit.clock import LinearClock, add_time
 class UnitTime:
     """Every round lasts 1, and so does every round without requests."""
 
-    law: LinearClock | None = None
+    linear_clock: LinearClock | None = None
     exclusive = False
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ class UnitTime:
 class LinearTime:
     """Iterations last what the cost model says; now in milliseconds, added up as in ``modelkit.judge``."""
 
-    def __init__(self, law: LinearClock) -> None:
-        self.law = law if law.mixed else law.folded()
-        self.exclusive = not law.mixed
+    def __init__(self, clock: LinearClock) -> None:
+        self.linear_clock = clock if clock.mixed else clock.folded()
+        self.exclusive = not clock.mixed
         self.now = 0.0
         self.round = 0
         self._lost = 0.0  # by so much the sum of all durations is above its double, `now`
@@ -82,12 +82,12 @@ class LinearTime:
 
     def iterate(self, prompt_tokens: int, decoding: int, kv_tokens: int) -> None:
         """One iteration with prompts in it."""
-        self._add(self.law.iterations_ms(1, prompt_tokens, decoding, kv_tokens))
+        self._add(self.linear_clock.iterations_ms(1, prompt_tokens, decoding, kv_tokens))
         self.round += 1
 
     def prefill(self, prompt_tokens: int) -> None:
         """An exclusive prefill."""
-        self._add(self.law.prefill_ms(prompt_tokens))
+        self._add(self.linear_clock.prefill_ms(prompt_tokens))
 
     def _add(self, duration: float) -> None:
         self.now, self._lost = add_time(self.now, self._lost, duration)
@@ -98,8 +98,10 @@ class LinearTime:
         active = self._active
         kv_tokens = rounds * (2 * self._held + active + active * rounds) // 2
         if self.exclusive or not self._prompt_tokens:
-            return add_time(*self._since, self.law.decode_ms(rounds, active * rounds, kv_tokens) if active else 0.0)
-        return add_time(*self._since, self.law.iterations_ms(rounds, self._prompt_tokens, active, kv_tokens))
+            return add_time(
+                *self._since, self.linear_clock.decode_ms(rounds, active * rounds, kv_tokens) if active else 0.0
+            )
+        return add_time(*self._since, self.linear_clock.iterations_ms(rounds, self._prompt_tokens, active, kv_tokens))
 
     def rounds_until(self, moment: float, most: int) -> int:
         if self._after(most)[0] < moment:

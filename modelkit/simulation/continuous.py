@@ -146,7 +146,7 @@ class ContinuousSimulation:
             free_slots=None if self.max_batch is None else self.max_batch - len(self.running),
             rng=self.rng,
             round=self.time.round,
-            law=self.time.law,
+            linear_clock=self.time.linear_clock,
             prompt_room=self.prompt_room(),
             chunked=self.limits.chunked_prefill,
         )
@@ -248,7 +248,7 @@ class ContinuousSimulation:
                 self.slot[i] = slot
             self.running[i] = Running(self.seen[i], self.now)
             self.offset += prompt - self.now
-            if self.time.law is None:
+            if self.time.linear_clock is None:
                 self.expect(i)
             else:
                 self.unread[i] = prompt
@@ -349,7 +349,7 @@ class ContinuousSimulation:
         moments = [self.moments[i] for i in self.arrivals[-1:]]
         if self.waiting and not moments:
             raise PolicyError("the policy admits no request although the server is empty")
-        if self.waiting and self.time.law is None:
+        if self.waiting and self.time.linear_clock is None:
             patience = self.policy.patience(self.view())
             moments += [] if patience is None else [self.now + max(1, patience)]
         if moments:

@@ -97,8 +97,8 @@ class StageSimulation:
             free_slots=self.free_slots(),
             rng=self.rng,
             round=self.clock.round,
-            law=self.clock.law,
-            prompt_room=self.clock.law.largest_prefill,
+            linear_clock=self.clock.linear_clock,
+            prompt_room=self.clock.linear_clock.largest_prefill,
         )
 
     def take_arrivals(self) -> None:
@@ -116,7 +116,7 @@ class StageSimulation:
             return False
         chosen: list[int] = []
         admitted: list[Admission] = []
-        largest, tokens = self.clock.law.largest_prefill, 0
+        largest, tokens = self.clock.linear_clock.largest_prefill, 0
         for i in self.policy.admit(self.view()):
             if i not in self.waiting:
                 raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")

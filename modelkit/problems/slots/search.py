@@ -130,11 +130,11 @@ class SlotSearch:
 
     def _plans(self, seed: int, effort: int) -> Iterator[float]:
         instance, output, slots = self.instance, self.instance.arrays.output, self.instance.server.slots or 1
-        law = StageClock(instance).law
-        if len(output) <= slots or not law.decode_base_ms or instance.arrays.arrival.any():
+        clock = StageClock(instance).linear_clock
+        if len(output) <= slots or not clock.decode_base_ms or instance.arrays.arrival.any():
             return
         yield TRIALS_PER_REQUEST * len(output) * TRIAL_SECONDS
-        price = law.prefill_ms(0) / law.decode_base_ms
+        price = clock.prefill_ms(0) / clock.decode_base_ms
         least = pack(output, slots, np.random.default_rng(seed)).makespan
         usual = stage_count(output, slots, price)
         plans = []

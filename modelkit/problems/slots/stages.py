@@ -39,7 +39,7 @@ class StageClock:
 
     def __init__(self, instance: Instance) -> None:
         assert isinstance(instance.server.clock, LinearClock)
-        self.law = instance.server.clock.folded()
+        self.linear_clock = instance.server.clock.folded()
         self.prompt = instance.arrays.prompt.tolist()
         self.output = instance.arrays.output.tolist()
         self.now = 0.0  # [ms]
@@ -52,7 +52,7 @@ class StageClock:
         """One prefill iteration over these requests; nothing when there are none."""
         if not requests:
             return
-        self.now += self.law.prefill_ms(sum(self.prompt[i] for i in requests))
+        self.now += self.linear_clock.prefill_ms(sum(self.prompt[i] for i in requests))
         for i in requests:
             heapq.heappush(self.ends, (self.round + self.output[i], i))
             self._offset += self.prompt[i] - self.round
@@ -62,7 +62,7 @@ class StageClock:
         """Duration of a number of rounds [ms], if no request completes before the last of them."""
         held = self._offset + self.active * self.round
         tokens = rounds * held + self.active * rounds * (rounds + 1) // 2
-        return self.law.decode_ms(rounds, self.active * rounds, tokens)
+        return self.linear_clock.decode_ms(rounds, self.active * rounds, tokens)
 
     def rounds_until(self, time: float, most: int) -> int:
         """Least number of rounds, from 1 to ``most``, after which ``time`` [ms] has come."""
@@ -114,7 +114,7 @@ def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) ->
     hold up the others. Slots whose next prompts the largest prefill level does not hold wait for another.
     """
     clock = StageClock(instance)
-    tau = clock.law.decode_base_ms
+    tau = clock.linear_clock.decode_base_ms
     left = [list(reversed(queue)) for queue in queues]
     slot = {i: j for j, queue in enumerate(queues) for i in queue}
     idle = {j for j, queue in enumerate(left) if queue}
@@ -122,7 +122,7 @@ def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) ->
     lost = 0.0  # slot-time since the last stage [ms]
     while any(left):
         batch = _held_by_a_level(clock, {left[j][-1]: j for j in sorted(idle)})
-        price = clock.active * clock.law.prefill_ms(sum(clock.prompt[i] for i in batch))
+        price = clock.active * clock.linear_clock.prefill_ms(sum(clock.prompt[i] for i in batch))
         if idle and (lost >= price or not clock.active):
             for j in batch.values():
                 left[j].pop()
@@ -142,7 +142,7 @@ def schedule_from_queues(instance: Instance, queues: Sequence[Sequence[int]]) ->
 
 def _held_by_a_level(clock: StageClock, batch: dict[int, int]) -> dict[int, int]:
     """The requests of ``batch``, in order, whose prompts one prefill takes; the others are passed over."""
-    if (room := clock.law.largest_prefill) is None:
+    if (room := clock.linear_clock.largest_prefill) is None:
         return batch
     held = {}
     for i, j in batch.items():
