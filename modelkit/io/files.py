@@ -6,6 +6,7 @@ said in words.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import stat
@@ -107,6 +108,35 @@ def read_head(source: str | os.PathLike[str], most: int) -> str:
         if len(head) >= most:
             break
     return head[:most].decode("utf-8-sig", "replace")
+
+
+def read_pieces(source: str | os.PathLike[str], most: int) -> Iterator[str]:
+    """Text of a file piece by piece, none of them empty, without its byte order mark; see `read_bytes`.
+
+    Raises
+    ------
+    InputError
+        Not UTF-8, with its line, or as in `read_bytes`.
+    UsageError
+        The file cannot be opened or read.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line = 1
+
+    def decoded(raw: bytes, *, final: bool = False) -> str:
+        try:
+            return decoder.decode(raw, final)
+        except UnicodeDecodeError as error:
+            place = f"line {line + error.object[: error.start].count(10)}"
+            words = f"not UTF-8 text: found 0x{error.object[error.start]:02x}"
+            raise InputError(where_of(source), [Fault(place, words)]) from None
+
+    for raw in _content(source, most):
+        if piece := decoded(raw):
+            yield piece
+            line += piece.count("\n")
+    if piece := decoded(b"", final=True):
+        yield piece
 
 
 def read_lines(

@@ -13,15 +13,25 @@ from typing import Any
 
 from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, InputError, did_you_mean, shown
-from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, where_of
+from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, read_pieces, where_of
+from modelkit.io.json_stream import LONGEST_VALUE, JsonStream
+
+#: Pieces of blanks that a file may begin with.
+_BLANK_PIECES = 16
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its cells by column and the line it ends on."""
+    """One row: its cells by column and the line it ends on, or its number in a list, from 1."""
 
     line: int
     cells: Mapping[str, Any]
+    in_list: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it stands."""
+        return f"$[{self.line - 1}]" if self.in_list else f"line {self.line}"
 
     def cell(self, column: str) -> str | None:
         """Text of a cell without the blanks around it; None when the row ends before it."""
@@ -30,7 +40,7 @@ class Row:
 
     def fault(self, column: str, allowed: str) -> Fault:
         """A wrong cell."""
-        return Fault(f"line {self.line}, {column}", f"found {shown(self.cells.get(column))}; allowed: {allowed}")
+        return Fault(f"{self.place}, {column}", f"found {shown(self.cells.get(column))}; allowed: {allowed}")
 
     def tokens(self, column: str, faults: list[Fault], *, least: int = 1) -> int:
         """A number of tokens, 374 or 374.0; ``least`` when it is none, with a fault."""
@@ -128,43 +138,88 @@ def read_json_lines(
     path: str | os.PathLike[str],
     keys: Iterable[str],
     *,
-    trace: bool = False,
     hint: Callable[[Mapping[str, Any]], str] = lambda _: "",
 ) -> Iterator[Row]:
-    """Rows of a file with one JSON object a line that has these keys.
+    """Rows of a file with one JSON object a line, or of one list of objects, that have these keys.
+
+    The file may be longer than what is kept whole: it is read no further than rows are asked for.
 
     Parameters
     ----------
-    trace
-        The file may be longer than what is kept whole.
     hint
         What else to say of an object that lacks a key.
 
     Raises
     ------
     InputError
-        At the first line that is no object, or lacks a key.
+        At the first that is no object, or lacks a key.
     UsageError
         The file cannot be opened.
     """
     where, keys = where_of(path), tuple(keys)
-    for line, text in enumerate(_lines(path, trace), start=1):
-        if not text.strip():
-            continue
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
-            table = line == 1 and text.lstrip()[:1] not in ("{", "[") and any(mark in text for mark in ",;\t")
-            words = "looks like a CSV table; allowed: one JSON object per line" if table else f"not JSON: {reason}"
-            raise InputError(where, [Fault(f"line {line}", words)]) from None
+    for row in _json_rows(path):
+        found = row.cells
         if not isinstance(found, dict):
-            raise InputError(where, [Fault(f"line {line}", f"found {shown(found)}; allowed: a JSON object")])
+            raise InputError(where, [Fault(row.place, f"found {shown(found)}; allowed: a JSON object")])
         missing = [
-            Fault(f"line {line}", f"has no key {key!r}{did_you_mean(key, found) or hint(found)}")
+            Fault(row.place, f"has no key {key!r}{did_you_mean(key, found) or hint(found)}")
             for key in keys
             if key not in found
         ]
         if missing:
             raise InputError(where, missing)
-        yield Row(line, found)
+        yield row
+
+
+def _json_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+    """Values of a file: elements of its list, one a line, or one after another over several lines."""
+    pieces = read_pieces(path, MOST_TRACE_BYTES)
+    begun: list[str] = []
+    for piece in pieces:
+        begun.append(piece)
+        if piece.strip() or len(begun) == _BLANK_PIECES:
+            break
+    head = "".join(begun).strip().partition("\n")[0].strip()
+    pieces = chain(begun, pieces)
+    if head.startswith("["):
+        stream = JsonStream(path, pieces)
+        for i in stream.elements():
+            yield Row(i + 1, stream.value(), in_list=True)
+        if stream.peek():
+            raise stream.refused("more stands behind the list; allowed: one list, or one JSON object per line")
+    elif head == "{":
+        stream = JsonStream(path, pieces)
+        while stream.peek():
+            line = stream.line
+            yield Row(line, stream.value())
+    else:
+        yield from _json_by_lines(where_of(path), pieces)
+
+
+def _json_by_lines(where: str, pieces: Iterable[str]) -> Iterator[Row]:
+    for line, text in enumerate(_lines_of(where, pieces), start=1):
+        if not text.strip():
+            continue
+        try:
+            yield Row(line, json.loads(text))
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
+            table = line == 1 and text.lstrip()[:1] not in ("{", "[") and any(mark in text for mark in ",;\t")
+            words = "looks like a CSV table; allowed: one JSON object per line" if table else f"not JSON: {reason}"
+            raise InputError(where, [Fault(f"line {line}", words)]) from None
+
+
+def _lines_of(where: str, pieces: Iterable[str]) -> Iterator[str]:
+    """Lines of a text; the longest is that of the longest value."""
+    number, rest = 0, ""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
+        number += len(lines)
+        if len(rest) > LONGEST_VALUE or number > MOST_TRACE_LINES:
+            words = f"longer than {LONGEST_VALUE:,} characters"
+            if number > MOST_TRACE_LINES:
+                words = f"more than {MOST_TRACE_LINES:,} lines, the most that are read"
+            raise InputError(where, [Fault(f"line {number + 1}", words)])
+        yield from lines
+    if rest:
+        yield rest

@@ -7,11 +7,16 @@ where the log has stamps an observed run (`modelkit.sources.logs.observed`) and 
 
 from __future__ import annotations
 
+import math
 import os
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from modelkit.errors import MOST_FAULTS, Fault, InputError, shown
 from modelkit.io import MOST_REQUESTS
@@ -21,6 +26,7 @@ from modelkit.sources.logs.recognise import recognised as recognised
 from modelkit.sources.logs.record import Engine as Engine
 from modelkit.sources.logs.record import LogRecord as LogRecord
 from modelkit.sources.logs.record import Reading
+from modelkit.sources.traces import trace_formats
 
 Read = Callable[[str | os.PathLike[str], Reading], Iterator[LogRecord]]
 
@@ -82,6 +88,14 @@ class Window:
     skip: int = 0
     first: int | None = None
 
+    @property
+    def is_part(self) -> bool:
+        """Whether requests of the model are left out for their arrivals or their number."""
+        return self.since is not None or self.until is not None or self.skip > 0 or self.first is not None
+
+
+_OUTSIDE = "requests outside of what is taken"
+
 
 def read_log(path: str | os.PathLike[str], format: str | None = None, window: Window | None = None) -> Log:
     """The requests of a log.
@@ -99,38 +113,61 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
         With the faults of the file and their places; or it has no request that was served.
     """
     name = format or recognised(path)
-    reading = Reading(where_of(path))
+    if name not in log_formats() and name in trace_formats():
+        words = f"a trace ({name}): it says when requests came and how long they were, not when their tokens came"
+        advice = "`modelkit import FILE` makes an instance of it, for simulate, bound and solve"
+        raise InputError(where_of(path), [Fault("file", f"{words}; {advice}")])
     window = window or Window()
+    reading = Reading(where_of(path))
     left_out: Counter[str] = Counter()
+    taken = None
+    if window.is_part and os.path.isfile(path):  # read twice, so that only what is taken is kept
+        served = _served(name, path, Reading(where_of(path)), window, Counter())
+        taken = _taken(array("d", (math.nan if r.arrival is None else r.arrival for r in served)), window)
     records: list[LogRecord] = []
-    for record in REGISTRY[name].read(path, reading):
-        if len(reading.faults) >= MOST_FAULTS:
-            break
-        why = _why_left_out(record, window)
-        if why is not None:
-            left_out[why] += 1
+    models = set()
+    for i, record in enumerate(_served(name, path, reading, window, left_out)):
+        models.add(record.model or "")
+        if taken is not None and not (i < len(taken) and taken[i]):
+            left_out[_OUTSIDE] += 1
             continue
         if len(records) == MOST_REQUESTS:
-            raise InputError(
-                reading.where,
-                [Fault(record.place, f"more than {MOST_REQUESTS:,} requests, the most of an instance; take a part")],
-            )
-        records.append(record)
+            words = f"more than {MOST_REQUESTS:,} requests, the most of an instance; take a part"
+            raise InputError(reading.where, [Fault(record.place, f"{words}: --first, --skip, or --from and --until")])
+        records.append(record._replace(place=""))  # a million of them would take as much as their numbers
     if reading.faults:
         raise InputError(reading.where, reading.faults)
-    models = sorted({record.model or "" for record in records} - {""})
-    if len(models) > 1:
-        words = f"requests to several models, {', '.join(models[:8])}; choose one with --model"
+    if len(models := models - {""}) > 1:
+        words = f"requests to several models, {', '.join(sorted(models)[:8])}; choose one with --model"
         raise InputError(reading.where, [Fault("model", words)])
-    records = _windowed(records, window, left_out)
+    if taken is None and window.is_part:
+        mask = _taken([math.nan if r.arrival is None else r.arrival for r in records], window)
+        left_out[_OUTSIDE] += int((~mask).sum())
+        records = [record for record, kept in zip(records, mask, strict=True) if kept]
     if not records:
         why = ", ".join(f"{n:,} {why}" for why, n in left_out.items())
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
+    records = _ordered(records)
     if (cached := sum(record.cached for record in records)) > 0:
         reading.ignored["prompt tokens that were in the prefix cache, which the instance computes anew"] = cached
     if (sessions := sum(record.session is not None for record in records)) > 0:
         reading.ignored["requests of sessions, each taken as one of its own"] = sessions
+    left_out = Counter({why: n for why, n in left_out.items() if n})
     return Log(reading.where, name, tuple(records), reading.engine, {**left_out, **reading.ignored})
+
+
+def _served(
+    name: str, path: str | os.PathLike[str], reading: Reading, window: Window, left_out: Counter[str]
+) -> Iterator[LogRecord]:
+    """Records of requests that were served, as they stand in the file; the others are counted."""
+    for record in REGISTRY[name].read(path, reading):
+        if len(reading.faults) >= MOST_FAULTS:
+            return
+        why = _why_left_out(record, window)
+        if why is None:
+            yield record
+        else:
+            left_out[why] += 1
 
 
 def _why_left_out(record: LogRecord, window: Window) -> str | None:
@@ -152,21 +189,28 @@ def _why_left_out(record: LogRecord, window: Window) -> str | None:
     return None
 
 
-def _windowed(records: list[LogRecord], window: Window, left_out: Counter[str]) -> list[LogRecord]:
-    """Those of the window, in the order of their arrivals, which count from the first."""
+def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:
+    """Which requests are those of the window, shape [n]; NaN for an arrival that is not known."""
+    moments = np.array(arrivals, dtype=float)
+    taken = np.zeros(len(moments), dtype=bool)
+    if not len(moments):
+        return taken
+    if np.isnan(moments).any():
+        moments[:] = 0.0
+    moments -= moments.min()
+    order = np.argsort(moments, kind="stable")[window.skip :]
+    since = -math.inf if window.since is None else window.since
+    until = math.inf if window.until is None else window.until
+    inside = order[(moments[order] >= since) & (moments[order] < until)]
+    taken[inside[: window.first]] = True
+    return taken
+
+
+def _ordered(records: list[LogRecord]) -> list[LogRecord]:
+    """In the order of their arrivals, which are 0 where not all are known."""
     if any(record.arrival is None for record in records):
-        records = [replace_arrival(record, 0.0) for record in records]
-    records.sort(key=lambda record: record.arrival or 0.0)
-    origin = records[0].arrival or 0.0 if records else 0.0
-    kept = []
-    for record in records[window.skip :]:
-        moment = (record.arrival or 0.0) - origin
-        if (window.since is None or moment >= window.since) and (window.until is None or moment < window.until):
-            kept.append(record)
-    kept = kept[: window.first]
-    if len(kept) < len(records):
-        left_out["requests outside of what is taken"] += len(records) - len(kept)
-    return kept
+        return [replace_arrival(record, 0.0) for record in records]
+    return sorted(records, key=lambda record: record.arrival or 0.0)
 
 
 def replace_arrival(record: LogRecord, arrival: float) -> LogRecord:

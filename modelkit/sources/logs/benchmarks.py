@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelkit.errors import Fault, InputError, shown
-from modelkit.io import read_json
-from modelkit.io.files import where_of
+from modelkit.io.json_stream import JsonStream
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.logs import log_format
 from modelkit.sources.logs.record import Fields, LogRecord, Reading, after, is_time, seconds
 
 Path_ = str | os.PathLike[str]
-
-
-def _object(path: Path_) -> Mapping[str, Any]:
-    try:
-        found = read_json(path)
-    except InputError as error:
-        if any("Extra data" in f.message or "one JSON object per line" in f.message for f in error.faults):
-            words = "several results in one file, whose times do not meet (--append-result); keep one"
-            raise InputError(error.where, [Fault("$", words)]) from None
-        raise
-    if not isinstance(found, dict):
-        raise InputError(where_of(path), [Fault("$", f"found {shown(found)}; allowed: a JSON object")])
-    return found
 
 
 @log_format(
@@ -38,7 +25,9 @@ def _object(path: Path_) -> Mapping[str, Any]:
 )
 def vllm_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """One list a field, one entry a request; times between tokens are exact to a streamed piece of the answer."""
-    yield from _columns(_object(path), "$", reading)
+    yield from _lists_of(
+        path, reading, "several results in one file, whose times do not meet (--append-result); keep one"
+    )
 
 
 @log_format(
@@ -49,12 +38,42 @@ def vllm_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 )
 def sglang_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """One run a line; a file of several is refused, for their times do not meet."""
-    runs = list(read_json_lines(path, ("input_lens", "output_lens"), trace=True))
-    if len(runs) > 1:
-        words = f"a second run; the file holds {len(runs)}, whose times do not meet: keep the line of one"
-        raise InputError(reading.where, [Fault(f"line {runs[1].line}", words)])
-    for run in runs:
-        yield from _columns(run.cells, f"line {run.line}", reading)
+    yield from _lists_of(
+        path, reading, "a second run, whose times do not meet those of the first: keep the line of one"
+    )
+
+
+#: Lists of a result that are read; the others are passed over.
+_LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors", "cached_tokens")
+#: Values of a result that are read.
+_VALUES = ("model_id", "request_rate", "max_concurrency")
+
+
+def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord]:
+    """Requests of a result with one list a field, of which only these lists are kept."""
+    stream = JsonStream(path)
+    data: dict[str, Any] = {}
+    for key in stream.members():
+        if key in _LISTS and stream.peek() == "[":
+            data[key] = [_compact(key, stream.value()) for _ in stream.elements()]
+        elif key in (*_LISTS, *_VALUES):
+            data[key] = stream.value()
+        else:
+            stream.pass_over()
+    if stream.peek() == "{":
+        raise stream.refused(several)
+    if stream.peek():
+        raise stream.refused("more stands behind the result; allowed: one JSON object")
+    yield from _columns(data, "$", reading)
+
+
+def _compact(key: str, value: Any) -> Any:
+    """What is kept of an entry: of an error that there is one, of times their numbers."""
+    if key == "errors":
+        return bool(value)
+    if key == "itls" and isinstance(value, list) and all(is_time(gap) and gap >= 0 for gap in value):
+        return array("d", value)
+    return value
 
 
 def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[LogRecord]:
@@ -83,7 +102,7 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
         start = 0.0 if data.get("start_times") is None else fields.number("start_times", needed=True)
         failed = bool(row["errors"])
         output = fields.tokens("output_lens")
-        gaps = _gaps(fields, reading)
+        gaps = _gaps(fields)
         first = None if failed else after(start, fields.number("ttfts"))
         yield LogRecord(
             id=f"r{i + 1}",
@@ -100,15 +119,15 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
         )
 
 
-def _gaps(fields: Fields, reading: Reading) -> tuple[float, ...] | None:
+def _gaps(fields: Fields) -> Sequence[float] | None:
     """Times between the pieces of an answer [s]."""
     found = fields.get("itls")
     if found is None:
         return None
-    if not isinstance(found, list) or not all(is_time(gap) and gap >= 0 for gap in found):
+    if not isinstance(found, array):
         fields.fault(("itls",), "a list of times, 0 or more")
         return None
-    return tuple(float(gap) for gap in found)
+    return found
 
 
 @log_format(
@@ -120,8 +139,8 @@ def _gaps(fields: Fields, reading: Reading) -> tuple[float, ...] | None:
 def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """A request arrives when its credit is issued: what waits in the client waits too."""
     scale = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0}
-    for row in read_json_lines(path, ("metadata", "metrics"), trace=True):
-        fields = Fields(f"line {row.line}", row.cells, reading)
+    for row in read_json_lines(path, ("metadata", "metrics")):
+        fields = Fields(row.place, row.cells, reading)
 
         def lasting(name: str, fields: Fields = fields) -> float | None:
             unit = fields.get("metrics", name, "unit") or "ms"
@@ -156,22 +175,40 @@ def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 )
 def guidellm(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """One benchmark a file; a request arrives when it was meant to start, where that is said."""
-    runs = _object(path).get("benchmarks")
-    if not isinstance(runs, list) or len(runs) != 1 or not isinstance(runs[0], dict):
-        size = f"a list of {len(runs)}" if isinstance(runs, list) else shown(runs)
-        words = f"found {size}; allowed: a list of one benchmark, for the times of several do not meet"
-        raise InputError(reading.where, [Fault("$.benchmarks", words)])
-    for kind in ("successful", "errored", "incomplete"):
-        found = Fields("$", runs[0], reading).get("requests", kind) or []
-        if not isinstance(found, list):
-            reading.faults.append(Fault(f"$.benchmarks[0].requests.{kind}", "allowed: a list"))
-            return
-        for i, request in enumerate(found):
-            place = f"$.benchmarks[0].requests.{kind}[{i}]"
-            if not isinstance(request, dict):
-                reading.faults.append(Fault(place, f"found {shown(request)}; allowed: a JSON object"))
+    stream = JsonStream(path)
+    found = False
+    for key in stream.members():
+        if key != "benchmarks":
+            stream.pass_over()
+            continue
+        for i in stream.elements():
+            if i:
+                words = "a second benchmark; allowed: one a file, for the times of several do not meet"
+                raise InputError(reading.where, [Fault("$.benchmarks[1]", words)])
+            found = True
+            yield from _guidellm_benchmark(stream, reading)
+    if not found:
+        raise InputError(reading.where, [Fault("$.benchmarks", "holds no benchmark; allowed: a list of one")])
+
+
+def _guidellm_benchmark(stream: JsonStream, reading: Reading) -> Iterator[LogRecord]:
+    """Requests of the benchmark that comes next."""
+    for key in stream.members():
+        if key != "requests":
+            stream.pass_over()
+            continue
+        for kind in stream.members():
+            if kind not in ("successful", "errored", "incomplete") or stream.peek() == "n":
+                stream.pass_over()
                 continue
-            yield _guidellm_request(Fields(place, request, reading), f"{kind[0]}{i + 1}", failed=kind != "successful")
+            for i in stream.elements():
+                place = f"$.benchmarks[0].requests.{kind}[{i}]"
+                request = stream.value()
+                if not isinstance(request, dict):
+                    reading.faults.append(Fault(place, f"found {shown(request)}; allowed: a JSON object"))
+                    continue
+                failed = kind != "successful"
+                yield _guidellm_request(Fields(place, request, reading), f"{kind[0]}{i + 1}", failed=failed)
 
 
 def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
@@ -201,14 +238,9 @@ def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
 )
 def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """Lengths are the server's own where it said them."""
-    found = read_json(path)
-    if not isinstance(found, list):
-        raise InputError(reading.where, [Fault("$", f"found {shown(found)}; allowed: a JSON list")])
-    for i, request in enumerate(found):
-        if not isinstance(request, dict):
-            reading.faults.append(Fault(f"$[{i}]", f"found {shown(request)}; allowed: a JSON object"))
-            continue
-        fields = Fields(f"$[{i}]", request, reading)
+    for row in read_json_lines(path, ()):
+        request = row.cells
+        fields = Fields(row.place, request, reading)
         answer, usage = ("info", "response_metrics"), ("info", "response_metrics", "server_usage")
         failed = bool(request.get("error"))
         times = fields.get(*answer, "output_token_times") or fields.get("info", "output_token_times")
@@ -217,7 +249,7 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             times = None
         served = fields.get(*usage, "prompt_tokens") is not None
         yield LogRecord(
-            id=f"r{i + 1}",
+            id=f"r{row.line}",
             arrival=fields.number("start_time", needed=True),
             prompt=fields.tokens(*usage, "prompt_tokens")
             if served
@@ -245,7 +277,7 @@ def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     columns = ("request_id", "input_tokens", "output_tokens", "arrival_time_us")
     rows: Iterator[Row] = read_csv(path, columns, trace=True).rows()
     for row in rows:
-        fields = Fields(f"line {row.line}", row.cells, reading)
+        fields = Fields(row.place, row.cells, reading)
         status = fields.text("status")
         counted = fields.tokens("server_input_tokens", needed=False)
         yield LogRecord(

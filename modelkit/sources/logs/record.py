@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, NamedTuple
 
 from modelkit.clock import MAX_TOKENS
@@ -36,7 +37,7 @@ class LogRecord(NamedTuple):
     model: str | None = None
     failed: bool = False
     warm_up: bool = False
-    gaps: tuple[float, ...] | None = None
+    gaps: Sequence[float] | None = None
     place: str = ""
 
     @property
@@ -132,7 +133,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             self.fault(path, "a text")
             return None
-        return str(value)[:200]
+        return intern(str(value)[:200])
 
 
 def is_time(value: object) -> bool:

@@ -27,8 +27,8 @@ def vllm_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     meta = Path(os.fspath(path)).parent / "meta.json"
     if os.fspath(path) != "-" and meta.is_file():
         reading.engine = _vllm_engine(meta, reading)
-    for row in read_json_lines(path, ("request_id", "input_toks", "output_toks", "queued_ts"), trace=True):
-        fields = Fields(f"line {row.line}", row.cells, reading)
+    for row in read_json_lines(path, ("request_id", "input_toks", "output_toks", "queued_ts")):
+        fields = Fields(row.place, row.cells, reading)
         yield LogRecord(
             id=fields.text("request_id") or f"r{row.line}",
             arrival=fields.number("queued_ts", needed=True),
@@ -73,8 +73,8 @@ def _vllm_engine(meta: Path, reading: Reading) -> Engine:
 )
 def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """The first token leaves when the prefill is finished."""
-    for row in read_json_lines(path, ("prompt_tokens", "completion_tokens", "request_received_ts"), trace=True):
-        fields = Fields(f"line {row.line}", row.cells, reading)
+    for row in read_json_lines(path, ("prompt_tokens", "completion_tokens", "request_received_ts")):
+        fields = Fields(row.place, row.cells, reading)
         finished = fields.number("request_finished_ts")
         last = fields.number("response_sent_to_client_ts") if finished is None else finished
         yield LogRecord(
@@ -98,13 +98,13 @@ def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 )
 def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """A line is an event, or an object that wraps one; only ends of requests are requests."""
-    for row in read_json_lines(path, (), trace=True):
+    for row in read_json_lines(path, ()):
         event = row.cells.get("event") if isinstance(row.cells.get("event"), Mapping) else row.cells
         assert isinstance(event, Mapping)
         if event.get("event_type") != "request_end":
             reading.ignored["events that are no end of a request"] += 1
             continue
-        fields = Fields(f"line {row.line}", event, reading)
+        fields = Fields(row.place, event, reading)
         arrival = seconds(fields.number("request", "request_received_ms", needed=True), 1000)
         yield LogRecord(
             id=fields.text("request", "request_id") or f"r{row.line}",
@@ -129,8 +129,8 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 )
 def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """Each line holds spans of resources and scopes; a request is a span that says how many tokens it used."""
-    for row in read_json_lines(path, ("resourceSpans",), trace=True):
-        for place, span in _spans(row.cells, f"line {row.line}", reading):
+    for row in read_json_lines(path, ("resourceSpans",)):
+        for place, span in _spans(row.cells, row.place, reading):
             values = {str(a.get("key")): _plain(a.get("value")) for a in _dicts(span.get("attributes"))}
             if "gen_ai.usage.prompt_tokens" not in values:
                 reading.ignored["spans that are no request"] += 1

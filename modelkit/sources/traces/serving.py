@@ -139,7 +139,7 @@ _MOONCAKE = ("timestamp", "input_length", "output_length")
 
 
 def _hashed_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    return read_json_lines(path, _MOONCAKE, trace=True, hint=_of_a_session)
+    return read_json_lines(path, _MOONCAKE, hint=_of_a_session)
 
 
 def _of_a_session(found: Mapping[str, Any]) -> str:
@@ -159,7 +159,7 @@ def mooncake(row: Row, reading: Reading) -> TraceEntry:
     """Equal hashes are equal blocks of 512 prompt tokens, at the same place of the prompt."""
     if "parent_chat_id" in row.cells and not reading.told and not reading.faults:
         words = "is a key of the Qwen-Bailian traces, which count seconds: import bailian, or give --time-unit"
-        reading.faults.append(Fault(f"line {row.line}, parent_chat_id", words))
+        reading.faults.append(Fault(f"{row.place}, parent_chat_id", words))
     return bailian(row, reading)
 
 
@@ -197,7 +197,7 @@ def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:
     fits = [str(2**k) for k in range(17) if blocks == -(-prompt // 2**k)][:3]
     advice = f"; blocks of {' or '.join(fits)} would fit: --block" if fits else ""
     words = f"{blocks} blocks of {size} tokens do not make a prompt of {prompt:,}{advice}"
-    reading.faults.append(Fault(f"line {row.line}, hash_ids", words))
+    reading.faults.append(Fault(f"{row.place}, hash_ids", words))
 
 
 _VIDUR = ("num_prefill_tokens", "num_decode_tokens")

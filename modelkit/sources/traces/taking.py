@@ -58,8 +58,9 @@ class Reading:
     block: int | None = None
     told: bool = False
     faults: list[Fault] = field(default_factory=list)
-    fraction: tuple[int, str, object] | None = None
+    fraction: tuple[str, str, object] | None = None
     conversations: bool = False
+    noun: str = "line"
 
     def time(self, row: Row, column: str) -> int:
         """A time that is a number in ticks; 0 when it is none, with a fault."""
@@ -71,7 +72,7 @@ class Reading:
             self.faults.append(row.fault(column, f"a time in {self.unit}, 0 or more"))
             return 0
         if has_fraction and self.fraction is None:
-            self.fraction = row.line, column, value
+            self.fraction = row.place, column, value
         return ticks
 
 
@@ -161,8 +162,8 @@ def taken(
     ]
     extra: dict[str, Any] = {f"{why}_lines": sorted(lines) for why, lines in left_out.items() if lines}
     notes = [
-        f"{len(lines):,} {'row' if len(lines) == 1 else 'rows'} {_LEFT_OUT[why]} left out, the first in line"
-        f" {min(lines)}; extra.{why}_lines names them all"
+        f"{len(lines):,} {'row' if len(lines) == 1 else 'rows'} {_LEFT_OUT[why]} left out, the first in"
+        f" {reading.noun} {min(lines)}; extra.{why}_lines names them all"
         for why, lines in left_out.items()
         if lines
     ]
@@ -202,6 +203,7 @@ def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, tak
         if position < taking.skip and (origin is not None or not window):
             continue
         entry = read(row, reading)._replace(line=row.line)
+        reading.noun = "element" if row.in_list else "line"
         if window:
             if entry.tick is None:
                 raise InputError(where, [Fault("--from, --until", "this file has no arrivals")])
@@ -248,7 +250,7 @@ def _entries(
             left_out["no_output"].append(entry.line)
         elif len(entries) == MOST_REQUESTS:
             words = f"more than {MOST_REQUESTS:,} requests, the most of an instance; take a part: --requests, --skip"
-            raise InputError(where, [Fault(f"line {entry.line}", f"{words}, or --from and --until")])
+            raise InputError(where, [Fault(f"{reading.noun} {entry.line}", f"{words}, or --from and --until")])
         else:
             entries.append(entry)
     if reading.faults:
@@ -268,9 +270,9 @@ def _check_unit(where: str, name: str, entries: list[TraceEntry], reading: Readi
     ticks = [entry.tick for entry in entries if entry.tick is not None]
     doubt = unit_doubt(ticks, reading.unit, reading.fraction[2] if reading.fraction else None)
     if doubt is not None:
-        line, column, _ = reading.fraction or (entries[0].line, "times", None)
+        place, column, _ = reading.fraction or (f"{reading.noun} {entries[0].line}", "times", None)
         words = f"{name} counts {reading.unit}, but {doubt}; give the unit: --time-unit s or --time-unit ms"
-        raise InputError(where, [Fault(f"line {line}, {column}", words)])
+        raise InputError(where, [Fault(f"{place}, {column}", words)])
 
 
 def _repeated(entries: list[TraceEntry], block: int) -> float:
