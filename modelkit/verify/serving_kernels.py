@@ -39,7 +39,7 @@ def shortest_first(arrival: Any, work: Any) -> Any:
 @kernel
 def present_in_cells(arrival: Any, residence: Any, work: Any, beginnings: Any, first: int, last: int, cell: int) -> int:
     """Sum over cells of the number of requests that are present during all of it, at least."""
-    present, known, longest = 0, 0, max(residence)
+    present, known, longest_residence = 0, 0, max(residence)
     for k in range(first, last + 1):
         begin, end = k * cell, (k + 1) * cell
         while known < len(work) and arrival[known] <= begin:
@@ -57,6 +57,6 @@ def present_in_cells(arrival: Any, residence: Any, work: Any, beginnings: Any, f
                 if taken > end - arrival[i]:
                     taken += heappop(longest)
                     present += 1
-            elif arrival[i] + longest <= end:
+            elif arrival[i] + longest_residence <= end:
                 break
     return present
