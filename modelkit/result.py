@@ -9,7 +9,16 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainSerializer, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+)
 
 from modelkit.certificate import Certificate
 from modelkit.errors import Fault, InputError, UsageError, shown
@@ -34,6 +43,12 @@ def _number(value: object) -> object:
 
 
 Number = Annotated[float, BeforeValidator(_number)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a unit of printable characters is needed")
+    return text
 
 
 class _Record(BaseModel):
@@ -95,10 +110,12 @@ class Producer(_Record):
 class Objective(_Record):
     """The metric that was minimised: the judge's value and the best bound on its optimum.
 
-    ``bound_by`` is the source of the bound: ``solver`` (not rechecked) or ``certificate``.
+    ``unit`` is that of an objective of a formulation's own, which the metric's name does not end in. ``bound_by`` is
+    the source of the bound: ``solver`` (not rechecked) or ``certificate``.
     """
 
     name: str | None = None
+    unit: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_printable)] | None = None
     value: Number | None = None
     bound: Number | None = None
     bound_by: Literal["solver", "certificate"] | None = None
@@ -188,7 +205,8 @@ class Result(_Record):
         solver = f" on {self.producer.solver}" if self.producer.solver else ""
         words = [f"{self.producer.name}{solver} for {self.instance.name!r}", self.status]
         if self.objective.value is not None:
-            words.append(f"{self.objective.name} {whole(self.objective.value)!r}")
+            unit = "" if self.objective.unit in (None, "1") else f" [{self.objective.unit}]"
+            words.append(f"{self.objective.name} {whole(self.objective.value)!r}{unit}")
         if self.objective.bound is not None:
             words.append(f"bound {whole(self.objective.bound)!r}")
         return f"Result({', '.join(words)})"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 #: Longest name of a file that modelkit names by itself [byte]; systems take 255.
 LONGEST_NAME = 200
@@ -89,6 +92,30 @@ def quantity(metric: str, value: float | None) -> str:
     return f"{shown}{THIN}tokens" if unit == "tokens" else shown
 
 
+def measured(value: float | None, unit: str) -> str:
+    """A value with a unit of an author's own: ``4.82 $``, ``16 rounds``; a dash where it is not known."""
+    if value is None:
+        return "–"
+    if unit == "ms":
+        return milliseconds(value)
+    shown = number(value)
+    return shown if unit in ("", "1") else f"{shown}{THIN}{plural(unit) if value != 1 else unit}"
+
+
+def plural(unit: str) -> str:
+    """``rounds`` of ``round``; units that are no such noun stay as they are."""
+    return f"{unit}s" if unit in ("round", "token", "request", "iteration") else unit
+
+
+def brief(value: Any) -> str:
+    """A parameter in few characters; long ones are told apart by a digest."""
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    if len(text) <= 48:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]
+    return f"{len(value)} numbers, digest {digest}" if isinstance(value, Mapping) else f"{text[:40]}…, digest {digest}"
+
+
 def bare(metric: str, value: float | None) -> str:
     """The same without ``rounds`` and ``tokens/round``, for columns whose heading names the unit."""
     shown = quantity(metric, value)
@@ -126,6 +153,16 @@ def file_name(*parts: str | None, ending: str) -> str:
         mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         name = os.fsencode(name)[: most - 9].decode(errors="ignore") + "-" + mark
     return f"{name}.{ending}"
+
+
+def values_in_a_name(values: Mapping[str, Any]) -> str:
+    """Values as a part of a file's name, that names of other values are unlike: ``batch_cap=2``; maps by a digest."""
+    parts = []
+    for name, value in values.items():
+        text = json.dumps(value, sort_keys=True, default=str)
+        short = isinstance(value, int | float) and len(text) <= 20
+        parts.append(f"{name}={text if short else hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}")
+    return ".".join(parts)
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:

@@ -228,7 +228,7 @@ def test_parameters_go_to_the_formulations_that_have_them(home: Path, run: Run, 
     asked = ["compare", "two.json", "-f", "kv-batch-cap", "-f", "kv-hindsight-flow", "-p", "none", "--no-bound"]
     code, _, err = run(*asked, "--param", "batch_cap=1")
     assert code == 0, err
-    capped = mk.load_result("compare/two.kv-batch-cap.highs.result.json")
+    capped = mk.load_result("compare/two.kv-batch-cap.batch_cap=1.highs.result.json")
     free = mk.load_result("compare/two.kv-hindsight-flow.highs.result.json")
     assert (capped.producer.parameters, free.producer.parameters) == ({"batch_cap": 1}, {})
     direct = mk.solve("two.json", "kv-batch-cap", "highs", parameters={"batch_cap": 1})

@@ -11,7 +11,8 @@ import modelkit as mk
 from modelkit.instance import Instance, InstanceStamp, Server
 from modelkit.io.lookup import Instances
 from modelkit.judge import judge
-from modelkit.reporting.evidence import Case, ReadFile, cases
+from modelkit.reporting.evidence import Case, ReadFile
+from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.resources import bundled
 from modelkit.result import Objective, Producer, Result
@@ -178,7 +179,7 @@ def test_an_objective_of_its_own_is_a_problem_of_its_own(two: Instance) -> None:
     assert (guest.label, guest.guest, guest.value) == ("mc-sf", True, 32)
     assert own.bound is not None
     assert not own.bound.certified, "a certificate of total latency says nothing of it"
-    assert own.goal.quantity(26) == "26", "its unit is not known"
+    assert own.goal.quantity(26) == "26", "a pure number"
     (alone,) = cases([ReadFile(weighted)], Instances(known=[two]))
     assert alone.headline == "kv-weighted-latency on HiGHS is optimal (by HiGHS's bound)"
 

@@ -56,6 +56,8 @@ def text(kind: str) -> tuple[str, Instance]:
         return json.dumps(mk.solve(TWO).document()), TWO
     if kind == "capped":
         return json.dumps(mk.solve(TWO, "kv-batch-cap", parameters={"batch_cap": 1}).document()), TWO
+    if kind == "weighted":
+        return json.dumps(mk.solve(TWO, "kv-weighted-latency").document()), TWO
     if kind == "packed":
         return json.dumps(mk.bound(SLOTS).result.document()), SLOTS
     if kind in ("worked", "counted", "interfering", "first tokens"):
@@ -146,6 +148,7 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "stop": ("infeasible", put("stop", value="time_limit"), "the stop is 'time_limit'"),
     "load": ("simulated", put("load", value=0.5), "the file says a load of 0.5"),
     "objective.name": ("simulated", put("objective", "name", value="applause"), "objective 'applause' is not a metric"),
+    "objective.unit": ("weighted", put("objective", "unit", value="$"), "objective.unit: the file says '$', it is '1'"),
     "objective.value": ("priced", put("objective", "value", value=10.5), "objective: the file says 10.5, the replay"),
     "objective.bound": ("priced", put("objective", "bound", value=9), "the bound is 9, its certificate says 8"),
     "objective.bound_by": ("priced", put("objective", "bound_by", value="solver"), "but bound_by says solver"),

@@ -122,12 +122,14 @@ def test_recorded_parameters_count(files: Path, cli: Any) -> None:
     """Tests that --param supplies what a result does not record, and overrides nothing that it does."""
     verify = ("verify", str(files / "r.json"))
     mk.save_result(result_of("kv-batch-cap", parameters={"batch_cap": 1}), files / "r.json")
-    for more in ((), ("-P", "batch_cap=2")):
+    for more in ((), ("-P", "batch_cap=1")):
         assert "2 requests are in progress, the cap is 1" in cli(*verify, *more, code=5).out
+    said = cli(*verify, "-P", "batch_cap=2", code=2).err
+    assert "the file records batch_cap = 1, not 2" in said, "what it records counts, and nothing is ignored"
     mk.save_result(result_of("kv-batch-cap"), files / "r.json")
     assert "rules of kv-batch-cap not checked: " in cli(*verify).out
     assert "2 requests are in progress, the cap is 1" in cli(*verify, "-P", "batch_cap=1", code=5).out
-    assert "it breaks no rule of formulation 'kv-batch-cap'" in cli(*verify, "-P", "batch_cap=2").out
+    assert "it breaks no rule of formulation 'kv-batch-cap' (batch_cap = 2)" in cli(*verify, "-P", "batch_cap=2").out
     assert "batch_cap" in cli(*verify, "-P", "batch_cup=2", code=2).err
 
 

@@ -90,7 +90,7 @@ def test_a_variant_is_taken_only_when_it_is_meant(two: mk.Instance) -> None:
     [
         ("kv-batch-cap", {"batch_cap": 1}, 8, "total_latency_rounds"),
         ("kv-deadlines", {"deadline": {"long": 4}}, 10, "total_latency_rounds"),
-        ("kv-weighted-latency", {"weight": {"long": 5}}, 26, "weighted_latency_rounds"),
+        ("kv-weighted-latency", {"weight": {"long": 5}}, 26, "weighted_latency"),
         ("kv-makespan", {}, 6, "makespan_rounds"),
     ],
 )
@@ -129,7 +129,7 @@ def test_results_of_variants_are_verified(two: mk.Instance, tmp_path: Path, cli:
     result = mk.solve(two, "kv-weighted-latency", parameters={"weight": {"long": 5}})
     path = tmp_path / "a.result.json"
     mk.save_result(result, path)
-    assert "weighted_latency_rounds = 26" in cli("verify", str(path)).out
+    assert "weighted_latency = 26 [1]" in cli("verify", str(path)).out
     mk.save_result(result.model_copy(update={"objective": result.objective.model_copy(update={"value": 25})}), path)
     assert "the file says 25, the replay 26" in cli("verify", str(path), code=5).out
     both = mk.Schedule((mk.Segment(0, (mk.Admission("short"), mk.Admission("long")), rounds=4),))

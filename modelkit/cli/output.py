@@ -13,10 +13,10 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
-from modelkit.text import count, metric_noun, number, unit_of
+from modelkit.text import count, metric_noun, number, plural, unit_of
 
 if TYPE_CHECKING:
-    from modelkit.result import Result
+    from modelkit.result import Objective, Result
     from modelkit.solving.certified import CertifiedBound
 
 #: Digits of values and bounds, which one compares.
@@ -101,7 +101,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     if producer.parameters:
         rows.append(("parameters", parameters(producer.parameters)))
     if objective.value is not None:
-        rows.append((_metric(objective.name or ""), number(objective.value, PRECISE)))
+        rows.append((_metric(objective), number(objective.value, PRECISE)))
     if objective.bound is not None:
         how = "certified, recomputed exactly" if objective.bound_by == "certificate" else "claimed by the solver"
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
@@ -162,9 +162,11 @@ def _status_words(result: Result) -> str:
     return words + (f" ({stops[result.stop]})" if result.stop in stops else "")
 
 
-def _metric(metric: str) -> str:
-    stem, _, unit = metric.rpartition("_")
-    return f"{stem.replace('_', ' ')} [{unit}]"
+def _metric(objective: Objective) -> str:
+    """The objective's name with its unit in brackets: ``total latency [rounds]``."""
+    name = objective.name or ""
+    unit = plural(objective.unit) if objective.unit else unit_of(name)
+    return metric_noun(name) + (f" [{unit}]" if unit not in ("", "1") else "")
 
 
 def printable(text: str, also: str = "\n") -> str:

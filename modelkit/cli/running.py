@@ -31,6 +31,7 @@ from modelkit.cli.options import (
 from modelkit.cli.output import bound_summary, remark, say, summary, with_this_command
 from modelkit.cli.saving import Keeper, check_outputs, file_name, file_stem, in_folder, keeping
 from modelkit.errors import UsageError, shown
+from modelkit.text import values_in_a_name
 
 
 @click.command(epilog=epilog("modelkit solve instances/chat-40.json --solver scip --time-limit 120", 0, 2, 3, 4))
@@ -77,7 +78,8 @@ def solve(
         own = settings["formulation"] if str(settings["formulation"]).endswith(".py") else None
         check_outputs({"--output": output or _named(stem), "--report": page}, [instance, own])
         result = with_this_command(mk.solve(loaded, listen=line.hear, **settings))
-    path = output or _named(stem, result.producer.name, result.producer.solver)
+    mark = values_in_a_name(settings["parameters"])
+    path = output or _named(stem, result.producer.name, mark, result.producer.solver)
     with keeping() as keep:
         written = [
             keep(partial(mk.save_result, result), path, _named(stem)),

@@ -18,10 +18,12 @@ from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
 from modelkit.problems.problem import problem_of
-from modelkit.reporting.evidence import Comparison, ReadFile, cases
+from modelkit.reporting.evidence import Comparison, ReadFile
+from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
 from modelkit.simulation.limits import BatchLimits
+from modelkit.text import file_name, values_in_a_name
 
 #: Instances of more requests are written compressed.
 LARGE = 2000
@@ -210,12 +212,14 @@ def _plan(
         for kind, name, solver in cells:
             for seed in dict.fromkeys(seeds):
                 given = simulated if kind == "policy" else {"objective": objective} if objective else {}
+                taken = _taken(parameters, name) if kind == "formulation" else {}
                 if kind == "formulation":
-                    given = {"parameters": taken} if (taken := _taken(parameters, name)) else {}
+                    given = {"parameters": taken} if taken else {}
                 run = planned(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
-                parts = [stem, safe_name(Path(name).stem if name.endswith(".py") else name), solver, mark]
-                tasks.append((run, folder / (".".join(part for part in parts if part) + ".result.json")))
+                called = Path(name).stem.replace("_", "-") if name.endswith(".py") else name
+                parts = [stem, safe_name(called), values_in_a_name(taken), solver, mark]
+                tasks.append((run, folder / file_name(*parts, ending="result.json")))
     return RunPlan(dict(loaded), tuple(tasks), tuple(left_out))
 
 

@@ -149,7 +149,15 @@ def failure(
     limits = {} if run.kind == "policy" else {"time_limit": run.time_limit, "gap": run.gap}
     return Result(
         instance=run.stamp,
-        producer=Producer(kind=kind, name=run.name, solver=run.solver, options=limits, seed=run.seed, modelkit=VERSION),
+        producer=Producer(
+            kind=kind,
+            name=run.name,
+            solver=run.solver,
+            options=limits,
+            seed=run.seed,
+            modelkit=VERSION,
+            parameters=run.parameters.get("parameters") or {},
+        ),
         status=status,
         stop=stop,
         message=words,

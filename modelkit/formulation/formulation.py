@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from modelkit.backends.separator import Separator
-from modelkit.errors import FormulationError, FormulationFailedError, did_you_mean, shown
+from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError, did_you_mean, shown
 from modelkit.formulation.asking import asking
 from modelkit.formulation.parameters import Parameter, settle
 from modelkit.instance import Instance
@@ -41,7 +42,7 @@ class Formulation:
         Paper and equation.
     objective
         The metric it minimises, without its unit: ``total_latency``, ``makespan`` or, with ``value``, a name of its
-        own.
+        own, whose unit ends the doc of the model's objective: ``cost of the energy [$]``.
     problem
         What it is a model of: formulations of one problem and claim have one optimum. The problems
         ``kv-hindsight`` (minimum total latency, unit clock, no preemption) and ``slots`` (minimum makespan in stages)
@@ -140,8 +141,27 @@ class Formulation:
         return list(self.asked("admissible", instance, verdict)) if self.admissible and verdict.valid else []
 
     def metric(self, instance: Instance) -> str:
-        """The objective's name with its unit."""
-        return f"{self.objective}_{instance.unit}"
+        """The judge's metric that is the objective, or the name of one of its own, which has a ``unit`` apart."""
+        return f"{self.objective}_{instance.unit}" if self.value is None else str(self.objective)
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of an objective of its own, as the doc of the model's objective ends in it; None where it has none.
+
+        Of a metric of the judge's, None: that has the unit in its name.
+        """
+        return None if self.value is None or self.build is None else unit_at_end(self.objective_doc)
+
+    @property
+    def objective_doc(self) -> str:
+        """The doc of the model's objective; empty where there is none, or the model cannot be made."""
+        from pyomo.environ import Objective
+
+        try:
+            objectives = list(self.abstract().component_objects(Objective, active=True))
+        except ModelkitError:
+            return ""
+        return str(objectives[-1].doc or "").strip() if objectives else ""
 
     def valued(self, instance: Instance, verdict: Verdict) -> float | None:
         """Objective of a judged schedule, None unless it is valid and admissible; the instance is posed."""
@@ -291,6 +311,12 @@ def _knowing(data: Callable[..., Any]) -> Callable[[Instance, Any], Any]:
     if len(given) > 1 or any(p.kind is p.VAR_POSITIONAL or p.name == "known" for p in takes):
         return data
     return lambda instance, known: data(instance)
+
+
+def unit_at_end(doc: str) -> str | None:
+    """The unit in brackets that words end in: ``$`` of ``cost of the energy [$]``."""
+    found = re.search(r"\[([^\[\]]{1,40})\]$", doc.strip())
+    return found[1] if found and found[1].isprintable() else None
 
 
 #: What Pyomo raises where a rule fails or a value is outside its set.

@@ -112,6 +112,7 @@ def entry(claim: ReadFile, goal: Goal, rules: Rules, instance: Instance | None) 
                 goal.variant,
                 value=stated(result.objective.value),
                 objective=goal.objective,
+                unit=goal.unit or None,
                 problem=result.producer.problem,
             )
         try:
@@ -164,7 +165,11 @@ def policies_for(goal: Goal, own: Sequence[Entry], plain: Sequence[Entry]) -> li
 
 def _as_guest(host: Entry, goal: Goal, value: float | None, faults: tuple[str, ...]) -> Entry:
     result = host.result.model_copy(
-        update={"objective": Objective(name=goal.objective, value=value), "status": "feasible", "message": ""}
+        update={
+            "objective": Objective(name=goal.objective, unit=goal.unit or None, value=value),
+            "status": "feasible",
+            "message": "",
+        }
     )
     return replace(host, result=result, value=value, faults=faults, guest=True)
 

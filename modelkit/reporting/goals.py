@@ -5,7 +5,6 @@ Values, bounds and optima of one goal say nothing of another, so results are tol
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from modelkit.instance import Instance
 from modelkit.judge import Verdict, metric_names
 from modelkit.problems.problem import MODELS
 from modelkit.result import Result
-from modelkit.text import bare, metric_noun, number, quantity, unit_words
+from modelkit.text import bare, brief, measured, metric_noun, plural, quantity, unit_words
 from modelkit.verify.formulation_rules import rules_of_formulation
 from modelkit.verify.result import OwnRules
 
@@ -42,11 +41,14 @@ class Goal:
         The formulation that adds rules or an objective of its own; empty for the judge's rules alone.
     parameters
         The variant's, as JSON.
+    unit
+        Of an objective of the variant's own; empty where it has none, or where the metric's name ends in it.
     """
 
     objective: str
     variant: str = ""
     parameters: str = ""
+    unit: str = ""
 
     @property
     def judged(self) -> bool:
@@ -69,45 +71,38 @@ class Goal:
         """The objective and the rules: ``weighted latency of kv-weighted-latency (weight = 2)``."""
         if not self.variant:
             return self.noun
-        given = ", ".join(f"{name} = {_brief(value)}" for name, value in self.given.items())
+        given = ", ".join(f"{name} = {brief(value)}" for name, value in self.given.items())
         return f"{self.noun} of {self.variant}" + (f" ({given})" if given else "")
 
     @property
     def kind(self) -> Goal:
         """The same on any instance: without the numbers of parameters that each request has its own of."""
         given = {name: "by request" if isinstance(value, Mapping) else value for name, value in self.given.items()}
-        return Goal(self.objective, self.variant, json.dumps(given, sort_keys=True) if given else "")
+        return replace(self, parameters=json.dumps(given, sort_keys=True) if given else "")
 
     def quantity(self, value: float | None) -> str:
-        """A value of the objective, with its unit where it is a metric of the judge's; others have one of their own."""
-        if value is None or self.judged:
-            return quantity(self.objective, value)
-        return number(value)
+        """A value of the objective with its unit: that of the judge's metric, or the variant's own."""
+        return quantity(self.objective, value) if self.judged else measured(value, self.unit)
 
     def bare(self, value: float | None) -> str:
         """The same for a column whose heading names the unit."""
-        return bare(self.objective, value) if self.judged else self.quantity(value)
+        if self.judged:
+            return bare(self.objective, value)
+        return measured(value, self.unit if self.unit == "ms" else "")
 
     @property
     def unit_words(self) -> str:
         """The unit for such a heading."""
-        return unit_words(self.objective) if self.judged else ""
+        if self.judged:
+            return unit_words(self.objective)
+        return "" if self.unit in ("", "1", "ms") else f" [{plural(self.unit)}]"
 
 
-def _whole(value: Any) -> Any:
+def whole_numbers(value: Any) -> Any:
     """Parameters with whole numbers as such: 5.0 is the 5 that stands in its file."""
     if isinstance(value, Mapping):
-        return {name: _whole(part) for name, part in value.items()}
+        return {name: whole_numbers(part) for name, part in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _brief(value: Any) -> str:
-    """A parameter in few characters; long ones are told apart by a digest."""
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-    if len(text) <= 48:
-        return text
-    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]
-    return f"{len(value)} numbers, digest {digest}" if isinstance(value, Mapping) else f"{text[:40]}…, digest {digest}"
 
 
 class Formulations:
@@ -144,11 +139,34 @@ def goal_of(result: Result, formulations: Formulations) -> Goal | None:
         return None
     if producer.kind == "policy" or common(result, formulations):
         return Goal(objective)
-    parameters = json.dumps(_whole(producer.parameters), sort_keys=True) if producer.parameters else ""
+    parameters = json.dumps(whole_numbers(producer.parameters), sort_keys=True) if producer.parameters else ""
+    unit = result.objective.unit or ""
     if producer.kind == "improvement":
         own = parameters or objective not in _JUDGED
-        return Goal(objective, UNNAMED, parameters) if own else Goal(objective)
-    return Goal(objective, producer.name, parameters)
+        return Goal(objective, UNNAMED, parameters, unit) if own else Goal(objective)
+    return Goal(objective, producer.name, parameters, unit)
+
+
+def silent_goal(
+    result: Result, told: Iterable[tuple[str, Goal]], instance: Instance | None, formulations: Formulations
+) -> Goal | None:
+    """The goal of a run that states no objective, as one that failed; None where that is the judge's rules alone.
+
+    Parameters
+    ----------
+    told
+        Names of producers with the goals that their results state.
+    """
+    producer = result.producer
+    name = producer.name.replace("\\", "/").rpartition("/")[2].removesuffix(".py").replace("_", "-")
+    asked = whole_numbers(producer.parameters)
+    for other, goal in told:
+        if other == name and asked == {key: value for key, value in goal.given.items() if key in asked}:
+            return goal
+    found = formulations.find(name) if producer.kind == "formulation" else None
+    if found is None or found.problem in MODELS or found.objective is None or instance is None:
+        return None
+    return Goal(found.metric(instance), name, json.dumps(asked, sort_keys=True) if asked else "", found.unit or "")
 
 
 def common(result: Result, formulations: Formulations) -> bool:
@@ -195,6 +213,8 @@ def rules_of(goal: Goal, instance: Instance | None, formulations: Formulations) 
     except ModelkitError as error:
         return Rules(unchecked=f"rules of {name} not checked: {' '.join(str(error).split())}")
     inherits = found.value is None and found.metric(instance) == goal.objective
+    if found.metric(instance) == goal.objective and (found.unit or "") != goal.unit:
+        return Rules(unchecked=f"rules of {name} not checked: its objective is in [{found.unit}] now")
     if found.metric(instance) != goal.objective:
         return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
     own = replace(rules_of_formulation(found, posed), value=partial(found.valued, posed))  # the judge's metric, too

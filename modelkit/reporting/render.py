@@ -23,7 +23,8 @@ from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.io.lookup import Instances
 from modelkit.reporting.charts.svg import plain, safe
-from modelkit.reporting.evidence import Case, Comparison, ReadFile, by_instance, cases
+from modelkit.reporting.evidence import Case, Comparison, ReadFile, by_instance
+from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table

@@ -279,13 +279,14 @@ class SolveState:
         """The result as it is written."""
         outcome = self.outcome
         size = outcome.size if outcome else None
-        alone = outcome is None and best is not None and not self.searches  # a local search's schedule, no solver ran
+        searched = outcome is None and best is not None and not self.searches  # a local search's schedule, no solver
+        alone = searched and self.formulation.problem is not None  # else it says whose rules it keeps
         return Result(
             instance=InstanceStamp.of(self.instance),
             producer=Producer(
                 kind="improvement" if alone else "formulation",
                 name=best.source if alone and best else self.formulation.name,
-                solver=None if alone else self.solver_name,
+                solver=None if searched else self.solver_name,
                 solver_version=outcome.version if outcome else None,
                 options={
                     "time_limit": self.limits.time_limit,
@@ -303,6 +304,7 @@ class SolveState:
             message=message,
             objective=Objective(
                 name=self.formulation.metric(self.instance),
+                unit=self.formulation.unit,
                 value=best.value if best else None,
                 bound=bound,
                 bound_by=None if bound is None else "certificate" if self.certificate else "solver",

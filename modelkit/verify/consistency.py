@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from modelkit.judge import metric_names
 from modelkit.result import Result, agree
 
 #: By so much, relatively, the incumbents and bounds of a solver may pass each other: its own tolerance.
 SOLVER_TOLERANCE = 1e-6
+_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit)}
 
 
 def contradictions(result: Result) -> list[str]:
     """What fields of a result say against each other, one sentence each, with the fields' names."""
-    rules = (_of_status, _of_missing_schedule, _of_bound, _of_gap, _of_times, _of_progress, _of_stages)
+    rules = (_of_status, _of_missing_schedule, _of_unit, _of_bound, _of_gap, _of_times, _of_progress, _of_stages)
     return [words for rule in rules for words in rule(result)]
 
 
@@ -55,6 +57,14 @@ def _of_missing_schedule(result: Result) -> Iterator[str]:
         yield "the file states metrics, but there is no schedule"
     if result.violations:
         yield "the file states violations, but there is no schedule"
+
+
+def _of_unit(result: Result) -> Iterator[str]:
+    name, unit = result.objective.name, result.objective.unit
+    if unit is not None and name in _JUDGED:
+        yield f"objective.unit: the file says {unit!r}, but the name {name!r} ends in its unit"
+    if unit is not None and name is None:
+        yield f"objective.unit: the file says {unit!r}, but names no objective"
 
 
 def _of_bound(result: Result) -> Iterator[str]:

@@ -51,6 +51,7 @@ FIELDS: dict[str, Check] = {
     "message": Check("unchecked", "free text"),
     "load": Check("recomputed", "from the instance"),
     "objective.name": Check("compared", "the metrics of the judge, and the formulation's objective where available"),
+    "objective.unit": Check("compared", "the unit of an objective of the formulation's own, where that is available"),
     "objective.value": Check("recomputed", "by replaying the schedule"),
     "objective.bound": Check("recomputed", "from the certificate; a solver's bound is named as not checked"),
     "objective.bound_by": Check("compared", "whether there is a certificate"),

@@ -14,6 +14,7 @@ from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.result import Result
+from modelkit.text import brief
 from modelkit.verify.findings import Verification
 from modelkit.verify.result import OwnRules
 from modelkit.verify.result import verify_result as verified
@@ -34,7 +35,7 @@ def verify_result(
         Formulation whose rules and objective apply: a name, a ``.py`` file, or the object. None: the one that a
         formulation's result names, if it is bundled or found through ``MODELKIT_FORMULATIONS``.
     parameters
-        Of the formulation, where the result does not record them; what it records counts.
+        Of the formulation, where the result does not record them; one that it records otherwise is an error.
 
     Returns
     -------
@@ -86,16 +87,26 @@ def _rules(formulation: Formulation, result: Result, instance: Instance, given: 
         recorded = {name: value for name, value in recorded.items() if name in known}
     if unfit := _unfit(formulation, recorded, instance):
         return OwnRules(formulation.name, unknown="the recorded parameters are not its own", misfit=str(unfit[0]))
-    return rules_of_formulation(formulation, formulation.posed(instance, {**given, **recorded}))
+    posed = formulation.posed(instance, {**given, **recorded})
+    wanted = formulation.posed(instance, {**recorded, **given})
+    for name in given:
+        if wanted.extra[name] != posed.extra[name]:
+            raise UsageError(
+                f"the file records {name} = {brief(recorded[name])}, not {brief(given[name])}; what it records counts:"
+                f" leave --param {name} out"
+            )
+    return rules_of_formulation(formulation, posed)
 
 
 def rules_of_formulation(formulation: Formulation, posed: Instance) -> OwnRules:
     """What a formulation adds to the judge, for a posed instance."""
     return OwnRules(
         formulation.name,
+        parameters=", ".join(f"{p.name} = {brief(posed.extra[p.name])}" for p in formulation.parameters),
         breaks=partial(formulation.breaks, posed) if formulation.admissible else None,
         value=partial(formulation.valued, posed) if formulation.value else None,
         objective=formulation.metric(posed) if formulation.objective else None,
+        unit=formulation.unit,
         problem=formulation.problem,
         obstacles=partial(formulation.hindrances, posed) if formulation.obstacles else None,
     )

@@ -36,24 +36,29 @@ class OwnRules:
         Of the formulation.
     unknown
         Why its rules are not at hand; empty when they are.
+    parameters
+        Those that it is posed with, in words.
     misfit
         Why the parameters that the result records are none of this formulation; empty when they are.
     breaks
         Rules that a judged schedule breaks, one sentence each; None when it adds none.
     value
         The objective of a judged schedule; None when that is the judge's metric.
-    objective, problem
-        Metric that it minimises, and problem that it is a model of; None when not known.
+    objective, unit, problem
+        Metric that it minimises, the unit where that is one of its own, and problem that it is a model of; None when
+        not known.
     obstacles
         Why there is no schedule, one sentence each.
     """
 
     name: str
     unknown: str = ""
+    parameters: str = ""
     misfit: str = ""
     breaks: Callable[[Verdict], list[str]] | None = None
     value: Callable[[Verdict], float | None] | None = None
     objective: str | None = None
+    unit: str | None = None
     problem: str | None = None
     obstacles: Callable[[], list[str]] | None = None
 
@@ -110,11 +115,16 @@ def _verify_producer(result: Result, own: OwnRules | None, found: Findings) -> N
             found.unconfirmed["problem"] = (
                 f"producer.problem {producer.problem!r}: no formulation is available to check it"
             )
+        if result.objective.unit is not None:
+            found.unconfirmed["objective unit"] = (
+                f"objective.unit {result.objective.unit!r}: no formulation is available to check it"
+            )
         return
     if producer.problem is not None:
         found.compare("producer.problem", producer.problem, own.problem)
     if result.objective.name is not None and own.objective is not None:
         found.compare("objective.name", result.objective.name, own.objective)
+        found.compare("objective.unit", result.objective.unit, own.unit)
 
 
 def _verify_absence(result: Result, instance: Instance, own: OwnRules | None, found: Findings) -> None:
@@ -185,6 +195,18 @@ def _verify_schedule(
     elif result.status == "no_schedule":
         found.unconfirmed["status"] = "the status 'no_schedule': what a run found cannot be checked from its file"
     _verify_value(result, verdict, instance, own, found)
+    if own is not None and keeps and result.objective.name != own.objective:
+        _value_by(own, verdict, found)
+
+
+def _value_by(own: OwnRules, verdict: Verdict, found: Findings) -> None:
+    """Say what a schedule that was made for another objective is worth by a formulation's own."""
+    if own.value is not None and verdict.valid:
+        compute = own.value
+        value = _asked(own, "value", lambda: compute(verdict), found)
+        unit = f" [{own.unit}]" if own.unit else ""
+        if value is not None:
+            found.confirmed[f"objective of {own.name}"] = f"{own.objective} = {shown(value)}{unit}, by {own.name!r}"
 
 
 def _verify_violations(result: Result, verdict: Verdict, found: Findings) -> None:
@@ -241,7 +263,7 @@ def _keeps_own_rules(own: OwnRules | None, verdict: Verdict, found: Findings) ->
             f"it breaks no rule of formulation {own.name!r}"
             if own.breaks is not None
             else f"formulation {own.name!r} has no rules but the judge's"
-        )
+        ) + (f" ({own.parameters})" if own.parameters else "")
     return not broken
 
 
@@ -293,7 +315,8 @@ def _verify_value(result: Result, verdict: Verdict, instance: Instance, own: Own
     if not _is_value(stated, value, name or "", instance):
         found.faults.append(f"objective: the file says {shown(stated)}, the replay {shown(value)}")
     else:
-        found.confirmed["objective value"] = f"{name} = {shown(value)}"
+        unit = f" [{result.objective.unit}]" if result.objective.unit else ""
+        found.confirmed["objective value"] = f"{name} = {shown(value)}{unit}"
 
 
 def _verify_bound(result: Result, instance: Instance, found: Findings) -> None:

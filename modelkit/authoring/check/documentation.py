@@ -14,6 +14,7 @@ from modelkit.authoring.check.rules import Complaint, rule
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import key_faults
 from modelkit.solving.known import known_of
+from modelkit.text import count
 
 UNIT = re.compile(r"\[[^\[\]]+\]$")
 
@@ -93,19 +94,20 @@ def documented(subject: Subject) -> str | list[Complaint]:
     return complaints or f"{len(subject.own_components)} components have doc"
 
 
-@rule("units", "the doc of every parameter ends in its unit", "import")
+@rule("units", "the doc of every parameter, and of an objective of its own, ends in the unit", "import")
 def units(subject: Subject) -> str | list[Complaint]:
-    """Of the model's parameters and of those that users give."""
-    own = [c for c in subject.own_components if c.ctype.__name__ == "Param"]
+    """Of the model's parameters, of those that users give, and of an objective that is no metric of the judge's."""
+    kinds = ("Param", "Objective") if subject.formulation.value else ("Param",)
+    own = [c for c in subject.own_components if c.ctype.__name__ in kinds]
     named = [(c.local_name, c.doc or "") for c in own] + [(p.name, p.doc) for p in subject.formulation.parameters]
     return [
         Complaint(
             f"the doc of {name!r} is {doc!r}, without a unit",
-            "end it with [token], [round], [ms], [request], or [1] for a pure number",
+            "end it with [token], [round], [ms], [request], [$], or [1] for a pure number",
         )
         for name, doc in named
         if doc.strip() and not UNIT.search(doc.strip())
-    ] or f"{len(named)} parameters have units"
+    ] or f"{count(len(named), 'unit')} named"
 
 
 @rule("data", "data() gives what the model needs and nothing else", "import")

@@ -36,6 +36,7 @@ class Tie:
     host: Host | None = None
     number: int = 0
     failures: dict[tuple[Any, ...], ModelkitError] = field(default_factory=dict)
+    objective_doc: str = ""
 
     @property
     def owner(self) -> str:
@@ -109,6 +110,11 @@ class HeldFormulation(Formulation):
         """See `Formulation.separator_for`; packed for the solver's process."""
         return self.apply(_separated, model.key, instance) if self.separator else None
 
+    @property
+    def objective_doc(self) -> str:
+        """See `Formulation.objective_doc`."""
+        return self.tie.objective_doc
+
     def abstract(self, kind: type[Any] | None = None) -> Any:
         """There is none here."""
         raise FormulationError(f"{self.words} lives in another process, and so does its abstract model")
@@ -134,6 +140,7 @@ def held(path: Path) -> HeldFormulation:
 
         return refuse
 
+    tie.objective_doc = facts.pop("objective_doc")
     fields: dict[str, Any] = {k: elsewhere(k) if v is True else v for k, v in facts.items()}
     return HeldFormulation(**fields, tie=tie)
 

@@ -13,7 +13,7 @@ from modelkit.reporting.charts import curves, occupancy, present, ranges, timeli
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
 from modelkit.reporting.evidence import Case, Entry, sentence_of
-from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_words, sort_key
+from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_facts, sort_key
 from modelkit.text import bare, count, join_words, percent, seconds, unit_words
 
 #: Schedules that are drawn.
@@ -279,7 +279,7 @@ def _provenance(found: Sequence[Case]) -> Table:
         p = e.result.producer
         versions = [f"modelkit {p.modelkit}"] if p.modelkit else []
         versions += [f"{p.solver} {p.solver_version}"] if p.solver and p.solver_version else []
-        options = ", ".join(f"{key} = {option_words(value)}" for key, value in p.options.items())
+        options = ", ".join(option_facts(p))
         rows.append(
             TableRow(
                 (

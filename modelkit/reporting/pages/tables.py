@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelkit.reporting.evidence import Case
-from modelkit.text import count
+from modelkit.reporting.goals import whole_numbers
+from modelkit.result import Producer
+from modelkit.text import brief, count
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ def option_words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def option_facts(producer: Producer) -> list[str]:
+    """The options of a run and the parameters of its formulation, each ``name = value``."""
+    options = [f"{key} = {option_words(value)}" for key, value in producer.options.items()]
+    return [f"{key} = {brief(whole_numbers(value))}" for key, value in producer.parameters.items()] + options
 
 
 def commands(found: Sequence[Case], most: int = 12) -> list[str]:
