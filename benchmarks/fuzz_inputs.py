@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import iteration_files  # noqa: E402
 import log_files  # noqa: E402
 
 #: How the files of each reader end.
@@ -22,7 +23,8 @@ ENDINGS = {
     "lengths": ".csv", "formulation": ".py", "report": ".result.json", "server": ".json", "calibration": ".csv",
     "predictions": ".txt", "recognised": ".json", "vllm-run": ".jsonl", "vllm-bench": ".json", "sglang-bench": ".jsonl",
     "sglang-metrics": ".jsonl", "otel": ".jsonl", "dynamo": ".jsonl", "aiperf": ".jsonl", "guidellm": ".json",
-    "inference-perf": ".json", "blis": ".csv",
+    "inference-perf": ".json", "blis": ".csv", "mooncake": ".jsonl", "bailian": ".jsonl", "burstgpt": ".csv",
+    "fpm": ".jsonl", "tensorrt": ".json", "vllm": ".txt", "tensorrt_lines": ".txt",
 }  # fmt: skip
 
 INSTANCE: dict[str, Any] = {
@@ -64,6 +66,15 @@ against = "best"
 """
 _AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319600,3180,8\n"
+)
+_HASHED = (
+    b'{"timestamp": 0, "input_length": 40, "output_length": 7, "hash_ids": [1, 2, 3], "session_id": "a"}\n'
+    b'{"timestamp": 900, "input_length": 20, "output_length": 5, "hash_ids": [1, 4]}\n'
+    b'{"session_id": "a", "delay": 500, "input_length": 60, "output_length": 3, "hash_ids": [1, 2, 3, 5]}\n'
+)
+_BURSTGPT = (
+    "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "5,1,2.5,ChatGPT,472,18,490,Conversation log\n45,,3.5,ChatGPT,1087,230,1317,API log\n"
 )
 _LENGTHS = "prompt_tokens,output_tokens\n10,20\n30,5\n"
 _CALIBRATION = (
@@ -110,6 +121,12 @@ def _made(name: str) -> list[bytes]:
 
     if name in log_files.WRITERS:
         return [log_files.WRITERS[name][0](_RUN).encode()]
+    if name in iteration_files.WRITERS:
+        return [iteration_files.WRITERS[name](iteration_files.STEPS).encode()]
+    if name in ("mooncake", "bailian"):
+        return [_HASHED]
+    if name == "burstgpt":
+        return [_BURSTGPT.encode()]
     if name in ("sglang-bench", "recognised"):
         return [log_files.sglang_bench(_RUN).encode()]
     if name == "study":

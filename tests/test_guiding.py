@@ -110,7 +110,7 @@ def test_completion(tmp_path: Path) -> None:
     assert completed("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
     assert completed("modelkit study run s", tmp_path)[-1] == "s.toml"
     assert completed("modelkit generate chat --server llama2-", tmp_path)[0].startswith("llama2-")
-    assert completed("modelkit import azure ", tmp_path) == []
+    assert completed("modelkit import azure ", tmp_path) == ["a.json", "b.json.gz"]
     assert completed("modelkit show kv-hindsight-f", tmp_path) == ["kv-hindsight-flow"]
     assert "mine" in completed("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
 

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     "--max-batch", type=click.IntRange(1), metavar="N", help="Use only iterations with at most N decoding requests."
 )
 @click.option(
+    "--kv-capacity", type=click.IntRange(1), metavar="TOKENS",
+    help="KV capacity of the engine, where a log has only the share in use.",
+)  # fmt: skip
+@click.option(
     "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
     help="File to write the clock to, as an instance has it; - is standard output.  [default: TIMINGS.clock.json]",
 )  # fmt: skip
@@ -43,14 +47,16 @@ def calibrate(
     where: tuple[str, ...],
     max_prompt_tokens: int | None,
     max_batch: int | None,
+    kv_capacity: int | None,
     output: str | None,
     quiet: bool,
 ) -> None:
-    """Fit a linear cost model of iteration times to the table TIMINGS (CSV) and write it as a clock.
+    """Fit a linear cost model of iteration times to TIMINGS, a table or a log, and write it as a clock.
 
     TIMINGS has the columns phase (prefill, decode or mixed), batch_size, prompt_tokens, kv_tokens_per_request or
-    kv_tokens, and iteration_ms; or those of Splitwise's performance table. The clock serves as `--server` of
-    generate and import.
+    kv_tokens, and iteration_ms; or those of Splitwise's performance table. Or it is a log of iterations: forward-pass
+    metrics (Dynamo, SGLang) or TensorRT-LLM's iteration statistics as JSON, or a server's log with the iteration lines
+    of vLLM or TensorRT-LLM. The clock serves as `--server` of generate and import.
 
     The part that every iteration pays once (base_ms) needs iterations of all three phases; without them it is 0, and
     a note says so.
@@ -63,7 +69,9 @@ def calibrate(
     check_outputs({"--output": path}, [timings])
     kept = dict(_choice(w) for w in where)
     with progress(quiet, "fitting"):
-        found = fit(timings, where=kept, max_prompt_tokens=max_prompt_tokens, max_batch=max_batch)
+        found = fit(
+            timings, where=kept, max_prompt_tokens=max_prompt_tokens, max_batch=max_batch, kv_capacity=kv_capacity
+        )
     text = json.dumps(found.document(), indent=1) + "\n"
     with keeping() as keep:
         written = keep(lambda path: write_text(path, text), path, "clock.json")
@@ -101,5 +109,7 @@ def _lines(found: Calibration) -> list[str]:
         )
     spans = [f"{number(low)} to {number(high)} {name}" for name, (low, high) in found.ranges.items()]
     rows += [("valid for", span) for span in spans]
+    if found.untold:
+        rows.append(("not told", ", ".join(found.untold)))
     rows += [("note", note) for note in found.notes]
     return two_columns(rows)

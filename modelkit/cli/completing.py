@@ -115,7 +115,6 @@ warm_starts = completer(lambda: ["best", "none", *_policies()])
 studies = completer(_studies, (".toml",))
 servers = completer(_servers, (".json",))
 formats = completer(_formats)
-traces = completer(endings=(".csv", ".csv.gz", ".jsonl", ".jsonl.gz"))
 logs = completer(endings=(".json", ".json.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".log"))
-tables = completer(endings=(".csv", ".csv.gz"))
+traces = tables = logs
 shown = completer(_shown, (".py",))

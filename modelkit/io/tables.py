@@ -157,7 +157,7 @@ def read_json_lines(
         The file cannot be opened.
     """
     where, keys = where_of(path), tuple(keys)
-    for row in _json_rows(path):
+    for row in json_rows(path):
         found = row.cells
         if not isinstance(found, dict):
             raise InputError(where, [Fault(row.place, f"found {shown(found)}; allowed: a JSON object")])
@@ -171,7 +171,7 @@ def read_json_lines(
         yield row
 
 
-def _json_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+def json_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
     """Values of a file: elements of its list, one a line, or one after another over several lines."""
     pieces = read_pieces(path, MOST_TRACE_BYTES)
     begun: list[str] = []

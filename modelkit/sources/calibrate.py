@@ -14,7 +14,8 @@ the kinds that were measured. Whether a coefficient can be told is a matter of t
 cannot where the others together come within `SAME` of its column, as a share of its length. How well it is told is its
 standard error, the scatter about the model over what of its column the others do not explain.
 
-Two kinds of table are read, by their columns: iteration times (``iteration_ms`` with ``prompt_tokens``, ``batch_size``,
+Logs of iterations are read as their engines write them (`modelkit.sources.iterations`), and two kinds of table, by
+their columns: iteration times (``iteration_ms`` with ``prompt_tokens``, ``batch_size``,
 ``kv_tokens_per_request`` or ``kv_tokens``, and ``phase`` prefill, decode or mixed), and the performance tables of
 Splitwise (``prompt_size``, ``batch_size``, ``token_size``, ``prompt_time``, ``token_time``), where a decode round holds
 batch_size (prompt_size + token_size / 2) tokens on average. Equal points are fitted by their median.
@@ -35,6 +36,7 @@ import numpy.typing as npt
 from modelkit.errors import Fault, InputError, did_you_mean, shown
 from modelkit.instance import LinearClock, whole
 from modelkit.io.tables import Row, read_csv
+from modelkit.sources.iterations import read_iterations
 
 #: The coefficients, in the order of the columns of the least-squares problem.
 COEFFICIENTS = (
@@ -141,17 +143,20 @@ def calibrate(
     where: Mapping[str, str] | None = None,
     max_prompt_tokens: int | None = None,
     max_batch: int | None = None,
+    kv_capacity: int | None = None,
 ) -> Calibration:
-    """Fit the cost model to a table of timings.
+    """Fit the cost model to a table of timings, or to a log of iterations.
 
     Parameters
     ----------
     path
-        CSV file, gzipped or not; ``-`` for standard input.
+        CSV file or log, gzipped or not; ``-`` for a CSV table on standard input.
     where
         Use only rows with these values in these columns.
     max_prompt_tokens, max_batch
         Use only iterations with at most this many prompt tokens, or this many decoding requests.
+    kv_capacity
+        KV capacity [token] of the engine, where a log has only the share that is in use.
 
     Raises
     ------
@@ -160,22 +165,33 @@ def calibrate(
     UsageError
         The file cannot be opened.
     """
-    table = read_csv(path)
-    splitwise = set(_SPLITWISE) <= set(table.columns)
-    if not splitwise:
-        table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))
-    rows = _chosen(table.where, table.columns, table.rows(), where or {})
-    if splitwise:
-        points, notes = _splitwise(table.where, rows)
-    else:
-        points, notes = _iterations(table.where, table.columns, rows), []
+    if kv_capacity is not None and kv_capacity < 1:
+        raise InputError("calibrate", [Fault("--kv-capacity", f"found {shown(kv_capacity)}; allowed: 1 or more")])
+    points, notes, file = _points(path, where or {}, kv_capacity)
     points = [
         p
         for p in _medians(points)
         if (max_prompt_tokens is None or p.prompt_tokens <= max_prompt_tokens)
         and (max_batch is None or p.decoding <= max_batch)
     ]
-    return _fit(table.where, points, notes)
+    return _fit(file, points, notes)
+
+
+def _points(
+    path: str | os.PathLike[str], wanted: Mapping[str, str], kv_capacity: int | None
+) -> tuple[list[_Point], list[str], str]:
+    """Measured iterations, what is said of them, and what to call the file."""
+    if (log := read_iterations(path, kv_capacity)) is not None:
+        rows = _chosen(log.where, log.columns, log.rows, wanted)
+        return _iterations(log.where, log.columns, rows), log.notes, log.where
+    table = read_csv(path)
+    splitwise = set(_SPLITWISE) <= set(table.columns)
+    if not splitwise:
+        table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))
+    rows = _chosen(table.where, table.columns, table.rows(), wanted)
+    if splitwise:
+        return *_splitwise(table.where, rows), table.where
+    return _iterations(table.where, table.columns, rows), [], table.where
 
 
 def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
@@ -206,7 +222,11 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
         if found < least:
             part = "zero" if not found else "not determined"
             notes.append(f"{found or 'no'} points with {phase}: that part of the model is {part}")
-    if "decode" in phases and np.linalg.matrix_rank((terms / scale)[[p != "prefill" for p in phases]][:, 3:]) < 3:
+    if (
+        "decode" in phases
+        and terms[:, 5].any()
+        and np.linalg.matrix_rank((terms / scale)[[p != "prefill" for p in phases]][:, 3:]) < 3
+    ):
         notes.append("requests and KV tokens move together in these rows: only their sum is determined")
     return Calibration(
         clock=LinearClock(

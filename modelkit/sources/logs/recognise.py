@@ -64,9 +64,9 @@ def recognised(path: str | os.PathLike[str]) -> str:
     for signature in SIGNATURES:
         if signature.table != is_json and found.issuperset(signature.keys):
             return signature.format
-    if not is_json and ({"prompt_time", "token_time"} <= found or {"phase", "iteration_ms"} <= found):
-        words = "a table of iteration times, not of requests; `modelkit calibrate` fits a clock to it"
-        raise InputError(where, [Fault("line 1", words)])
+    if _has_iterations(head, found, is_json):
+        words = "iteration times, not requests; `modelkit calibrate` fits a clock to them"
+        raise InputError(where, [Fault("$" if is_json else "line 1", words)])
     if not is_json and _has_lengths(found):
         return "lengths"
     if "schema" in found and '"modelkit/' in head:
@@ -77,6 +77,14 @@ def recognised(path: str | os.PathLike[str]) -> str:
     kind = "keys" if is_json else "columns"
     advice = "give the format, --format NAME; `modelkit list formats` shows all with their keys"
     raise InputError(where, [Fault("$" if is_json else "line 1", f"no format has its {kind}: {words}; {advice}")])
+
+
+def _has_iterations(head: str, found: set[str], is_json: bool) -> bool:
+    """Whether a file is a table or a log of iteration times."""
+    if is_json:
+        return "iterLatencyMS" in found or {"wall_time", "scheduled_requests"} <= found
+    columns = {"prompt_time", "token_time"} <= found or {"phase", "iteration_ms"} <= found
+    return columns or "iteration elapsed time: " in head or ("num_scheduled_requests: " in head)
 
 
 def _columns(head: str) -> set[str]:
