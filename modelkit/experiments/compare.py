@@ -14,6 +14,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
 from modelkit.experiments.run import TIME_LIMIT, Run, planned
 from modelkit.experiments.workers import Finished, Task, cores, run_all
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
@@ -27,6 +28,48 @@ from modelkit.text import file_name, values_in_a_name
 
 #: Instances of more requests are written compressed.
 LARGE = 2000
+
+
+class Known:
+    """The formulations that are compared, by name: those given as objects are found nowhere else.
+
+    Raises
+    ------
+    UsageError, FormulationError
+        One of them is not there, or cannot be loaded.
+    """
+
+    def __init__(self, given: Iterable[str | Formulation]) -> None:
+        from modelkit.formulation.hosting import formulation_of
+
+        listed = list(given)
+        self.names = [f if isinstance(f, str) else f.name for f in listed]
+        self.objects = {f.name: formulation_of(f) for f in listed if not isinstance(f, str)}
+        for name in self.names:
+            self.find(name)
+
+    def find(self, name: str) -> Formulation:
+        """The formulation of that name or file."""
+        from modelkit.formulation.hosting import load_formulation
+
+        return self.objects[name] if name in self.objects else load_formulation(name)
+
+    def parameters(self, name: str) -> set[str]:
+        """Names of a formulation's parameters."""
+        return {parameter.name for parameter in self.find(name).parameters}
+
+    def taken(self, parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Those of the parameters that a formulation has."""
+        own = self.parameters(name) if parameters else set()
+        return {key: value for key, value in parameters.items() if key in own}
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Each is a parameter of one of the formulations at least."""
+        own = {parameter for name in self.names for parameter in self.parameters(name)}
+        for name in parameters:
+            if name not in own:
+                words = did_you_mean(name, own) or f"; they take {', '.join(sorted(own)) or 'none'}"
+                raise UsageError(f"none of the formulations compared has a parameter {name!r}{words}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +86,7 @@ def compare(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
     folder: str | os.PathLike[str] = "compare",
     *,
-    formulations: Sequence[str] | None = None,
+    formulations: Sequence[str | Formulation] | None = None,
     solvers: Sequence[str] = ("highs",),
     policies: Sequence[str] | None = None,
     bound: bool = True,
@@ -71,7 +114,7 @@ def compare(
     folder
         For the instances and the results; made when it is not there.
     formulations
-        Names or files; None: the first that suits each instance.
+        Names, files or objects, which are solved in this process; None: the first that suits each instance.
     solvers
         Of the formulations.
     policies
@@ -107,17 +150,18 @@ def compare(
     simulated = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens,
                  "chunked_prefill": chunked_prefill}  # fmt: skip
     loaded = _loaded(instances)
+    known = Known(formulations or ())
     wanted = {instance.sha256: _metric(instance, objective) for _, instance in loaded} if objective else {}
     plan = _plan(
-        loaded, Path(folder), formulations, solvers, policies, bound, dict(parameters or {}),
-        {name: value for name, value in simulated.items() if value}, objective,
+        loaded, Path(folder), known, None if formulations is None else known.names, solvers, policies, bound,
+        dict(parameters or {}), {name: value for name, value in simulated.items() if value}, objective,
         {"time_limit": time_limit, "gap": gap, "command": command,
          "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
     )  # fmt: skip
     by_path: dict[Path, Result] = {}
     interrupted = False
     try:
-        for done in run_all(plan.tasks, jobs=jobs, started=started):
+        for done in run_all(plan.tasks, jobs=jobs, started=started, objects=known.objects):
             by_path[done.path] = done.result
             if finished is not None:
                 finished(done, len(plan.tasks))
@@ -180,6 +224,7 @@ def safe_name(text: str) -> str:
 def _plan(
     loaded: Sequence[tuple[str, Instance]],
     folder: Path,
+    known: Known,
     formulations: Sequence[str] | None,
     solvers: Sequence[str],
     policies: Sequence[str] | None,
@@ -192,9 +237,10 @@ def _plan(
 ) -> RunPlan:
     _check_names(formulations, solvers, policies, simulated)
     if formulations is not None:
-        _check_parameters(parameters, formulations)
+        known.check_parameters(parameters)
     matrices = [
-        _matrix(instance, formulations, solvers, policies, bound, parameters, simulated) for _, instance in loaded
+        _matrix(instance, known, formulations, solvers, policies, bound, parameters, simulated)
+        for _, instance in loaded
     ]
     if not any(cells for cells, _ in matrices):
         reasons = "\n  ".join(reason for _, reasons in matrices for reason in reasons)
@@ -212,7 +258,7 @@ def _plan(
         for kind, name, solver in cells:
             for seed in dict.fromkeys(seeds):
                 given = simulated if kind == "policy" else {"objective": objective} if objective else {}
-                taken = _taken(parameters, name) if kind == "formulation" else {}
+                taken = known.taken(parameters, name) if kind == "formulation" else {}
                 if kind == "formulation":
                     given = {"parameters": taken} if taken else {}
                 run = planned(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
@@ -231,12 +277,9 @@ def _check_names(
 ) -> None:
     """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
     from modelkit.backends import backend
-    from modelkit.formulation.hosting import load_formulation
     from modelkit.policies import chosen_policy
     from modelkit.policies.predictions import predicted_lengths
 
-    for name in formulations or ():
-        load_formulation(name)
     for name in solvers if formulations is None or formulations else ():
         backend(name)
     for name in policies or ():
@@ -245,28 +288,9 @@ def _check_names(
         predicted_lengths(np.ones(1, dtype=np.int64), simulated["predictions"], np.random.default_rng(0))
 
 
-def _check_parameters(parameters: dict[str, Any], formulations: Iterable[str]) -> None:
-    """Each is a parameter of one of the formulations at least."""
-    known = {name for formulation in formulations for name in _parameters(formulation)}
-    for name in parameters:
-        if name not in known:
-            words = did_you_mean(name, known) or f"; they take {', '.join(sorted(known)) or 'none'}"
-            raise UsageError(f"none of the formulations compared has a parameter {name!r}{words}")
-
-
-def _parameters(formulation: str) -> set[str]:
-    from modelkit.formulation.hosting import load_formulation
-
-    return {parameter.name for parameter in load_formulation(formulation).parameters}
-
-
-def _taken(parameters: dict[str, Any], formulation: str) -> dict[str, Any]:
-    """Those of the parameters that the formulation has."""
-    return {name: value for name, value in parameters.items() if name in _parameters(formulation)}
-
-
 def _matrix(
     instance: Instance,
+    known: Known,
     formulations: Sequence[str] | None,
     solvers: Sequence[str],
     policies: Sequence[str] | None,
@@ -275,7 +299,6 @@ def _matrix(
     simulated: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
-    from modelkit.formulation.hosting import load_formulation
     from modelkit.simulation.simulate import fitting_policies, limits_refusal
     from modelkit.solving import choose
 
@@ -288,9 +311,9 @@ def _matrix(
         except UsageError as error:
             reasons.append(str(error) if parameters else "no formulation takes it")
     for name in dict.fromkeys(wanted):
-        formulation = load_formulation(name)
+        formulation = known.find(name)
         try:
-            why = formulation.refusal(formulation.posed(instance, _taken(parameters, name)))
+            why = formulation.refusal(formulation.posed(instance, known.taken(parameters, name)))
         except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
             reasons.append(str(error).replace("\n ", ";"))
             continue

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_mean, not_enough_memory
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.resources import VERSION
@@ -111,18 +112,24 @@ def parameters_of(kind: Kind) -> set[str]:
     }[kind]()
 
 
-def perform(run: Run) -> Result:
-    """Do the run in this process. Whatever goes wrong is in the result, in words."""
-    return with_command(_performed(run), run.command)
+def perform(run: Run, formulation: Formulation | None = None) -> Result:
+    """Do the run in this process. Whatever goes wrong is in the result, in words.
+
+    Parameters
+    ----------
+    formulation
+        The object that the run names, where it is found nowhere else.
+    """
+    return with_command(_performed(run, formulation), run.command)
 
 
-def _performed(run: Run) -> Result:
+def _performed(run: Run, formulation: Formulation | None) -> Result:
     began = time.perf_counter()
     try:
         instance = load(run.instance)
         if instance.sha256 != run.stamp.sha256:
             return failure(run, f"the file {run.instance} holds another instance than when the run was planned")
-        return _PERFORM[run.kind](run, instance)
+        return _PERFORM[run.kind](run, instance) if formulation is None else _solve(run, instance, formulation)
     except InfeasibleError as error:
         return failure(run, str(error), status="infeasible", stop="finished", seconds=time.perf_counter() - began)
     except ModelkitError as error:
@@ -165,11 +172,11 @@ def failure(
     )
 
 
-def _solve(run: Run, instance: Instance) -> Result:
+def _solve(run: Run, instance: Instance, formulation: Formulation | None = None) -> Result:
     from modelkit.solving import solve
 
     limits = {"time_limit": run.time_limit, "gap": run.gap, "threads": run.threads, "seed": run.seed}
-    return solve(instance, run.name, run.solver or "highs", **limits, **run.parameters)  # type: ignore[arg-type]
+    return solve(instance, formulation or run.name, run.solver or "highs", **limits, **run.parameters)  # type: ignore[arg-type]
 
 
 def _simulate(run: Run, instance: Instance) -> Result:

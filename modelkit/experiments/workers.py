@@ -2,8 +2,8 @@
 
 A worker is a process that has modelkit loaded and forks once for each run: a run costs milliseconds more than
 its own work, has its own limits of time and memory, and dies alone. A policy that the program itself registered is
-unknown to workers and runs here. Results go through files, so that what was
-finished is there whatever happens afterwards.
+unknown to workers and runs here, as does a formulation that is given as an object. Results go through files, so that
+what was finished is there whatever happens afterwards.
 
 ====================================  =======================================================================
 to a worker, a JSON line              ``{"run": {...}, "path": "..."}``, or ``{"stop": seconds of timeout}``
@@ -25,13 +25,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelkit.errors import ModelkitError
 from modelkit.experiments.run import Run, failure, perform
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance, Request, Server
 from modelkit.io import load_result, save_result
 from modelkit.policies import policies
@@ -61,7 +62,11 @@ def cores() -> int:
 
 
 def run_all(
-    tasks: Iterable[Task], *, jobs: int | None = None, started: Callable[[Run], None] | None = None
+    tasks: Iterable[Task],
+    *,
+    jobs: int | None = None,
+    started: Callable[[Run], None] | None = None,
+    objects: Mapping[str, Formulation] | None = None,
 ) -> Generator[Finished, None, None]:
     """Perform runs in parallel; each is yielded when its result is written.
 
@@ -73,13 +78,15 @@ def run_all(
         Runs at a time; None: one for each processor.
     started
         Called with each run that begins, from another thread.
+    objects
+        Formulations by name that workers cannot find; their runs are done here.
 
     Raises
     ------
     KeyboardInterrupt
         After Ctrl-C, when the runs in progress have written the best they had.
     """
-    crew = _Crew(list(tasks), jobs or cores(), started or (lambda run: None))
+    crew = _Crew(list(tasks), jobs or cores(), started or (lambda run: None), objects or {})
     interrupted = False
     try:
         while crew.outstanding:
@@ -100,7 +107,9 @@ def run_all(
 class _Crew:
     """Threads that hand tasks to workers."""
 
-    def __init__(self, tasks: list[Task], jobs: int, started: Callable[[Run], None]) -> None:
+    def __init__(
+        self, tasks: list[Task], jobs: int, started: Callable[[Run], None], objects: Mapping[str, Formulation]
+    ) -> None:
         self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             self.tasks.put(task)
@@ -109,7 +118,7 @@ class _Crew:
         self.stopping = threading.Event()
         self.outstanding = min(jobs, len(tasks))  # threads at work
         share = str(max(1, cores() // max(1, self.outstanding)))
-        self.workers = [_Worker(share) for _ in range(self.outstanding)]
+        self.workers = [_Worker(share, objects) for _ in range(self.outstanding)]
         self.threads = [threading.Thread(target=self._serve, args=(w,), daemon=True) for w in self.workers]
         for thread in self.threads:
             thread.start()
@@ -147,7 +156,8 @@ class _Crew:
 class _Worker:
     """The parent's end of a worker."""
 
-    def __init__(self, threads: str) -> None:
+    def __init__(self, threads: str, objects: Mapping[str, Formulation] = {}) -> None:
+        self.objects = objects
         root = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         share = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -168,6 +178,8 @@ class _Worker:
     def do(self, run: Run, path: Path) -> Finished:
         if run.kind == "policy" and known_here_only(run.name):
             return done_here(run, path)
+        if run.kind == "formulation" and run.name in self.objects:
+            return done_here(run, path, self.objects[run.name])
         began = time.monotonic()
         try:
             answer = self.answer(run, path)
@@ -222,9 +234,9 @@ def known_here_only(policy: str) -> bool:
     return entry is not None and not entry.bundled
 
 
-def done_here(run: Run, path: Path) -> Finished:
+def done_here(run: Run, path: Path, formulation: Formulation | None = None) -> Finished:
     """A run in this process, which has neither limits nor an end of its own."""
-    result = perform(run)
+    result = perform(run, formulation)
     try:
         save_result(result, path)
     except ModelkitError as error:

@@ -77,6 +77,8 @@ class Formulation:
     separator
         What finds rows for a built model while a solver searches, where the solver can be given some in the tree. They
         hold for every solution of the constraints, so that variants keep them.
+    in_full
+        Whether what it inherits is filled in; modelkit sets it.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Formulation:
     value: Callable[[Instance, Verdict], float] | None = None
     obstacles: Callable[[Instance], list[str]] | None = None
     separator: Callable[[Any, Instance], Separator | None] | None = None
+    in_full: bool = False
 
     def posed(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
         """The instance as this formulation's functions see it: ``extra`` holds the value of each parameter.
@@ -252,6 +255,7 @@ class Formulation:
             extract=self.extract or base.extract,
             start=self.start or base.start,
             separator=self.separator or base.separator,
+            in_full=True,
         )
 
     def instantiate(self, instance: Instance, known: Any, *, within: float | None = None) -> Any:

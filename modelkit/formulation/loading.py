@@ -69,9 +69,22 @@ def load_formulation(name: str) -> Formulation:
     return _resolved(name, ())
 
 
-def base_of(name: str) -> Formulation | None:
+def in_full(formulation: Formulation) -> Formulation:
+    """The formulation with what it inherits filled in, where that is not so yet.
+
+    Raises
+    ------
+    UsageError, FormulationError
+        As `load_formulation`, of what it extends.
+    """
+    if formulation.extends is None or formulation.in_full:
+        return formulation
+    return formulation.extended(load_formulation(formulation.extends))
+
+
+def base_of(given: str | Formulation) -> Formulation | None:
     """What the formulation extends, in full; None for one that stands alone."""
-    extends = _load_file(file_of(name)).extends
+    extends = given.extends if isinstance(given, Formulation) else _load_file(file_of(given)).extends
     return None if extends is None else load_formulation(extends)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
-from modelkit.formulation.hosting import load_formulation
+from modelkit.formulation.hosting import formulation_of, load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, metric_names
@@ -117,7 +117,7 @@ class Formulations:
     """
 
     def __init__(self, known: Iterable[str | Formulation] = ()) -> None:
-        loaded = [load_formulation(f) if isinstance(f, str) else f for f in known]
+        loaded = [formulation_of(f) for f in known]
         self._found: dict[str, Formulation | None] = {f.name: f for f in loaded}
 
     def find(self, name: str) -> Formulation | None:

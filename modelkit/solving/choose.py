@@ -7,7 +7,7 @@ from typing import Any
 
 from modelkit.errors import Fault, FormulationFailedError, InputError, NoFormulationError, UsageError, did_you_mean
 from modelkit.formulation.formulation import Formulation
-from modelkit.formulation.hosting import found_formulations, load_formulation
+from modelkit.formulation.hosting import formulation_of, found_formulations
 from modelkit.formulation.loading import FoundFormulation
 from modelkit.instance import Instance
 from modelkit.problems.kv.diagram import refusal as search_refusal
@@ -37,7 +37,7 @@ def choose(
         As `solve`.
     """
     if formulation is not None:
-        chosen = load_formulation(formulation) if isinstance(formulation, str) else formulation
+        chosen = formulation_of(formulation)
         posed = chosen.posed(instance, parameters)
         if (why := chosen.refusal(posed)) is not None:
             raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")

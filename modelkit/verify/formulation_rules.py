@@ -9,7 +9,7 @@ from typing import Any
 from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, FormulationError, InputError, UsageError
 from modelkit.formulation.formulation import Formulation
-from modelkit.formulation.hosting import load_formulation
+from modelkit.formulation.hosting import formulation_of, load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
 from modelkit.io import load
@@ -60,8 +60,7 @@ def own_rules(
     """What the formulation of a result says, or why it is not at hand; None for a result of no formulation."""
     producer, given = result.producer, dict(parameters or {})
     if formulation is not None:
-        loaded = formulation if isinstance(formulation, Formulation) else load_formulation(formulation)
-        return _rules(loaded, result, instance, given)
+        return _rules(formulation_of(formulation), result, instance, given)
     if producer.kind != "formulation":
         if given:
             raise UsageError("parameters are a formulation's; name it with --formulation")

@@ -14,6 +14,7 @@ from modelkit.authoring.check import behaviour, documentation  # noqa: F401  reg
 from modelkit.authoring.check.candidate import Subject
 from modelkit.authoring.check.rules import RULES, Complaint, Finding, Rule
 from modelkit.errors import ModelkitError, UsageError
+from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import host as hosting
 from modelkit.formulation.hosting.guest import tell
 from modelkit.formulation.loading import file_of, is_bundled, place
@@ -27,8 +28,12 @@ ORDER = ("loads", "import", "docstring", "documented", "units", "data", "builds"
          "stable", "growth")  # fmt: skip
 
 
+#: Rules that look at the file, which an object may not have.
+OF_FILES = ("loads", "import", "docstring", "stable")
+
+
 def check(
-    name: str,
+    name: str | Formulation,
     parameters: Mapping[str, Any] | None = None,
     *,
     instances: int = INSTANCES,
@@ -40,7 +45,7 @@ def check(
     Parameters
     ----------
     name
-        Name or ``.py`` file.
+        Name, ``.py`` file, or the object itself: then it is checked in this process, and what only a file shows is not.
     parameters
         Values to check a variant with; those not given take the examples that it declares.
     instances
@@ -57,10 +62,12 @@ def check(
     """
     for rule in rules:
         _ = RULES[rule]  # refuses what there is not
-    if not file_of(name).is_file():
-        raise UsageError(f"cannot read formulation {name}: there is no such file")
     hear = listen or (lambda finding: None)
     wanted = [rule for rule in ORDER if rule in _with_predecessors(rules)]
+    if isinstance(name, Formulation):
+        return list(_findings(Subject(name, dict(parameters or {}), instances), wanted, hear).values())
+    if not file_of(name).is_file():
+        raise UsageError(f"cannot read formulation {name}: there is no such file")
     if is_bundled(name):
         return list(_findings(Subject(name, dict(parameters or {}), instances), wanted, hear).values())
     return _check_apart(name, dict(parameters or {}), instances, wanted, hear)
@@ -116,7 +123,10 @@ def _with_predecessors(rules: Collection[str]) -> set[str]:
 
 
 def _finding(rule: Rule, subject: Subject, found: Mapping[str, Finding]) -> Finding:
-    missing = [name for name in rule.after if found[name].status != "ok"]
+    skipped = OF_FILES if isinstance(subject.asked, Formulation) else ()
+    if rule.name in skipped:
+        return Finding(rule.name, rule.checks, "not reached", "it is an object, and this looks at a file")
+    missing = [name for name in rule.after if found[name].status != "ok" and name not in skipped]
     if missing:
         return Finding(rule.name, rule.checks, "not reached", f"after {', '.join(missing)}")
     try:

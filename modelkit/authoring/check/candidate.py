@@ -15,7 +15,7 @@ from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.backends import Limits, Outcome, backend, backends
 from modelkit.errors import FormulationError
 from modelkit.formulation.formulation import Formulation
-from modelkit.formulation.loading import base_of, file_of, load_formulation
+from modelkit.formulation.loading import base_of, file_of, in_full, load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.solving.known import known_of
@@ -48,21 +48,30 @@ class Subject:
 
     Parameters
     ----------
-    name
-        Name or ``.py`` file.
+    asked
+        Name, ``.py`` file, or the object itself, whose file nobody looks at.
     given
         Parameters; those that are not given take their examples.
     wanted
         Tiny instances to draw.
     """
 
-    name: str
+    asked: str | Formulation
     given: Mapping[str, Any] = field(default_factory=dict)
     wanted: int = 50
 
+    @property
+    def name(self) -> str:
+        """Name or file."""
+        return self.asked if isinstance(self.asked, str) else self.asked.name
+
     @cached_property
     def path(self) -> Path:
-        return file_of(self.name).resolve()
+        """The file; of an object, the one in which its model is built."""
+        if isinstance(self.asked, str):
+            return file_of(self.asked).resolve()
+        code = getattr(self.asked.build, "__code__", None)
+        return Path(code.co_filename if code else self.asked.name)
 
     @cached_property
     def docstring(self) -> str:
@@ -78,12 +87,12 @@ class Subject:
     @cached_property
     def formulation(self) -> Formulation:
         """In full, with what it inherits."""
-        return load_formulation(self.name)
+        return load_formulation(self.asked) if isinstance(self.asked, str) else in_full(self.asked)
 
     @cached_property
     def base(self) -> Formulation | None:
         """What it extends, in full."""
-        return base_of(self.name)
+        return base_of(self.asked)
 
     @cached_property
     def abstract(self) -> Any:

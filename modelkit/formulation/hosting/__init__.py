@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from modelkit.errors import FormulationError, UsageError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting.held import HeldFormulation, held
-from modelkit.formulation.loading import FoundFormulation, file_of, formulation_files, is_bundled
+from modelkit.formulation.loading import FoundFormulation, file_of, formulation_files, in_full, is_bundled
 from modelkit.formulation.loading import load_formulation as load_here
 
-__all__ = ["HeldFormulation", "found_formulations", "load_formulation"]
+__all__ = ["HeldFormulation", "formulation_of", "found_formulations", "load_formulation"]
 
 
 def load_formulation(name: str) -> Formulation:
@@ -28,6 +28,17 @@ def load_formulation(name: str) -> Formulation:
         The file is missing or broken, or its import does not end; the message says in which line.
     """
     return load_here(name) if is_bundled(name) else held(file_of(name))
+
+
+def formulation_of(given: str | Formulation) -> Formulation:
+    """The formulation of that name or file, or the object itself, each with what it inherits filled in.
+
+    Raises
+    ------
+    UsageError, FormulationError
+        As `load_formulation`, also of what an object extends.
+    """
+    return load_formulation(given) if isinstance(given, str) else in_full(given)
 
 
 def found_formulations() -> Iterator[FoundFormulation]:

@@ -110,7 +110,7 @@ def _facts(formulation: Formulation) -> dict[str, Any]:
     facts = {
         field: True if callable(value) else value
         for field in Formulation.__dataclass_fields__
-        if (value := getattr(formulation, field)) is not None
+        if field != "in_full" and (value := getattr(formulation, field)) is not None
     }
     return {**facts, "objective_doc": formulation.objective_doc if formulation.value else ""}
 

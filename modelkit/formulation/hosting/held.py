@@ -142,7 +142,7 @@ def held(path: Path) -> HeldFormulation:
 
     tie.objective_doc = facts.pop("objective_doc")
     fields: dict[str, Any] = {k: elsewhere(k) if v is True else v for k, v in facts.items()}
-    return HeldFormulation(**fields, tie=tie)
+    return HeldFormulation(**fields, tie=tie, in_full=True)
 
 
 # --- in the process that holds it ----------------------------------------------------------------------
