@@ -23,6 +23,11 @@ class Served(NamedTuple):
     failed: bool = False
 
 
+def nanoseconds(moment: float) -> int:
+    """Of a moment of a log since 1970, as clocks of whole nanoseconds have it."""
+    return round(EPOCH) * 10**9 + round(moment * 1e9)
+
+
 def lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -85,8 +90,8 @@ def otel(run: list[Served]) -> str:
     rows = []
     for r in run:
         span = {
-            "name": "llm_request", "spanId": r.id, "startTimeUnixNano": str(round((EPOCH + r.arrival) * 1e9)),
-            "endTimeUnixNano": str(round((EPOCH + r.last) * 1e9)), "status": {"code": 2} if r.failed else {},
+            "name": "llm_request", "spanId": r.id, "startTimeUnixNano": str(nanoseconds(r.arrival)),
+            "endTimeUnixNano": str(nanoseconds(r.last)), "status": {"code": 2} if r.failed else {},
             "attributes": [
                 attribute("gen_ai.request.id", r.id), attribute("gen_ai.usage.prompt_tokens", r.prompt),
                 attribute("gen_ai.usage.completion_tokens", r.output),
@@ -101,10 +106,10 @@ def otel(run: list[Served]) -> str:
 def aiperf(run: list[Served]) -> str:
     rows = []
     for r in run:
-        start = round((EPOCH + r.arrival) * 1e9)
+        start = nanoseconds(r.arrival)
         metadata = {
             "session_num": 0, "x_request_id": r.id, "turn_index": 0, "credit_issued_ns": start,
-            "request_start_ns": start, "request_end_ns": round((EPOCH + r.last) * 1e9), "benchmark_phase": "profiling",
+            "request_start_ns": start, "request_end_ns": nanoseconds(r.last), "benchmark_phase": "profiling",
             "was_cancelled": False,
         }  # fmt: skip
         metrics = {

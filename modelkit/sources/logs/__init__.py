@@ -31,6 +31,10 @@ from modelkit.sources.traces import trace_formats
 Read = Callable[[str | os.PathLike[str], Reading], Iterator[LogRecord]]
 
 
+#: Seconds, such as those since 1970, from which on a double no longer tells tenths of a microsecond.
+_COARSE = 2.0**28
+
+
 @dataclass(frozen=True)
 class LogFormat:
     """A format of logs: how a file of it becomes records."""
@@ -207,10 +211,33 @@ def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:
 
 
 def _ordered(records: list[LogRecord]) -> list[LogRecord]:
-    """In the order of their arrivals, which are 0 where not all are known."""
+    """In the order of their arrivals, which count from the first, and are 0 where not all are known."""
     if any(record.arrival is None for record in records):
         return [replace_arrival(record, 0.0) for record in records]
-    return sorted(records, key=lambda record: record.arrival or 0.0)
+    records.sort(key=lambda record: record.arrival or 0.0)
+    origin = records[0].arrival or 0.0
+    for i, record in enumerate(records):  # in place, for there may be a million
+        records[i] = _counted_from(origin, record)
+    return records
+
+
+def _counted_from(origin: float, record: LogRecord) -> LogRecord:
+    """The record with its times counted from ``origin``, in whole microseconds where a double tells no more."""
+    coarse = abs(origin) > _COARSE
+
+    def counted(moment: float | None) -> float | None:
+        if moment is None:
+            return None
+        return (_microseconds(moment) - _microseconds(origin)) / 1e6 if coarse else moment - origin
+
+    return record._replace(
+        arrival=counted(record.arrival), first_token=counted(record.first_token),
+        last_token=counted(record.last_token), scheduled=counted(record.scheduled),
+    )  # fmt: skip
+
+
+def _microseconds(moment: float) -> int:
+    return round(round(moment, 6) * 1e6)
 
 
 def replace_arrival(record: LogRecord, arrival: float) -> LogRecord:

@@ -25,6 +25,15 @@ class Prompts(NamedTuple):
     iterations: Floats
 
 
+def iterations_of(every: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The iteration of each token by its time, shape [tokens], and when each iteration ends [ms]."""
+    order = np.argsort(every, kind="stable")
+    new = np.concatenate([[True], np.diff(every[order]) > tolerance])
+    iteration = np.empty(len(every), dtype=np.int64)
+    iteration[order] = np.cumsum(new) - 1
+    return iteration, every[order][new]
+
+
 def whole_prompts(first: Floats, tokens: Floats, tolerance: float, chunk: float) -> Prompts:
     """Each prompt in the iteration of its first token; those whose first tokens come together share one.
 
@@ -42,13 +51,8 @@ def split_prompts(
     times: list[Floats], arrival: Floats, tokens: Floats, tolerance: float, chunk: float
 ) -> Prompts:  # fmt: skip
     """Each prompt in the iterations that it fills; ``times`` are those of all tokens of each request [ms]."""
-    every = np.concatenate(times)
     is_first = np.concatenate([np.arange(len(t)) == 0 for t in times])
-    order = np.argsort(every, kind="stable")
-    new = np.concatenate([[True], np.diff(every[order]) > tolerance])
-    iteration = np.empty(len(every), dtype=np.int64)
-    iteration[order] = np.cumsum(new) - 1
-    ends = every[order][new]
+    iteration, ends = iterations_of(np.concatenate(times), tolerance)
     free = np.maximum(0.0, chunk - np.bincount(iteration, weights=~is_first, minlength=len(ends)))
     filled = np.zeros(len(ends))
     last = iteration[is_first]
