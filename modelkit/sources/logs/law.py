@@ -39,8 +39,8 @@ from modelkit.sources.logs.equations import (
 WORST_MEAN = 0.25
 #: A coefficient is told up to twice its standard error in this share of it, or in this share of the mean duration.
 TOLD_SHARE, TOLD_EFFECT = 0.02, 1e-4
-#: Median relative error of iterations with prompts from which on they were not processed as is thought.
-DISTURBED = 0.05
+#: Median relative error of iterations with prompts, and how often that of others, above which prompts were elsewhere.
+DISTURBED, MORE_THAN_OTHERS = 0.01, 3.0
 #: Standard deviations in the median size of errors that are normal.
 NORMAL = 1.4826
 #: Parts of a log that are left out in turn.
@@ -162,8 +162,11 @@ class _Fit:
 def _prompts_are_elsewhere(iterations: Equations, coefficients: Floats) -> bool:
     """Whether the iterations that are thought to have prompts took other times than they would with them."""
     having = iterations.terms[:, 1] > 0.0
-    off = np.abs(iterations.terms @ coefficients / iterations.measured - 1)[having]
-    return len(off) > 0 and float(np.median(off)) > DISTURBED
+    off = np.abs(iterations.terms @ coefficients / iterations.measured - 1)
+    if having.all() or not having.any():
+        return False
+    usual = MORE_THAN_OTHERS * float(np.median(off[~having]))
+    return float(np.median(off[having])) > max(DISTURBED, usual)
 
 
 def _range(values: Floats) -> tuple[float, float]:
