@@ -34,10 +34,10 @@ def run(n: int, seed: int, base: float, more: float) -> dict[str, Any]:
     known = Known(instance)
     windows = known.windows
     row: dict[str, Any] = {"n": n, "seed": seed, "base": base, "more": more, "value": known.hindsight.latency}
-    row["lp"] = CliqueProgram(instance, windows, ()).solved(float("inf"), float("inf")).bound / SCALE
+    row["lp"] = CliqueProgram(instance, windows, ()).cut_and_solve(float("inf"), float("inf")).bound / SCALE
     program = CliqueProgram(instance, windows)
     began = time.perf_counter()
-    row["cliques"] = program.solved(began + base, float("inf")).bound / SCALE
+    row["cliques"] = program.cut_and_solve(began + base, float("inf")).bound / SCALE
     row["cliques_seconds"] = time.perf_counter() - began
     row["families"] = {}
     for family in FAMILIES:
@@ -55,7 +55,7 @@ def run(n: int, seed: int, base: float, more: float) -> dict[str, Any]:
         continued.cuts = list(program.cuts)
         continued.families = (timed,) if family is conflict_cliques else (conflict_cliques, timed)
         before = time.perf_counter()
-        bound = continued.solved(before + more, float("inf")).bound / SCALE
+        bound = continued.cut_and_solve(before + more, float("inf")).bound / SCALE
         row["families"][family.__name__] = {"bound": bound, "wall": time.perf_counter() - before, **finding}
     row["load"] = os.getloadavg()[0]
     return row

@@ -72,7 +72,7 @@ def readers() -> dict[str, Callable[[str], object]]:
 
 
 def read(reader: Callable[[str], object], path: str) -> tuple[str, str]:
-    """Outcome of reading a file: ``read``, ``refused``, or a failure in words."""
+    """Outcome of reading a file: ``read``, ``refuse``, or a failure in words."""
     from modelkit.errors import InputError, ModelkitError
 
     try:

@@ -25,9 +25,9 @@ from serving_bounds import Compared, against_optima, against_policies, larger_in
 RESULTS = Path(__file__).resolve().parent / "results" / "serving_truth.json"
 
 
-def kinds_of(posed: Question) -> list[str]:
+def kinds_of(parametrised: Question) -> list[str]:
     """What an instance has of all that may be."""
-    server = posed.instance.server
+    server = parametrised.instance.server
     clock = server.clock
     features = {
         "with base_ms": clock.base_ms > 0,
@@ -35,9 +35,9 @@ def kinds_of(posed: Question) -> list[str]:
         "levels": clock.prefill_levels is not None,
         "memory": server.kv_capacity_tokens is not None,
         "slots": server.slots is not None,
-        "chunked prefill": posed.chunk is not None,
-        "evictions": posed.evictions,
-        "all at once": len({r.arrival for r in posed.instance.requests}) == 1,
+        "chunked prefill": parametrised.chunk is not None,
+        "evictions": parametrised.evictions,
+        "all at once": len({r.arrival for r in parametrised.instance.requests}) == 1,
     }
     return [name for name, has in features.items() if has]
 
@@ -84,8 +84,8 @@ def main() -> None:
 
 def tiny(seed: int) -> tuple[list[str], Compared]:
     """One instance against its optima."""
-    posed = question(seed, most=5 if seed % 8 == 0 else 4)
-    return kinds_of(posed), against_optima(posed, seed, relaxed=True)
+    parametrised = question(seed, most=5 if seed % 8 == 0 else 4)
+    return kinds_of(parametrised), against_optima(parametrised, seed, relaxed=True)
 
 
 def large(seed: int) -> tuple[list[str], Compared]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from record import stamp
 
-from modelkit.experiments.run import planned
+from modelkit.experiments.run import plan_run
 from modelkit.experiments.study import cells, load_study, run_study, status
 from modelkit.experiments.study.store import drawn
 from modelkit.simulation.simulate import simulate
@@ -51,7 +51,7 @@ def overhead(runs: int, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     for cell in some:
         instance = drawn(cell.instance)
-        simulate(instance, planned(instance, "", cell.kind, cell.name).name)
+        simulate(instance, plan_run(instance, "", cell.kind, cell.name).name)
     work = (time.perf_counter() - began) / len(some)
     files = [file for file in (folder / "tiny.study").rglob("*") if file.is_file()]
     began = time.perf_counter()

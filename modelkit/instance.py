@@ -213,7 +213,7 @@ class Instance(Data):
             "output_tokens": [r.output_tokens for r in self.requests],
         }
         if any(r.predicted_output_tokens is not None for r in self.requests):
-            requests["predicted_output_tokens"] = [_collapsed(r.prediction) for r in self.requests]
+            requests["predicted_output_tokens"] = [_collapse(r.prediction) for r in self.requests]
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "name": self.name,
@@ -336,7 +336,7 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _collapsed(interval: tuple[int, int]) -> int | tuple[int, int]:
+def _collapse(interval: tuple[int, int]) -> int | tuple[int, int]:
     return interval[0] if interval[0] == interval[1] else interval
 
 

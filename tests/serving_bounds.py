@@ -133,12 +133,12 @@ class Compared:
     shares: dict[str, float]
 
 
-def against_optima(posed: Question, seed: int, *, relaxed: bool = False) -> Compared:
+def against_optima(parametrised: Question, seed: int, *, relaxed: bool = False) -> Compared:
     """The bounds of a tiny instance, beside what no schedule is below.
 
     ``relaxed``: and where prompts are processed whole, the optima of the relaxed formulations.
     """
-    instance, chunk, evictions = posed
+    instance, chunk, evictions = parametrised
     least = {}
     for name, metric in METRICS.items():
         best = optimum(instance, name, evictions=evictions, chunk=chunk)
@@ -148,9 +148,9 @@ def against_optima(posed: Question, seed: int, *, relaxed: bool = False) -> Comp
     return _compared([*claims(instance, seed), *others], least)
 
 
-def excesses(posed: Question, seed: int) -> list[str]:
+def excesses(parametrised: Question, seed: int) -> list[str]:
     """The bounds of a tiny instance that are above its optimum."""
-    return against_optima(posed, seed).excesses
+    return against_optima(parametrised, seed).excesses
 
 
 def against_policies(instance: mk.Instance, seed: int) -> Compared:

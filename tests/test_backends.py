@@ -288,10 +288,10 @@ def test_integral_objectives_round_the_bound_up() -> None:
     """Tests that a bound is rounded up exactly when the objective is whole, less a solver's tolerance."""
     form, _ = compile_model(knapsack())
     assert form.objective_is_integral()
-    assert [form.tightened(b) for b in (None, 7.2, 7.0000001, 7.0)] == [None, 8, 7, 7]
+    assert [form.tighten(b) for b in (None, 7.2, 7.0000001, 7.0)] == [None, 8, 7, 7]
     broken = StandardForm(**{f: getattr(form, f) for f in StandardForm.__slots__})
     broken.offset = 0.5
-    assert broken.tightened(7.2) == 7.2
+    assert broken.tighten(7.2) == 7.2
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,12 @@ def test_smooth_gradient_is_right() -> None:
     prices = fluid_prices(instance, starts, rounds) + 0.01
     last = np.full(8, rounds)
     stride = np.ones(8, dtype=np.int64)
-    at = relaxation.smoothed(prices, 2.0, instance.arrays.arrival, last, stride)
+    at = relaxation.smooth(prices, 2.0, instance.arrays.arrival, last, stride)
     for t in (0, 5, rounds // 2):
         step = np.zeros(rounds)
         step[t] = 1e-5
-        above = relaxation.smoothed(prices + step, 2.0, instance.arrays.arrival, last, stride)
-        below = relaxation.smoothed(prices - step, 2.0, instance.arrays.arrival, last, stride)
+        above = relaxation.smooth(prices + step, 2.0, instance.arrays.arrival, last, stride)
+        below = relaxation.smooth(prices - step, 2.0, instance.arrays.arrival, last, stride)
         assert (above.value - below.value) / 2e-5 == pytest.approx(at.excess[t], rel=1e-3, abs=1e-2)
     assert at.value <= relaxation.bound(prices, starts)[0]
 
@@ -159,7 +159,7 @@ def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -
     rounds = int((starts + instance.arrays.output).max()) + 1
     fluid = Relaxation(instance, rounds).bound(fluid_prices(instance, starts, rounds), starts)[0]
     looked_at = 0
-    smoothed = Relaxation.smoothed
+    smoothed = Relaxation.smooth
 
     def counted(self: Relaxation, prices: np.ndarray, temperature: float, first, last, stride) -> object:
         nonlocal looked_at
@@ -168,7 +168,7 @@ def test_some_requests_stand_for_all_at_first(monkeypatch: pytest.MonkeyPatch) -
             raise KeyboardInterrupt
         return smoothed(self, prices, temperature, first, last, stride)
 
-    monkeypatch.setattr(Relaxation, "smoothed", counted)
+    monkeypatch.setattr(Relaxation, "smooth", counted)
     with pytest.raises(InterruptedWith) as stop:
         ascend(instance, starts)
     assert stop.value.best.bound > 1.01 * fluid

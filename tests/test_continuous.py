@@ -227,7 +227,9 @@ def evict_shortest(state: Naive) -> list[int]:
     return out
 
 
-def gated(admit: Callable[[Naive], list[int]], size: float, wait: float = math.inf) -> Callable[[Naive], list[int]]:
+def gate_policy(
+    admit: Callable[[Naive], list[int]], size: float, wait: float = math.inf
+) -> Callable[[Naive], list[int]]:
     """A rule that is asked while ``size`` wait, the first has waited ``wait`` seconds, or nobody is in progress."""
 
     def admit_behind(state: Naive) -> list[int]:
@@ -254,10 +256,10 @@ RULES: dict[str, tuple[Any, Any]] = {
     "a-max": (look_ahead(lambda s, i: s.predicted[i]), evict_latest),
     "a-min": (look_ahead(lambda s, i: s.lower[i], "lower"), evict_shortest),
     "vllm-like:block=1,watermark=0": (vllm, evict_latest_vllm),
-    "mc-sf:gate=3": (gated(look_ahead(lambda s, i: s.predicted[i]), 3), evict_latest),
-    "svf:gate=4,wait=0.0637": (gated(look_ahead(volume), 4, 0.0637), evict_latest),
-    "a-min:wait=0.0637": (gated(look_ahead(lambda s, i: s.lower[i], "lower"), math.inf, 0.0637), evict_shortest),
-    "vllm-like:block=1,watermark=0,gate=3": (gated(vllm, 3), evict_latest_vllm),
+    "mc-sf:gate=3": (gate_policy(look_ahead(lambda s, i: s.predicted[i]), 3), evict_latest),
+    "svf:gate=4,wait=0.0637": (gate_policy(look_ahead(volume), 4, 0.0637), evict_latest),
+    "a-min:wait=0.0637": (gate_policy(look_ahead(lambda s, i: s.lower[i], "lower"), math.inf, 0.0637), evict_shortest),
+    "vllm-like:block=1,watermark=0,gate=3": (gate_policy(vllm, 3), evict_latest_vllm),
 }
 
 

@@ -105,7 +105,7 @@ def test_three_exceed_iff_no_schedule_has_them(draw: Callable[..., Instance]) ->
 def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliqueProgram, int, np.ndarray]:
     """The program with cuts of these families after a moment, its bound times SCALE and its fractional optimum."""
     program = CliqueProgram(instance, start_windows(instance), families)
-    bound = program.solved(time.perf_counter() + 0.3, float("inf")).bound
+    bound = program.cut_and_solve(time.perf_counter() + 0.3, float("inf")).bound
     solver = program.linear_program()
     solver.run()
     return program, bound, np.array(solver.getSolution().col_value)
@@ -164,14 +164,14 @@ def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
     model = plain.instantiate(instance, known_of(plain, instance))
     variables = list(model.start.values())
 
-    def solved(separator: Separator) -> None:
+    def cut_and_solve(separator: Separator) -> None:
         backend("scip").solve(model, Limits(30), {"presolving/maxrounds": 0}, separator=separator)
 
     with pytest.raises(SolverError, match="cannot go to the solver's process"):
-        solved(Separator(variables, lambda x: []))
+        cut_and_solve(Separator(variables, lambda x: []))
     with pytest.raises(SolverError, match="scip failed: ModuleNotFoundError"):
-        solved(Separator(variables, broken))
+        cut_and_solve(Separator(variables, broken))
     with pytest.raises(SolverError, match="scip failed: TypeError"):
-        solved(Separator(variables, len))
+        cut_and_solve(Separator(variables, len))
     with pytest.raises(SolverError, match="in no row"):
-        solved(Separator([*variables, plain.instantiate(two, known_of(plain, two)).start["long", 0]], len))
+        cut_and_solve(Separator([*variables, plain.instantiate(two, known_of(plain, two)).start["long", 0]], len))

@@ -91,7 +91,7 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
         instance = draw(7000 + seed, 4, most_memory=10, spread=2)
         value, winners = brute_force(instance)
         program = CliqueProgram(instance, start_windows(instance, use_prices=False))
-        bound = program.solved(np.inf, np.inf)
+        bound = program.cut_and_solve(np.inf, np.inf)
         assert bound.bound <= value * SCALE
         of = program.candidates
         for clique, coefficients, right in program.cuts:
@@ -110,7 +110,7 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
 
 
 def problem_of(instance: Instance) -> Reversed:
-    return Reversed.of(instance, CliqueProgram(instance, start_windows(instance)).solved(np.inf, np.inf))
+    return Reversed.of(instance, CliqueProgram(instance, start_windows(instance)).cut_and_solve(np.inf, np.inf))
 
 
 def least(diagram: Diagram, problem: Reversed, multipliers: np.ndarray) -> int:
@@ -175,10 +175,10 @@ def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
         problem = problem_of(instance)
         multipliers = np.full(4, problem.bound // 4)
         diagram = first_diagram(problem, multipliers, (value + 3) * SCALE, np.inf, width=100_000)
-        limit, left = diagram.limited(problem, multipliers, 0, value + 3, diagram.arcs // 2)
+        limit, left = diagram.find_limit(problem, multipliers, 0, value + 3, diagram.arcs // 2)
         assert left.arcs <= diagram.arcs // 2
         if limit < value + 3:
-            _, more = diagram.limited(problem, multipliers, limit + 1, value + 3, 0)
+            _, more = diagram.find_limit(problem, multipliers, limit + 1, value + 3, 0)
             assert more.arcs > diagram.arcs // 2
         if limit >= value:
             assert least(left, problem, multipliers) == least(diagram, problem, multipliers)

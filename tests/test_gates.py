@@ -19,7 +19,7 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.policies import Policy, Running, Seen, View, chosen_policy, policies, policy
 from modelkit.policies.clearing import AlphaProtection
-from modelkit.policies.gates import AutoGate, gated
+from modelkit.policies.gates import AutoGate, gate_policy
 from modelkit.simulation.continuous import ContinuousSimulation
 from modelkit.simulation.simulate import policy_schedule
 
@@ -231,7 +231,7 @@ def test_wrong_gates() -> None:
     with pytest.raises(UsageError, match="no option"):
         chosen_policy("sorted:gate=2")  # stages have none
     inner = McStub()
-    assert gated(inner) is inner
+    assert gate_policy(inner) is inner
 
 
 def test_options_called_as_the_gates() -> None:

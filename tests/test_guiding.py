@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from modelkit.cli import cli
-from modelkit.cli.guiding import map_of, mapped
+from modelkit.cli.guiding import list_mapped, map_of
 from modelkit.cli.making import all_families, all_formats
 from modelkit.cli.output import fit_terminal, printable
 
@@ -33,7 +33,7 @@ MADE = [("generate", name) for name in all_families()] + [("import", name) for n
 FREE = {"params", "options", "predictions", "slots_at", "where", "title", "name of new formulation"}
 
 
-def completed(words: str, folder: Path, **environment: str) -> list[str]:
+def complete(words: str, folder: Path, **environment: str) -> list[str]:
     """What bash would be offered for the last word."""
     made = subprocess.run(
         [sys.executable, "-m", "modelkit"], cwd=folder, capture_output=True, text=True, check=True,
@@ -45,7 +45,7 @@ def completed(words: str, folder: Path, **environment: str) -> list[str]:
 
 def test_the_map() -> None:
     """Tests that every command stands on the map, that it fits a small screen, and that it says how to begin."""
-    assert set(cli.commands) <= mapped()
+    assert set(cli.commands) <= list_mapped()
     made = CliRunner().invoke(cli, [], obj={})
     assert made.exit_code == 0
     assert made.output.strip() == map_of(cli)
@@ -99,20 +99,20 @@ def test_completion(tmp_path: Path) -> None:
     for name in ("a.json", "b.json.gz", "c.txt", "s.toml"):
         (tmp_path / name).touch()
     (tmp_path / "mine.py").write_text("raise SystemExit('run')")
-    assert completed("modelkit so", tmp_path) == ["solve"]
-    assert completed("modelkit generate ch", tmp_path) == ["chat"]
-    assert completed("modelkit simulate a.json --policy mc", tmp_path) == ["mc-benchmark", "mc-sf"]
+    assert complete("modelkit so", tmp_path) == ["solve"]
+    assert complete("modelkit generate ch", tmp_path) == ["chat"]
+    assert complete("modelkit simulate a.json --policy mc", tmp_path) == ["mc-benchmark", "mc-sf"]
     options = ["mc-sf:alpha=", "mc-sf:gate=", "mc-sf:gate=auto", "mc-sf:wait="]
-    assert completed("modelkit simulate a.json --policy mc-sf:", tmp_path) == options
-    assert completed("modelkit compare a.json -p svf:alpha=0.1,g", tmp_path)[-1] == "svf:alpha=0.1,gate=auto"
-    assert completed("modelkit solve --solver sc", tmp_path) == ["scip"]
-    assert completed("modelkit solve --warm-start no", tmp_path) == ["none"]
-    assert completed("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
-    assert completed("modelkit study run s", tmp_path)[-1] == "s.toml"
-    assert completed("modelkit generate chat --server llama2-", tmp_path)[0].startswith("llama2-")
-    assert completed("modelkit import azure ", tmp_path) == ["a.json", "b.json.gz"]
-    assert completed("modelkit show kv-hindsight-f", tmp_path) == ["kv-hindsight-flow"]
-    assert "mine" in completed("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
+    assert complete("modelkit simulate a.json --policy mc-sf:", tmp_path) == options
+    assert complete("modelkit compare a.json -p svf:alpha=0.1,g", tmp_path)[-1] == "svf:alpha=0.1,gate=auto"
+    assert complete("modelkit solve --solver sc", tmp_path) == ["scip"]
+    assert complete("modelkit solve --warm-start no", tmp_path) == ["none"]
+    assert complete("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
+    assert complete("modelkit study run s", tmp_path)[-1] == "s.toml"
+    assert complete("modelkit generate chat --server llama2-", tmp_path)[0].startswith("llama2-")
+    assert complete("modelkit import azure ", tmp_path) == ["a.json", "b.json.gz"]
+    assert complete("modelkit show kv-hindsight-f", tmp_path) == ["kv-hindsight-flow"]
+    assert "mine" in complete("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -84,16 +84,16 @@ def test_a_binary_between_0_and_1() -> None:
 
 def test_the_file_changed_after_the_plan(tmp_path: Any) -> None:
     """Tests that a run is about the instance that it was planned for, or about none."""
-    from modelkit.experiments.run import perform, planned
+    from modelkit.experiments.run import perform, plan_run
 
     path = tmp_path / "a.json"
     mk.save_instance(tiny(), path)
-    run = planned(tiny(), path, "policy", "mc-sf")
+    run = plan_run(tiny(), path, "policy", "mc-sf")
     mk.save_instance(vast(), path)
     assert "holds another instance than when the run was planned" in perform(run).message
     path.write_text("[")
     assert "not JSON" in perform(run).message
-    wrong = planned(tiny(), path, "policy", "mc-sf", parameters={"predictions": "nonsense"})
+    wrong = plan_run(tiny(), path, "policy", "mc-sf", parameters={"predictions": "nonsense"})
     mk.save_instance(tiny(), path)
     assert "unknown prediction model 'nonsense'" in perform(wrong).message
 

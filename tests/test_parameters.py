@@ -9,7 +9,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.formulation.parameters import Parameter, parsed_parameters, settle
+from modelkit.formulation.parameters import Parameter, parse_parameters, settle
 from modelkit.solving import choose
 
 NUMBER = Parameter(name="cap", doc="a cap [request]", least=1, most=9)
@@ -23,9 +23,9 @@ def with_extra(instance: mk.Instance, **extra: Any) -> mk.Instance:
 
 def test_where_values_come_from(two: mk.Instance) -> None:
     """Tests that the command line counts before the instance, and the instance before the default."""
-    posed = with_extra(two, cap=2, weight={"long": 3})
-    assert settle((NUMBER, EACH), posed, {"cap": 4}, "x") == {"cap": 4, "weight": {"short": 1.0, "long": 3.0}}
-    assert settle((NUMBER, EACH), posed, {}, "x")["cap"] == 2
+    parametrised = with_extra(two, cap=2, weight={"long": 3})
+    assert settle((NUMBER, EACH), parametrised, {"cap": 4}, "x") == {"cap": 4, "weight": {"short": 1.0, "long": 3.0}}
+    assert settle((NUMBER, EACH), parametrised, {}, "x")["cap"] == 2
     assert settle((EACH,), two, {"weight": 2}, "x") == {"weight": {"short": 2.0, "long": 2.0}}
 
 
@@ -63,11 +63,11 @@ def test_names_are_checked(two: mk.Instance) -> None:
 
 def test_texts_are_json() -> None:
     """Tests values as they are typed."""
-    assert parsed_parameters(["batch-cap=3", 'w={"a": 1.5}', "s=x", "n=NaN"]) == {
+    assert parse_parameters(["batch-cap=3", 'w={"a": 1.5}', "s=x", "n=NaN"]) == {
         "batch_cap": 3, "w": {"a": 1.5}, "s": "x", "n": "NaN",
     }  # fmt: skip
     with pytest.raises(UsageError, match="NAME=VALUE"):
-        parsed_parameters(["cap"])
+        parse_parameters(["cap"])
 
 
 def test_a_variant_is_taken_only_when_it_is_meant(two: mk.Instance) -> None:

@@ -40,7 +40,7 @@ OPTIMA = {0: 97.0, 1: 27.0, 2: 29.0}
 
 def answer(number: int, solver: str = "highs") -> tuple[float | None, float | None]:
     """Value and bound of one of the small instances."""
-    return histories.solved((number, solver))[2:4]
+    return histories.cut_and_solve((number, solver))[2:4]
 
 
 def right(number: int) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def test_an_error_in_a_callback_leaves_no_answer_behind(solver: str) -> None:
             raise OwnError
 
     with pytest.raises(OwnError):
-        histories.solved((0, solver), listen=listen)
+        histories.cut_and_solve((0, solver), listen=listen)
     assert [answer(1, solver), answer(0, solver)] == [right(1), right(0)]
 
 
@@ -366,7 +366,7 @@ def test_a_linear_program_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) ->
         engine.run(engine.new_highs(knapsack()))
     instance = generate("kv-synthetic", requests=9, kv_capacity=20, seed=2)
     program = cliques.CliqueProgram(instance, start_windows(instance))
-    assert program.solved(np.inf, np.inf).bound > 0
+    assert program.cut_and_solve(np.inf, np.inf).bound > 0
     assert "could not solve a linear program" in program.trouble
     result = mk.solve(instance, solver="diagram", time_limit=2)
     if [stage for stage in result.stages if stage.name == "cliques"]:
@@ -482,6 +482,6 @@ def test_two_interrupts_end_a_solver_and_the_next_answer_is_right(solver: str) -
                 signal.raise_signal(signal.SIGINT)
 
     with contextlib.suppress(KeyboardInterrupt):
-        histories.solved((0, solver), listen=listen)
+        histories.cut_and_solve((0, solver), listen=listen)
     assert answer(1, solver) == right(1)
     assert threading.current_thread() is threading.main_thread()

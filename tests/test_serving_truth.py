@@ -116,8 +116,8 @@ def test_no_bound_is_above_the_optimum(seeds: range) -> None:
 
 def test_a_bound_above_the_optimum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests the comparison itself: with bounds a millionth above the optimum, and at it."""
-    posed = question(1, plain=True)
-    least = {metric: optimum(posed.instance, name).value for name, metric in METRICS.items()}
+    parametrised = question(1, plain=True)
+    least = {metric: optimum(parametrised.instance, name).value for name, metric in METRICS.items()}
     assert min(least.values()) > 0
 
     def raised(by: float) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_bound_above_the_optimum_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
             serving_bounds.Claim("made up", metric, Fraction(value * (1 + by)), "") for metric, value in least.items()
         ]
         monkeypatch.setattr(serving_bounds, "claims", lambda *_: rows)
-        return excesses(posed, 1)
+        return excesses(parametrised, 1)
 
     assert raised(0.0) == []
     assert len(raised(1e-6)) == 3

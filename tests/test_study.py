@@ -27,7 +27,7 @@ from modelkit.experiments.study import (
     cells,
     export,
     load_study,
-    measured,
+    measure,
     run_study,
     shipped_studies,
     status,
@@ -436,7 +436,7 @@ def test_small_studies_end_in_a_minute(tmp_path: Path, name: str) -> None:
     assert time.perf_counter() - began < 120
     assert not after.failed
     assert not after.left
-    assert all(verdict.ours is not None for verdict in verdicts(study.claims, measured(after.done)))
+    assert all(verdict.ours is not None for verdict in verdicts(study.claims, measure(after.done)))
 
 
 # --- the command line --------------------------------------------------------------------------
@@ -489,5 +489,5 @@ def test_measured_takes_certified_bounds_only(tmp_path: Path) -> None:
     """Tests that a solver's own bound is not called certified."""
     text = TINY.replace("0..5", "0..0").replace("[2, 3]", "3") + '\n[[formulations]]\nnames = ["kv-hindsight"]\n'
     entries = run_study(load_study(written(tmp_path, text + "\n[[bounds]]\n")), tmp_path / "kept", jobs=2).done
-    for entry, found in zip(entries, measured(entries), strict=True):
+    for entry, found in zip(entries, measure(entries), strict=True):
         assert (found.certified is not None) == (entry.bound_by == "certificate")

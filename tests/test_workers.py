@@ -14,7 +14,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import UsageError
-from modelkit.experiments.run import Run, perform, planned
+from modelkit.experiments.run import Run, perform, plan_run
 from modelkit.experiments.workers import _Worker, run_all
 from modelkit.instance import Instance
 from modelkit.result import Result
@@ -46,7 +46,7 @@ def broken(saved: Path, two: Instance, body: str, **settings: Any) -> Run:
     path.parent.mkdir(exist_ok=True)
     path.write_text(BROKEN.format(body=body))
     parameters = {"warm_start": "none"}
-    return planned(two, saved, "formulation", str(path), solver="highs", parameters=parameters, **settings)
+    return plan_run(two, saved, "formulation", str(path), solver="highs", parameters=parameters, **settings)
 
 
 def results(runs: list[Run], folder: Path, jobs: int = 2) -> list[Result]:
@@ -60,9 +60,9 @@ def results(runs: list[Run], folder: Path, jobs: int = 2) -> list[Result]:
 def test_runs_give_what_direct_calls_give(two: Instance, saved: Path) -> None:
     """Tests a formulation, a policy and the bound against the functions themselves."""
     runs = [
-        planned(two, saved, "formulation", "kv-hindsight", solver="scip", parameters={"warm_start": "none"}),
-        planned(two, saved, "policy", "mc-sf", seed=3),
-        planned(two, saved, "bound", "bound", time_limit=0.5),
+        plan_run(two, saved, "formulation", "kv-hindsight", solver="scip", parameters={"warm_start": "none"}),
+        plan_run(two, saved, "policy", "mc-sf", seed=3),
+        plan_run(two, saved, "bound", "bound", time_limit=0.5),
     ]
     solved, simulated, bounded = results(runs, saved.parent)
     assert (solved.status, solved.producer.solver, solved.start.policy) == ("optimal", "scip", None)
@@ -78,13 +78,13 @@ def test_a_run_that_fails_takes_no_other_with_it(two: Instance, saved: Path) -> 
     other = two.replace(name="other")
     runs = [
         broken(saved, two, "os.kill(os.getpid(), signal.SIGSEGV)"),
-        planned(two, saved, "policy", "mc-sf"),
+        plan_run(two, saved, "policy", "mc-sf"),
         broken(saved, two, "raise RuntimeError('on purpose')"),
         broken(saved, two, "time.sleep(60)", kill_after=1.0),
         broken(saved, two, "m.eaten = bytes(64 * 2**30)", memory_mb=32768),
-        planned(other, saved, "policy", "mc-sf"),
-        planned(two, saved, "formulation", "no-such", solver="highs"),
-        planned(two, saved, "policy", "svf"),
+        plan_run(other, saved, "policy", "mc-sf"),
+        plan_run(two, saved, "formulation", "no-such", solver="highs"),
+        plan_run(two, saved, "policy", "svf"),
     ]
     crashed, sound, raised, late, greedy, changed, unknown, last = results(runs, saved.parent)
     assert (sound.status, last.status) == ("feasible", "feasible")
@@ -107,22 +107,22 @@ def test_infeasible_and_parameters(two: Instance, tmp_path: Path) -> None:
     tight = two.replace(server=two.server.model_copy(update={"kv_capacity_tokens": 3}))
     mk.save_instance(tight, tmp_path / "tight.json")
     for run in (
-        planned(tight, tmp_path / "tight.json", "policy", "mc-sf"),
-        planned(tight, tmp_path / "tight.json", "formulation", "kv-hindsight", solver="highs"),
+        plan_run(tight, tmp_path / "tight.json", "policy", "mc-sf"),
+        plan_run(tight, tmp_path / "tight.json", "formulation", "kv-hindsight", solver="highs"),
     ):
         assert perform(run).status == "infeasible"
     with pytest.raises(UsageError, match="did you mean 'warm_start'"):
-        planned(two, "two.json", "formulation", "kv-hindsight", parameters={"warmstart": "none"})
+        plan_run(two, "two.json", "formulation", "kv-hindsight", parameters={"warmstart": "none"})
 
 
 def test_keys_say_what_decides_the_result(two: Instance) -> None:
     """Tests that the key depends on everything but the file's place, and that runs survive JSON."""
-    run = planned(two, "a.json", "policy", "mc-sf")
-    assert run.key == planned(two, "b.json", "policy", "mc-sf").key
+    run = plan_run(two, "a.json", "policy", "mc-sf")
+    assert run.key == plan_run(two, "b.json", "policy", "mc-sf").key
     others = [
-        planned(two, "a.json", "policy", "svf"),
-        planned(two, "a.json", "policy", "mc-sf", seed=1),
-        planned(two.replace(name="x"), "a.json", "policy", "mc-sf"),
+        plan_run(two, "a.json", "policy", "svf"),
+        plan_run(two, "a.json", "policy", "mc-sf", seed=1),
+        plan_run(two.replace(name="x"), "a.json", "policy", "mc-sf"),
     ]
     assert len({run.key, *(other.key for other in others)}) == 4
     assert Run.model_validate_json(run.model_dump_json()) == run

@@ -93,16 +93,16 @@ def diagnose(
     instance = load(instance)
     general = obstacles(instance)
     try:
-        chosen, posed = choose(instance, formulation, parameters)
+        chosen, parametrised = choose(instance, formulation, parameters)
     except UsageError:
         if not general:
             raise
         return Diagnosis("infeasible", None, tuple(general), message="no formulation takes the instance as it is")
-    own = [] if general else chosen.hindrances(posed)
+    own = [] if general else chosen.hindrances(parametrised)
     known = tuple(general + own)
     try:
         within = math.inf if time_limit is None else time_limit
-        form, columns, rows = chosen.apply(_compiled, posed, known_of(chosen, posed), within=within)
+        form, columns, rows = chosen.apply(_compile, parametrised, known_of(chosen, parametrised), within=within)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")
@@ -122,14 +122,16 @@ def diagnose(
     if found is None:
         words = "no set of contradicting constraints was found within the time limit"
         return Diagnosis("infeasible", chosen.name, known, message=words)
-    return Diagnosis("infeasible", chosen.name, known, _named(found, by, columns, rows))
+    return Diagnosis("infeasible", chosen.name, known, _name_conflict(found, by, columns, rows))
 
 
-def _compiled(
-    formulation: Formulation, posed: Instance, known: Known
+def _compile(
+    formulation: Formulation, parametrised: Instance, known: Known
 ) -> tuple[StandardForm, list[Column], list[NamedRow]]:
     """The arrays of a model, and the names of what is in them."""
-    model = formulation.instantiate(posed, known)  # kept: its rows and columns know their names only while it lives
+    model = formulation.instantiate(
+        parametrised, known
+    )  # kept: its rows and columns know their names only while it lives
     form, columns, rows = compile_named(model)
     return form, *describe(columns, rows)
 
@@ -154,7 +156,7 @@ def _conflict(form: StandardForm, solver: str, limits: Limits) -> tuple[Conflict
     return None, solver
 
 
-def _named(found: Conflict, solver: str, columns: list[Column], rows: list[NamedRow]) -> NamedConflict:
+def _name_conflict(found: Conflict, solver: str, columns: list[Column], rows: list[NamedRow]) -> NamedConflict:
     members: dict[str, list[str]] = {}
     docs: dict[str, str] = {}
     for i in found.rows:

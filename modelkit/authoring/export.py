@@ -42,16 +42,16 @@ def export_model(
         The model would not fit the memory.
     """
     instance = load(instance)
-    chosen, posed = choose(instance, formulation, parameters)
-    text: str = chosen.apply(_written, posed, known_of(chosen, posed), kind)
+    chosen, parametrised = choose(instance, formulation, parameters)
+    text: str = chosen.apply(_written, parametrised, known_of(chosen, parametrised), kind)
     return text, chosen
 
 
-def _written(formulation: Formulation, posed: Instance, known: Known, kind: Format) -> str:
-    """The model of a posed instance in a format."""
+def _written(formulation: Formulation, parametrised: Instance, known: Known, kind: Format) -> str:
+    """The model of an instance with parameters in a format."""
     from pyomo.common.errors import PyomoException
 
-    model = formulation.instantiate(posed, known)
+    model = formulation.instantiate(parametrised, known)
     with scratch_folder() as folder:
         path = folder / f"model.{kind}"
         try:

@@ -145,7 +145,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) and abs(value) < INFINITE else None
 
 
-def typed_option(solver: str, name: str, value: Any, current: Any) -> Any:
+def read_option(solver: str, name: str, value: Any, current: Any) -> Any:
     """An option's text in the type of the value that the solver has for it now.
 
     Raises

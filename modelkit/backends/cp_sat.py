@@ -12,7 +12,7 @@ import numpy as np
 import ortools
 from ortools.sat.python import cp_model
 
-from modelkit.backends.base import Limits, typed_option
+from modelkit.backends.base import Limits, read_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag, interrupted_by
 from modelkit.errors import ModelRefusedError, UsageError, did_you_mean
@@ -86,7 +86,7 @@ def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
     """The model in whole numbers, and the factor of its objective."""
     # continuous variables that whole ones determine, such as memory held, are whole in some optimal solution only if
     # all rows are; where a row is fractional nothing is claimed
-    if not form.integer.all() and not _determined(form):
+    if not form.integer.all() and not _is_determined(form):
         raise ModelRefusedError("CP-SAT takes whole numbers only; the model has continuous variables")
     model = cp_model.CpModel()
     for low, up in zip(form.lower.tolist(), form.upper.tolist(), strict=True):
@@ -115,7 +115,7 @@ def _model(form: StandardForm) -> tuple[cp_model.CpModel, int]:
     return model, factor
 
 
-def _determined(form: StandardForm) -> bool:
+def _is_determined(form: StandardForm) -> bool:
     """Whether the continuous variables can be taken as whole: equations with whole numbers, one after another.
 
     True when every continuous variable is, in some equation, alone among those not known to be whole, with the
@@ -158,7 +158,7 @@ def _set_options(solver: cp_model.CpSolver, limits: Limits, options: dict[str, A
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"CP-SAT has no option {name!r}{did_you_mean(name, known)}")
-        settings[name] = typed_option("CP-SAT", name, value, getattr(solver.parameters, name))
+        settings[name] = read_option("CP-SAT", name, value, getattr(solver.parameters, name))
     for name, value in settings.items():
         try:
             setattr(solver.parameters, name, value)

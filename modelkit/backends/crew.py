@@ -47,13 +47,13 @@ class Crew:
     @contextlib.contextmanager
     def lent(self) -> Iterator[SolverProcess]:
         """A process for one question; kept afterwards when it is free again, else ended."""
-        process = self._taken()
+        process = self._take()
         try:
             yield process
         finally:
             self._given_back(process)
 
-    def _taken(self) -> SolverProcess:
+    def _take(self) -> SolverProcess:
         with self._lock:
             while self.idle:
                 process = self.idle.pop()

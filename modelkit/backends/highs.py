@@ -8,7 +8,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from modelkit.backends.base import Conflict, Limits, finite, typed_option
+from modelkit.backends.base import Conflict, Limits, finite, read_option
 from modelkit.backends.engine import apart, new_highs, version
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, Report, StopFlag
@@ -122,7 +122,7 @@ def _set_options(solver: highspy.Highs, limits: Limits, options: dict[str, Any],
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"HiGHS has no option {name!r}{did_you_mean(name, known)}")
-        settings[name] = typed_option("HiGHS", name, value, getattr(solver.getOptions(), name))
+        settings[name] = read_option("HiGHS", name, value, getattr(solver.getOptions(), name))
     for name, value in settings.items():
         if solver.setOptionValue(name, value) != highspy.HighsStatus.kOk:
             raise UsageError(f"HiGHS rejects {name}={value!r}; its documentation says what is allowed")

@@ -61,9 +61,9 @@ class PyomoBackend:
         if isinstance(model, CompiledModel):
             return self._solve_arrays(model, limits, options, use_start, listen)
         with PYOMO:
-            return self._solved(model, limits, options, use_start, listen)
+            return self._solve(model, limits, options, use_start, listen)
 
-    def _solved(
+    def _solve(
         self, model: Any, limits: Limits, options: dict[str, Any], use_start: bool, listen: Listener | None
     ) -> Outcome:
         import pyomo.environ as pyo
@@ -98,7 +98,7 @@ class PyomoBackend:
             outcome.stop = "failed"
             outcome.message = f"{self.name} ended with the condition {str(condition)!r}"
         bound = getattr(results.problem, "lower_bound", None)
-        outcome.bound = form.tightened(finite(None if bound is None else float(bound)))
+        outcome.bound = form.tighten(finite(None if bound is None else float(bound)))
         if outcome.found not in ("solution", "nothing"):
             outcome.bound = None
         outcome.version = _version(solver)

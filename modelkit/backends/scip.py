@@ -9,7 +9,7 @@ import numpy as np
 from pyscipopt import SCIP_EVENTTYPE, SCIP_RESULT, SCIP_STAGE, Model, Sepa
 from pyscipopt.scip import Expr, ExprCons, Term
 
-from modelkit.backends.base import Conflict, Limits, finite, typed_option
+from modelkit.backends.base import Conflict, Limits, finite, read_option
 from modelkit.backends.standard_form import StandardForm
 from modelkit.backends.worker import Job, PackedSeparator, Report, StopFlag, interrupted_by
 from modelkit.errors import UsageError, did_you_mean
@@ -47,7 +47,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
     model.attachEventHandlerCallback(on_event, [SCIP_EVENTTYPE.BESTSOLFOUND, SCIP_EVENTTYPE.DUALBOUNDIMPROVED])
     if job.form.start is not None:
         _pass_start(model, variables, job.form.start)
-    cuts = _Cuts.included(model, variables, job.separation) if job.separation is not None else None
+    cuts = _Cuts.include(model, variables, job.separation) if job.separation is not None else None
     if not stop.is_set():
         with interrupted_by(stop, model.interruptSolve):
             model.optimizeNogil()
@@ -85,7 +85,7 @@ class _Cuts(Sepa):  # type: ignore[misc]
         self.error: Exception | None = None
 
     @classmethod
-    def included(cls, model: Model, variables: list[Any], separation: PackedSeparator) -> _Cuts:
+    def include(cls, model: Model, variables: list[Any], separation: PackedSeparator) -> _Cuts:
         """One that a model has."""
         cuts = cls([variables[c] for c in separation.columns.tolist()], pickle.loads(separation.find))
         model.includeSepa(cuts, "formulation", "rows of the formulation", priority=1000, freq=1)
@@ -184,7 +184,7 @@ def _set_options(model: Model, limits: Limits, options: dict[str, Any], form: St
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"SCIP has no option {name!r}{did_you_mean(name, known)}")
-        settings[name] = typed_option("SCIP", name, value, known[name])
+        settings[name] = read_option("SCIP", name, value, known[name])
     for name, value in settings.items():
         try:
             model.setParam(name, value)

@@ -109,7 +109,7 @@ class StandardForm:
         finest = TOLERATED / float(abs(self.values).max(initial=1.0))
         return None if finest >= USUAL_TOLERANCE else max(LEAST_TOLERANCE, finest)
 
-    def tightened(self, bound: float | None) -> float | None:
+    def tighten(self, bound: float | None) -> float | None:
         """The bound, rounded up when the objective is integral (less a solver's tolerance)."""
         if bound is None or not self.objective_is_integral():
             return bound
@@ -181,7 +181,7 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
     from pyomo.common.gc_manager import PauseGC
 
     with PYOMO, PauseGC():  # little that is made here is garbage; looking for it costs up to a third of the time
-        return _compiled(model, use_start)[:2]
+        return _compile(model, use_start)[:2]
 
 
 def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
@@ -192,7 +192,7 @@ def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
     SolverError
         See `compile_model`.
     """
-    form, columns, entries = _compiled(model, False)
+    form, columns, entries = _compile(model, False)
     return form, columns, [entry.constraint for entry in entries]
 
 
@@ -245,7 +245,7 @@ def _end(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _compiled(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
+def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
     from pyomo.common.errors import InfeasibleConstraintException, InvalidConstraintError
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 

@@ -132,16 +132,16 @@ class Watch:
                     message = self.process.next(0.2)
                     outcome = None if message is None else self.take(message)
                     if outcome is not None:
-                        return self.completed(outcome)
+                        return self.complete(outcome)
                     if self.held.pressed and not self.stopping:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
                     if self.stopping == "interrupted":  # a second Ctrl-C: no more waiting
-                        return self.completed(self.cut_off())
+                        return self.complete(self.cut_off())
                     self.ask_to_stop("interrupted")
                 if self.deadline is not None and time.monotonic() > self.deadline:
                     if self.stopping:
-                        return self.completed(self.cut_off())
+                        return self.complete(self.cut_off())
                     self.ask_to_stop("time_limit")
 
     def take(self, message: Message) -> Outcome | None:
@@ -165,12 +165,12 @@ class Watch:
             raise rest[0] if isinstance(rest[0], ModelkitError) else SolverError(str(rest[0]))
         else:
             stop = self.stopping or ("interrupted" if self.held.pressed else "failed")
-            return self.salvaged(stop, self.process.last_words())
+            return self.salvage(stop, self.process.last_words())
         return None
 
     def hear(self, seconds: float, bound: float | None) -> None:
         """Keep the progress and pass it on, as far as it holds."""
-        bound = self.job.form.tightened(bound)
+        bound = self.job.form.tighten(bound)
         self.bound = None if self.incumbents.refutes(bound) else bound
         self.progress.append(SolverProgress(seconds, self.incumbents.value, self.bound))
         if self.listen is not None:
@@ -198,18 +198,18 @@ class Watch:
     def cut_off(self) -> Outcome:
         self.process.process.kill()  # its lender tidies it up
         words = "the solver did not stop when asked to and was terminated"
-        return self.salvaged("interrupted" if self.stopping == "interrupted" else "time_limit", words)
+        return self.salvage("interrupted" if self.stopping == "interrupted" else "time_limit", words)
 
-    def salvaged(self, stop: Any, message: str) -> Outcome:
+    def salvage(self, stop: Any, message: str) -> Outcome:
         """What is known of a solver that is gone: its last incumbent and its best bound."""
         bounds = [p.bound for p in self.progress if p.bound is not None]
         found: Any = "nothing" if self.incumbents.x is None else "solution"
         return Outcome(stop=stop, found=found, bound=max(bounds, default=None), message=message)
 
-    def completed(self, outcome: Outcome) -> Outcome:
+    def complete(self, outcome: Outcome) -> Outcome:
         """The outcome with what is computed here; a bound that a solution refutes is withdrawn."""
         outcome.size = self.job.form.size
-        outcome.bound = self.job.form.tightened(outcome.bound)
+        outcome.bound = self.job.form.tighten(outcome.bound)
         outcome.progress = self.progress
         if self.job.task == "solve":
             outcome.start_accepted = self.incumbents.start_accepted()

@@ -71,9 +71,9 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
 def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> int:
     """Check the formulation FILE, a file or a name, against every rule; print a line for each."""
     from modelkit.authoring import check as conformance
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
-    parameters = parsed_parameters(params)
+    parameters = parse_parameters(params)
     with progress(quiet, f"checking {Path(file).name}") as line:
 
         def listen(finding: Finding) -> None:
@@ -145,10 +145,10 @@ def _shown_formulation(name: str, params: tuple[str, ...], kind: str) -> str:
     from modelkit.authoring.show.writing import shown
     from modelkit.formulation.hosting import load_formulation
     from modelkit.formulation.loading import file_of
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
     whole = str(file_of(name).resolve()) if name.endswith(".py") else name
-    text: str = load_formulation(name).apply(shown, whole, parsed_parameters(params), kind)
+    text: str = load_formulation(name).apply(shown, whole, parse_parameters(params), kind)
     return text
 
 
@@ -195,9 +195,9 @@ def diagnose(
 ) -> int:
     """Explain why INSTANCE has no schedule: requests that cannot be served, then conflicting constraints."""
     import modelkit as mk
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
-    parameters = parsed_parameters(params)
+    parameters = parse_parameters(params)
     with progress(quiet, f"diagnosing {Path(instance).name}"):
         found = mk.diagnose(mk.load(instance), formulation, solver, time_limit=time_limit, parameters=parameters)
     if not quiet:
@@ -224,10 +224,10 @@ def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
         lines += textwrap.wrap(words, 79, initial_indent="  ", subsequent_indent="  ")
         for family, doc, members in found.conflict.families:
             lines += textwrap.wrap(f"{family}: {doc}", 79, initial_indent="    ", subsequent_indent="      ")
-            lines += _listed(members)
+            lines += _list_names(members)
         if found.conflict.bounds:
             lines.append("    bounds of variables:")
-            lines += _listed(found.conflict.bounds)
+            lines += _list_names(found.conflict.bounds)
     if found.message:
         lines += textwrap.wrap(found.message, 79, initial_indent="  ", subsequent_indent="  ")
     return lines
@@ -237,7 +237,7 @@ def _diagnosis_lines(instance: str, found: Diagnosis) -> list[str]:
 _SHOWN = 8
 
 
-def _listed(names: Sequence[str]) -> list[str]:
+def _list_names(names: Sequence[str]) -> list[str]:
     more = f" ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = ", ".join(names[:_SHOWN]) + more
     return textwrap.wrap(text, 79, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)

@@ -80,7 +80,7 @@ def compare(
     instances, a result for each run, and the report; with several instances also a page for each of them.
     A parameter goes to every formulation that has it; predictions and limits of the engine go to the policies.
     """
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
     from modelkit.reporting.evidence import Comparison, by_instance
     from modelkit.reporting.render import report_comparison
 
@@ -90,7 +90,7 @@ def compare(
     with progress(quiet, "planning") as line:
         runs = _RunsInProgress(line)
         comparison: Comparison = mk.compare(
-            instances, output, solvers=solvers or ("highs",), bound=bound, parameters=parsed_parameters(params),
+            instances, output, solvers=solvers or ("highs",), bound=bound, parameters=parse_parameters(params),
             seeds=seeds or (0,), jobs=jobs, command=command_line(), started=runs.started,
             finished=runs.finished, **chosen, **settings,
         )  # fmt: skip

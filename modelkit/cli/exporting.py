@@ -81,10 +81,10 @@ def _check_options(kind: str, **given: Any) -> None:
 
 def _model(file: str, formulation: str | None, params: tuple[str, ...], kind: Any) -> tuple[str, str, str]:
     from modelkit.authoring.export import export_model
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
     loaded = mk.load(file)
-    text, made_by = export_model(loaded, formulation, kind, parameters=parsed_parameters(params))
+    text, made_by = export_model(loaded, formulation, kind, parameters=parse_parameters(params))
     name = file_name(file_stem(file, loaded.name), made_by.name, ending=kind)
     return text, name, f"{made_by.name} of {loaded.name or file}"
 

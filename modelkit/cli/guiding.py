@@ -58,6 +58,6 @@ def map_of(cli: click.Group) -> str:
     return "\n\n".join(filter(None, [title, *parts, start]))
 
 
-def mapped() -> set[str]:
+def list_mapped() -> set[str]:
     """Names on the map."""
     return {name for names in _MAP.values() for name in names}

@@ -68,21 +68,21 @@ def solve(
     **settings: Any,
 ) -> int:
     """Solve INSTANCE with a formulation, judge the schedule, and write a result."""
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
     settings["options"] = dict(_key_value(option) for option in options)
-    settings["parameters"] = parsed_parameters(params)
+    settings["parameters"] = parse_parameters(params)
     with progress(quiet) as line:
         loaded = mk.load(instance)
         stem = file_stem(instance, loaded.name)
         own = settings["formulation"] if str(settings["formulation"]).endswith(".py") else None
-        check_outputs({"--output": output or _named(stem), "--report": page}, [instance, own])
+        check_outputs({"--output": output or _name_file(stem), "--report": page}, [instance, own])
         result = with_this_command(mk.solve(loaded, listen=line.hear, **settings))
     mark = values_in_a_name(settings["parameters"])
-    path = output or _named(stem, result.producer.name, mark, result.producer.solver)
+    path = output or _name_file(stem, result.producer.name, mark, result.producer.solver)
     with keeping() as keep:
         written = [
-            keep(partial(mk.save_result, result), path, _named(stem)),
+            keep(partial(mk.save_result, result), path, _name_file(stem)),
             _report(keep, [result], loaded, page, settings["formulation"]),
         ]
         if not quiet:
@@ -93,7 +93,7 @@ def solve(
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
 
 
-def _named(*parts: str | None) -> str:
+def _name_file(*parts: str | None) -> str:
     return file_name(*parts, ending="result.json")
 
 
@@ -161,7 +161,7 @@ def simulate(
         with progress(quiet, policy):
             result = with_this_command(mk.simulate(loaded, policy, **settings))
         with keeping() as keep:
-            written = keep(partial(mk.save_result, result), paths[policy], _named(stem, _in_a_name(policy)))
+            written = keep(partial(mk.save_result, result), paths[policy], _name_file(stem, _in_a_name(policy)))
             if not quiet:
                 say(summary(result), [written], paths[policy])
         results.append(result)
@@ -174,7 +174,7 @@ def simulate(
 
 def _paths(stem: str, policies: tuple[str, ...], output: str | None) -> dict[str, str]:
     """Where the result of each policy goes."""
-    names = {policy: _named(stem, _in_a_name(policy)) for policy in policies}
+    names = {policy: _name_file(stem, _in_a_name(policy)) for policy in policies}
     if output is None:
         return names
     if output == "-" or (len(policies) == 1 and not output.endswith("/") and not os.path.isdir(output)):

@@ -136,7 +136,7 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
 @debug_option
 def report(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
     """Write an HTML page of the results of STUDY so far, with the papers' figures beside ours."""
-    from modelkit.experiments.study import load_study, measured, report_study, verdicts
+    from modelkit.experiments.study import load_study, measure, report_study, verdicts
     from modelkit.experiments.study import status as status_of
 
     loaded = load_study(study)
@@ -146,8 +146,8 @@ def report(study: str, folder: str | None, output: str | None, quiet: bool) -> N
     with progress(quiet, "writing the report"), keeping() as keep:
         written = keep(lambda path: report_study(loaded, folder, path), path, "study.html")
         if not quiet:
-            lines = _told(loaded, now)
-            for verdict in verdicts(loaded.claims, measured(now.done)):
+            lines = _describe_status(loaded, now)
+            for verdict in verdicts(loaded.claims, measure(now.done)):
                 lines += _verdict_lines(verdict)
             say(lines, [written], path)
 
@@ -173,10 +173,10 @@ def _stale_words(status: Status) -> str:
 
 
 def _tell(study: Study, status: Status) -> None:
-    click.echo("\n".join(_told(study, status)))
+    click.echo("\n".join(_describe_status(study, status)))
 
 
-def _told(study: Study, status: Status) -> list[str]:
+def _describe_status(study: Study, status: Status) -> list[str]:
     rows = [("done", f"{len(status.done):,} of {len(status.planned):,}")]
     if status.failed:
         rows.append(("failed", f"{len(status.failed):,}"))

@@ -38,12 +38,12 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
 
     Everything is recomputed from the schedule. What cannot be checked is listed; the last line says what was checked.
     """
-    from modelkit.formulation.parameters import parsed_parameters
+    from modelkit.formulation.parameters import parse_parameters
 
     claim = mk.load_claim(file)
     found = mk.load(instance) if instance is not None else instance_of(claim, Path(file).parent)
     if isinstance(claim, mk.Result):
-        verification = mk.verify_result(claim, found, formulation, parsed_parameters(params))
+        verification = mk.verify_result(claim, found, formulation, parse_parameters(params))
     elif formulation is not None or params:
         raise UsageError("--formulation and --param are for results; this file is a certificate")
     else:

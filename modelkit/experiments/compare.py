@@ -12,7 +12,7 @@ import numpy as np
 
 from modelkit.arguments import checked_arguments
 from modelkit.errors import FormulationFailedError, UsageError, did_you_mean
-from modelkit.experiments.run import TIME_LIMIT, Run, planned
+from modelkit.experiments.run import TIME_LIMIT, Run, plan_run
 from modelkit.experiments.workers import Finished, Task, cores, run_all
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
@@ -261,7 +261,7 @@ def _plan(
                 taken = known.taken(parameters, name) if kind == "formulation" else {}
                 if kind == "formulation":
                     given = {"parameters": taken} if taken else {}
-                run = planned(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
+                run = plan_run(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
                 called = Path(name).stem.replace("_", "-") if name.endswith(".py") else name
                 parts = [stem, safe_name(called), values_in_a_name(taken), solver, mark]
@@ -313,7 +313,7 @@ def _matrix(
     for name in dict.fromkeys(wanted):
         formulation = known.find(name)
         try:
-            why = formulation.refusal(formulation.posed(instance, known.taken(parameters, name)))
+            why = formulation.refusal(formulation.with_parameters(instance, known.taken(parameters, name)))
         except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
             reasons.append(str(error).replace("\n ", ";"))
             continue

@@ -86,7 +86,7 @@ class Run(BaseModel):
         return name + (f" on {self.solver}" if self.solver else "") + (f", seed {self.seed}" if self.seed else "")
 
 
-def planned(instance: Instance, path: str | os.PathLike[str], kind: Kind, name: str, **settings: Any) -> Run:
+def plan_run(instance: Instance, path: str | os.PathLike[str], kind: Kind, name: str, **settings: Any) -> Run:
     """The run on an instance that lies at ``path``, with its parameters checked by name.
 
     Raises
@@ -120,10 +120,10 @@ def perform(run: Run, formulation: Formulation | None = None) -> Result:
     formulation
         The object that the run names, where it is found nowhere else.
     """
-    return with_command(_performed(run, formulation), run.command)
+    return with_command(_perform(run, formulation), run.command)
 
 
-def _performed(run: Run, formulation: Formulation | None) -> Result:
+def _perform(run: Run, formulation: Formulation | None) -> Result:
     began = time.perf_counter()
     try:
         instance = load(run.instance)

@@ -54,7 +54,7 @@ class Formulation:
     data
         Values of the model's sets and parameters, by name; scalar, list or dictionary by index. In a variant, those
         that it adds or changes. ``data(instance)``, or ``data(instance, known)``: it is then handed a
-        `modelkit.Known`, what is known of the instance for the problem that is posed, such as the starts that an
+        `modelkit.Known`, what is known of the instance for its problem, such as the starts that an
         optimal schedule may use. In what a variant inherits, that is the variant's problem.
     extract
         Schedule from a solved model.
@@ -100,7 +100,7 @@ class Formulation:
     separator: Callable[[Any, Instance], Separator | None] | None = None
     in_full: bool = False
 
-    def posed(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
+    def with_parameters(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
         """The instance as this formulation's functions see it: ``extra`` holds the value of each parameter.
 
         Raises
@@ -111,7 +111,7 @@ class Formulation:
         values = settle(self.parameters, instance, given or {}, self.name)
         return instance if values == instance.extra else instance.replace(extra=values)
 
-    def asked(self, function: str, *arguments: Any) -> Any:
+    def ask(self, function: str, *arguments: Any) -> Any:
         """What the function of that name returns, in the type that it should have.
 
         Raises
@@ -140,8 +140,8 @@ class Formulation:
         return function(self, *arguments)
 
     def breaks(self, instance: Instance, verdict: Verdict) -> list[str]:
-        """What a judged schedule breaks of the formulation's own rules; the instance is posed."""
-        return list(self.asked("admissible", instance, verdict)) if self.admissible and verdict.valid else []
+        """What a judged schedule breaks of the formulation's own rules; the instance has its parameters."""
+        return list(self.ask("admissible", instance, verdict)) if self.admissible and verdict.valid else []
 
     def metric(self, instance: Instance) -> str:
         """The judge's metric that is the objective, or the name of one of its own, which has a ``unit`` apart."""
@@ -166,12 +166,12 @@ class Formulation:
             return ""
         return str(objectives[-1].doc or "").strip() if objectives else ""
 
-    def valued(self, instance: Instance, verdict: Verdict) -> float | None:
-        """Objective of a judged schedule, None unless it is valid and admissible; the instance is posed."""
+    def evaluate(self, instance: Instance, verdict: Verdict) -> float | None:
+        """Objective of a judged schedule, None unless it is valid and admissible; the instance has its parameters."""
         if not verdict.valid or self.breaks(instance, verdict):
             return None
         if self.value is not None:
-            return float(self.asked("value", instance, verdict))
+            return float(self.ask("value", instance, verdict))
         return verdict.metrics.get(self.metric(instance))
 
     def chosen_for(self, instance: Instance) -> bool:
@@ -182,23 +182,23 @@ class Formulation:
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
-        why: str | None = self.asked("needs", instance) if self.needs else None
+        why: str | None = self.ask("needs", instance) if self.needs else None
         return why
 
     def values(self, instance: Instance, known: Any) -> dict[str, Any]:
-        """The data of the model of a posed instance; ``known`` as in `instantiate`."""
+        """The data of the model of an instance with parameters; ``known`` as in `instantiate`."""
         if self.data is None:
             raise FormulationError(f"{self.words} has no data")
-        values: dict[str, Any] = self.asked("data", instance, known)
+        values: dict[str, Any] = self.ask("data", instance, known)
         return values
 
     def hindrances(self, instance: Instance) -> list[str]:
-        """Why a posed instance has no schedule, in the domain's words."""
-        return list(self.asked("obstacles", instance)) if self.obstacles else []
+        """Why an instance with parameters has no schedule, in the domain's words."""
+        return list(self.ask("obstacles", instance)) if self.obstacles else []
 
     def schedule_from(self, model: Any, instance: Instance) -> Schedule:
-        """The schedule that a solved model of a posed instance says; there is an ``extract``."""
-        schedule: Schedule = self.asked("extract", model, instance)
+        """The schedule that a solved model of an instance with parameters says; there is an ``extract``."""
+        schedule: Schedule = self.ask("extract", model, instance)
         return schedule
 
     def set_start(self, model: Any, instance: Instance, schedule: Schedule) -> bool:
@@ -212,13 +212,13 @@ class Formulation:
         return True
 
     def separator_for(self, model: Any, instance: Instance) -> Separator | None:
-        """What finds rows for a built model of a posed instance, or None."""
+        """What finds rows for a built model of an instance with parameters, or None."""
         if self.separator is None:
             return None
         with asking(self.words, "separator"):
             return self.separator(model, instance)
 
-    def extended(self, base: Formulation) -> Formulation:
+    def extend(self, base: Formulation) -> Formulation:
         """This variant with what it inherits from ``base`` filled in."""
 
         def both_needs(instance: Instance) -> str | None:
@@ -274,7 +274,7 @@ class Formulation:
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
         data = self.values(instance, known)
-        return self.created(self.abstract(), data, instance.name)
+        return self.create_model(self.abstract(), data, instance.name)
 
     def abstract(self, kind: type[Any] | None = None) -> Any:
         """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
@@ -287,7 +287,7 @@ class Formulation:
             self.build(model)
         return model
 
-    def created(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
+    def create_model(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
         """The concrete model of ``data``; ``title`` names the instance in messages."""
         from pyomo.common.gc_manager import PauseGC
 

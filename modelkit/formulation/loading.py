@@ -32,7 +32,7 @@ IMPORT = "import"
 
 #: Fields that a formulation had, and what does their work now.
 _FORMER_FIELDS = {
-    "variant_data": "data(instance, known) asks known, which says what holds for the problem posed",
+    "variant_data": "data(instance, known) asks known, which says what holds for the problem",
     "nonzeros": "data(instance, known) calls known.check_size(nonzeros) before it prepares anything",
     "variant_nonzeros": "data(instance, known) calls known.check_size(nonzeros) before it prepares anything",
     "suits": "solve takes the fastest formulation of each problem by itself, and others by -f",
@@ -66,7 +66,7 @@ def load_formulation(name: str) -> Formulation:
     FormulationError
         The file is missing or broken; the message says in which line.
     """
-    return _resolved(name, ())
+    return _resolve(name, ())
 
 
 def in_full(formulation: Formulation) -> Formulation:
@@ -79,7 +79,7 @@ def in_full(formulation: Formulation) -> Formulation:
     """
     if formulation.extends is None or formulation.in_full:
         return formulation
-    return formulation.extended(load_formulation(formulation.extends))
+    return formulation.extend(load_formulation(formulation.extends))
 
 
 def base_of(given: str | Formulation) -> Formulation | None:
@@ -100,12 +100,12 @@ def is_bundled(name: str) -> bool:
     return file_of(name).resolve().is_relative_to(bundled("formulations").resolve())
 
 
-def _resolved(name: str, chain: tuple[str, ...]) -> Formulation:
+def _resolve(name: str, chain: tuple[str, ...]) -> Formulation:
     if name in chain:
         raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
     formulation = _load_file(file_of(name))
     if formulation.extends is not None:
-        return formulation.extended(_resolved(formulation.extends, (*chain, name)))
+        return formulation.extend(_resolve(formulation.extends, (*chain, name)))
     return formulation
 
 

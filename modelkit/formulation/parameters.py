@@ -137,7 +137,7 @@ def settle(parameters: Iterable[Parameter], instance: Instance, given: Mapping[s
     return values
 
 
-def parsed_parameters(texts: Iterable[str]) -> dict[str, Any]:
+def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
     """Values from ``name=value`` texts, each value as JSON.
 
     Raises

@@ -58,7 +58,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         As `write_text`.
     """
     target = Path(path)
-    with _told(path):
+    with _translate_error(path):
         if _is_special(target):  # a pipe or device is written to, not replaced
             target.write_bytes(data)
             return target
@@ -80,7 +80,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise UnwritableError("cannot write standard output: it is closed")
         return
     target = Path(path)
-    with _told(path):
+    with _translate_error(path):
         if target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
             raise UnwritableError(f"cannot write {shown_path(path)}: it is a folder; name a file in it")
         if target.exists() and not os.access(target, os.W_OK):
@@ -110,7 +110,7 @@ def _beside(target: Path, data: bytes) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+def _translate_error(path: str | os.PathLike[str]) -> Iterator[None]:
     """What the system says about a file, as our error."""
     try:
         yield

@@ -196,12 +196,12 @@ class PolicyEntry:
         UsageError
             A value that an option does not take.
         """
-        from modelkit.policies.gates import GATE_OPTIONS, gated
+        from modelkit.policies.gates import GATE_OPTIONS, gate_policy
 
         if self.clock != "unit":
             return self.make(**options)
         gate = {option.name: options[option.name] for option in GATE_OPTIONS if option.name in options}
-        return gated(self.make(**{key: value for key, value in options.items() if key not in gate}), **gate)
+        return gate_policy(self.make(**{key: value for key, value in options.items() if key not in gate}), **gate)
 
     def lets_wait(self, options: Mapping[str, Any]) -> bool:
         """Whether with these options requests wait on purpose while the server could serve them."""

@@ -56,10 +56,10 @@ class _Clearing(Policy):
 
     def evict(self, view: View) -> Iterator[int]:
         self._share /= 2
-        self._cleared = set(cleared := self.cleared(view))
+        self._cleared = set(cleared := self.clear(view))
         yield from cleared
 
-    def cleared(self, view: View) -> list[int]:
+    def clear(self, view: View) -> list[int]:
         """Whom to evict."""
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class _Clearing(Policy):
 class AlphaProtection(_Clearing):
     """Clear everything."""
 
-    def cleared(self, view: View) -> list[int]:
+    def clear(self, view: View) -> list[int]:
         """Everybody."""
         return list(view.running)
 
@@ -94,7 +94,7 @@ class AlphaBetaClearing(_Clearing):
             raise UsageError(f"option beta: found {beta}; allowed: above 0, up to 1")
         self._beta = beta
 
-    def cleared(self, view: View) -> list[int]:
+    def clear(self, view: View) -> list[int]:
         """Passes over those in progress, each evicted with probability beta, until the next round fits."""
         left = list(view.running)
         excess = view.held + len(left) - (view.capacity or 0)

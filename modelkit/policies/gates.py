@@ -60,7 +60,7 @@ GATE_OPTIONS = (
 _RECENT = 64
 
 
-def gated(inner: Policy, gate: Any = 0, wait: float = 0.0) -> Policy:
+def gate_policy(inner: Policy, gate: Any = 0, wait: float = 0.0) -> Policy:
     """``inner`` behind a gate; itself where neither is given.
 
     Parameters

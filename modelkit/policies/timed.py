@@ -104,7 +104,7 @@ class _Tiles(_InArrivalOrder):
             raise UsageError(f"option tile: found {tile}; allowed: 1 or more")
         self._tile = tile
 
-    def tiled(self, view: View) -> Iterator[Seen]:
+    def tile(self, view: View) -> Iterator[Seen]:
         """Who may start in the iteration ahead; nobody while a prompt is still being read."""
         if view.chunked and any(start >= view.round for _, start in view.running.values()):
             return
@@ -140,7 +140,7 @@ class Rad(_Tiles):
         super().__init__(tile=tile, alpha=alpha)
 
     def admit(self, view: View) -> Iterator[int]:
-        return (request.number for request in self.tiled(view))
+        return (request.number for request in self.tile(view))
 
     def patience(self, view: View) -> int | None:
         return 1
@@ -177,7 +177,7 @@ class GateAndRoute(_Tiles):
         if self._opens(view) > view.now:
             return
         active, tokens = len(view.running), 0
-        for request in self.tiled(view):
+        for request in self.tile(view):
             tokens += request.prompt
             yield request.number
         if tokens:

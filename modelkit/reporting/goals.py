@@ -51,7 +51,7 @@ class Goal:
     unit: str = ""
 
     @property
-    def judged(self) -> bool:
+    def is_metric(self) -> bool:
         """Whether the objective is a metric of the judge's."""
         return self.objective in _JUDGED
 
@@ -82,18 +82,18 @@ class Goal:
 
     def quantity(self, value: float | None) -> str:
         """A value of the objective with its unit: that of the judge's metric, or the variant's own."""
-        return quantity(self.objective, value) if self.judged else measured(value, self.unit)
+        return quantity(self.objective, value) if self.is_metric else measured(value, self.unit)
 
     def bare(self, value: float | None) -> str:
         """The same for a column whose heading names the unit."""
-        if self.judged:
+        if self.is_metric:
             return bare(self.objective, value)
         return measured(value, self.unit if self.unit == "ms" else "")
 
     @property
     def unit_words(self) -> str:
         """The unit for such a heading."""
-        if self.judged:
+        if self.is_metric:
             return unit_words(self.objective)
         return "" if self.unit in ("", "1", "ms") else f" [{plural(self.unit)}]"
 
@@ -209,7 +209,7 @@ def rules_of(goal: Goal, instance: Instance | None, formulations: Formulations) 
         why = "its result does not say which" if name == UNNAMED else "file not found"
         return Rules(unchecked=f"rules of {name} not checked: {why}")
     try:
-        posed = found.posed(instance.replace(extra={}), goal.given)
+        parametrised = found.with_parameters(instance.replace(extra={}), goal.given)
     except ModelkitError as error:
         return Rules(unchecked=f"rules of {name} not checked: {' '.join(str(error).split())}")
     inherits = found.value is None and found.metric(instance) == goal.objective
@@ -217,7 +217,9 @@ def rules_of(goal: Goal, instance: Instance | None, formulations: Formulations) 
         return Rules(unchecked=f"rules of {name} not checked: its objective is in [{found.unit}] now")
     if found.metric(instance) != goal.objective:
         return Rules(unchecked=f"rules of {name} not checked: its objective is {found.metric(instance)} now")
-    own = replace(rules_of_formulation(found, posed), value=partial(found.valued, posed))  # the judge's metric, too
+    own = replace(
+        rules_of_formulation(found, parametrised), value=partial(found.evaluate, parametrised)
+    )  # the judge's metric, too
     unchecked = "" if found.admissible else f"rules of {name} not checked: it states none in plain Python"
     return Rules(own, unchecked, inherits)
 

@@ -83,7 +83,7 @@ def report(
     if isinstance(results, Comparison):
         return report_comparison(results, path, title=title)
     single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
-    claims, folders, unread = _claimed([results] if single else results)  # type: ignore[list-item,arg-type]
+    claims, folders, unread = _find_claims([results] if single else results)  # type: ignore[list-item,arg-type]
     found = cases(claims, Instances(folders, instances), Formulations(formulations))
     return write_text(path, page(found, title=title, unread=unread, papers=papers))
 
@@ -101,7 +101,7 @@ def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, t
     return write_text(path, page(comparison.cases, title=title, links=links))
 
 
-def _claimed(results: Iterable[Reportable]) -> tuple[list[ReadFile], list[Path], list[str]]:
+def _find_claims(results: Iterable[Reportable]) -> tuple[list[ReadFile], list[Path], list[str]]:
     """The claims, the folders that they were read from, and what could not be read in folders."""
     claims: list[ReadFile] = []
     folders: list[Path] = []

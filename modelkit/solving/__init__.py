@@ -103,7 +103,7 @@ def solve(
         raise unknown_name("warm start", warm_start, starts)
     engine = backend("highs" if solver in (None, SEARCH) else str(solver))
     try:
-        chosen, posed = choose(instance, formulation, parameters)
+        chosen, parametrised = choose(instance, formulation, parameters)
     except NoFormulationError as refused:
         task = Task(
             instance, problem_of(instance).objective, time_limit, gap, seed, listen or (lambda progress: None), began
@@ -114,7 +114,7 @@ def solve(
     nothing_asked = (solver, formulation, options or None) == (None, None, None) and warm_start != "none"
     run = Pipeline(
         instance,
-        posed,
+        parametrised,
         chosen,
         engine,
         Limits(time_limit, gap, threads, seed),

@@ -29,10 +29,10 @@ def first_starts(instance: Instance) -> Ints:
     InfeasibleError, TooLargeError
         As `modelkit.problems.kv.local_search.first_schedule`.
     """
-    return first_schedule(instance, _scouted(instance))
+    return first_schedule(instance, _scout(instance))
 
 
-def _scouted(instance: Instance) -> Iterator[Schedule]:
+def _scout(instance: Instance) -> Iterator[Schedule]:
     """Each is simulated when it is asked for."""
     for policy in SCOUTS if len(instance.requests) <= MANY else ():
         yield clairvoyant_schedule(instance, policy)

@@ -73,7 +73,7 @@ class CertifiedBound:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of whatever finds a bound, which calls `judged` with what it has found.
+    """What is asked of whatever finds a bound, which calls `judge_schedule` with what it has found.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class Task:
             seconds=Seconds(total=self.elapsed),
         )
 
-    def judged(
+    def judge_schedule(
         self,
         certificate: Certificate,
         schedule: Schedule,

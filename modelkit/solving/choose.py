@@ -38,10 +38,10 @@ def choose(
     """
     if formulation is not None:
         chosen = formulation_of(formulation)
-        posed = chosen.posed(instance, parameters)
-        if (why := chosen.refusal(posed)) is not None:
+        parametrised = chosen.with_parameters(instance, parameters)
+        if (why := chosen.refusal(parametrised)) is not None:
             raise UsageError(f"formulation {chosen.name!r} does not take this instance: it {why}")
-        return chosen, posed
+        return chosen, parametrised
     found: Iterable[FoundFormulation] = found_formulations()
     if asked := instance.parameters.keys() | (parameters or {}).keys():
         found = list(found)  # a parameter may be that of any; otherwise files of users are loaded only when needed
@@ -59,12 +59,12 @@ def choose(
         try:
             if not _is_candidate(entry.formulation, named):
                 continue
-            posed = entry.formulation.posed(named)
-            why = entry.formulation.refusal(posed)
+            parametrised = entry.formulation.with_parameters(named)
+            why = entry.formulation.refusal(parametrised)
         except FormulationFailedError as error:  # it hides no other
             why = str(error)
         if why is None:
-            return entry.formulation, posed
+            return entry.formulation, parametrised
         reasons.append(f"{entry.name}: {why}")
     if not named.parameters:
         raise NoFormulationError("no formulation takes this instance\n  " + "\n  ".join(reasons))

@@ -38,7 +38,7 @@ class Known:
     instance
         Of which everything is said.
     problem
-        That is posed, as `Formulation.problem`.
+        As `Formulation.problem`.
     formulation
         Name of the formulation, for messages.
     """

@@ -58,12 +58,12 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
         least = float(np.floor(found))
         task.tell("prices", value, least)
 
-    def shortened(found: int) -> None:
+    def shorten(found: int) -> None:
         nonlocal value
         value = float(found)
         task.tell("local search", value, least)
 
-    def certified(prices: Floats) -> Certificate:
+    def find_certificate(prices: Floats) -> Certificate:
         rounds = timeline.rounds(len(prices))
         found = certify(original, prices, rounds=rounds, seconds=task.elapsed)
         if found.value < int(original.arrays.output.sum()):  # the bound without prices
@@ -85,7 +85,7 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
             until = Deadline(search.share(PRICES_SHARE).at - CERTIFYING * len(starts))
             ascent = ascend(instance, starts, deadline=until, listen=priced)
             prices = ascent.prices
-        certificate = certified(prices)
+        certificate = find_certificate(prices)
         least = float(certificate.value)
         if len(prices):
             starts = best_list_schedule(instance, starts, ascent.mean_starts, search)
@@ -95,11 +95,11 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
             few = runs_few_at_once(instance)
             if few and left is not None:
                 limits["time_limit"] = LOCAL_SHARE * left
-            starts = improve_starts(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
+            starts = improve_starts(instance, starts, seed=task.seed, target=target, listen=shorten, **limits)
             if few:
                 if left is not None:
                     limits["time_limit"] = search.left
-                starts = improve_windows(instance, starts, seed=task.seed, target=target, listen=shortened, **limits)
+                starts = improve_windows(instance, starts, seed=task.seed, target=target, listen=shorten, **limits)
     except KeyboardInterrupt as stop:
         interrupted = True
         found = stop.best if isinstance(stop, InterruptedWith) else None
@@ -109,8 +109,8 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
             starts = found
     with interrupts_held() as held:
         if certificate is None:
-            certificate = certified(prices)
-        known = task.judged(certificate, schedule_of(original, timeline.starts(starts)))
+            certificate = find_certificate(prices)
+        known = task.judge_schedule(certificate, schedule_of(original, timeline.starts(starts)))
     return known.interrupted() if interrupted or held.pressed else known
 
 
@@ -133,7 +133,7 @@ class KvMethod(Method):
         """How many starts the windows keep; they are looked for before the model, so that they are handed on."""
         return run.known.starts_kept
 
-    def certified(self, run: SolveState) -> Certificate | None:
+    def find_certificate(self, run: SolveState) -> Certificate | None:
         """By the prices that were computed for the start windows."""
         if run.formulation.claim != "exact":
             return None
@@ -144,9 +144,9 @@ class KvMethod(Method):
     def first_schedules(self, run: SolveState) -> list[Candidate]:
         """That of a local search."""
         try:
-            return [run.judged("local-search", run.outer(run.known.local_search.schedule))]
+            return [run.judge_schedule("local-search", run.outer(run.known.local_search.schedule))]
         except InterruptedWith as stop:
-            run.start = run.judged("local-search", run.outer(stop.best.schedule))
+            run.start = run.judge_schedule("local-search", run.outer(stop.best.schedule))
             if run.formulation.claim == "exact" and run.instance.server.kv_capacity_tokens is not None:
                 run.certificate = run.proven(stop.best.prices)
             raise
@@ -158,9 +158,9 @@ class KvMethod(Method):
         before = time.perf_counter()
         run.tell(NEIGHBOURHOODS)
         try:
-            run.start = run.judged("local-search", run.outer(run.known.hindsight.schedule))
+            run.start = run.judge_schedule("local-search", run.outer(run.known.hindsight.schedule))
         except InterruptedWith as stop:
-            run.start = run.judged("local-search", run.outer(stop.best.schedule))
+            run.start = run.judge_schedule("local-search", run.outer(stop.best.schedule))
             raise
         run.passed(NEIGHBOURHOODS, before, "windows of requests started again at their best")
 
@@ -176,7 +176,7 @@ class KvMethod(Method):
         known = bound(task, run.known.first)
         assert known.result.schedule is not None
         run.certificate = known.certificate
-        run.start = run.judged("local-search", known.result.schedule, known.verdict)
+        run.start = run.judge_schedule("local-search", known.result.schedule, known.verdict)
         return run.conclude(None, known.result.stop, message)
 
     @staticmethod
@@ -186,6 +186,6 @@ class KvMethod(Method):
         starts = starts_of(run.inner, run.timeline.within(start.schedule))
         left, target = SEARCH_SHARE * run.deadline.left, run.certificate.value
         found = improve_starts(run.inner, starts, seed=run.limits.seed, effort=None, time_limit=left, target=target)
-        better = run.judged("local-search", run.outer(schedule_of(run.inner, found)))
+        better = run.judge_schedule("local-search", run.outer(schedule_of(run.inner, found)))
         if better.value is not None and better.value < (start.value or 0):
             run.start = better

@@ -60,7 +60,7 @@ class Method:
         """How many starts its model keeps; None where it has none."""
         return None
 
-    def certified(self, run: SolveState) -> Certificate | None:
+    def find_certificate(self, run: SolveState) -> Certificate | None:
         """A bound that needs no solver."""
         return None
 
@@ -73,7 +73,7 @@ class Method:
             The best so far is the run's start.
         """
         names = fitting_policies(run.instance)
-        return [run.judged(name, clairvoyant_schedule(run.instance, name)) for name in names]
+        return [run.judge_schedule(name, clairvoyant_schedule(run.instance, name)) for name in names]
 
     def refine_start(self, run: SolveState) -> None:
         """Improve the schedule to start from, where that pays."""

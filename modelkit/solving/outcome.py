@@ -60,7 +60,7 @@ class SolveState:
     """What one solve was asked, what it has found so far, and the result that follows."""
 
     instance: Instance
-    posed: Instance  # as the formulation sees it, with its parameters
+    parametrised: Instance  # as the formulation sees it, with its parameters
     formulation: Formulation
     engine: Backend
     limits: Limits
@@ -89,9 +89,9 @@ class SolveState:
         self.method = method_of(problem_modelled(self.formulation.problem))
         self.posed_method = method_of(problem_of(self.instance))
         self.timeline = self.method.timeline(self.instance)
-        self.inner, self.inner_posed = self.timeline.instance, self.posed
+        self.inner, self.inner_parametrised = self.timeline.instance, self.parametrised
         if self.inner is not self.instance:
-            self.inner_posed = self.posed.replace(requests=self.inner.requests)
+            self.inner_parametrised = self.parametrised.replace(requests=self.inner.requests)
         self.known = known_of(self.formulation, self.inner)
 
     @property
@@ -118,7 +118,7 @@ class SolveState:
         value = self.least.value if self.least else None
         return bound is not None and value is not None and bound - value > ROUNDING * max(1.0, abs(value))
 
-    def judged(self, source: str, schedule: Schedule, verdict: Verdict | None = None) -> Candidate:
+    def judge_schedule(self, source: str, schedule: Schedule, verdict: Verdict | None = None) -> Candidate:
         """A schedule with the judge's verdict, where that is not known yet, and the formulation's."""
         before = time.perf_counter()
         verdict = verdict or judge(self.instance, schedule)
@@ -127,8 +127,8 @@ class SolveState:
             source,
             schedule,
             verdict,
-            self.formulation.valued(self.posed, verdict),
-            self.formulation.breaks(self.posed, verdict),
+            self.formulation.evaluate(self.parametrised, verdict),
+            self.formulation.breaks(self.parametrised, verdict),
         )
         known = self.least.value if self.least else None
         if self.rules_known and found.value is not None and (known is None or found.value < known):
@@ -151,9 +151,9 @@ class SolveState:
         seconds = time.perf_counter() - since
         self.stages.append(SolveStage(name=name, seconds=seconds, value=value, bound=bound, note=note))
 
-    def certified(self) -> Certificate | None:
+    def find_certificate(self) -> Certificate | None:
         """A bound that needs no solver: of slots, or where prices were computed for the start windows."""
-        return self.method.certified(self)
+        return self.method.find_certificate(self)
 
     def outer(self, schedule: Schedule) -> Schedule:
         """A schedule of the instance without idle time, in all rounds."""
@@ -207,13 +207,13 @@ class SolveState:
             claims.append((self.outcome.bound, self.engine.name))
         if self.search is not None:
             claims.append((float(self.search.bound), SEARCH))
-        certificate = self.certified()
+        certificate = self.find_certificate()
         if certificate is not None and all(certificate.value >= bound for bound, _ in claims):
             self.certificate = certificate
             return float(certificate.value), "the certificate"
         return max(claims, key=lambda claim: claim[0], default=(None, ""))
 
-    def refused(self, found: Candidate) -> Result:
+    def refuse(self, found: Candidate) -> Result:
         """The judge refuses what the formulation extracted: shown where nothing valid is known, claimed to be nothing.
 
         Then neither the solver's bound counts, for its model is not the problem; what is certified does.
@@ -221,7 +221,7 @@ class SolveState:
         kept = self.start if self.start is not None and self.start.value is not None else None
         if kept is not None and self.rules_known:
             why = (found.broken or [v.message for v in found.verdict.violations])[0]
-            certificate = self.certified()
+            certificate = self.find_certificate()
             bound = None if certificate is None else float(certificate.value)
             self.certificate = certificate
             if self.search is not None and (bound is None or self.search.bound > bound):
@@ -264,7 +264,7 @@ class SolveState:
             return None, bound
         return value if value is None or value >= known else known, bound if bound is None or bound <= known else None
 
-    def _told(self, stage: SolveStage, best: Candidate | None) -> SolveStage:
+    def _tell_stage(self, stage: SolveStage, best: Candidate | None) -> SolveStage:
         value, bound = self.credible(stage.value, self.held(stage.bound), best)
         return stage.model_copy(update={"value": value, "bound": bound})
 
@@ -297,7 +297,7 @@ class SolveState:
                 seed=self.limits.seed,
                 problem=self.formulation.problem,
                 modelkit=VERSION,
-                parameters={p.name: self.posed.extra[p.name] for p in self.formulation.parameters},
+                parameters={p.name: self.parametrised.extra[p.name] for p in self.formulation.parameters},
             ),
             status=status,
             stop=stop,
@@ -329,7 +329,8 @@ class SolveState:
             ),
             seconds=Seconds(**self.seconds, total=time.perf_counter() - self.began),
             stages=[
-                self._told(stage.model_copy(update={"bound": self.held(stage.bound)}), best) for stage in self.stages
+                self._tell_stage(stage.model_copy(update={"bound": self.held(stage.bound)}), best)
+                for stage in self.stages
             ],
             log=outcome.log if outcome else "",
         )

@@ -66,7 +66,7 @@ class Pipeline(SolveState):
             return known
         try:
             with interrupts_held() as held:
-                result = self.extracted(model)
+                result = self.extract_schedule(model)
         except KeyboardInterrupt:  # the second one, while the formulation does not answer
             return self.conclude(None, "interrupted", "interrupted while the solution was read")
         return result.model_copy(update={"stop": "interrupted"}) if held.pressed else result
@@ -77,7 +77,7 @@ class Pipeline(SolveState):
             return None
         self.tell("warm start")
         if self.warm_start != "best":
-            tried = [self.judged(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
+            tried = [self.judge_schedule(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         else:
             tried = self.posed_method.first_schedules(self)
         return min(
@@ -90,7 +90,7 @@ class Pipeline(SolveState):
         """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
         if self.start is None or not self.method.certifies_at_once:
             return False
-        bound = self.certified()
+        bound = self.find_certificate()
         return bound is not None and status_of(self.start.verdict, self.start.value, float(bound.value)) == "optimal"
 
     def search_ends_it(self) -> bool:
@@ -138,7 +138,7 @@ class Pipeline(SolveState):
         """Take over the schedule of the search when it is the better one."""
         if self.search is None:
             return
-        found = self.judged(SEARCH, self.outer(schedule_of(self.inner, self.search.starts)))
+        found = self.judge_schedule(SEARCH, self.outer(schedule_of(self.inner, self.search.starts)))
         if self.start is None or (found.value is not None and found.value < (self.start.value or 0)):
             self.start = found
 
@@ -147,10 +147,10 @@ class Pipeline(SolveState):
         before = time.perf_counter()
         self.starts = self.method.starts_kept(self)
         left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
-        model = self.formulation.instantiate(self.inner_posed, self.known, within=left)
+        model = self.formulation.instantiate(self.inner_parametrised, self.known, within=left)
         if self.start is not None and self.formulation.start is not None:
             start = self.timeline.within(self.start.schedule)
-            if not self.formulation.set_start(model, self.inner_posed, start):
+            if not self.formulation.set_start(model, self.inner_parametrised, start):
                 self.start_accepted = False  # it uses a start that no optimal schedule uses
         self.seconds["build"] = time.perf_counter() - before
         note = f"{self.starts.kept:,} of {self.starts.in_all:,} starts" if self.starts else self.formulation.name
@@ -173,7 +173,7 @@ class Pipeline(SolveState):
             self.options,
             use_start=use_start,
             listen=lambda progress: self.tell(f"solving with {self.engine.name}", progress),
-            separator=self.formulation.separator_for(model, self.inner_posed),
+            separator=self.formulation.separator_for(model, self.inner_parametrised),
         )
         if use_start:
             self.start_accepted = outcome.start_accepted
@@ -185,13 +185,15 @@ class Pipeline(SolveState):
         self.passed("solver", before, note)
         return outcome
 
-    def extracted(self, model: Any) -> Result:
+    def extract_schedule(self, model: Any) -> Result:
         """What the solver found, judged."""
         assert self.outcome is not None
         found = None
         message = self.outcome.message
         if self.outcome.found == "solution" and self.formulation.extract is not None:
-            found = self.judged(self.engine.name, self.outer(self.formulation.schedule_from(model, self.inner_posed)))
+            found = self.judge_schedule(
+                self.engine.name, self.outer(self.formulation.schedule_from(model, self.inner_parametrised))
+            )
             if not found.verdict.valid or found.broken:
-                return self.refused(found)
+                return self.refuse(found)
         return self.conclude(found, self.outcome.stop, message)

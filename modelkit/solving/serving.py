@@ -89,15 +89,15 @@ class ServingSearch:
             if self.best is None or self.certificate is None:
                 self.task = replace(task, listen=lambda progress: None)  # a caller that interrupts once may do it again
                 self.least()
-            known = self.concluded()
+            known = self.conclude()
         return known.interrupted() if interrupted or held.pressed else known
 
-    def concluded(self) -> CertifiedBound:
+    def conclude(self) -> CertifiedBound:
         """The best of both, with what is known beside them."""
         assert self.best is not None
         assert self.certificate is not None
         value, verdict, schedule, name = self.best
-        known = self.task.judged(self.certificate, schedule, verdict=verdict, name=name)
+        known = self.task.judge_schedule(self.certificate, schedule, verdict=verdict, name=name)
         first, *others = sorted(((name, least) for name, (least, _) in self.bounds.items()), key=lambda b: -b[1])
         return replace(
             known,
@@ -113,7 +113,7 @@ class ServingSearch:
         if self.certificate is None:
             self.prove(Deadline(0.0))
 
-    def listed(self, deadline: Deadline) -> Schedule:
+    def list_schedule(self, deadline: Deadline) -> Schedule:
         """The best list schedule with a gate."""
         return search_schedule(self.task.instance, deadline=deadline, metric=self.task.metric, anneal=False)
 
@@ -134,7 +134,7 @@ class ServingSearch:
         instance = self.task.instance
         self.tell("list scheduling")
         if self.searches:
-            self.see("local-search", self.listed(deadline.share(0.5)))
+            self.see("local-search", self.list_schedule(deadline.share(0.5)))
         fitting, longest = fitting_policies(instance), 0.0
         first = [name for name in FIRST if name.partition(":")[0] in fitting]
         for name in dict.fromkeys((*first, *fitting)):
@@ -229,7 +229,7 @@ class ServingMethod(Method):
         """See `bound`."""
         return bound(task)
 
-    def certified(self, run: SolveState) -> Certificate | None:
+    def find_certificate(self, run: SolveState) -> Certificate | None:
         """By the bounds that take no ascent."""
         metric = metric_of(run)
         if run.formulation.claim != "exact" or metric is None:
@@ -243,7 +243,7 @@ class ServingMethod(Method):
         if search_refusal(run.instance) is not None:
             return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
-        return [*known, run.judged("local-search", schedule)]
+        return [*known, run.judge_schedule("local-search", schedule)]
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule of a search with a certified bound."""
@@ -252,5 +252,5 @@ class ServingMethod(Method):
         known = bound(Task(run.instance, metric, left, run.limits.gap, run.limits.seed, run.listen))
         assert known.result.schedule is not None
         run.certificate = known.certificate
-        run.start = run.judged("local-search", known.result.schedule, known.verdict)
+        run.start = run.judge_schedule("local-search", known.result.schedule, known.verdict)
         return run.conclude(None, known.result.stop, f"{reason}; {NO_SOLVER}")

@@ -42,7 +42,7 @@ def bound(task: Task) -> CertifiedBound:
     except InterruptedWith as stop:
         interrupted, schedule = True, stop.best
     with interrupts_held() as held:
-        known = task.judged(certificate, schedule)
+        known = task.judge_schedule(certificate, schedule)
     return known.interrupted() if interrupted or held.pressed else known
 
 
@@ -87,7 +87,7 @@ class SlotMethod(Method):
         """See `bound`."""
         return bound(task)
 
-    def certified(self, run: SolveState) -> Certificate:
+    def find_certificate(self, run: SolveState) -> Certificate:
         """By packing, or the work that arrives."""
         return makespan_certificate(run.instance)
 
@@ -96,9 +96,9 @@ class SlotMethod(Method):
         if run.formulation.claim != "exact":
             return super().first_schedules(run)
         try:
-            return [run.judged("local-search", run.known.slot_search.run(run.deadline.at))]
+            return [run.judge_schedule("local-search", run.known.slot_search.run(run.deadline.at))]
         except InterruptedWith as stop:
-            run.start = run.judged("local-search", stop.best)
+            run.start = run.judge_schedule("local-search", stop.best)
             raise
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:

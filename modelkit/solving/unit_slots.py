@@ -39,7 +39,7 @@ class UnitSlotSearch(ServingSearch):
         "memory": "prices on memory",
     }
 
-    def listed(self, deadline: Deadline) -> Schedule:
+    def list_schedule(self, deadline: Deadline) -> Schedule:
         """The best list schedule with a gate."""
         return slot_schedule(self.task.instance, deadline, self.task.seed, anneal=False)
 

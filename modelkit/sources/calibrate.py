@@ -182,13 +182,13 @@ def _points(
 ) -> tuple[list[_Point], list[str], str]:
     """Measured iterations, what is said of them, and what to call the file."""
     if (log := read_iterations(path, kv_capacity)) is not None:
-        rows = _chosen(log.where, log.columns, log.rows, wanted)
+        rows = _choose_rows(log.where, log.columns, log.rows, wanted)
         return _iterations(log.where, log.columns, rows), log.notes, log.where
     table = read_csv(path)
     splitwise = set(_SPLITWISE) <= set(table.columns)
     if not splitwise:
         table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))
-    rows = _chosen(table.where, table.columns, table.rows(), wanted)
+    rows = _choose_rows(table.where, table.columns, table.rows(), wanted)
     if splitwise:
         return *_splitwise(table.where, rows), table.where
     return _iterations(table.where, table.columns, rows), [], table.where
@@ -294,7 +294,7 @@ def _medians(points: Iterable[_Point]) -> list[_Point]:
     return [replace(group[0], ms=float(np.median([point.ms for point in group]))) for group in repeats.values()]
 
 
-def _chosen(where: str, columns: Sequence[str], rows: Iterable[Row], wanted: Mapping[str, str]) -> list[Row]:
+def _choose_rows(where: str, columns: Sequence[str], rows: Iterable[Row], wanted: Mapping[str, str]) -> list[Row]:
     """The rows with these values; refuses a table of several servers without a choice."""
     unknown = [
         Fault("line 1", f"has no column {name!r}{did_you_mean(name, columns)}")

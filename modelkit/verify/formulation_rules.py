@@ -86,28 +86,28 @@ def _rules(formulation: Formulation, result: Result, instance: Instance, given: 
         recorded = {name: value for name, value in recorded.items() if name in known}
     if unfit := _unfit(formulation, recorded, instance):
         return OwnRules(formulation.name, unknown="the recorded parameters are not its own", misfit=str(unfit[0]))
-    posed = formulation.posed(instance, {**given, **recorded})
-    wanted = formulation.posed(instance, {**recorded, **given})
+    parametrised = formulation.with_parameters(instance, {**given, **recorded})
+    wanted = formulation.with_parameters(instance, {**recorded, **given})
     for name in given:
-        if wanted.extra[name] != posed.extra[name]:
+        if wanted.extra[name] != parametrised.extra[name]:
             raise UsageError(
                 f"the file records {name} = {brief(recorded[name])}, not {brief(given[name])}; what it records counts:"
                 f" leave --param {name} out"
             )
-    return rules_of_formulation(formulation, posed)
+    return rules_of_formulation(formulation, parametrised)
 
 
-def rules_of_formulation(formulation: Formulation, posed: Instance) -> OwnRules:
-    """What a formulation adds to the judge, for a posed instance."""
+def rules_of_formulation(formulation: Formulation, parametrised: Instance) -> OwnRules:
+    """What a formulation adds to the judge, for an instance with parameters."""
     return OwnRules(
         formulation.name,
-        parameters=", ".join(f"{p.name} = {brief(posed.extra[p.name])}" for p in formulation.parameters),
-        breaks=partial(formulation.breaks, posed) if formulation.admissible else None,
-        value=partial(formulation.valued, posed) if formulation.value else None,
-        objective=formulation.metric(posed) if formulation.objective else None,
+        parameters=", ".join(f"{p.name} = {brief(parametrised.extra[p.name])}" for p in formulation.parameters),
+        breaks=partial(formulation.breaks, parametrised) if formulation.admissible else None,
+        value=partial(formulation.evaluate, parametrised) if formulation.value else None,
+        objective=formulation.metric(parametrised) if formulation.objective else None,
         unit=formulation.unit,
         problem=formulation.problem,
-        obstacles=partial(formulation.hindrances, posed) if formulation.obstacles else None,
+        obstacles=partial(formulation.hindrances, parametrised) if formulation.obstacles else None,
     )
 
 

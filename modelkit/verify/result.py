@@ -37,7 +37,7 @@ class OwnRules:
     unknown
         Why its rules are not at hand; empty when they are.
     parameters
-        Those that it is posed with, in words.
+        Their values, in words.
     misfit
         Why the parameters that the result records are none of this formulation; empty when they are.
     breaks
@@ -142,7 +142,7 @@ def _verify_absence(result: Result, instance: Instance, own: OwnRules | None, fo
         found.confirmed["infeasibility"] = f"no schedule exists: {why[0]}"
         return
     if own is not None and not own.unknown and own.obstacles is not None:
-        why = _asked(own, "obstacles", own.obstacles, found) or []
+        why = _ask(own, "obstacles", own.obstacles, found) or []
     if why:
         found.confirmed["infeasibility"] = (
             f"no schedule exists, as formulation {own.name!r} says: {why[0]}" if own else ""
@@ -162,7 +162,7 @@ def _is_feasible(instance: Instance, own: OwnRules | None, found: Findings) -> b
     verdict = None if schedule is None else judge(instance, schedule)
     if verdict is None or not verdict.valid:
         return False
-    return own is None or own.breaks is None or _broken(own, own.breaks, verdict, found) == []
+    return own is None or own.breaks is None or _find_broken(own, own.breaks, verdict, found) == []
 
 
 def _load(result: Result, instance: Instance) -> float | None:
@@ -203,7 +203,7 @@ def _value_by(own: OwnRules, verdict: Verdict, found: Findings) -> None:
     """Say what a schedule that was made for another objective is worth by a formulation's own."""
     if own.value is not None and verdict.valid:
         compute = own.value
-        value = _asked(own, "value", lambda: compute(verdict), found)
+        value = _ask(own, "value", lambda: compute(verdict), found)
         unit = f" [{own.unit}]" if own.unit else ""
         if value is not None:
             found.confirmed[f"objective of {own.name}"] = f"{own.objective} = {shown(value)}{unit}, by {own.name!r}"
@@ -254,7 +254,7 @@ def _keeps_own_rules(own: OwnRules | None, verdict: Verdict, found: Findings) ->
     if own.breaks is None and own.problem is None:
         found.unconfirmed[what] = f"{what} not checked: the formulation does not state them in Python (admissible)"
         return False
-    broken = [] if own.breaks is None or not verdict.valid else _broken(own, own.breaks, verdict, found)
+    broken = [] if own.breaks is None or not verdict.valid else _find_broken(own, own.breaks, verdict, found)
     if broken is None:
         return False
     found.faults += [f"{own.name}: {words}" for words in broken]
@@ -267,11 +267,11 @@ def _keeps_own_rules(own: OwnRules | None, verdict: Verdict, found: Findings) ->
     return not broken
 
 
-def _broken(
+def _find_broken(
     own: OwnRules, breaks: Callable[[Verdict], list[str]], verdict: Verdict, found: Findings
 ) -> list[str] | None:
     """The own rules that a schedule breaks; None when the formulation cannot say."""
-    broken = _asked(own, "admissible", lambda: breaks(verdict), found)
+    broken = _ask(own, "admissible", lambda: breaks(verdict), found)
     if broken is None or (isinstance(broken, list) and all(isinstance(words, str) for words in broken)):
         return broken
     what = f"rules of {own.name}"
@@ -279,7 +279,7 @@ def _broken(
     return None
 
 
-def _asked(own: OwnRules, name: str, question: Callable[[], T], found: Findings) -> T | None:
+def _ask(own: OwnRules, name: str, question: Callable[[], T], found: Findings) -> T | None:
     """What a function of the formulation answers; None, and said, when it fails."""
     try:
         return question()
@@ -306,7 +306,7 @@ def _verify_value(result: Result, verdict: Verdict, instance: Instance, own: Own
         return
     if of_own and own is not None and own.value is not None:
         compute = own.value
-        value = _asked(own, "value", lambda: compute(verdict), found)
+        value = _ask(own, "value", lambda: compute(verdict), found)
         if f"rules of {own.name}" in found.unconfirmed:
             found.unconfirmed["objective value"] = f"the objective {name!r}: formulation {own.name!r} cannot compute it"
             return

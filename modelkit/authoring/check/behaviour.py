@@ -43,9 +43,7 @@ def builds(subject: Subject) -> str | list[Complaint]:
             compile_model(model)
         except ModelkitError as error:
             complaints.append(
-                Complaint(
-                    f"{described(instance)}: {error}", "the rules must hold for every instance that needs() takes"
-                )
+                Complaint(f"{describe(instance)}: {error}", "the rules must hold for every instance that needs() takes")
             )
             break
     return complaints or f"built on {len(subject.instances)} tiny instances"
@@ -106,7 +104,7 @@ def solves(subject: Subject) -> str | list[Complaint]:
             said = ", ".join(f"{name} {words(value)}" for name, value in values.items())
             complaints.append(
                 Complaint(
-                    f"{described(instance)}: the solvers disagree: {said}",
+                    f"{describe(instance)}: the solvers disagree: {said}",
                     "coefficients of very different size, or big-M constraints, are the usual cause",
                 )
             )
@@ -131,14 +129,14 @@ def judged(subject: Subject) -> str | list[Complaint]:
             violation = solved.verdict.violations[0]
             return [
                 Complaint(
-                    f"{described(solved.instance)}: the schedule breaks {violation.rule}: {violation.message}",
+                    f"{describe(solved.instance)}: the schedule breaks {violation.rule}: {violation.message}",
                     "either a constraint is missing or too weak, or extract() misreads the variables",
                 )
             ]
         if solved.broken:
             return [
                 Complaint(
-                    f"{described(solved.instance)}: {solved.broken[0]}",
+                    f"{describe(solved.instance)}: {solved.broken[0]}",
                     "admissible() and the constraints disagree; one of them is wrong",
                 )
             ]
@@ -146,7 +144,7 @@ def judged(subject: Subject) -> str | list[Complaint]:
         if formulation.claim == "exact" and model_is_right and not same(solved.value, solved.model_value):
             return [
                 Complaint(
-                    f"{described(solved.instance)}: the model's objective is {words(solved.model_value)}, the"
+                    f"{describe(solved.instance)}: the model's objective is {words(solved.model_value)}, the"
                     f" schedule's {formulation.metric(solved.instance)} is {words(solved.value)}",
                     "extract() misreads the variables, or `objective` names another metric than the model minimises",
                 )
@@ -182,7 +180,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
                 if not same(other.value, solved.value):
                     return [
                         Complaint(
-                            f"{described(solved.instance)}: {formulation.name} finds {words(solved.value)},"
+                            f"{describe(solved.instance)}: {formulation.name} finds {words(solved.value)},"
                             f" {sibling.name} {words(other.value)}",
                             "formulations of one problem have one optimum; if it is another problem, name it",
                         )
@@ -201,7 +199,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
 
 def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Complaint | None:
     """What is wrong with one claim on one instance, or None."""
-    where, model_value, bound = described(solved.instance), solved.model_value, solved.outcome.bound
+    where, model_value, bound = describe(solved.instance), solved.model_value, solved.outcome.bound
     if best is None:
         if formulation.claim == "exact" and model_value is not None:
             return Complaint(
@@ -261,14 +259,14 @@ def growth(subject: Subject) -> str | list[Complaint]:
     for requests in SIZES:
         larger = growing(subject.instances[-1], requests)
         try:
-            posed = formulation.posed(larger, {**examples(formulation, larger, 1), **subject.given})
-            if formulation.refusal(posed) is not None:
+            parametrised = formulation.with_parameters(larger, {**examples(formulation, larger, 1), **subject.given})
+            if formulation.refusal(parametrised) is not None:
                 break
-            known = known_of(formulation, posed)
+            known = known_of(formulation, parametrised)
             with _Steps(str(subject.path)) as steps:
-                model = formulation.instantiate(posed, known)
+                model = formulation.instantiate(parametrised, known)
             began = time.perf_counter()
-            formulation.instantiate(posed, known)
+            formulation.instantiate(parametrised, known)
             seconds = time.perf_counter() - began
             size = compile_model(model)[0].size
         except ModelkitError:
@@ -340,7 +338,7 @@ def cut(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def described(instance: Instance) -> str:
+def describe(instance: Instance) -> str:
     """A tiny instance in one line, so that it can be followed by hand."""
     capacity = instance.server.kv_capacity_tokens
     rows = " ".join(f"({r.arrival:g},{r.prompt_tokens},{r.output_tokens})" for r in instance.requests)

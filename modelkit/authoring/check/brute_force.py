@@ -37,10 +37,10 @@ def can_enumerate(instance: Instance) -> bool:
 
 
 def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
-    """The best admissible schedule of a posed instance; None when there is none."""
+    """The best admissible schedule of an instance with parameters; None when there is none."""
     if isinstance(instance.server.clock, LinearClock):
         mixed = instance.server.clock.mixed
-        return _best_of(formulation, instance, _iterated(instance) if mixed else _staged(instance))
+        return _best_of(formulation, instance, _list_iterations(instance) if mixed else _list_stagings(instance))
     starts = list(_fitting_starts(instance))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
@@ -63,7 +63,7 @@ def _best_of(
 ) -> Best | None:
     best: Best | None = None
     for schedule in schedules:
-        value = formulation.valued(instance, judge(instance, schedule))
+        value = formulation.evaluate(instance, judge(instance, schedule))
         if value is not None and (best is None or value < best.value):
             best = Best(value, schedule)
     return best
@@ -101,7 +101,7 @@ def _fitting_starts(instance: Instance) -> Iterator[tuple[int, ...]]:
     return place(())
 
 
-def _staged(instance: Instance) -> Iterator[Schedule]:
+def _list_stagings(instance: Instance) -> Iterator[Schedule]:
     """All ways to admit the requests in stages: which request in which stage, and how many rounds each decodes."""
     slots = instance.server.slots or len(instance.requests)
     output = instance.arrays.output.tolist()
@@ -127,7 +127,7 @@ def _staged(instance: Instance) -> Iterator[Schedule]:
                 yield schedule_from_stages(instance, staged)
 
 
-def _iterated(instance: Instance) -> Iterator[Schedule]:
+def _list_iterations(instance: Instance) -> Iterator[Schedule]:
     """All ways to say which iteration processes each prompt, without empty iterations, begun as early as possible."""
     output = instance.arrays.output.tolist()
     names = [r.id for r in instance.requests]

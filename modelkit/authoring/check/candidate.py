@@ -107,7 +107,7 @@ class Subject:
 
     @cached_property
     def instances(self) -> list[Instance]:
-        """Tiny instances that the formulation takes, posed."""
+        """Tiny instances that the formulation takes, with parameters."""
         return tiny_instances(self.formulation, self.wanted, self.given)
 
     @cached_property
@@ -126,7 +126,7 @@ class Subject:
         return [name for name, engine in backends().items() if engine.availability()[0]]
 
     def solve(self, formulation: Formulation, instance: Instance, solver: str) -> Solved:
-        """Build, solve, extract, judge; the instance is posed for ``formulation``."""
+        """Build, solve, extract, judge; the instance has the parameters of ``formulation``."""
         import pyomo.environ as pyo
 
         model = formulation.instantiate(instance, known_of(formulation, instance))
@@ -150,5 +150,5 @@ class Subject:
             model_value,
             verdict,
             formulation.breaks(instance, verdict),
-            formulation.valued(instance, verdict),
+            formulation.evaluate(instance, verdict),
         )

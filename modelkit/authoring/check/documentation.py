@@ -139,8 +139,10 @@ def _refusals(subject: Subject) -> str:
     said = []
     for instance in (unit_instance(1, 2), slot_instance(0, 2)):
         try:
-            posed = formulation.posed(instance, {**examples(formulation, instance, 0), **subject.given})
-            said.append(f"it {formulation.refusal(posed)}")
+            parametrised = formulation.with_parameters(
+                instance, {**examples(formulation, instance, 0), **subject.given}
+            )
+            said.append(f"it {formulation.refusal(parametrised)}")
         except ModelkitError as error:
             said.append(str(error).partition("\n")[0])
     return "; ".join(dict.fromkeys(said))
@@ -154,11 +156,11 @@ def used(subject: Subject) -> str | list[Complaint]:
 
     read: set[str] = set()
     in_rows: set[str] = set()
-    watched = _watched(read)
+    watched = _watch_model(read)
     for instance in subject.instances[:8]:
         formulation = subject.formulation
         values = formulation.values(instance, known_of(formulation, instance))
-        model = formulation.created(formulation.abstract(watched), values, instance.name)
+        model = formulation.create_model(formulation.abstract(watched), values, instance.name)
         for row in model.component_data_objects((pyo.Constraint, pyo.Objective), active=True):
             in_rows.update(v.parent_component().local_name for v in identify_variables(row.expr))
         if formulation.extract is not None:
@@ -182,7 +184,7 @@ def used(subject: Subject) -> str | list[Complaint]:
     return complaints or "every set, parameter and variable is used"
 
 
-def _watched(read: set[str]) -> type[Any]:
+def _watch_model(read: set[str]) -> type[Any]:
     """A kind of model that notes which components the code around Pyomo reads from it."""
     import pyomo
     import pyomo.environ as pyo

@@ -99,15 +99,17 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
                 return
             for instance in _kinds(formulation, seed):
                 try:
-                    posed = formulation.posed(instance, {**examples(formulation, instance, seed), **given})
-                    accepted = formulation.refusal(posed) is None
+                    parametrised = formulation.with_parameters(
+                        instance, {**examples(formulation, instance, seed), **given}
+                    )
+                    accepted = formulation.refusal(parametrised) is None
                 except ModelkitError:
                     if given:  # the values may not suit the instances; what is wrong with them is said elsewhere
                         continue
                     raise
                 if accepted:
                     found += 1
-                    yield posed.replace(name=f"{instance.name}")
+                    yield parametrised.replace(name=f"{instance.name}")
                     break
 
     return list(islice(taken(), wanted))

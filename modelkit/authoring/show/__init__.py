@@ -114,9 +114,9 @@ def mathematics(name: str, given: Mapping[str, Any] | None = None) -> Mathematic
         formulation=formulation,
         claim=_section(documents[-1], "Claim"),
         reference=_section(documents[-1], "Reference"),
-        sets=tuple(_named(c, worlds, more, letters) for c in first.component_objects((pyo.Set, pyo.RangeSet))),
-        parameters=tuple(_named(c, worlds, more, letters) for c in first.component_objects(pyo.Param)),
-        variables=tuple(_named(c, worlds, more, letters) for c in first.component_objects(pyo.Var)),
+        sets=tuple(_name_component(c, worlds, more, letters) for c in first.component_objects((pyo.Set, pyo.RangeSet))),
+        parameters=tuple(_name_component(c, worlds, more, letters) for c in first.component_objects(pyo.Param)),
+        variables=tuple(_name_component(c, worlds, more, letters) for c in first.component_objects(pyo.Var)),
         objective=_family(objective, worlds, more, letters),
         constraints=tuple(
             _family(c, worlds, more, letters) for c in first.component_objects(pyo.Constraint, active=True)
@@ -132,7 +132,7 @@ def _world(formulation: Formulation, instance: Any) -> World:
     parameters = {c.local_name for c in abstract.component_objects(pyo.Param)}
     data = traced_data(formulation.values(instance, known_of(formulation, instance)), parameters)
     with _ones_kept():
-        return World(formulation.created(abstract, data, "a sample"))
+        return World(formulation.create_model(abstract, data, "a sample"))
 
 
 @contextmanager
@@ -171,7 +171,9 @@ def _section(document: str, heading: str) -> str:
     return " ".join(match.group(1).split()) if match else ""
 
 
-def _named(component: Any, worlds: list[World], more: list[World], letters: Mapping[str, tuple[str, ...]]) -> Named:
+def _name_component(
+    component: Any, worlds: list[World], more: list[World], letters: Mapping[str, tuple[str, ...]]
+) -> Named:
     component = max((getattr(world.model, component.local_name) for world in worlds), key=len)
     kind = component.ctype.__name__
     name, over = component.local_name, over_of(component)
@@ -267,7 +269,7 @@ def _family(component: Any, worlds: list[World], more: list[World], letters: Map
             except NotLinearError:
                 readable = False
     one = readable and len(relations) == 1
-    left, right = (_verified(rows, worlds) if one else None for rows in (lefts, rights))
+    left, right = (_verify_formula(rows, worlds) if one else None for rows in (lefts, rights))
     partial = ""
     if absent:
         silent = left is not None and right is not None and all(says_nothing((left, right), row) for row in absent)
@@ -289,7 +291,7 @@ def _at(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else () if key is None else (key,)
 
 
-def _verified(rows: list[tuple[ModelRow, Any]], worlds: list[World]) -> Side | None:
+def _verify_formula(rows: list[tuple[ModelRow, Any]], worlds: list[World]) -> Side | None:
     """The formula of the rows in some worlds, if it gives all rows; None otherwise."""
     known = {id(world) for world in worlds}
     side = lift([row for row, _ in rows if id(row.world) in known])

@@ -86,7 +86,7 @@ def lift(rows: list[ModelRow]) -> Side | None:
         return None
     terms = []
     for (variable, _), members in groups.items():
-        term = _lifted_group(variable, members, rows)
+        term = _lift_group(variable, members, rows)
         if term is None:
             return None
         terms.append(term)
@@ -104,7 +104,7 @@ def _shape(how: Polynomial) -> Any:
 _Member = tuple[ModelRow, tuple[Any, ...], Polynomial]
 
 
-def _lifted_group(variable: str, members: list[_Member], rows: list[ModelRow]) -> Term | None:
+def _lift_group(variable: str, members: list[_Member], rows: list[ModelRow]) -> Term | None:
     index = tuple(_position(q, members) for q in range(len(members[0][1])))
     coefficient = _symbolic([how for _, _, how in members], members, index)
     if coefficient is None:
@@ -237,7 +237,7 @@ def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], member
     for name, members_of in rows[0].world.sets.items():
         if not isinstance(members_of, dict) and all(row.world.sets.get(name) == taken[id(row)] for row in rows):
             return Range("set", bound, name)
-    found = _limited(variable, index, bound, taken, everything, rows) or _earlier(bound, taken, everything, rows)
+    found = _limit(variable, index, bound, taken, everything, rows) or _earlier(bound, taken, everything, rows)
     return found or Range("picked", bound)
 
 
@@ -274,7 +274,7 @@ def fits(index: tuple[Sym, ...], row: ModelRow, key: tuple[Any, ...]) -> bool:
     return True
 
 
-def _limited(
+def _limit(
     variable: str,
     index: tuple[Sym, ...],
     bound: tuple[int, ...],

@@ -30,36 +30,36 @@ def _requests(rows: tuple[tuple[int, int, int], ...], apart: float) -> tuple[Req
 
 
 def samples(formulation: Formulation, given: Mapping[str, Any]) -> list[Instance]:
-    """Instances that the formulation takes, posed.
+    """Instances that the formulation takes, with parameters.
 
     Raises
     ------
     FormulationError
         It takes none of them.
     """
-    return _taken(formulation, given, (_SHAPES, _SHORT))
+    return _take(formulation, given, (_SHAPES, _SHORT))
 
 
 def others(formulation: Formulation, given: Mapping[str, Any]) -> list[Instance]:
     """Other instances, on which what was read is verified: other numbers of requests, names, lengths and limits."""
     try:
-        return _taken(formulation, given, (_OTHERS, _OTHERS_SHORT))
+        return _take(formulation, given, (_OTHERS, _OTHERS_SHORT))
     except FormulationError:
         return []
 
 
-def _taken(formulation: Formulation, given: Mapping[str, Any], choices: tuple[_Shapes, ...]) -> list[Instance]:
+def _take(formulation: Formulation, given: Mapping[str, Any], choices: tuple[_Shapes, ...]) -> list[Instance]:
     whys: list[str] = []
     for shapes in choices:
         taken = []
         for n, instance in enumerate(_instances(shapes)):
             try:
-                posed = formulation.posed(instance, {**examples(formulation, instance, n), **given})
-                refusal = formulation.refusal(posed)
+                parametrised = formulation.with_parameters(instance, {**examples(formulation, instance, n), **given})
+                refusal = formulation.refusal(parametrised)
             except ModelkitError as error:
                 refusal = str(error)
             if refusal is None:
-                taken.append(posed)
+                taken.append(parametrised)
             else:
                 whys.append(refusal)
         if taken:

@@ -13,13 +13,13 @@ class Text:
     relations: Mapping[str, str] = {"=": " = ", "≤": " ≤ ", "≥": " ≥ ", "min": "min  ", "max": "max  "}
 
     def name(self, name: str, index: str = "", *, upright: bool = False) -> str:
-        return f"{name}[{glued(index)}]" if index else name
+        return f"{name}[{glue(index)}]" if index else name
 
     def letter(self, letter: str) -> str:
         return letter
 
     def sum(self, over: str, body: str) -> str:
-        return f"∑[{glued(over)}] {body}"
+        return f"∑[{glue(over)}] {body}"
 
     def before(self, one: str, other: str, order: str) -> str:
         return f"{one} before {other} in {order}"
@@ -61,7 +61,7 @@ class Html(Text):
         return f'<span class="sum">∑<sub>{over}</sub></span> {body}'
 
 
-def glued(text: str) -> str:
+def glue(text: str) -> str:
     """Text that is not broken at the end of a line."""
     return text.replace(", ", ",").replace(" ", "\u00a0")
 

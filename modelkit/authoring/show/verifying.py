@@ -19,7 +19,7 @@ Coefficients = dict[tuple[str, tuple[Any, ...]], float]
 CONSTANT: tuple[str, tuple[Any, ...]] = ("", ())
 
 
-def built(expression: Any) -> Coefficients:
+def read_built(expression: Any) -> Coefficients:
     """The coefficients of a linear expression as it was built.
 
     Raises
@@ -43,7 +43,7 @@ def built(expression: Any) -> Coefficients:
     return made
 
 
-def written(side: Side, row: ModelRow) -> Coefficients:
+def evaluate_formula(side: Side, row: ModelRow) -> Coefficients:
     """The coefficients that a formula gives at the row's index, in its world; a variable that is not there is 0.
 
     Raises
@@ -70,7 +70,7 @@ def agree(one: Coefficients, other: Coefficients) -> bool:
 def holds(side: Side, rows: Iterable[tuple[ModelRow, Any]]) -> bool:
     """Whether a formula gives every row's expression."""
     try:
-        return all(agree(written(side, row), built(expression)) for row, expression in rows)
+        return all(agree(evaluate_formula(side, row), read_built(expression)) for row, expression in rows)
     except (NotLinearError, KeyError, IndexError, TypeError, ValueError):
         return False
 
@@ -78,7 +78,7 @@ def holds(side: Side, rows: Iterable[tuple[ModelRow, Any]]) -> bool:
 def says_nothing(sides: Iterable[Side], row: ModelRow) -> bool:
     """Whether formulas have no term at the row's index."""
     try:
-        return not any(name != CONSTANT for side in sides for name in written(side, row))
+        return not any(name != CONSTANT for side in sides for name in evaluate_formula(side, row))
     except (NotLinearError, KeyError, IndexError, TypeError, ValueError):
         return False
 

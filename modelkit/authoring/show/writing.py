@@ -52,7 +52,7 @@ class Writer:
             return None
         if family.relation in ("min", "max"):
             return self.style.relations[family.relation] + self.side(family.left, family)
-        left, right = _tidied(family.left, family.right)
+        left, right = _tidy(family.left, family.right)
         relation = family.relation
         if not left.terms and right.terms:
             left, right = right, left
@@ -82,7 +82,7 @@ class Writer:
         parts: list[tuple[bool, str]] = []
         for term in side.terms:
             negative = all(c < 0 for c in term.coefficient.values())
-            parts.append((negative, self.term(_negated(term) if negative else term, family)))
+            parts.append((negative, self.term(_negate(term) if negative else term, family)))
         letters = {f"c{j}": letter for j, letter in enumerate(family.letters)}
         for leaves, c in sorted(side.constant.items(), key=lambda item: item[1] < 0):
             parts.append((c < 0, self.product(leaves, abs(c), letters)))
@@ -171,16 +171,16 @@ class Writer:
         return self.style.times.join(factors)
 
 
-def _negated(term: Term) -> Term:
+def _negate(term: Term) -> Term:
     return replace(term, coefficient={leaves: -c for leaves, c in term.coefficient.items()})
 
 
-def _tidied(left: Side, right: Side) -> tuple[Side, Side]:
+def _tidy(left: Side, right: Side) -> tuple[Side, Side]:
     """Terms that are taken away move to the other side."""
     sides = []
     for one, other in ((left, right), (right, left)):
         kept = [t for t in one.terms if any(c > 0 for c in t.coefficient.values())]
-        kept += [_negated(t) for t in other.terms if all(c < 0 for c in t.coefficient.values())]
+        kept += [_negate(t) for t in other.terms if all(c < 0 for c in t.coefficient.values())]
         constant = {leaves: c for leaves, c in one.constant.items() if c > 0}
         for leaves, c in other.constant.items():
             if c < 0:

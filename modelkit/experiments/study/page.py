@@ -9,7 +9,7 @@ from modelkit.experiments.study.grid import cells
 from modelkit.experiments.study.paper_figures import Verdict, verdicts
 from modelkit.experiments.study.plan import Study
 from modelkit.experiments.study.running import folder_of, status
-from modelkit.experiments.study.store import Store, measured
+from modelkit.experiments.study.store import Store, measure
 from modelkit.io import load
 from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow
 from modelkit.reporting.render import report
@@ -27,7 +27,7 @@ def report_study(
         No run is finished yet, or the file cannot be written.
     """
     done = status(study, folder).done
-    judged = verdicts(study.claims, measured(done))
+    judged = verdicts(study.claims, measure(done))
     finished = {entry.key for entry in done}
     with Store(folder_of(study, folder)) as store:
         known = [cell for cell in cells(study) if cell.key in finished]

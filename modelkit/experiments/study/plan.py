@@ -180,7 +180,7 @@ def load_study(source: str | os.PathLike[str]) -> Study:
         study = Study.model_validate(document)
     except ValidationError as error:
         raise InputError(str(path), faults_of(error, _known_keys())) from None
-    study = _resolved(study, path.parent)
+    study = _resolve_paths(study, path.parent)
     if faults := list(_faults(study, path.parent)):
         raise InputError(str(path), faults)
     return study
@@ -201,7 +201,7 @@ def _known_keys() -> dict[tuple[str, ...], tuple[str, ...]]:
     return keys
 
 
-def _resolved(study: Study, folder: Path) -> Study:
+def _resolve_paths(study: Study, folder: Path) -> Study:
     """Files named relative to the study file."""
 
     def beside(name: str) -> str:

@@ -216,7 +216,7 @@ class Store:
         row = next(iter(self._ask("SELECT stamp FROM instances WHERE key = ?", spec.key)), None)
         if row and path.exists():
             return path, InstanceStamp.model_validate_json(row[0])
-        instance = drawn(spec)
+        instance = draw(spec)
         if spec.file is None:
             save_instance(instance, path)
         stamp = InstanceStamp.of(instance)
@@ -233,7 +233,7 @@ class Store:
             self._ask("COMMIT")
 
 
-def drawn(spec: InstanceSpec) -> Instance:
+def draw(spec: InstanceSpec) -> Instance:
     """The instance of a specification."""
     from modelkit.sources.families import generate
 
@@ -243,7 +243,7 @@ def drawn(spec: InstanceSpec) -> Instance:
     return generate(spec.family, seed=spec.seed, **options)
 
 
-def measured(entries: Iterable[StoredRun]) -> list[Measured]:
+def measure(entries: Iterable[StoredRun]) -> list[Measured]:
     """What claims are about."""
     return [
         Measured(

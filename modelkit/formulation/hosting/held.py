@@ -20,7 +20,7 @@ from modelkit.formulation.hosting.host import Host, current_host, folders
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
-#: Fields that hold functions which are asked by `Formulation.asked`.
+#: Fields that hold functions which are asked by `Formulation.ask`.
 _ASKED = ("needs", "data", "extract", "admissible", "value", "obstacles")
 
 
@@ -133,7 +133,7 @@ def held(path: Path) -> HeldFormulation:
 
     def elsewhere(function: str) -> Callable[..., Any]:
         if function in _ASKED:
-            return lambda *arguments: tie.apply(Formulation.asked, function, *arguments)
+            return lambda *arguments: tie.apply(Formulation.ask, function, *arguments)
 
         def refuse(*arguments: Any) -> Any:
             raise FormulationError(f"{function}() of {path} runs in another process")

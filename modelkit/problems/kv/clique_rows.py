@@ -60,7 +60,7 @@ def clique_rows(
     """
     program = CliqueProgram(instance, windows, FAMILIES)
     ends = min(time.perf_counter() + SEPARATION, current().share(SHARE).at)
-    bound = program.solved(ends, float("inf"))
+    bound = program.cut_and_solve(ends, float("inf"))
     if use_prices:
         kept = bound.reduced <= known.latency * SCALE - bound.bound
         windows = [np.flatnonzero(row) for row in kept]

@@ -187,7 +187,7 @@ def ascend(
                     break
                 windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
                 sampled = windows.starts > FAR_TOO_MANY if sampled is None else sampled
-                chosen = _chosen(sizes, windows.starts, points) if sampled else np.arange(len(sizes))
+                chosen = _choose_requests(sizes, windows.starts, points) if sampled else np.arange(len(sizes))
                 all_of_them = len(chosen) == len(starts)
                 climbed, mean = _stage(
                     relaxation.sample(chosen), prices, windows.sample(chosen), temperature, distance,
@@ -231,7 +231,7 @@ class _Windows:
         return _Windows(self.first[chosen], self.last[chosen], self.stride[chosen])
 
 
-def _chosen(size: Ints, starts: int, most: int) -> Ints:
+def _choose_requests(size: Ints, starts: int, most: int) -> Ints:
     """Requests that have together about ``most`` of all the starts, small ones and large ones."""
     every = max(1, min(-(-starts // most), len(size) // FEWEST))
     return np.sort(np.argsort(size, kind="stable")[every // 2 :: every])
@@ -272,7 +272,7 @@ def _stage(
         between = x[:-1, None] * (1 - right_share) + x[1:, None] * right_share
         return np.asarray(between.ravel()[:rounds])
 
-    def gathered(excess: Floats) -> Floats:
+    def gather(excess: Floats) -> Floats:
         between = np.zeros((knots - 1, spacing))
         between.ravel()[:rounds] = excess
         at_knots = np.zeros(knots)
@@ -282,15 +282,15 @@ def _stage(
 
     def objective(x: Floats) -> tuple[float, Floats]:
         nonlocal mean
-        smooth = relaxation.smoothed(spread(x), temperature, windows.first, windows.last, windows.stride)
+        smooth = relaxation.smooth(spread(x), temperature, windows.first, windows.last, windows.stride)
         mean = smooth.mean
-        return smooth.value, gathered(smooth.excess)
+        return smooth.value, gather(smooth.excess)
 
     x = np.interp(np.arange(knots) * spacing, np.arange(rounds), prices)
-    return spread(_climbed(objective, x, iterations, deadline)), mean
+    return spread(_climb(objective, x, iterations, deadline)), mean
 
 
-def _climbed(
+def _climb(
     function: Callable[[Floats], tuple[float, Floats]], x: Floats, iterations: int, deadline: Deadline
 ) -> Floats:
     """Maximise a smooth concave function over x >= 0: projected L-BFGS with backtracking.

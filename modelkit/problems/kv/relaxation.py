@@ -75,7 +75,7 @@ class Relaxation:
     def sums(self, prices: Floats) -> tuple[Floats, Floats]:
         """P and Q of prices on rounds 1 .. ``rounds``."""
         p, q = np.empty(self.size), np.empty(self.size)
-        _cumulated(prices, p, q)
+        _cumulate(prices, p, q)
         return p, q
 
     def least_ahead(self, prices: Floats) -> tuple[Floats, Floats]:
@@ -142,7 +142,7 @@ class Relaxation:
         few.capacity = self.capacity * len(chosen) / len(self.output)
         return few
 
-    def smoothed(self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints) -> Smooth:
+    def smooth(self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints) -> Smooth:
         """L_tau and what comes with it, over every ``stride``-th start from ``first`` to ``last``."""
         n = len(self.output)
         p, q = self.sums(prices)
@@ -181,7 +181,7 @@ class Smooth:
 
 
 @kernel
-def _cumulated(prices: Any, p: Any, q: Any) -> None:
+def _cumulate(prices: Any, p: Any, q: Any) -> None:
     """P and Q of prices on rounds 1, 2, ..., also behind the last of them."""
     p[0] = q[0] = 0.0
     for t in range(1, len(p)):

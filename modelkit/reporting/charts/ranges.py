@@ -131,7 +131,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
         plot.text(axis.low, top + 8, f"{name}: median {np.median(values):.3f}, worst {values[-1]:.3f}", "row", 70)
         quartiles = [float(np.quantile(values, q)) for q in (0.25, 0.75)]
         plot.rect(quartiles[0], quartiles[1], top + 19, top + 41, "box")
-        for i, value in enumerate(_thinned(values)):
+        for i, value in enumerate(_thin(values)):
             plot.dot(value, top + 23 + 14 * (i * 0.618034 % 1), f"mark {series(k)}", radius=2.5)
         plot.upright(float(np.median(values)), "median", top + 17, top + 43)
     lead = "Each dot is an instance; the box spans the middle half of them, the line is the median."
@@ -143,7 +143,7 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
     )
 
 
-def _thinned(values: list[float], most: int = 400) -> list[float]:
+def _thin(values: list[float], most: int = 400) -> list[float]:
     """At most ``most`` of the sorted values, ends included."""
     if len(values) <= most:
         return values

@@ -29,7 +29,7 @@ The diagram proves all of either size, in 5 and 21 s.
 """
 
 from modelkit.problems.kv.cuts.conflict_cliques import conflict, conflict_cliques
-from modelkit.problems.kv.cuts.rows import Candidates, Cut, Family, Floats, Ints, first_found
+from modelkit.problems.kv.cuts.rows import Candidates, Cut, Family, Floats, Ints, find_first
 from modelkit.problems.kv.cuts.separation import Separation
 from modelkit.problems.kv.cuts.triples import triples
 
@@ -42,6 +42,6 @@ __all__ = [
     "Separation",
     "conflict",
     "conflict_cliques",
-    "first_found",
+    "find_first",
     "triples",
 ]

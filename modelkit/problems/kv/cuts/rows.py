@@ -61,7 +61,7 @@ class Cut(NamedTuple):
 Family = Callable[[Candidates, Floats, float, int, int], list[Cut]]
 
 
-def first_found(
+def find_first(
     families: Sequence[Family], candidates: Candidates, x: Floats, violation: float, most: int, turn: int
 ) -> list[Cut]:
     """What the first of the families that finds anything finds."""

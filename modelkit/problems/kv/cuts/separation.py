@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelkit.problems.kv.cuts.rows import Candidates, Cut, Family, Floats, first_found
+from modelkit.problems.kv.cuts.rows import Candidates, Cut, Family, Floats, find_first
 
 
 class Separation:
@@ -27,4 +27,4 @@ class Separation:
     def __call__(self, x: Floats) -> list[Cut]:
         """Rows that ``x`` of shape [starts] violates."""
         self.turn = (self.turn + len(x) // 3 + 1) % len(x)
-        return first_found(self.families, self.candidates, x, self.violation, self.most, self.turn)
+        return find_first(self.families, self.candidates, x, self.violation, self.most, self.turn)

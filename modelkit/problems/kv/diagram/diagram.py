@@ -153,7 +153,7 @@ class Diagram:
         )
         return times, starts
 
-    def limited(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
+    def find_limit(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
         """The highest limit from ``least`` to ``most`` that leaves at most ``arcs`` arcs, and what it leaves.
 
         It is ``least`` where that leaves more.
@@ -168,9 +168,9 @@ class Diagram:
             path_kernels.path_costs(self.layers, self.first, self.arc_to, self.arc_set, set_cost, to_go, come, through)
             beyond = int(np.partition(through, arcs)[arcs]) + total
             limit = min(most, max(least, (beyond - 1) // SCALE))
-        return limit, self.pruned(set_cost, to_go, limit * SCALE - total)
+        return limit, self.prune_to(set_cost, to_go, limit * SCALE - total)
 
-    def pruned(self, set_cost: Ints, to_go: Ints, limit: int) -> Diagram:
+    def prune_to(self, set_cost: Ints, to_go: Ints, limit: int) -> Diagram:
         """Without what lies on no path that costs at most ``limit``."""
         layers, first = np.zeros_like(self.layers), np.zeros_like(self.first)
         arc_to, arc_set, terminal = (

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from modelkit.errors import SolverError
 from modelkit.instance import Instance
-from modelkit.problems.kv.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques, first_found
+from modelkit.problems.kv.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques, find_first
 from modelkit.problems.kv.diagram.kernels import NEVER
 
 #: Units of a round in which costs are whole numbers.
@@ -91,13 +91,13 @@ class CliqueProgram:
         self.rounds = int(ends.max())
         self.cuts: list[Cut] = []
 
-    def solved(self, deadline: float, target: float) -> CliqueBound:
+    def cut_and_solve(self, deadline: float, target: float) -> CliqueBound:
         """Cutting planes until none is found, the deadline, or the bound exceeds ``target`` - 1."""
         from modelkit.backends.engine import run
 
         solver = self.linear_program()
         rows = len(self.arrival) + self.rounds
-        best = self.priced(np.zeros(rows))
+        best = self.prove(np.zeros(rows))
         turn = 0
         for separations in range(1, 100_000):
             solver.setOptionValue("time_limit", solver.getRunTime() + max(0.1, deadline - time.perf_counter()))
@@ -108,7 +108,7 @@ class CliqueProgram:
                 break
             solution = solver.getSolution()
             if solution.dual_valid:
-                found = self.priced(np.array(solution.row_dual))
+                found = self.prove(np.array(solution.row_dual))
                 best = max(best, found, key=lambda b: b.bound)
             if time.perf_counter() > deadline or best.bound > (target - 1) * SCALE or not solution.value_valid:
                 break
@@ -119,7 +119,7 @@ class CliqueProgram:
                 self.cuts = [c for c, binds in zip(self.cuts, binding, strict=True) if binds]
             violation = VIOLATION if separations < COARSE else SMALL_VIOLATION
             x = np.array(solution.col_value)
-            added = first_found(self.families, self.candidates, x, violation, MOST_ADDED, turn)
+            added = find_first(self.families, self.candidates, x, violation, MOST_ADDED, turn)
             turn = (turn + len(x) // 3 + 1) % len(x)
             if not added:
                 break
@@ -165,7 +165,7 @@ class CliqueProgram:
         add_cuts(solver, self.cuts)
         return solver
 
-    def priced(self, duals: Floats, allowed: npt.NDArray[np.bool_] | None = None) -> CliqueBound:
+    def prove(self, duals: Floats, allowed: npt.NDArray[np.bool_] | None = None) -> CliqueBound:
         """What the prices in these duals prove, in integers: of all schedules, or those with allowed starts."""
         of, n = self.candidates, len(self.arrival)
         prices = np.zeros(self.rounds + int(of.output.max()) + 2, dtype=np.int64)

@@ -195,7 +195,7 @@ class Search:
             return None
         share = LARGE_SHARE if len(self.starts) > LARGE else CLIQUES_SHARE
         program = CliqueProgram(self.instance, windows)
-        known = program.solved(self._until(share), self.value)
+        known = program.cut_and_solve(self._until(share), self.value)
         self._prove(known.bound)
         self.trouble = program.trouble
         note = f"{known.cuts} conflict cliques with a price"
@@ -224,7 +224,7 @@ class Search:
         multipliers = np.clip(problem.multipliers, -most, most)
         try:
             beam = first_diagram(problem, multipliers, limit * SCALE, self._until(BEAM_SHARE), width=BEAM, beam=True)
-            multipliers, beam, _ = self._ascended(beam, problem, multipliers, limit)
+            multipliers, beam, _ = self._ascend(beam, problem, multipliers, limit)
             self._done("multipliers", f"from a beam of {BEAM:,}")
             self._schedules(beam, problem, multipliers)
         except TooWideError:
@@ -237,7 +237,7 @@ class Search:
             except TooWideError:
                 if self.late or width == widths[-1]:
                     raise
-        multipliers, root, _ = self._ascended(made, problem, multipliers, limit)
+        multipliers, root, _ = self._ascend(made, problem, multipliers, limit)
         self._schedules(root, problem, multipliers)
         self._done("root diagram", f"{made.nodes:,} nodes, {made.arcs:,} arcs; {root.arcs:,} left")
         return root, multipliers
@@ -263,7 +263,7 @@ class Search:
         """
         n = len(multipliers)
         remembered: list[int] = []
-        limit, diagram = root.limited(problem, multipliers, self.bound, self.value - 1, kept)
+        limit, diagram = root.find_limit(problem, multipliers, self.bound, self.value - 1, kept)
         note = ""
         while diagram.nodes and not self.proven:
             began, arcs = time.perf_counter(), diagram.arcs
@@ -276,11 +276,11 @@ class Search:
                 self._keep(made, problem, multipliers)
                 self.bound = max(self.bound, min(limit + 1, self.value))
                 break
-            multipliers, diagram, repeats = self._ascended(made, problem, multipliers, limit)
+            multipliers, diagram, repeats = self._ascend(made, problem, multipliers, limit)
             now = time.perf_counter()
             if math.isfinite(ends):
                 kept = min(kept, max(FEW, int((ends - now) / AHEAD / (now - began) * arcs)))
-            limit, diagram = diagram.limited(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
+            limit, diagram = diagram.find_limit(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
             if len(remembered) == n and diagram.arcs >= arcs:
                 note = ": too wide"
                 break
@@ -320,7 +320,7 @@ class Search:
         if latency(self.instance, starts) < self.value and fits(self.instance, starts):
             self.starts = starts
 
-    def _ascended(
+    def _ascend(
         self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int
     ) -> tuple[Ints, Diagram, Floats]:
         """Subgradients with Polyak's step: the best multipliers, what is left, how often paths missed "once" [n].
@@ -338,12 +338,12 @@ class Search:
             if diagram.complete:
                 self._prove(min(value, limit * SCALE + 1))
             if value > limit * SCALE:
-                return multipliers, diagram.pruned(set_cost, to_go, -kernels.NEVER), repeats
+                return multipliers, diagram.prune_to(set_cost, to_go, -kernels.NEVER), repeats
             stale = 0 if value > best + SCALE // 50 else stale + 1
             if value > best:
                 best, best_multipliers = value, multipliers
             if iteration % PRUNING == PRUNING - 1:
-                diagram = diagram.pruned(set_cost, to_go, limit * SCALE - total)
+                diagram = diagram.prune_to(set_cost, to_go, limit * SCALE - total)
                 to_go = diagram.costs_to_go(set_cost)
             if share < 0.02 or self.late or self.proven:
                 break
@@ -368,7 +368,7 @@ class Search:
             multipliers = np.clip(moved, -problem.most_multiplier, problem.most_multiplier)
         set_cost = diagram.set_cost(problem, best_multipliers)
         to_go = diagram.costs_to_go(set_cost)
-        return best_multipliers, diagram.pruned(set_cost, to_go, limit * SCALE - int(best_multipliers.sum())), repeats
+        return best_multipliers, diagram.prune_to(set_cost, to_go, limit * SCALE - int(best_multipliers.sum())), repeats
 
     def _neighbourhoods(self, share: float) -> None:
         """Large neighbourhood search for a share of the time that is left."""
