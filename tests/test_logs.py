@@ -430,3 +430,18 @@ def test_traces_are_no_logs(tmp_path: Path, cli: Callable[..., Any]) -> None:
     assert "`modelkit import FILE`" in said
     with pytest.raises(InputError, match=r"a trace \(lengths\)"):
         mk.judge_log(path, format="lengths")
+
+
+def test_two_runs_of_one_workload_have_two_names(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests that another run of the same requests on a named server writes over neither file of the first."""
+    monkeypatch.chdir(tmp_path)
+    run = served()
+    for shift in (0.0, 0.0, 0.25):
+        later = [r._replace(first=r.first + shift, last=r.last + shift) for r in run]
+        cli("import", str(write(tmp_path, "vllm-run", later)), "--server", "llama2-70b-2xa100")
+    runs = sorted(tmp_path.glob("run-n60*.observed.json"))
+    assert len(runs) == 2
+    assert len({path.read_bytes() for path in runs}) == 2
+    assert len({mk.load(str(path).replace(".observed", "")).sha256 for path in runs}) == 1

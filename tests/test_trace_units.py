@@ -282,7 +282,7 @@ def test_tables_and_json_are_told_apart(read: Any) -> None:
         read("lengths", seconds_apart(1))
     with pytest.raises(InputError, match="line 1: looks like a CSV table"):
         read("mooncake", AZURE)
-    with pytest.raises(InputError, match="a delay after the answer before it has no arrival"):
+    with pytest.raises(InputError, match="line 1, delay: the answer that it waits for is not in the file before it"):
         read("mooncake", '{"session_id": "a", "delay": 5, "input_length": 3, "output_length": 4}\n')
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     help="Server whose clock is used.  [default: the law that the log's stamps tell]",
 )  # fmt: skip
 @click.option("--model", metavar="NAME", shell_complete=completing.any_file, help="Only requests to this model.")
-@click.option("--requests", type=click.IntRange(1), help="Take at most this many requests.")
+@click.option("--requests", "--first", "requests", type=click.IntRange(1), help="Take at most this many requests.")
 @click.option("--skip", type=click.IntRange(0), default=0, help="Skip this many requests at the beginning.")
 @click.option("--from", "from_", type=float, metavar="SECONDS", help="Leave out requests before this moment.")
 @click.option("--until", type=float, metavar="SECONDS", help="Leave out requests from this moment on.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -55,9 +57,11 @@ class _Generators(NamingGroup):
         generators: Callable[[], dict[str, Generator]],
         make: Callable[..., Made],
         shared: tuple[click.Parameter, ...] = (),
+        also: dict[str, tuple[str, ...]] | None = None,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
+        self._also = also or {}
         self._generators = generators
         self._make = make
         self._shared = shared
@@ -84,7 +88,7 @@ class _Generators(NamingGroup):
 
         command = click.Command(
             generator.name,
-            params=[*self._shared, *(_click_option(option) for option in generator.options)],
+            params=[*self._shared, *(_click_option(o, *self._also.get(o.name, ())) for o in generator.options)],
             callback=make,
             help=f"{generator.summary}.\n\n{generator.reference}.",
             short_help=generator.summary,
@@ -127,8 +131,9 @@ def _is_path(word: str) -> bool:
     return word == "-" or os.path.exists(word) or "." in word or "/" in word
 
 
-def _click_option(option: Option) -> click.Option:
-    names = [option.flag, option.name]
+def _click_option(option: Option, *others: str) -> click.Option:
+    """An option of a generator, with other names for the command line."""
+    names = [option.flag, *others, option.name]
     if option.kind is bool:
         return click.Option(names, is_flag=True, help=option.help)
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
@@ -192,6 +197,7 @@ import_ = _Importers(
     generators=all_formats,
     make=_import,
     shared=(click.Argument(["trace"], shell_complete=traces),),
+    also={"requests": ("--first",)},
     params=[
         click.Option(
             ["--format"],
@@ -214,7 +220,7 @@ import_ = _Importers(
 
 def _write_instance(made: Made, output: str | None, quiet: bool, inputs: list[str | None]) -> None:
     instance = made.instance
-    path = output or _free_path(instance)
+    path = output or _free_path(made)
     beside = _beside(path) if made.observed is not None else None
     if output is None or beside is not None:
         check_outputs({"the instance": path if output is None else None, "the observed run": beside}, inputs)
@@ -274,16 +280,35 @@ def _tell(instance: mk.Instance, written: list[Path | None], path: str, more: li
     )  # fmt: skip
 
 
-def _free_path(instance: mk.Instance) -> str:
-    """The file of the instance's name, or where that holds another instance one beside it."""
+def _free_path(made: Made) -> str:
+    """The file of the instance's name, or where that or the run beside it holds another one beside it."""
+    instance = made.instance
     path = file_name(safe(instance.name), ending="json")
-    if not os.path.exists(path):
+    if not _holds_another(path, instance) and not _runs_another(_beside(path), made.observed):
         return path
+    content = instance.sha256
+    if made.observed is not None:
+        content = hashlib.sha256(json.dumps(made.observed.document(), sort_keys=True).encode()).hexdigest()
+    return file_name(safe(instance.name), content[:8], ending="json")
+
+
+def _holds_another(path: str, instance: mk.Instance) -> bool:
     try:
-        same = mk.load(path) == instance
+        return os.path.exists(path) and mk.load(path) != instance
     except mk.ModelkitError:
-        same = False
-    return path if same else file_name(safe(instance.name), instance.sha256[:8], ending="json")
+        return True
+
+
+def _runs_another(path: str | None, observed: Observed | None) -> bool:
+    """Whether a file holds an observed run that is not this one."""
+    if observed is None or path is None or not os.path.exists(path):
+        return False
+    from modelkit.io import read_json
+
+    try:
+        return bool(read_json(path) != json.loads(json.dumps(observed.document())))
+    except mk.ModelkitError:
+        return True
 
 
 def _warn_of_oversized(instance: mk.Instance) -> None:

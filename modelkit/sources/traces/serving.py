@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from modelkit.errors import Fault
+from modelkit.errors import Fault, did_you_mean
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.traces import Imported, trace_format
 from modelkit.sources.traces.taking import ROUND_MS, Reader, Reading, Taking, TraceEntry, taken
@@ -23,6 +22,7 @@ def serving_format(
     rows: Callable[[str | os.PathLike[str]], Iterator[Row]],
     unit: str | None,
     block: int | None = None,
+    models: str | None = None,
     summary: str,
     reference: str,
 ) -> Callable[[Reader], Reader]:
@@ -34,6 +34,8 @@ def serving_format(
         Of times that are numbers; None where they are stamps.
     block
         Prompt tokens in a block of the prefix hashes; None where the format has none.
+    models
+        The column that names a row's model; None where the format has none.
     """
 
     def decorate(read: Reader) -> Reader:
@@ -52,18 +54,21 @@ def serving_format(
             seed: int = 0,
             time_unit: str | None = None,
             block: int | None = None,
+            model: str | None = None,
         ) -> Imported:
             taking = Taking(
-                server, round_ms, kv_capacity, requests, skip, from_, until, rate, drop_oversized, seed, block
+                server, round_ms, kv_capacity, requests, skip, from_, until, rate, drop_oversized, seed, block, model
             )
             reading = Reading(time_unit or unit, block or usual_block, told=time_unit is not None)
-            return taken(name, path, rows(path), read, reading, taking)
+            chosen = rows(path) if model is None else _of_model(rows(path), str(models), model, reading)
+            return taken(name, path, chosen, read, reading, taking)
 
         usual_block = block
-        if block is None:  # not offered where there is nothing to count
-            signature = inspect.signature(make, eval_str=True)
-            kept = [p for p in signature.parameters.values() if p.name != "block"]
-            make.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        without = {"block"} if block is None else set()  # not offered where there is nothing to count or to choose
+        without |= {"model"} if models is None else set()
+        signature = inspect.signature(make, eval_str=True)
+        kept = [p for p in signature.parameters.values() if p.name not in without]
+        make.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
         numbers = f"default: {unit}" if unit else "default: they are dates"
         trace_format(
             name,
@@ -82,10 +87,20 @@ def serving_format(
             seed="seed of drawn arrivals",
             time_unit=f"unit of times that are numbers; {numbers}|s|ms|us|ns",
             block=f"prompt tokens in a block of hash_ids; default: {block}",
+            model="take only rows of this model; the other options count these",
         )(make)
         return read
 
     return decorate
+
+
+def _of_model(rows: Iterator[Row], column: str, model: str, reading: Reading) -> Iterator[Row]:
+    """Rows of a model; the others are counted."""
+    for row in rows:
+        if row.cell(column) == model:
+            yield row
+        else:
+            reading.ignored["rows of other models, left out"] += 1
 
 
 _AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -113,7 +128,9 @@ def azure(row: Row, reading: Reading) -> TraceEntry:
         except (ValueError, OverflowError):
             reading.faults.append(row.fault("TIMESTAMP", "a date and time, such as 2023-11-16 18:15:46.680590"))
     prompt = row.tokens("ContextTokens", reading.faults)
-    return TraceEntry(tick, prompt, row.tokens("GeneratedTokens", reading.faults, least=0))
+    images = (row.cell("NumImages") or "0").strip("0.") != ""
+    said = ("requests with images, whose tokens are those of ContextTokens alone",) if images else ()
+    return TraceEntry(tick, prompt, row.tokens("GeneratedTokens", reading.faults, least=0), said=said)
 
 
 _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
@@ -123,49 +140,68 @@ _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
     "burstgpt",
     rows=lambda path: read_csv(path, _BURSTGPT, trace=True).rows(),
     unit="s",
+    models="Model",
     summary="CSV with Timestamp [s], Request tokens, Response tokens; rows without response or request are failures,"
     " left out and named in extra.failed_lines",
     reference="HPMLL/BurstGPT; Wang et al., BurstGPT, arXiv 2401.17644 (CC-BY-4.0)",
 )
 def burstgpt(row: Row, reading: Reading) -> TraceEntry:
     """A response of no tokens is a failed request."""
+    if row.cell("Session ID"):
+        reading.conversations = True
+    said = ("rows with a measured duration (Elapsed time), which is not used",) if row.cell("Elapsed time") else ()
     tick = reading.time(row, "Timestamp")
     prompt = row.tokens("Request tokens", reading.faults, least=0)
     output = row.tokens("Response tokens", reading.faults, least=0)
-    return TraceEntry(tick, prompt, output, failed=not (prompt and output))
+    return TraceEntry(tick, prompt, output, failed=not (prompt and output), said=said)
 
 
 _MOONCAKE = ("timestamp", "input_length", "output_length")
 
 
-def _hashed_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    return read_json_lines(path, _MOONCAKE, hint=_of_a_session)
-
-
-def _of_a_session(found: Mapping[str, Any]) -> str:
-    delayed = "timestamp" not in found and ("delay" in found or "delay_ms" in found)
-    return "; a turn that comes a delay after the answer before it has no arrival of its own" if delayed else ""
-
-
 @serving_format(
     "mooncake",
-    rows=_hashed_rows,
+    rows=lambda path: read_json_lines(path, ("output_length",)),
     unit="ms",
     block=512,
-    summary="JSON lines with timestamp [ms], input_length, output_length; hash_ids are kept in extra.prefix_hashes",
-    reference="kvcache-ai/Mooncake; Qin et al., Mooncake, FAST 2025 (Apache-2.0)",
+    summary="JSON lines with timestamp [ms], input_length, output_length; hash_ids are kept in extra.prefix_hashes;"
+    " later turns of a session may have a delay in place of a timestamp",
+    reference="kvcache-ai/Mooncake; Qin et al., Mooncake, FAST 2025 (Apache-2.0); ai-dynamo/dynamo and"
+    " ai-dynamo/aiperf, mooncake and agentic_mooncake (Apache-2.0)",
 )
 def mooncake(row: Row, reading: Reading) -> TraceEntry:
     """Equal hashes are equal blocks of 512 prompt tokens, at the same place of the prompt."""
     if "parent_chat_id" in row.cells and not reading.told and not reading.faults:
         words = "is a key of the Qwen-Bailian traces, which count seconds: import bailian, or give --time-unit"
         reading.faults.append(Fault(f"{row.place}, parent_chat_id", words))
-    return bailian(row, reading)
+    entry = _turn(row, reading)
+    blocks, session = entry.blocks, row.cells.get("session_id")
+    if blocks and session is not None and reading.prompts.setdefault(str(session), blocks[0]) != blocks[0]:
+        words = "turns that do not begin with the blocks of the turn before; if they hold only what is new, they are of"
+        return entry._replace(said=(f"{words} the format mooncake-delta",))
+    return entry
+
+
+@serving_format(
+    "mooncake-delta",
+    rows=lambda path: read_json_lines(path, ("output_length", "session_id")),
+    unit="ms",
+    block=512,
+    summary="JSON lines as of mooncake with session_id, where each turn has only the tokens that are new in its prompt",
+    reference="ai-dynamo/dynamo, docs/dynosim/trace-formats.md (Apache-2.0)",
+)
+def mooncake_delta(row: Row, reading: Reading) -> TraceEntry:
+    """A turn's prompt is that of the turn before and what is new, whose hashes are not those of the whole."""
+    session = str(row.cells.get("session_id"))
+    entry = _turn(row, reading, reading.prompts.get(session, 0))
+    reading.prompts[session] = entry.prompt
+    said = ("turns whose hashes are of what is new alone, and are not kept",) if entry.blocks else ()
+    return entry._replace(blocks=None, said=said)
 
 
 @serving_format(
     "bailian",
-    rows=_hashed_rows,
+    rows=lambda path: read_json_lines(path, _MOONCAKE),
     unit="s",
     block=16,
     summary="JSON lines with timestamp [s], input_length, output_length; hash_ids, a block of 16 tokens each, are kept"
@@ -174,19 +210,44 @@ def mooncake(row: Row, reading: Reading) -> TraceEntry:
 )
 def bailian(row: Row, reading: Reading) -> TraceEntry:
     """The keys of Mooncake, in seconds and blocks of 16."""
-    tick = reading.time(row, "timestamp")
+    entry = _turn(row, reading)
+    if row.cells.get("type") in ("image", "file"):
+        return entry._replace(said=("requests with an image or a file, whose tokens are those of input_length alone",))
+    return entry
+
+
+def _blocks(row: Row, reading: Reading) -> list[int]:
+    """Hashes of a prompt's blocks."""
     found = row.cells.get("hash_ids")
     blocks = [] if found is None else found
     if not isinstance(blocks, list) or not all(isinstance(b, int) and not isinstance(b, bool) for b in blocks):
         reading.faults.append(row.fault("hash_ids", "a list of whole numbers"))
-        blocks = []
-    prompt = row.tokens("input_length", reading.faults)
+        return []
+    return blocks
+
+
+def _turn(row: Row, reading: Reading, before: int = 0) -> TraceEntry:
+    """A row with hashes, whose prompt begins with ``before`` tokens that it does not count."""
+    assert reading.turns is not None
+    tick = reading.turns.tick(row, reading)
+    blocks = _blocks(row, reading)
+    if "input_length" not in row.cells and blocks:
+        prompt = len(blocks) * (reading.block or 1)
+    elif "input_length" not in row.cells:
+        text = "; a text has to be counted by its tokenizer first" if "text_input" in row.cells else None
+        words = f"has no key 'input_length'{text or did_you_mean('input_length', row.cells)}"
+        reading.faults.append(Fault(row.place, words))
+        prompt = 1
+    else:
+        prompt = row.tokens("input_length", reading.faults)
     output = row.tokens("output_length", reading.faults, least=0)
     if blocks and not reading.faults:
         _check_blocks(row, prompt, len(blocks), reading)
     if {"session_id", "chat_id"} & row.cells.keys():
         reading.conversations = True
-    return TraceEntry(tick, prompt, output, blocks=blocks)
+    if not reading.faults:
+        reading.turns.came(row, tick, before + prompt, output)
+    return TraceEntry(tick, before + prompt, output, blocks=blocks)
 
 
 def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:

@@ -7,6 +7,7 @@ Both count from the first request taken.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,6 +24,7 @@ from modelkit.io.files import where_of
 from modelkit.io.tables import Row
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of
+from modelkit.sources.traces.sessions import Turns, alone_on
 from modelkit.sources.traces.times import TICKS_PER_SECOND, is_number, ticks_of_number, ticks_of_stamp, unit_doubt
 
 #: Length of a round without a server [ms].
@@ -32,7 +34,10 @@ _LEFT_OUT = {"failed": "failed", "no_output": "without output", "oversized": "ov
 
 
 class TraceEntry(NamedTuple):
-    """A row of a trace: its time [100 ns] where it has one, lengths [token], the blocks of its prompt."""
+    """A row of a trace: its time [100 ns] where it has one, lengths [token], the blocks of its prompt.
+
+    ``said`` is what it has and an instance has not, in words that follow a number.
+    """
 
     tick: int | None
     prompt: int
@@ -40,6 +45,7 @@ class TraceEntry(NamedTuple):
     failed: bool = False
     blocks: list[int] | None = None
     line: int = 0
+    said: tuple[str, ...] = ()
 
 
 @dataclass
@@ -52,6 +58,10 @@ class Reading:
         Unit of times that are numbers, None where they may be none; tokens in a block of the prefix hashes.
     told
         Whether the user named the unit.
+    turns, prompts
+        When turns of sessions come; of a session, its prompt so far [token] or the first block of it.
+    ignored
+        What is not modelled or left out without its lines, by its name.
     """
 
     unit: str | None
@@ -61,6 +71,9 @@ class Reading:
     fraction: tuple[str, str, object] | None = None
     conversations: bool = False
     noun: str = "line"
+    turns: Turns | None = None
+    prompts: dict[str, int] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
 
     def time(self, row: Row, column: str) -> int:
         """A time that is a number in ticks; 0 when it is none, with a fault."""
@@ -94,6 +107,7 @@ class Taking:
     drop_oversized: bool
     seed: int
     block: int | None
+    model: str | None = None
 
     def check(self, what: str) -> None:
         """Raise unless every option is in its range."""
@@ -135,6 +149,7 @@ def taken(
     host = find_server(taking.server) if taking.server is not None else Server()
     if taking.kv_capacity is not None:
         host = host.model_copy(update={"kv_capacity_tokens": taking.kv_capacity})
+    reading.turns = Turns(alone_on(host, taking.round_ms or ROUND_MS))
     left_out: dict[str, list[int]] = {why: [] for why in _LEFT_OUT}
     entries = _entries(where, _chosen(where, rows, read, reading, taking), reading, taking, left_out)
     _check_unit(where, name, entries, reading)
@@ -177,6 +192,15 @@ def taken(
         )
     if reading.conversations:
         notes.append("conversations are not modelled: every turn is a request of its own")
+    if (followed := reading.turns.followed) > 0:
+        turns = f"{followed:,} turns come after the answers that they wait for, at the earliest: those served alone"
+        words.append(turns)
+        notes.append(f"{turns} on this server")
+    notes += [f"{n:,} {why}" for why, n in reading.ignored.items()]
+    if (unit := _unit_words(entries, reading)) is not None:
+        words.append(unit)
+        if not reading.told:
+            notes.append(f"{unit}; --time-unit states another unit")
     if taking.block is not None and "prefix_hashes" not in extra:
         notes.append("--block is not used: no row has hash_ids")
     instance = Instance(
@@ -200,20 +224,24 @@ def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, tak
     origin = first = last = None
     found = 0
     for position, row in enumerate(islice(rows, stop)):
-        if position < taking.skip and (origin is not None or not window):
+        follows = any(key in row.cells for key in ("session_id", "request_id"))  # a turn may wait for a skipped one
+        if position < taking.skip and not follows and (origin is not None or not window):
             continue
         entry = read(row, reading)._replace(line=row.line)
         reading.noun = "element" if row.in_list else "line"
         if window:
-            if entry.tick is None:
+            if entry.tick is None and not reading.faults:
                 raise InputError(where, [Fault("--from, --until", "this file has no arrivals")])
-            if origin is None:
+            if origin is None and entry.tick is not None:
                 origin = entry.tick
                 first = _edge("--from", taking.since, origin, reading)
                 last = _edge("--until", taking.until, origin, reading)
-            outside = (first is not None and entry.tick < first) or (last is not None and entry.tick >= last)
-            if position < taking.skip or (outside and not reading.faults):
+            tick = entry.tick or 0
+            outside = (first is not None and tick < first) or (last is not None and tick >= last)
+            if outside and not reading.faults:
                 continue
+        if position < taking.skip:
+            continue
         yield entry
         found += 1
         if window and found == taking.requests:
@@ -253,12 +281,14 @@ def _entries(
             raise InputError(where, [Fault(f"{reading.noun} {entry.line}", f"{words}, or --from and --until")])
         else:
             entries.append(entry)
+            reading.ignored.update(entry.said)
     if reading.faults:
         raise InputError(where, reading.faults)
     if not entries:
         after = f" after the first {taking.skip}" if taking.skip else ""
         within = " within --from and --until" if taking.since is not None or taking.until is not None else ""
-        why = " that did not fail" if left_out["failed"] else " with an output" if left_out["no_output"] else ""
+        why = "".join(f"; {n:,} {words}" for words, n in reading.ignored.items() if words.endswith("left out"))
+        why = " that did not fail" if left_out["failed"] else " with an output" if left_out["no_output"] else why
         raise InputError(where, [Fault("file", f"has no request{after}{within}{why}")])
     return entries
 
@@ -273,6 +303,17 @@ def _check_unit(where: str, name: str, entries: list[TraceEntry], reading: Readi
         place, column, _ = reading.fraction or (f"{reading.noun} {entries[0].line}", "times", None)
         words = f"{name} counts {reading.unit}, but {doubt}; give the unit: --time-unit s or --time-unit ms"
         raise InputError(where, [Fault(f"{place}, {column}", words)])
+
+
+def _unit_words(entries: list[TraceEntry], reading: Reading) -> str | None:
+    """The unit of times that are numbers, and how often requests come in it."""
+    ticks = [entry.tick for entry in entries if entry.tick is not None]
+    if reading.unit is None or not ticks:
+        return None
+    span = (max(ticks) - min(ticks)) / TICKS_PER_SECOND
+    rate = f", so {(len(ticks) - 1) / span:.3g} requests come a second" if span else ""
+    blocks = f", blocks have {reading.block:,} tokens" if any(entry.blocks for entry in entries) else ""
+    return f"times are read in {reading.unit}{rate}{blocks}"
 
 
 def _repeated(entries: list[TraceEntry], block: int) -> float:
@@ -321,6 +362,7 @@ def _name(stem: str, n: int, taking: Taking, *, drawn: bool) -> str:
         f"from{taking.since}" if taking.since is not None else "",
         f"until{taking.until}" if taking.until is not None else "",
         f"rate{taking.rate:g}" if taking.rate else "",
+        taking.model or "",
         f"s{taking.seed}" if drawn and taking.rate and taking.seed else "",
         Path(taking.server).name.partition(".json")[0] if taking.server else "",
         f"round{taking.round_ms:g}" if taking.round_ms else "",

@@ -63,6 +63,11 @@ def ticks_of_number(value: object, unit: str) -> tuple[int, bool]:
     ValueError
         It is no finite number, negative, or beyond all reason.
     """
+    text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    if text.isascii() and text.isdecimal() and len(text) < 12 and TIME_UNITS[unit].denominator == 1:
+        ticks = int(text) * TIME_UNITS[unit].numerator  # most are such, and there may be millions
+        if ticks <= _LATEST * TICKS_PER_SECOND:
+            return ticks, False
     try:
         number = Decimal("nan" if isinstance(value, bool) else str(value).strip())
     except InvalidOperation:
