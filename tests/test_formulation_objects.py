@@ -88,6 +88,19 @@ def test_check_takes_objects() -> None:
     assert {f.rule: f.status for f in mk.check(lax, instances=2, rules=("judged",))}["judged"] == "failed"
 
 
+def test_pyomo_adds_no_lines_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Tests that what Pyomo refuses is said once, by the error."""
+
+    def wrong(m: Any) -> None:
+        build(m)
+        m.odd = pyo.Constraint(m.ROUNDS, rule=lambda m, t: True, doc="no expression")
+
+    with pytest.raises(mk.FormulationError, match="trivial Boolean"):
+        mk.solve(ROOMY, replace(OBJECT, build=wrong), warm_start="none")
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
 def test_an_unknown_base_is_named() -> None:
     with pytest.raises(mk.UsageError, match="kv-hindsight-flwo"):
         mk.solve(ROOMY, replace(OBJECT, extends="kv-hindsight-flwo"))

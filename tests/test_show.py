@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import pyomo.environ as pyo
 import pytest
+from written_formulas import Reader, faults, terms_at
 
-from modelkit.authoring.show import mathematics, styles, writing
-from modelkit.formulation.loading import found_formulations
+from modelkit.authoring.check.tiny_instances import tiny_instances
+from modelkit.authoring.show import Mathematics, Named, mathematics, styles, writing
+from modelkit.formulation.loading import found_formulations, load_formulation
+from modelkit.solving.known import known_of
 
 BUNDLED = [entry.name for entry in found_formulations()]
 
 
+@cache
+def known(name: str) -> Mathematics:
+    """The mathematics of a bundled formulation, read once for all tests."""
+    return mathematics(name)
+
+
 def formula(name: str, family: str) -> str:
     """One formula as text."""
-    read = mathematics(name)
+    read = known(name) if name in BUNDLED else mathematics(name)
     families = {f.name: f for f in (read.objective, *read.constraints)}
     made = writing.Writer(read, styles.Text()).formula(families[family])
     assert made is not None
@@ -63,7 +76,7 @@ def test_formulas_are_those_of_the_papers(name: str, family: str, expected: str)
 @pytest.mark.parametrize("name", BUNDLED)
 def test_every_family_has_a_formula(name: str) -> None:
     """Tests all bundled formulations: no family is left as an example, and all three forms are whole."""
-    read = mathematics(name)
+    read = known(name)
     writer = writing.Writer(read, styles.Text())
     for family in (read.objective, *read.constraints):
         assert writer.formula(family) is not None, family.name
@@ -83,7 +96,7 @@ def test_every_family_has_a_formula(name: str) -> None:
 @pytest.mark.parametrize("name", BUNDLED)
 def test_no_range_is_left_open(name: str) -> None:
     """Tests that no bundled formula sums over "some" members: each was verified against the built rows."""
-    text = writing.as_text(mathematics(name))
+    text = writing.as_text(known(name))
     assert "[some" not in text
     assert writing.NOT_SHOWN not in " ".join(text.split())
     assert "not shown" not in text
@@ -211,6 +224,123 @@ def test_members_without_a_row_and_bounds_that_differ(tmp_path: Path) -> None:
     bounds = "bounds=lambda m, i: (None, 4 if i == m.REQUESTS.first() else None), "
     text = writing.as_text(mathematics(str(sample(tmp_path, rule, bounds=bounds))))
     assert "upper bounds differ by member and are not shown" in " ".join(text.split())
+
+
+def written_faults(name: str, instances: int = 3, rows: int = 25) -> list[str]:
+    """What is wrong with the formulas that are shown, on models that they were not read from, at random points."""
+    formulation, read = load_formulation(name), known(name) if name in BUNDLED else mathematics(name)
+    writer, chance, wrong = writing.Writer(read, styles.Text()), random.Random(1), []
+    for instance in tiny_instances(formulation, instances, {}):
+        model = formulation.instantiate(instance, known_of(formulation, instance))
+        for variable in model.component_data_objects(pyo.Var):
+            variable.set_value(chance.uniform(0.5, 3), skip_validation=True)
+        reader = Reader(model, lambda variable: float(variable.value))
+        for family in (read.objective, *read.constraints):
+            made = writer.formula(family)
+            if made is None:
+                continue
+            made, component = made.replace("\u00a0", " "), getattr(model, family.name)
+            wrong += [f"{family.name}: {fault}" for fault in faults(made, family.letters, component, reader, rows)]
+            missing = [k for k in component.index_set() if k not in component] if family.over else []
+            for key in missing[:rows] if family.partial != "where the model has a row" else ():
+                at = key if isinstance(key, tuple) else (key,)
+                if terms_at(made, family.letters, at, reader):
+                    wrong.append(f"{family.name}: has terms at {key}, but no row")
+        for entry in read.variables:
+            wrong += [f"{entry.name}: {fault}" for fault in bound_faults(writer, entry, model, reader)]
+    return wrong
+
+
+def bound_faults(writer: writing.Writer, entry: Named, model: Any, reader: Reader) -> Iterator[str]:
+    """Bounds of a variable that are not those shown."""
+    for side, end in ((entry.lower, "lb"), (entry.upper, "ub")):
+        if side is None:
+            continue
+        text = writer.side(side, entry).replace("\u00a0", " ")
+        for key, variable in getattr(model, entry.name).items():
+            at = key if isinstance(key, tuple) else () if key is None else (key,)
+            shown = reader.side(text, dict(zip(entry.letters, at, strict=True)))
+            if abs(shown - getattr(variable, end)) > 1e-6:
+                yield f"{variable.name}: {end} {getattr(variable, end)}, shown {text} = {shown:g}"
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_what_is_written_gives_the_built_rows(name: str) -> None:
+    """Tests the text itself: read again, it has the value of each row at random points of models not read from."""
+    assert written_faults(name) == []
+
+
+#: Rules that are hard to write as one formula: over requests i, over numbers t, or of the whole.
+AWKWARD = {
+    "i": [
+        "m.y[i, i] + sum(m.x[j] for j in m.REQUESTS if j != i) <= 1",
+        "m.x[i] + sum(m.x[j] for j in m.ONLY if j != i) <= 1",
+        "m.y[i, i] <= m.one[i]",
+        "sum(m.y[j, i] for j in m.REQUESTS) == 1",
+        "sum(m.pair[j, i] * m.y[i, j] for j in m.REQUESTS) <= m.cap",
+        "sum(m.y[i, j] - m.y[j, i] for j in m.REQUESTS) == 0",
+        "sum(m.y[i, j] - m.y[j, i] for j in m.REQUESTS if j != i) == m.zero[i]",
+        "m.x[i] <= m.x[m.REQUESTS.first()]",
+        "m.x[i] <= m.x[m.REQUESTS.last()]",
+        "pyo.Constraint.Skip if i == m.REQUESTS.last() else m.x[i] <= m.x[m.REQUESTS.next(i)]",
+        "pyo.Constraint.Skip if m.zero[i] == 0 else m.zero[i] * m.x[i] <= 1",
+        "m.zero[i] * m.x[i] + m.y[i, i] <= 1",
+        "2 * m.x[i] + 3 * m.x[i] - m.one[i] <= 4",
+        "m.cap * m.cap * m.x[i] <= m.long[i] * m.one[i]",
+        "m.x[i] + (m.part[i] if i in m.ONLY else 0) <= 1",
+        "sum(m.long[j] * m.x[j] for j in m.REQUESTS if m.long[j] <= m.long[i]) <= 9",
+        "sum((m.one[i] - m.one[j]) * m.y[i, j] for j in m.REQUESTS) <= 1",
+        "m.x[i] * m.long[i] <= sum(m.z[t] for t in m.NUMBERS if t <= m.long[i])",
+        "sum(m.x[j] for j in m.REQUESTS if m.REQUESTS.ord(j) < m.REQUESTS.ord(i)) + m.x[i] <= 2",
+    ],
+    "t": [
+        "t * m.z[t] <= 1",
+        "(t + 1) * m.z[t] - m.cap >= -t",
+        "pyo.Constraint.Skip if t < 1 else m.z[t] >= m.z[t - 1]",
+        "sum(m.z[s] for s in m.NUMBERS if s <= t) == t",
+        "sum(m.z[s] for s in m.NUMBERS if s < t) + m.x[m.REQUESTS.first()] <= 4",
+        "sum(m.z[s] for s in m.NUMBERS if t - 2 <= s <= t) <= 4",
+        "sum(m.z[s] for s in m.NUMBERS if s % 2 == 0) + m.z[t] <= 4",
+        "sum((t - s) * m.z[s] for s in m.NUMBERS if s <= t) <= 4",
+        "sum(m.z[s] for s in m.NUMBERS if s != t) >= m.z[t]",
+        "m.z[t] + m.z[m.NUMBERS.last()] <= 1",
+        "m.z[t] <= max(1, t)",
+        "sum(m.x[i] for i in m.REQUESTS if m.long[i] > t) <= 1 + m.z[t]",
+        "(m.z[t] <= 1) if t % 2 else (m.z[t] <= 2)",
+    ],
+    "": [
+        "sum(t * m.z[t] for t in m.NUMBERS) <= m.cap",
+        "sum(m.x[i] for i in m.ONLY) == m.z[0]",
+        "sum(m.x[i] * m.one[i] * m.one[i] for i in m.REQUESTS) <= sum(m.z[t] for t in m.NUMBERS if t > 0)",
+        "sum(m.y[i, j] for i in m.REQUESTS for j in m.REQUESTS if i < j) <= 1",
+        "sum(m.y[i, i] for i in m.REQUESTS) <= 1",
+        "sum(m.x[i] for i in m.REQUESTS) <= len(m.REQUESTS) * m.cap",
+    ],
+}
+
+
+def test_awkward_rules_are_right_or_withheld(tmp_path: Path) -> None:
+    """Tests rules with conditions, diagonals, single elements and numbers: what is written gives the rows, if it is."""
+    rules = [(letter, rule) for letter, some in AWKWARD.items() for rule in some]
+    sets = {"i": "m.REQUESTS, ", "t": "m.NUMBERS, ", "": ""}
+    lines = [
+        '    m.NUMBERS = pyo.Set(doc="numbers")',
+        '    m.z = pyo.Var(m.NUMBERS, doc="z")',
+        '    m.part = pyo.Var(m.ONLY, doc="part")',
+        *(
+            f"    m.rule{n} = pyo.Constraint({sets[at]}rule=lambda m{', ' * bool(at)}{at}: {rule}, doc='{n}')"
+            for n, (at, rule) in enumerate(rules)
+        ),
+    ]
+    file = sample(tmp_path, "m.x[i] <= 9")
+    text = file.read_text()
+    text = text.replace("\n\n\ndef data", "\n" + "\n".join(lines) + "\n\n\ndef data")
+    file.write_text(text.replace('"ONLY": ids[:1]', '"NUMBERS": range(3 + len(ids) % 2), "ONLY": ids[:1]'))
+    read = mathematics(str(file))
+    writer = writing.Writer(read, styles.Text())
+    shown = [family.name for family in read.constraints if writer.formula(family) is not None]
+    assert len(shown) >= 20, "what is withheld cannot be wrong"
+    assert written_faults(str(file), 6) == []
 
 
 class _Balanced(HTMLParser):

@@ -20,9 +20,10 @@ MOST_GROUPS = 8
 
 
 class Sym(NamedTuple):
-    """An index: ``base`` (a position of the row ``c0`` or of the variable ``p0``, or a literal) plus ``offset``.
+    """An index: ``base`` plus ``offset``.
 
-    ``parameter`` is added ``sign`` times, at the index ``at``.
+    The base is a position of the row ``c0`` or of the variable ``p0``, an end of a set such as ``first of REQUESTS``,
+    or a literal. ``parameter`` is added ``sign`` times, at the index ``at``.
     """
 
     base: str
@@ -45,7 +46,7 @@ class Range:
 
     ``kind`` is ``set`` (a set of the model, at ``key``), ``all`` (wherever the variable exists), or ``picked`` (no
     formula found). ``lower`` and ``upper`` limit one position, ``limited``; or what stands there comes in the order of
-    the set ``name`` before position ``before`` of the row.
+    the set ``name`` before position ``before`` of the row, or is not what stands at position ``apart`` of the row.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Range:
     lower: Sym | None = None
     upper: Sym | None = None
     before: int = -1
+    apart: int = -1
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def lift(rows: list[ModelRow]) -> Side | None:
     told = {id(row.world) for row in rows if row.constant}  # elsewhere it is 0
     bare = [(row, (), row.constant) for row in rows if id(row.world) in told]
     shapes = {_shape(how) for _, _, how in bare}
-    constant = None if len(shapes) > 1 else _symbolic([how for _, _, how in bare], bare, ()) if bare else {}
+    constant = None if len(shapes) > 1 else _symbolic([how for _, _, how in bare], bare) if bare else {}
     return None if constant is None else Side(tuple(terms), constant)
 
 
@@ -105,14 +107,17 @@ _Member = tuple[ModelRow, tuple[Any, ...], Polynomial]
 
 
 def _lift_group(variable: str, members: list[_Member], rows: list[ModelRow]) -> Term | None:
-    index = tuple(_position(q, members) for q in range(len(members[0][1])))
-    coefficient = _symbolic([how for _, _, how in members], members, index)
+    coefficient = _symbolic([how for _, _, how in members], members)
     if coefficient is None:
         return None
-    bound = tuple(q for q, sym in enumerate(index) if sym.base == f"p{q}")
+    index = tuple(_position(q, members) for q in range(len(members[0][1])))
     worlds = {id(row.world) for row, _, _ in members}
     here = [row for row in rows if id(row.world) in worlds]  # elsewhere its coefficient is 0
-    return Term(coefficient, variable, index, _range(variable, index, bound, members, here) if bound else None)
+    over = _range(variable, index, members, here)
+    if over is not None and over.kind == "picked":  # one member, then, that the row does not name
+        index = tuple(_end(q, variable, members) if sym.base == f"p{q}" else sym for q, sym in enumerate(index))
+        over = _range(variable, index, members, here)
+    return Term(coefficient, variable, index, over)
 
 
 # --- indices -----------------------------------------------------------------------------------
@@ -143,6 +148,17 @@ def _position(q: int, members: list[_Member]) -> Sym:
     return Sym(f"p{q}")
 
 
+def _end(q: int, variable: str, members: list[_Member]) -> Sym:
+    """Position q where that is always the first or the last of its set, or one number; else bound."""
+    domain = members[0][0].world.domains[variable].get((q,), "")
+    if all(domain in row.world.orders for row, _, _ in members):
+        for word, at in (("first", 0), ("last", -1)):
+            if all(index[q] == list(row.world.orders[domain])[at] for row, index, _ in members):
+                return Sym(f"{word} of {domain}")
+    values = {index[q] for _, index, _ in members}
+    return Sym(str(values.pop())) if len(values) == 1 and _number(members[0][1][q]) else Sym(f"p{q}")
+
+
 def _parameters(
     members: list[_Member], besides: int
 ) -> Iterator[tuple[str, str, Callable[[ModelRow, tuple[Any, ...]], float]]]:
@@ -166,9 +182,7 @@ def _at(place: str, row: ModelRow, index: tuple[Any, ...]) -> Any:
 # --- coefficients ------------------------------------------------------------------------------
 
 
-def _symbolic(
-    polynomials: list[Polynomial], members: list[_Member], index: tuple[Sym, ...]
-) -> dict[tuple[SymLeaf, ...], float] | None:
+def _symbolic(polynomials: list[Polynomial], members: list[_Member]) -> dict[tuple[SymLeaf, ...], float] | None:
     """The coefficient in symbols: each leaf's index is a position that has its value in every term."""
     keyed = [sorted(how.items(), key=lambda item: (item[1], [(x.name) for x in item[0]])) for how in polynomials]
     total: dict[tuple[SymLeaf, ...], float] = {}
@@ -215,8 +229,10 @@ def _same_as(values: list[Any], members: list[_Member]) -> Sym | None:
 # --- ranges ------------------------------------------------------------------------------------
 
 
-def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], members: list[_Member],
-           rows: list[ModelRow]) -> Range:  # fmt: skip
+def _range(variable: str, index: tuple[Sym, ...], members: list[_Member], rows: list[ModelRow]) -> Range | None:
+    bound = tuple(q for q, sym in enumerate(index) if sym.base == f"p{q}")
+    if not bound:
+        return None
     taken: dict[int, set[tuple[Any, ...]]] = {id(row): set() for row in rows}
     for row, at, _ in members:
         taken[id(row)].add(tuple(at[q] for q in bound))
@@ -237,8 +253,26 @@ def _range(variable: str, index: tuple[Sym, ...], bound: tuple[int, ...], member
     for name, members_of in rows[0].world.sets.items():
         if not isinstance(members_of, dict) and all(row.world.sets.get(name) == taken[id(row)] for row in rows):
             return Range("set", bound, name)
-    found = _limit(variable, index, bound, taken, everything, rows) or _earlier(bound, taken, everything, rows)
+    found = _limit(variable, index, bound, taken, everything, rows)
+    found = found or _earlier(bound, taken, everything, rows) or _apart(bound, taken, everything, rows)
     return found or Range("picked", bound)
+
+
+def _apart(
+    bound: tuple[int, ...],
+    taken: dict[int, set[tuple[Any, ...]]],
+    everything: dict[int, list[tuple[Any, ...]]],
+    rows: list[ModelRow],
+) -> Range | None:
+    """Where the variable exists, but for one position that is not what stands at one of the row's."""
+    for q, j in product(bound, range(len(rows[0].at))):
+        if all(
+            (k[q] != row.at[j]) == (tuple(k[p] for p in bound) in taken[id(row)])
+            for row in rows
+            for k in everything[id(row)]
+        ):
+            return Range("all", bound, limited=q, apart=j)
+    return None
 
 
 def _earlier(
@@ -259,12 +293,26 @@ def _earlier(
     return None
 
 
+def base_of(base: str, row: ModelRow) -> Any:
+    """What an index is without its offset: a position of the row, an end of a set, or a literal."""
+    if base[:1] == "c" and base[1:].isdigit():
+        return row.at[int(base[1:])]
+    word, of, name = base.partition(" of ")
+    if of and word in ("first", "last"):
+        members = getattr(row.world.model, name)
+        return members.first() if word == "first" else members.last()
+    try:
+        return float(base)
+    except ValueError:
+        return base
+
+
 def fits(index: tuple[Sym, ...], row: ModelRow, key: tuple[Any, ...]) -> bool:
     """Whether a key of the variable agrees with the positions that are not bound."""
     for q, sym in enumerate(index):
         if sym.base == f"p{q}":
             continue
-        value = row.at[int(sym.base[1:])]
+        value = base_of(sym.base, row)
         if sym.offset or sym.sign:
             value += sym.offset
             if sym.sign:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 class Text:
     """How a terminal writes it."""
 
-    minus, element, all_, times = "-", " ∈ ", "for all ", " "
+    minus, element, all_, times, apart = "-", " ∈ ", "for all ", " ", " ≠ "
     relations: Mapping[str, str] = {"=": " = ", "≤": " ≤ ", "≥": " ≥ ", "min": "min  ", "max": "max  "}
 
     def name(self, name: str, index: str = "", *, upright: bool = False) -> str:
@@ -17,6 +17,10 @@ class Text:
 
     def letter(self, letter: str) -> str:
         return letter
+
+    def words(self, text: str) -> str:
+        """An index that is no letter: a number, or the end of a set in words."""
+        return text
 
     def sum(self, over: str, body: str) -> str:
         return f"∑[{glue(over)}] {body}"
@@ -28,7 +32,7 @@ class Text:
 class Latex(Text):
     """How LaTeX writes it."""
 
-    element, all_, times = r" \in ", r"\forall\, ", r"\, "
+    element, all_, times, apart = r" \in ", r"\forall\, ", r"\, ", r" \ne "
     relations: Mapping[str, str] = {"=": " = ", "≤": r" \le ", "≥": r" \ge ", "min": r"\min\; ", "max": r"\max\; "}
 
     def name(self, name: str, index: str = "", *, upright: bool = False) -> str:
@@ -37,6 +41,9 @@ class Latex(Text):
 
     def letter(self, letter: str) -> str:
         return letter.replace("′", "'")
+
+    def words(self, text: str) -> str:
+        return rf"\text{{{latex_text(text)}}}"
 
     def sum(self, over: str, body: str) -> str:
         return rf"\sum_{{{over}}} {body}"
@@ -56,6 +63,9 @@ class Html(Text):
 
     def letter(self, letter: str) -> str:
         return f"<i>{letter}</i>"
+
+    def words(self, text: str) -> str:
+        return html.escape(text)
 
     def sum(self, over: str, body: str) -> str:
         return f'<span class="sum">∑<sub>{over}</sub></span> {body}'

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from modelkit.authoring.show.lifting import Range, Side, Sym, SymLeaf, fits
+from modelkit.authoring.show.lifting import Range, Side, Sym, SymLeaf, base_of, fits
 from modelkit.authoring.show.rows import ModelRow, NotLinearError
 
 #: Value by variable and index; the constant is under the empty name.
@@ -93,6 +93,8 @@ def _in_range(over: Range | None, row: ModelRow, key: tuple[Any, ...]) -> bool:
         if over.key:
             members = members[tuple(_index(sym, row, key) for sym in over.key)]
         return tuple(key[q] for q in over.positions) in members
+    if over.apart >= 0:
+        return bool(key[over.limited] != row.at[over.apart])
     if over.before >= 0:
         order = row.world.orders[over.name]
         return order[key[over.limited]] < order[row.at[over.before]]
@@ -105,23 +107,12 @@ def _in_range(over: Range | None, row: ModelRow, key: tuple[Any, ...]) -> bool:
 
 def _index(sym: Sym, row: ModelRow, key: tuple[Any, ...]) -> Any:
     """The member of a set, or the number, that an index stands for."""
-    if sym.base.startswith("first of "):
-        value = getattr(row.world.model, sym.base.removeprefix("first of ")).first()
-    elif sym.base[:1] in "cp" and sym.base[1:].isdigit():
-        value = (row.at if sym.base[0] == "c" else key)[int(sym.base[1:])]
-    else:
-        value = _literal(sym.base)
+    of_variable = sym.base[:1] == "p" and sym.base[1:].isdigit()
+    value = key[int(sym.base[1:])] if of_variable else base_of(sym.base, row)
     if sym.sign:
         at = (row.at if sym.at[0] == "c" else key)[int(sym.at[1:])]
         value += sym.sign * row.world.parameters[sym.parameter][at,]
     return value + sym.offset if sym.offset else value
-
-
-def _literal(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _value(how: dict[tuple[SymLeaf, ...], float], row: ModelRow, key: tuple[Any, ...]) -> float:

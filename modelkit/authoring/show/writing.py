@@ -125,7 +125,10 @@ class Writer:
                 free = [letter for q, letter in zip(positions, mine, strict=True) if q in over.positions]
                 lead = "" if len(free) == len(mine) else f"{', '.join(free)}: "
                 parts.append(f"{lead}{inside}{self.style.element}{self.style.name(name, upright=True)}")
-        if over.before >= 0:
+        if over.apart >= 0:
+            one, other = (self.style.letter(letters[at]) for at in (f"p{over.limited}", f"c{over.apart}"))
+            parts.append(one + self.style.apart + other)
+        elif over.before >= 0:
             one, other = (self.style.letter(letters[at]) for at in (f"p{over.limited}", f"c{over.before}"))
             parts.append(self.style.before(one, other, self.style.name(over.name, upright=True)))
         elif over.limited >= 0:
@@ -138,7 +141,7 @@ class Writer:
     def symbol(self, sym: Sym, letters: Mapping[str, str]) -> str:
         """``t - 1 - output[i]``."""
         base = letters.get(sym.base)
-        text = self.style.letter(base) if base is not None else sym.base
+        text = self.style.letter(base) if base is not None else self.style.words(sym.base)
         if sym.sign:
             sign = "+" if sym.sign > 0 else self.style.minus
             text += f" {sign} {self.style.name(sym.parameter, self.style.letter(letters[sym.at]))}"
