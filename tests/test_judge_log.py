@@ -13,9 +13,11 @@ from log_files import lines
 from log_histories import history, vllm_bench
 
 import modelkit as mk
+from modelkit.cli.judging import _table
 from modelkit.errors import InputError
 from modelkit.instance import LinearClock
 from modelkit.sources.calibrate import COEFFICIENTS
+from modelkit.text import THIN
 
 CLOCK = LinearClock(
     kind="linear", mixed=True, prefill_base_ms=5.0, prefill_per_token_ms=0.02, decode_base_ms=12.0,
@@ -80,12 +82,16 @@ def test_the_command(bench: Path, cli: Callable[..., Any], monkeypatch: pytest.M
     assert cli("verify", str(files["certificate.json"]), "--instance", str(files["json"])).code == 0
     assert cli("verify", str(files["best.result.json"]), "--instance", str(files["json"])).code == 0
     found = json.loads(cli(*words, "--json", "--report", "page.html").out)
-    page = Path("page.html").read_text()
+    page = Path("page.html").read_text().replace(THIN, " ")
     assert f"took {found['observed']['mean_latency_ms'] / 1000:.4g} s on average (observed, as logged)" in page
     assert "vllm-like" in page
     assert set(found) >= {
         "log", "law", "kv_capacity", "observed", "simulated", "bound", "best", "policies"
     }  # fmt: skip
+    for part in ("Requests in the system", "observed, as logged: ", "vllm-like, simulated: ", "best found ("):
+        assert part in page
+    assert page.count("observed, as logged") > 6  # headline, both figures and their legends, table of metrics
+    assert max(map(len, said.out.splitlines())) <= 80
     assert found["log"] == {"format": "vllm-bench", "requests": 60, "left_out": {}}
     assert set(found["law"]) == {*COEFFICIENTS, "error", "untold"}
     assert set(found["law"]["error"]) == {"decode", "prefill"}
@@ -150,6 +156,19 @@ def test_logs_of_known_servers(tmp_path: Path, kind: int) -> None:
         for name in law.keys() - untold:
             assert getattr(fitted, name) == pytest.approx(law[name], rel=0.02, abs=1e-7), (kind, seed, name)
         assert len(untold) < 3, (kind, seed, untold)
+
+
+def test_policies_with_equal_figures_share_a_row(bench: Path) -> None:
+    """Tests that each policy is in one row of the table, those with equal figures in the same, in 79 columns."""
+    found = mk.judge_log(bench, max_batch=8, time_limit=3)
+    found.policies["a-policy-with-a-long-name"] = found.simulated
+    found.policies["another"] = found.simulated
+    lines = _table(found)
+    assert max(map(len, lines)) <= 79
+    named = " ".join(lines[3:-2]).replace(",", " ").split()
+    assert all(named.count(name) == 1 for name in found.policies if name != "vllm-like")
+    cells = [tuple(line.split()[-7:]) for line in lines[3:-2] if line.count(".") >= 7]
+    assert len(set(cells)) == len(cells)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ _ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto
 )  # fmt: skip
 @click.option(
     "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
-    help="perfetto: the instance of FILE.  [default: the one with the right hash beside it or shipped with modelkit]",
+    help="perfetto: its instance.  [default: the one with the right hash beside FILE, in this folder, or shipped]",
 )  # fmt: skip
 @click.option(
     "--round-ms", type=float, metavar="MS",

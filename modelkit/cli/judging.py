@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from modelkit.text import file_name, number
 
 if TYPE_CHECKING:
     from modelkit.experiments.logs import Judgement
+    from modelkit.sources.logs.law import Law
 
 
 @click.command(epilog=epilog("modelkit judge requests.jsonl --max-batch 128", 0, 2, 3))
@@ -78,7 +80,7 @@ def judge(
         results = [found.bound.result, found.simulated]
         results += [] if any(found.best is known for known in results) else [found.best]
         with keeping() as keep:
-            draw = partial(mk.report, results, instances=[found.instance], title=found.sentence)
+            draw = partial(mk.report, results, instances=[found.instance], observation=found.observation)
             written.append(keep(draw, page, "judge.html"))
     if as_json:
         click.echo(json.dumps(found.document(certificate), ensure_ascii=False, allow_nan=False))
@@ -128,14 +130,12 @@ def _lines(found: Judgement) -> list[str]:
         errors = found.law.errors["decode"]
         rows.append(("error", f"{errors.mape:.2%} on average, of the decode times of {errors.points:,} requests"))
         if found.law.untold:
-            rows.append(("not told", ", ".join(found.law.untold)))
+            rows.append(("not told", f"to 2 %, each for itself: {_untold(found.law)}"))
     rows.append(("bound", f"{found.bound.certificate.kind}, certified, recomputed exactly"))
     return [*_wrapped(found.sentence), *_wrapped(found.verdict), "", *_table(found), "", *two_columns(rows)]
 
 
 def _wrapped(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, 79)
 
 
@@ -154,31 +154,50 @@ def _law(found: Judgement) -> str:
     return " + ".join(parts) or "no time"
 
 
+def _untold(law: Law) -> str:
+    """Coefficients that the log does not tell, with what may be added or taken."""
+    parts = []
+    for name in law.untold:
+        value, by = getattr(law.clock, name), law.give_or_take.get(name)
+        parts.append(f"{name} (±{by / value:.0%})" if by is not None and value and by < value else name)
+    return ", ".join(parts)
+
+
 def _table(found: Judgement) -> list[str]:
-    """Observed, simulated, policies, best and bound, with their metrics [s]."""
+    """Observed, simulated, policies, best and bound, with their metrics [s]; those with equal figures share a row."""
     from modelkit.experiments.logs import ENGINE, TABLE
     from modelkit.sources.logs.observed import AS_LOGGED
 
-    others = sorted(
-        ((name, r) for name, r in found.policies.items() if name != ENGINE),
-        key=lambda pair: pair[1].metrics["mean_latency_ms"] or 0.0,
-    )
-    lines: list[tuple[str, dict[str, Any]]] = [(AS_LOGGED, dict(found.observed.metrics))]
-    lines.append((f"{ENGINE}, simulated", found.simulated.metrics))
-    lines += [(name, result.metrics) for name, result in others]
-    lines.append((f"best found ({found.best.producer.name})", found.best.metrics))
-    lines.append(("no schedule below", {"mean_latency_ms": found.least_ms}))
-    cells = [["[s]", *TABLE.values()]]
-    for name, metrics in lines:
-        cells.append([name, *(_cell(key, metrics.get(key)) for key in TABLE)])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in cells
-    ]
+    def row(name: str, metrics: Any) -> tuple[str, list[str]]:
+        return name, [_cell(key, metrics.get(key)) for key in TABLE]
+
+    others: dict[tuple[str, ...], list[str]] = {}
+    for name, result in sorted(found.policies.items(), key=lambda pair: pair[1].metrics["mean_latency_ms"] or 0.0):
+        if name != ENGINE:
+            others.setdefault(tuple(row(name, result.metrics)[1]), []).append(name)
+    rows = [("[s], TPOT [ms]", list(TABLE.values()))]
+    rows += [row(AS_LOGGED, found.observed.metrics), row(f"{ENGINE}, simulated", found.simulated.metrics)]
+    rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
+    rows.append(row(f"best found ({found.best.producer.name})", found.best.metrics))
+    rows.append(row("no schedule below", {"mean_latency_ms": found.least_ms}))
+    return _aligned(rows)
+
+
+def _aligned(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
+    """Names on the left, broken where they are long, and cells on the right, in lines of ``most`` columns."""
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    left = min(max(len(name) for name, _ in rows), max(16, most - sum(widths) - 2 * len(widths)))
+    lines = []
+    for name, cells in rows:
+        first, *more = textwrap.wrap(name, left, break_on_hyphens=False)
+        lines.append("  ".join([first.ljust(left), *map(str.rjust, cells, widths)]).rstrip())
+        lines += [f"  {part}" for part in textwrap.wrap(" ".join(more), left - 2, break_on_hyphens=False)]
+    return lines
 
 
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.1f}" if "tpot" in key else f"{value / 1000:.2f}"
+    if "tpot" in key:
+        return f"{value:.1f}"
+    return f"{value / 1000:.2f}" if value < 1e6 else f"{value / 1000:,.0f}"

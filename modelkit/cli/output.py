@@ -133,6 +133,11 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         if m.starts_kept is not None:
             rows.append(("start windows", f"{m.starts_kept:,} starts kept of {m.starts_in_all:,} in all"))
     spent = [f"{n} {s:.2f} s" for n in ("build", "solve", "judge") if (s := getattr(result.seconds, n)) is not None]
+    if (total := result.seconds.total) is not None:
+        rest = total - sum(getattr(result.seconds, n) or 0.0 for n in ("build", "solve", "judge"))
+        if result.seconds.solve is None and rest >= 0.01:  # what is neither has searched
+            spent.insert(0, f"search {rest:.2f} s")
+        spent.append(f"in all {total:.2f} s")
     if spent:
         rows.append(("time", ", ".join(spent)))
     rows += [("violation", str(v["message"])) for v in result.violations[:5]]

@@ -21,7 +21,7 @@ from modelkit.errors import UsageError
 @click.argument("file", shell_complete=completing.json_files)
 @click.option(
     "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
-    help="The instance.  [default: the one with the right hash beside FILE or shipped with modelkit]",
+    help="The instance.  [default: the one with the right hash beside FILE, in this folder, or shipped]",
 )  # fmt: skip
 @click.option(
     "--formulation", "-f", metavar="NAME|FILE", shell_complete=completing.formulations,
@@ -70,9 +70,10 @@ def instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
     """The instance that a file is about, by its hash."""
     from modelkit.io.lookup import Instances
 
-    found = Instances([folder]).find(claim.instance)
+    found = Instances([folder, Path()]).find(claim.instance)
     if found is None:
         raise UsageError(
-            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the file; name one with --instance"
+            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the file or in the folder where"
+            " this runs; name one with --instance"
         )
     return found

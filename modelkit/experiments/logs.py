@@ -9,6 +9,7 @@ log's, not judged; all others are the judge's.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, PolicyError, UsageError
 from modelkit.instance import Instance
+from modelkit.reporting.evidence import sentence_of
+from modelkit.reporting.observation import Observation
 from modelkit.resources import VERSION
 from modelkit.result import Progress, Result
 from modelkit.simulation.simulate import fitting_policies, simulate
@@ -34,7 +37,7 @@ from modelkit.sources.logs.observed import (
     observed_of,
     server_of,
 )
-from modelkit.text import number
+from modelkit.text import THIN, number
 
 #: The policy of the engine whose logs these are, nearly.
 ENGINE = "vllm-like"
@@ -130,6 +133,13 @@ class Judgement:
             else "does not explain the log, so the other numbers are of the model and not of the server"
         )
         return f"the model {how}: {ENGINE} takes {_s(self.simulated.metrics['mean_latency_ms'])}, {self.off:+.1%}"
+
+    @property
+    def observation(self) -> Observation:
+        """The observed run, and what a page says of it."""
+        remarks = (self.verdict, *self.notes)
+        sentence = re.sub(r"(\d) s\b", rf"\1{THIN}s", self.sentence)  # not broken before its unit
+        return Observation(self.observed, sentence, tuple(f"{sentence_of(words)}." for words in remarks))
 
     @property
     def markdown(self) -> str:
@@ -235,7 +245,9 @@ def judge_log(
         )
         raise InputError(log.where, [Fault("file", words)])
     limits, notes = _limits(log, instance)
-    policies = _policies(instance, limits, seed, began + POLICIES_SHARE * time_limit, listen)
+    now = time.perf_counter()
+    until = now + POLICIES_SHARE * max(1.0, time_limit - (now - began))
+    policies = _policies(instance, limits, seed, until, listen)
     left = max(1.0, time_limit - (time.perf_counter() - began))
     found = bound(instance, objective="latency", time_limit=left, seed=seed, listen=listen)
     said = (*log.notes, *(law.notes if law is not None else ()), *notes)
@@ -291,6 +303,6 @@ def _policies(
 
 #: Metrics of time in the table of a judgement, with their titles.
 TABLE = {
-    "mean_latency_ms": "mean latency", "p50_latency_ms": "p50", "p90_latency_ms": "p90", "p99_latency_ms": "p99",
-    "mean_ttft_ms": "TTFT", "p99_ttft_ms": "p99", "mean_tpot_ms": "TPOT [ms]",
+    "mean_latency_ms": "mean", "p50_latency_ms": "p50", "p90_latency_ms": "p90", "p99_latency_ms": "p99",
+    "mean_ttft_ms": "TTFT", "p99_ttft_ms": "p99", "mean_tpot_ms": "TPOT",
 }  # fmt: skip

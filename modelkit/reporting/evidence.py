@@ -14,6 +14,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.goals import Goal
 from modelkit.reporting.lower_bounds import LowerBound, above, meets
+from modelkit.reporting.observation import Observation
 from modelkit.result import Result
 from modelkit.text import count, join_words, percent
 
@@ -36,6 +37,8 @@ class Case:
         Bounds that a valid schedule refutes, in words.
     left_out
         Policies' schedules that stand elsewhere and could not be held against the goal's rules.
+    observation
+        What a log shows of this server, where the instance is of one.
     """
 
     stamp: InstanceStamp
@@ -46,6 +49,7 @@ class Case:
     claimed: LowerBound | None
     contradictions: tuple[str, ...]
     left_out: int = 0
+    observation: Observation | None = None
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from modelkit.reporting.charts.svg import plain, safe
 from modelkit.reporting.evidence import Case, Comparison, ReadFile, by_instance
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
+from modelkit.reporting.observation import Observation
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table
 from modelkit.resources import VERSION, bundled
@@ -48,6 +50,7 @@ def report(
     formulations: Iterable[str | Formulation] = (),
     title: str | None = None,
     papers: Table | None = None,
+    observation: Observation | None = None,
 ) -> Path | None:
     """Write a report: on one instance, or a summary when the results are about several.
 
@@ -67,6 +70,8 @@ def report(
         Of the page.
     papers
         What papers say, beside what the results show.
+    observation
+        What a log shows of the server; the page on its instance leads with it.
 
     Returns
     -------
@@ -85,6 +90,9 @@ def report(
     single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
     claims, folders, unread = _find_claims([results] if single else results)  # type: ignore[list-item,arg-type]
     found = cases(claims, Instances(folders, instances), Formulations(formulations))
+    if observation is not None:
+        told = observation.run.instance.sha256
+        found = [replace(case, observation=observation) if case.stamp.sha256 == told else case for case in found]
     return write_text(path, page(found, title=title, unread=unread, papers=papers))
 
 

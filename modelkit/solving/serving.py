@@ -11,6 +11,7 @@ judge replays it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -164,9 +165,14 @@ class ServingSearch:
         if self.done:
             return
 
+        most = -math.inf
+
         def listen(value: float) -> None:
-            least = self.certificate.value if self.certificate is not None else value
-            self.task.tell("prices on time", self.best[0] if self.best else None, max(value, least))
+            nonlocal most
+            most = max(most, value)
+            least = self.certificate.value if self.certificate is not None else most
+            phase = "prices on time" if most <= least else "prices on time, the bound not yet certified"
+            self.task.tell(phase, self.best[0] if self.best else None, max(most, least))
 
         completions, began = _completions(self.best[1], n), time.perf_counter()
 

@@ -21,6 +21,7 @@ from modelkit.reporting.charts.svg import (
     time_axis,
 )
 from modelkit.reporting.charts.timeline import Scene
+from modelkit.reporting.observation import AS_LOGGED, Observation
 from modelkit.text import quantity
 from modelkit.verify.serving_work import earliest_completions
 
@@ -28,8 +29,8 @@ from modelkit.verify.serving_work import earliest_completions
 MOST_STEPS = 150
 
 
-def present(scenes: Sequence[Scene]) -> Figure | None:
-    """The figure of several valid schedules of one instance in real time."""
+def present(scenes: Sequence[Scene], observation: Observation | None = None) -> Figure | None:
+    """The figure of several valid schedules of one instance in real time, and of what a log shows."""
     scenes = [s for s in scenes if s.valid]
     if not scenes or problem_of(scenes[0].instance) is not SERVING:
         return None
@@ -37,11 +38,15 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     arrivals = np.sort(instance.arrays.arrival.astype(float)) * 1000.0
     least = np.array(earliest_completions(instance), dtype=float) / TICKS_PER_MS
     ends = [np.sort([s.end or 0.0 for s in scene.verdict.residencies if s.completed]) for scene in scenes]
+    labels = [s.label for s in scenes]
+    if observation is not None:
+        ends.insert(0, np.sort(observation.run.finish_s) * 1000.0)
+        labels.insert(0, AS_LOGGED)
     last = max(float(e[-1]) for e in (least, *ends))
     curves = [_curve(arrivals, e, last) for e in (least, *ends)]
     axis, per = time_axis(False, last)
     most = max(float(ys.max()) for _, ys in curves)
-    names = ["proven least", *(s.label for s in scenes)]
+    names = ["proven least", *labels]
     means = [quantity("mean_ms", max(0.0, float(np.mean(e - arrivals)))) for e in (least, *ends)]
     alt = "Requests in the system over time. " + "; ".join(
         f"{name}: at most {ys.max():,.0f}, mean latency {mean}"
@@ -52,7 +57,7 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
     plot.area(xs / per, np.zeros(len(xs)), ys, "held")
     for k, (xs, ys) in enumerate(curves[1:]):
         plot.line(xs / per, ys, series(k))
-    legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), s.label) for k, s in enumerate(scenes))]
+    legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), label) for k, label in enumerate(labels))]
     averaged = "" if len(arrivals) <= MOST_STEPS else " Each point is the mean of a column of time."
     lead = (
         "Requests that have arrived and are not complete. No schedule has fewer at any moment than the shaded area"
@@ -60,6 +65,8 @@ def present(scenes: Sequence[Scene]) -> Figure | None:
         " these, those that are left when nothing but the work that each request causes is done, shortest first. The"
         f" area under a curve, divided by the number of requests, is the mean latency.{averaged}"
     )
+    if observation is not None:
+        lead += " What a log shows may fall below the area where the law of its iteration times is not exact."
     table = (("Schedule", "mean latency"), tuple(zip(names, means, strict=True)))
     return Figure("present", "Requests in the system", lead, (Panel("", plot.svg()),), tuple(legend), table)
 

@@ -11,7 +11,8 @@ from modelkit.reporting.charts.curves import series
 from modelkit.reporting.charts.svg import Axis, Figure, Panel, Plot, Swatch, time_axis
 from modelkit.reporting.charts.timeline import Scene
 from modelkit.reporting.critical_path import CriticalPath
-from modelkit.reporting.evidence import Case, sentence_of
+from modelkit.reporting.evidence import Case, Entry, sentence_of
+from modelkit.reporting.observation import AS_LOGGED
 from modelkit.text import count, metric_noun, percent, quantity
 
 #: Height of a row [px].
@@ -65,22 +66,34 @@ def values(case: Case) -> Figure | None:
     each = case.stamp.requests if case.objective.startswith("total_") else 1
     metric = case.objective.replace("total_", "mean_")
     noun, least = metric_noun(metric), max(0.0, bound.value / each)
-    rows = sorted(((e.label, (e.value or 0.0) / each) for e in case.valid), key=lambda row: row[1])
-    far = max(_shown_end([value for _, value in rows]), least)
+    rows = [(_named(case, e), (e.value or 0.0) / each, "decode") for e in case.valid]
+    legend = [Swatch("fill", "decode", noun)]
+    if case.observation is not None and (seen := case.observation.run.metrics.get(metric)) is not None:
+        rows.append((AS_LOGGED, seen, "waiting"))
+        legend.append(Swatch("fill", "waiting", AS_LOGGED))
+    rows.sort(key=lambda row: row[1])
+    far = max(_shown_end([value for _, value, _ in rows]), least)
     axis, per = time_axis(False, far * 1.05, noun)
-    alt = f"{sentence_of(noun)}: " + "; ".join(f"{name} {quantity(metric, value)}" for name, value in rows)
+    alt = f"{sentence_of(noun)}: " + "; ".join(f"{name} {quantity(metric, value)}" for name, value, _ in rows)
     plot = Plot(axis, Axis(0, 1), ROW * len(rows), f"{alt}; bound {quantity(metric, least)}").axes(y_ticks=0)
-    for k, (name, value) in enumerate(rows):
+    for k, (name, value, css) in enumerate(rows):
         top = k * ROW
-        plot.rect(0, value / per, top + 17, top + 27, "decode")
+        plot.rect(0, value / per, top + 17, top + 27, css)
         plot.text(0, top + 7, f"{name}: {quantity(metric, value)}", "row", 60)
         if value / per > axis.high:
             plot.text(axis.high, top + 7, "farther →", "row end")
     plot.upright(least / per, "limit")
     kind = "certified lower bound" if bound.certified else f"lower bound of {bound.source}"
-    legend = (Swatch("fill", "decode", noun), Swatch("line", "limit", f"{kind}: {quantity(metric, least)}"))
+    legend.append(Swatch("line", "limit", f"{kind}: {quantity(metric, least)}"))
     lead = f"{sentence_of(noun)} of each schedule. No schedule's bar can end left of the line."
-    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), legend)
+    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), tuple(legend))
+
+
+def _named(case: Case, entry: Entry) -> str:
+    """What a schedule is called: beside a log, simulated or the best that was found."""
+    if case.observation is None:
+        return entry.label
+    return f"best found ({entry.label})" if entry is case.best else f"{entry.label}, simulated"
 
 
 #: Shares of a whole, and what they are of.

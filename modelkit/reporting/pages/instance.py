@@ -13,6 +13,7 @@ from modelkit.reporting.charts import curves, occupancy, present, ranges, timeli
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
 from modelkit.reporting.evidence import Case, Entry, sentence_of
+from modelkit.reporting.observation import AS_LOGGED
 from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_facts, sort_key
 from modelkit.text import bare, count, join_words, percent, seconds, unit_words
 
@@ -24,7 +25,7 @@ def instance_page(found: Sequence[Case]) -> dict[str, Any]:
     """A page on one instance: a part for each goal."""
     first = found[0]
     several = len(found) > 1
-    headline = f"{len(found)} problems, which are not compared with each other" if several else first.headline
+    headline = f"{len(found)} problems, which are not compared with each other" if several else _headline(first)
     kicker = f"{_cut(first.name, 120)} · {count(first.stamp.requests, 'request')}"
     if not several and first.goal.variant:
         kicker += f" · {first.goal.title}"
@@ -38,6 +39,18 @@ def instance_page(found: Sequence[Case]) -> dict[str, Any]:
     }
 
 
+def _headline(case: Case) -> str:
+    """What the page leads with: a log's sentence, else the finding."""
+    return case.headline if case.observation is None else case.observation.headline.rstrip(".")
+
+
+def _findings(case: Case) -> list[str]:
+    """What else is known; under a log's sentence the finding and what is to be said of the log."""
+    if case.observation is None:
+        return case.findings
+    return [*case.observation.remarks, f"{case.headline}.", *case.findings]
+
+
 def _part(case: Case, mark: str, several: bool) -> dict[str, Any]:
     """What the page says of one goal; ``mark`` tells its anchors from those of the others."""
     figures, left_out = _figures(case, several)
@@ -46,7 +59,7 @@ def _part(case: Case, mark: str, several: bool) -> dict[str, Any]:
         "mark": mark,
         "title": sentence_of(case.goal.title) if several else "",
         "headline": case.headline,
-        "findings": case.findings,
+        "findings": _findings(case),
         "key_figures": _key_figures(case),
         "runs": _runs(case),
         "troubles": _troubles(case),
@@ -155,7 +168,7 @@ def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
     drawn = [
         ranges.values(case),
         ranges.distances(case),
-        present.present(scenes) if case.objective == TOTAL_LATENCY_MS else None,
+        present.present(scenes, case.observation) if case.objective == TOTAL_LATENCY_MS else None,
         timeline.timeline(scenes),
         occupancy.occupancy(scenes),
         ranges.utilisation(case),
@@ -213,10 +226,18 @@ def _metrics(case: Case) -> Table | None:
             columns.append(Column(words + unit_words(name), title=METRICS[pattern]))
             names.append(name)
     rows = []
+    if case.observation is not None:
+        run = case.observation.run.metrics
+        shown = [(name, run.get(name)) for name in names]
+        rows.append(
+            TableRow((Cell(AS_LOGGED), *(Cell("–" if v is None else bare(n, v), sort_key(v)) for n, v in shown)))
+        )
     for e in sorted(case.valid, key=lambda e: e.value or 0.0):
         values = [(name, e.result.metrics.get(name)) for name in names]
         rows.append(TableRow((Cell(e.label, e.label), *(Cell(bare(name, v), sort_key(v)) for name, v in values))))
-    return Table("The judge's metrics for each valid schedule.", (Column("Run", False), *columns), tuple(rows))
+    title = "The judge's metrics for each valid schedule"
+    title += "." if case.observation is None else f", and what was {AS_LOGGED}, by the same definitions."
+    return Table(title, (Column("Run", False), *columns), tuple(rows))
 
 
 def _meanings(table: Table | None) -> list[tuple[str, str]]:
