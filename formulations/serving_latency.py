@@ -197,7 +197,7 @@ def build(m: Any) -> None:
     m.iteration_lasts = pyo.Constraint(m.ITERATIONS, rule=iteration_lasts, doc="an iteration lasts what the law says")
     m.begun_after_the_one_before = pyo.Constraint(m.ITERATIONS, rule=begun_after_the_one_before, doc="one by one")
     m.begun_after_arrivals = pyo.Constraint(
-        m.REQUESTS, m.ITERATIONS, rule=begun_after_arrivals, doc="nobody starts before its arrival"
+        m.REQUESTS, m.ITERATIONS, rule=begun_after_arrivals, doc="no request starts before its arrival"
     )
     m.completed_with_last_token = pyo.Constraint(
         m.STARTS, rule=completed_with_last_token, doc="a request completes with its last iteration"

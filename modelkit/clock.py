@@ -47,7 +47,7 @@ class LinearClock(Data):
         description="false: a prefill blocks decoding. true: prompts are processed in the same iteration"
         " as the decoding of the others, and the iteration lasts the sum of both parts.",
     )
-    base_ms: Milliseconds = Field(default=0.0, description="Part of every iteration, paid once, whoever is in it.")
+    base_ms: Milliseconds = Field(default=0.0, description="Part of every iteration, paid once, whatever is in it.")
     prefill_base_ms: Milliseconds = 0.0
     prefill_per_token_ms: Milliseconds = 0.0
     decode_base_ms: Milliseconds = 0.0

@@ -64,7 +64,7 @@ def test_a_server_that_is_faster_than_its_law_is_no_success(bench: Path) -> None
     slow.write_text(json.dumps({"clock": CLOCK.model_dump(exclude_none=True) | {"decode_base_ms": 500.0}}))
     found = mk.judge_log(bench, server=str(slow), time_limit=2)
     assert found.contradicted
-    assert "the law or the limits are not those of the server" in found.sentence
+    assert "the cost model or the limits are not those of the server" in found.sentence
     assert "does not explain the log" in found.verdict
     assert found.document()["law"]["decode_base_ms"] == 500
 

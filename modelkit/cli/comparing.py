@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", "-p", "policies", multiple=True, metavar="NAME[:OPTION=VALUE,...]|none",
     shell_complete=completing.policies,
-    help="Policy, such as svf or mc-sf:gate=8,wait=2; repeatable.  [default: all that fit each instance]",
+    help="Policy, such as svf or mc-sf:gate=8,wait=2; repeatable.  [default: all that suit each instance]",
 )  # fmt: skip
 @simulation_options
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Also compute the certified bound.")
-@objective_option("What policies are compared by and the bound is of.")
+@objective_option("Objective to compare policies by and to bound.")
 @time_limit_option("Limit on each solver and bound; inf for none.")
 @gap_option("Stop solvers and bounds at this relative gap, (value - bound) / value.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")

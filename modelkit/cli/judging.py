@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 @click.argument("log", shell_complete=completing.logs)
 @click.option(
     "--format", metavar="NAME", shell_complete=completing.formats,
-    help="Format of LOG.  [default: the one whose keys it has]",
+    help="Format of LOG.  [default: recognised by its keys]",
 )  # fmt: skip
 @click.option(
     "--server", metavar="NAME|FILE", shell_complete=completing.servers,
-    help="Server whose clock is used.  [default: the law that the log's stamps tell]",
+    help="Server whose clock is used.  [default: fitted to the log's timestamps]",
 )  # fmt: skip
 @click.option("--model", metavar="NAME", shell_complete=completing.any_file, help="Only requests to this model.")
 @click.option("--requests", "--first", "requests", type=click.IntRange(1), help="Take at most this many requests.")
 @click.option("--skip", type=click.IntRange(0), default=0, help="Skip this many requests at the beginning.")
 @click.option("--from", "from_", type=float, metavar="SECONDS", help="Leave out requests before this moment.")
 @click.option("--until", type=float, metavar="SECONDS", help="Leave out requests from this moment on.")
-@click.option("--kv-capacity", type=click.IntRange(1), metavar="TOKENS", help="KV capacity, where the log is silent.")
-@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="Requests that an engine takes at once.")
+@click.option("--kv-capacity", type=click.IntRange(1), metavar="TOKENS", help="KV capacity, if not in the log.")
+@click.option("--max-batch", type=click.IntRange(1), metavar="N", help="Most requests in progress on one engine.")
 @click.option(
-    "--max-batch-tokens", type=click.IntRange(1), metavar="N", help="Tokens that an iteration of an engine takes."
+    "--max-batch-tokens", type=click.IntRange(1), metavar="N", help="Most tokens in one iteration of an engine."
 )
 @time_limit_option("Limit on policies, bound and search.", default=30.0)
 @seed_option
@@ -62,8 +62,8 @@ def judge(
     """How far from optimal a server was, from its LOG alone.
 
     LOG is a server's log or a benchmark's result with the times of first and last tokens; its format is recognised.
-    A law of iteration times is fitted to these stamps. On it the engine's own policy is simulated, other policies too,
-    a lower bound is certified, and a better schedule is searched for.
+    A linear cost model of iteration times is fitted to them. Under this model the engine's own policy and others are
+    simulated, a lower bound is certified, and a better schedule is searched for.
     """
     if as_json and markdown:
         raise UsageError("--json and --markdown exclude each other; give one")
@@ -124,8 +124,8 @@ def _path(write: Any) -> Any:
 
 
 def _lines(found: Judgement) -> list[str]:
-    """The sentence, whether the model explains the log, the law, and the table."""
-    rows = [("law", _law(found))]
+    """The sentence, whether the model explains the log, the cost model, and the table."""
+    rows = [("cost model", _law(found))]
     if found.law is not None:
         errors = found.law.errors["decode"]
         rows.append(("error", f"{errors.mape:.2%} on average, of the decode times of {errors.points:,} requests"))

@@ -204,14 +204,14 @@ import_ = _Importers(
             metavar="NAME",
             expose_value=True,
             shell_complete=formats,
-            help="Format of FILE.  [default: the one whose keys it has]",
+            help="Format of FILE.  [default: recognised by its keys]",
         )
     ],
     help="""Turn a trace, a server's log or a benchmark's result into an instance.
 
-    The format of FILE is recognised by its keys; its options are those of `modelkit import FORMAT --help`. Of a log
-    with the times of first and last tokens, the law of iteration times is fitted unless --server names one, and the run
-    that it shows is written beside the instance.
+    The format of FILE is recognised by its keys; its options are those of `modelkit import FORMAT --help`. If a log has
+    the times of first and last tokens, a linear cost model of iteration times is fitted to them, unless --server names
+    a server, and the observed run is written beside the instance.
     """,
     epilog=epilog("modelkit import azure conv.csv.gz --requests 100 -o a.json"),
     subcommand_metavar="[FORMAT] FILE [OPTIONS]",

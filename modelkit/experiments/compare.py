@@ -122,7 +122,7 @@ def compare(
     bound
         Whether to compute the certified bound where there is one.
     objective
-        What policies are compared by and the bound is of, as in `modelkit.bound`; None: what each instance's problem
+        Objective of policies and bound, as in `modelkit.bound`; None: what each instance's problem
         minimises.
     parameters
         Of the formulations, by name; each takes those that it has.

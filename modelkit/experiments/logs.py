@@ -1,9 +1,9 @@
 """How far from optimal a server was: its log against a simulation, policies, the best schedule found and a bound.
 
-The requests of a log become an instance whose clock is the law of iteration times that the log's own stamps tell.
-Under this law `vllm-like` says whether the model explains the log, `modelkit.solving.bound` what no schedule undercuts
-and the best schedule that it finds, and the policies what else a server could have done. The observed numbers are the
-log's, not judged; all others are the judge's.
+The requests of a log become an instance whose clock is a cost model fitted to the log's own stamps. Under it
+`vllm-like` says whether the model explains the log, `modelkit.solving.bound` what no schedule undercuts and the best
+schedule that it finds, and the policies what else a server could have done. The observed numbers are the log's, not
+judged; all others are the judge's.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Judgement:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the log undercuts the bound, so that the law or the limits are not those of the server."""
+        """Whether the log undercuts the bound, so that the cost model or the limits are not those of the server."""
         return self.least_ms > self.observed_ms * (1 + 1e-9)
 
     @property
@@ -114,12 +114,12 @@ class Judgement:
         if self.contradicted:
             return (
                 f"The log shows a mean latency of {_s(self.observed_ms)}, less than the {_s(self.least_ms)} that no"
-                " schedule undercuts on this law: the law or the limits are not those of the server."
+                " schedule undercuts under this cost model: the cost model or the limits are not those of the server."
             )
         return (
             f"This server took {_s(self.observed_ms)} on average ({AS_LOGGED}); the best schedule found takes"
             f" {_s(self.best_ms)}, and no schedule takes less than {_s(self.least_ms)}, on"
-            f" {'the law fitted to the log' if self.law is not None else 'the server that was named'}."
+            f" {'the cost model fitted to the log' if self.law is not None else 'the server that was named'}."
         )
 
     @property
@@ -130,7 +130,7 @@ class Judgement:
             if abs(self.off) <= EXPLAINS
             else "explains the log roughly"
             if abs(self.off) <= ROUGHLY
-            else "does not explain the log, so the other numbers are of the model and not of the server"
+            else "does not explain the log, so the other numbers describe the model, not the server"
         )
         return f"the model {how}: {ENGINE} takes {_s(self.simulated.metrics['mean_latency_ms'])}, {self.off:+.1%}"
 
@@ -274,7 +274,7 @@ def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
             " (--kv-capacity gives it)"
         )
     if log.engine.engines > 1:
-        notes.append(f"{log.engine.engines} engines are taken as one with the limits of all")
+        notes.append(f"{log.engine.engines} engines are treated as one with their combined limits")
     return limits, notes
 
 

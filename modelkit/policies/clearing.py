@@ -74,7 +74,7 @@ class AlphaProtection(_Clearing):
     """Clear everything."""
 
     def clear(self, view: View) -> list[int]:
-        """Everybody."""
+        """All requests."""
         return list(view.running)
 
 

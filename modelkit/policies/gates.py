@@ -6,7 +6,7 @@ open whom the policy admits, and in which order: it only says *when* the policy 
 
 ``gate=K, wait=W``
     The gate is open while at least K requests wait, or the first of them has waited W seconds (rounds under the unit
-    clock); 0 leaves that condition out. Who is evicted waits anew. A server with nobody in progress delays nobody by
+    clock); 0 leaves that condition out. Who is evicted waits anew. An idle server delays no request by
     a prefill, so its gate is open: no request waits for ever.
 
 ``gate=auto``
@@ -52,8 +52,8 @@ from modelkit.registry import Option
 
 #: What every policy of continuous batching takes beside its own options.
 GATE_OPTIONS = (
-    Option("gate", "admit when so many requests wait; auto: set by the clock and the load", int, 0, ("auto",)),
-    Option("wait", "admit when the first has waited so long [s; rounds under the unit clock]", float, 0.0),
+    Option("gate", "admit once this many requests wait; auto: set by the clock and the load", int, 0, ("auto",)),
+    Option("wait", "admit once the first has waited this long [s; rounds under the unit clock]", float, 0.0),
 )
 
 #: Arrivals from which `AutoGate` knows the load.

@@ -26,7 +26,7 @@ from modelkit.policies import Policy, Room, Seen, View, policy, share
     reference="Kwon et al., SOSP 2023 (PagedAttention), the scheduler of vLLM 0 with recomputation",
     block="tokens in a block",
     watermark="share of the blocks kept free of new requests",
-    victim="who makes room: the latest admitted, or who has the fewest tokens to compute again|youngest|cheapest",
+    victim="which to evict: the latest admitted, or the one with the fewest tokens to recompute|youngest|cheapest",
 )
 class VllmLike(Policy):
     """First come, first served, in blocks."""

@@ -258,7 +258,7 @@ class Case:
         if self.goal.variant and self.left_out:
             out.append(
                 f"{count(self.left_out, 'schedule')} of policies {'is' if self.left_out == 1 else 'are'} not among"
-                f" these: without the rules of {self.goal.variant} nobody can tell what they are worth here."
+                f" these: without the rules of {self.goal.variant} their value here is unknown."
             )
         return [*out, *self.contradictions]
 

@@ -1,8 +1,8 @@
 """Slots under the unit clock: bounds without the slots and without the memory, schedules as in real time.
 
 Every schedule on slots is one without them, so prices on memory (``modelkit.solving.kv``) bound it; and a machine that
-serves so many requests a round bounds it where slots are short. A round lasts as long whoever is in it: the instance is
-one of serving in real time with iterations of 1 ms, where the search over when prompts are let in knows slots.
+serves at most J requests a round bounds it where slots are short. A round lasts as long whoever is in it: the instance
+is one of serving in real time with iterations of 1 ms, where the search over when prompts are let in knows slots.
 """
 
 from __future__ import annotations

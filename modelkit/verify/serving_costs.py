@@ -1,7 +1,7 @@
 """What serving costs in real time, in whole numbers: the ground that every certificate of it is recomputed on.
 
 Linear clock. Seen from the residency in which a request completes, whatever happened to it before, it is *prefilled*
-in one iteration or, in chunks, in several, and then *decodes* in so many iterations that follow each other as they
+in one iteration or, in chunks, in several, and then *decodes* in a number of iterations that follow each other as they
 come:
 
 ======================  =====================  ====================  ===========================================
@@ -39,7 +39,7 @@ from modelkit.clock import LinearClock
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
 
-#: Costs are whole numbers of this part of a millisecond; a tick is so many of them.
+#: Costs are whole numbers of this part of a millisecond; a tick is this many of them.
 COSTS_PER_MS = 2**30
 COSTS_PER_TICK = COSTS_PER_MS // TICKS_PER_MS
 #: What the judge lets a request start before its arrival [ms].

@@ -92,7 +92,8 @@ def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fracti
 def earliest_completions(instance: Instance) -> list[int]:
     """When the first, the second and each further completion comes at the earliest, in any schedule [tick].
 
-    Hence at any moment at least so many requests are in the system as have arrived, less those of these that are past.
+    Hence at any moment the requests in the system are at least those that have arrived, less those of these that are
+    past.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def anneal(
     scratch: Scratch, horizon: float, pace: float, price: float, first: Any, start: Any, free: int, moves: int,
     temperature: float, current: float, best: float, best_release: Any, best_rank: Any,
 ) -> tuple[float, float]:  # fmt: skip
-    """Try so many moves at a temperature [ms]; returns the current and best totals.
+    """Try that number of moves at a temperature [ms]; returns the current and best totals.
 
     ``order``, ``release`` and ``rank`` are the current plan, changed in place; ``best_release`` and ``best_rank`` the
     best. Moves begin with one of the first ``free`` of the order. Seed the random numbers by `seed_generator`.

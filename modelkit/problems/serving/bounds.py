@@ -42,7 +42,7 @@ CLOSEST = 20
 #: Requests from which fewer shares are tried; and the one that is where the work alone says much more than residence.
 MANY = 5000
 OVERLOADED = (400,)
-#: So many times more.
+#: Factor from which one bound says much more than another.
 MUCH_MORE = 1.5
 #: Share of the time that is left for each search; and requests times rounds up to which prices on rounds are sought
 #: without a limit on time.

@@ -1,6 +1,6 @@
 """A share of delay for each request, by which the bound by interference is higher than with one share for all.
 
-With everybody's x_i fixed the bound is linear in the shares, and it is the least of those over all x: concave. So it is
+With all x_i fixed the bound is linear in the shares, and it is the least of those over all x: concave. So it is
 ascended along supergradients. A larger share of j makes j's own delay dearer, and takes j from those whom the others
 keep waiting while j is present. What others do in a stretch of time is noted where their least terms are found, and
 read off for all requests at once. In floating point: what is found is recomputed exactly.

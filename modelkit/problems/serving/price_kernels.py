@@ -22,7 +22,7 @@ SERVER, MEMORY, SLOTS, PROMPT_MEMORY, PROMPT_SLOTS = range(5)
 ARRIVAL, RESIDENCE, DECODING, EACH, PROMPT, PREFILL, TOKENS, HELD = range(8)
 #: Entries of the law.
 PER_REQUEST, PER_TOKEN, THETA, PER_CAPACITY, PER_SLOT = range(5)
-#: Candidates that cost more than the least by so many temperatures weigh nothing.
+#: Candidates that cost more than the least by this many temperatures weigh nothing.
 WIDTH = 30.0
 
 

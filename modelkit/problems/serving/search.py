@@ -152,7 +152,7 @@ def most_in_progress(first: Ints, output: Ints) -> int:
 
 
 def started(server: Server, plan: Plan) -> Plan:
-    """The same schedule without a gate: everybody is released when it started."""
+    """The same schedule without a gate: each request is released when it started."""
     server.run(plan)
     release = np.maximum(server.start, server.requests.arrival)
     return server.plan(release, plan.rank, plan.rule._replace(gated_from=math.inf))

@@ -93,7 +93,7 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
     model = data.get("model_id")
     at_once = str(data.get("request_rate")) == "inf" and data.get("max_concurrency") is None
     if data.get("start_times") is None and not at_once:
-        words = "is missing, so nobody knows when the requests came; allowed without it: request_rate inf, all at once"
+        words = "is missing, so the arrival times are unknown; allowed without it: request_rate inf, all at once"
         raise InputError(reading.where, [Fault(f"{place}.start_times", words)])
     for i in range(n):
         row = {name: found[i] for name, found in lists.items() if found is not None}

@@ -53,7 +53,7 @@ def import_log(
     server
         Preset or JSON file of a server; None: its law of iteration times is fitted to the log's own stamps.
     model, requests, skip, from_, until
-        Only requests to this model, at most so many, without the first ones, from and until so many seconds after the
+        Only requests to this model, at most a number, without the first ones, from and until so many seconds after the
         first.
     kv_capacity, max_batch, max_batch_tokens
         Of the engine, where the log does not say; of one engine where there are several.

@@ -78,7 +78,7 @@ class Law:
 
 
 def fit_law(log: Log) -> Law:
-    """The law that the stamps of a log tell.
+    """Fit a law to the stamps of a log.
 
     Raises
     ------

@@ -79,7 +79,7 @@ def save_observed(observed: Observed, path: str | os.PathLike[str]) -> Path | No
 
 
 def server_of(name: str | None, law: Law | None) -> Server:
-    """The server called ``name``, a preset or a file; without a name one with the fitted law and no limits."""
+    """The server called ``name``, a preset or a file; without a name one with the fitted clock and no limits."""
     if name is not None:
         return find_server(name)
     assert law is not None
@@ -141,7 +141,7 @@ def observed_of(log: Log, instance: Instance) -> Observed | None:
 
 
 def held_at_once(log: Log) -> int:
-    """Tokens that the requests held at once by their stamps: the cache had room for so many; 0 without stamps."""
+    """Tokens that the requests held at once by their stamps: the cache had room for them; 0 without stamps."""
     events = []
     for record in log.records:
         if record.stamped:
