@@ -6,6 +6,8 @@ REQUESTS
     Requests i.
 POSITIONS
     Completions j = 1 .. n, in their order.
+NO_SOONER[i]
+    Other requests h with a_h >= a_i.
 
 Parameters
 ----------
@@ -41,7 +43,7 @@ ends_in_order[j]
 own_rounds[i, j]
     end[j] >= (a_i + o_i) done[i,j]
 volume_fits[i, j]
-    M end[j] >= M a_i done[i,j] + sum_{h: a_h >= a_i} v_h done[h,j]
+    M end[j] >= (M a_i + v_i) done[i,j] + sum_{h in NO_SOONER[i]} v_h done[h,j]
 
 Claim
 -----
@@ -77,6 +79,7 @@ def build(m: Any) -> None:
     """Fill the abstract model."""
     m.REQUESTS = pyo.Set(doc="requests")
     m.POSITIONS = pyo.Set(doc="completions, in their order")
+    m.NO_SOONER = pyo.Set(m.REQUESTS, doc="other requests that arrive no sooner")
 
     m.arrival = pyo.Param(m.REQUESTS, within=pyo.NonNegativeIntegers, doc="arrival [round]")
     m.arrivals = pyo.Param(within=pyo.NonNegativeIntegers, doc="sum of the arrivals [round]")
@@ -122,9 +125,8 @@ def own_rounds(m: Any, i: str, j: int) -> Any:
 
 def volume_fits(m: Any, i: str, j: int) -> Any:
     """Of those that arrive no sooner than i."""
-    later = [h for h in m.REQUESTS if m.arrival[h] >= m.arrival[i]]
-    held = pyo.quicksum(m.volume[h] * m.done[h, j] for h in later)
-    return m.kv_capacity * m.end[j] >= m.kv_capacity * m.arrival[i] * m.done[i, j] + held
+    held = pyo.quicksum(m.volume[h] * m.done[h, j] for h in m.NO_SOONER[i])
+    return m.kv_capacity * m.end[j] >= (m.kv_capacity * m.arrival[i] + m.volume[i]) * m.done[i, j] + held
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:
@@ -135,6 +137,7 @@ def data(instance: Instance, known: Known) -> dict[str, Any]:
     return {
         "REQUESTS": list(arrival),
         "POSITIONS": range(1, size + 1),
+        "NO_SOONER": {i: [h for h in arrival if arrival[h] >= a and h != i] for i, a in arrival.items()},
         "arrival": arrival,
         "arrivals": sum(arrival.values()),
         "output": {r.id: r.output_tokens for r in requests},

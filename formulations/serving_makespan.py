@@ -16,8 +16,8 @@ Constraints
 -----------
 ended_by_last[k]
     end[k] <= last
-last_after_arrival[i]
-    last >= a_i + alone[i]
+last_after_prompt[i]
+    last >= sum_{k in STARTS_OF[i]} first_end[i,k] starts[i,k] + decoding[i]
 
 Claim
 -----
@@ -43,13 +43,13 @@ def build(m: Any) -> None:
     """Replace the objective and what it needs."""
     m.del_component(m.total_latency)
     m.del_component(m.completed_with_last_token)
-    m.del_component(m.completed_after_rounds)
-    m.del_component(m.completed_after_arrival)
+    m.del_component(m.completed_after_prompt)
+    m.del_component(m.costs_what_it_must)
     m.del_component(m.completion)
     m.last = pyo.Var(domain=pyo.NonNegativeReals, doc="when the last iteration ends")
     m.makespan = pyo.Objective(rule=makespan, doc="makespan [ms]")
     m.ended_by_last = pyo.Constraint(m.ITERATIONS, rule=ended_by_last, doc="no iteration ends after the last")
-    m.last_after_arrival = pyo.Constraint(m.REQUESTS, rule=last_after_arrival, doc="its own iterations take time")
+    m.last_after_prompt = pyo.Constraint(m.REQUESTS, rule=last_after_prompt, doc="its own iterations take time")
 
 
 def makespan(m: Any) -> Any:
@@ -62,9 +62,9 @@ def ended_by_last(m: Any, k: int) -> Any:
     return m.end[k] <= m.last
 
 
-def last_after_arrival(m: Any, i: str) -> Any:
-    """The iterations of i."""
-    return m.last >= m.arrival[i] + m.alone[i]
+def last_after_prompt(m: Any, i: str) -> Any:
+    """The iterations of i, from the soonest end of the first."""
+    return m.last >= pyo.quicksum(m.first_end[i, k] * m.starts[i, k] for k in m.STARTS_OF[i]) + m.decoding[i]
 
 
 FORMULATION = Formulation(

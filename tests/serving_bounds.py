@@ -29,6 +29,7 @@ from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.price_ascent import Plan
 from modelkit.problems.serving.prices import price_bound, written_prices
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
+from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 from modelkit.sources.servers import find_server
 from modelkit.verify.exact_bounds import recomputed_bound
@@ -114,14 +115,20 @@ def interferences(instance: mk.Instance, rng: np.random.Generator) -> Iterator[I
 
 
 def relaxations(instance: mk.Instance) -> Iterator[Claim]:
-    """The optimum of each formulation of the problem without whole numbers, less a solver's tolerance."""
+    """The optimum of each formulation without whole numbers, less a solver's tolerance.
+
+    Of what each says by itself, and of what it says of the windows that a search over states leaves.
+    """
     for name, metric in zip(("serving-latency", "serving-makespan", "serving-ttft"), METRICS.values(), strict=True):
         formulation = load_formulation(name)
-        if formulation.refusal(instance) is None:
-            form, _ = compile_model(formulation.instantiate(instance, None))
+        if formulation.refusal(instance) is not None:
+            continue
+        knows = {"relaxation": mk.Known(instance), "relaxation of windows": known_of(formulation, instance)}
+        for kind, known in knows.items():
+            form, _ = compile_model(formulation.instantiate(instance, known))
             form.integer[:] = False
             outcome, _ = backend("highs").solve_form(form, Limits(), {})  # type: ignore[attr-defined]
-            yield Claim("relaxation", metric, Fraction(outcome.bound - 1e-6 * max(1.0, abs(outcome.bound))), name)
+            yield Claim(kind, metric, Fraction(outcome.bound - 1e-6 * max(1.0, abs(outcome.bound))), name)
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,26 @@ from modelkit.problems.kv.clique_rows import clique_rows as find_rows
 from modelkit.problems.kv.local_search import Ints
 from modelkit.problems.kv.start_windows import Starts, check_size, count_starts, possible_starts
 from modelkit.problems.kv.start_windows import start_windows as find_windows
-from modelkit.problems.problem import KV, SLOTS, problem_modelled
+from modelkit.problems.problem import KV, SERVING, SLOTS, problem_modelled
+from modelkit.problems.serving.states import Windows, loose_windows
+from modelkit.problems.serving.states import start_windows as search_states
 from modelkit.problems.slots.search import SlotSearch
 from modelkit.problems.slots.stage_limits import any_stages
 from modelkit.problems.slots.stage_limits import stage_limits as limit_stages
+from modelkit.runtime.deadline import current
 from modelkit.solving.candidates import first_starts, slot_search
 from modelkit.solving.size import check_nonzeros
+
+#: Share of the time that is left in which states are searched.
+STATES_SHARE = 0.3
 
 
 class Known:
     """What is known of an instance; each part is found when it is first asked for, and kept.
 
-    A formulation asks ``starts``, ``clique_rows``, ``stage_limits`` and ``check_size``; they say what holds for its
-    own problem. What only holds for an optimum of another problem, such as that of a formulation that it extends, is
-    left out.
+    A formulation asks ``starts``, ``clique_rows``, ``stage_limits``, ``iteration_windows`` and ``check_size``; they say
+    what holds for its own problem. What only holds for an optimum of another problem, such as that of a formulation
+    that it extends, is left out.
 
     Parameters
     ----------
@@ -104,6 +110,15 @@ class Known:
         if self.modelled is not SLOTS:  # of another problem's optimum the best makespan says nothing
             return any_stages(self.instance)
         return limit_stages(self.instance, self.slot_search.run())
+
+    @cached_property
+    def iteration_windows(self) -> Windows:
+        """Which iterations may process each prompt in real time, and when they end; mixed iterations without levels.
+
+        Those of a search over states where the problem is ``serving`` and that search ends.
+        """
+        found = search_states(self.instance, current().share(STATES_SHARE)) if self.modelled is SERVING else None
+        return found or loose_windows(self.instance)
 
     @cached_property
     def first(self) -> Ints:

@@ -26,6 +26,7 @@ from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
 from modelkit.problems.serving.bounds import TITLES, serving_bounds
 from modelkit.problems.serving.gap import open_words
+from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.serving.plans import search_refusal
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
 from modelkit.problems.serving.search import search_schedule
@@ -249,7 +250,12 @@ class ServingMethod(Method):
         if search_refusal(run.instance) is not None:
             return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
-        return [*known, run.judge_schedule("local-search", schedule)]
+        known.append(run.judge_schedule("local-search", schedule))
+        if run.formulation.problem == SERVING.model and (starts := run.known.iteration_windows.starts):
+            ids = (r.id for r in run.instance.requests)
+            schedule = schedule_from_iterations(run.instance, dict(zip(ids, starts, strict=True)))
+            known.append(run.judge_schedule("local-search", schedule))
+        return known
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The schedule of a search with a certified bound."""
