@@ -1,6 +1,6 @@
 """Which iterations may process each prompt in a best schedule of few requests, by a search over states.
 
-Continuous batching under the linear clock, whole prompts, nobody evicted (no best schedule needs that: the residencies that
+Continuous batching under the linear clock, whole prompts, nobody evicted (no best schedule needs that: residencies that
 are cut short only make iterations longer and memory scarcer).
 
 *States.* A state says how many tokens each request has; it is reached by a number of iterations, at a moment and at a
