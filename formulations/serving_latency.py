@@ -200,7 +200,7 @@ def build(m: Any) -> None:
     m.batch_within_cap = pyo.Constraint(m.ITERATIONS, rule=batch_within_cap, doc="few requests are in progress")
     m.iteration_lasts = pyo.Constraint(m.ITERATIONS, rule=iteration_lasts, doc="an iteration lasts what the law says")
     m.begun_after_the_one_before = pyo.Constraint(m.ITERATIONS, rule=begun_after_the_one_before, doc="one by one")
-    m.begun_after_arrivals = pyo.Constraint(m.REQUESTS, m.ITERATIONS, rule=begun_after_arrivals, doc="no request is early")
+    m.begun_after_arrivals = pyo.Constraint(m.REQUESTS, m.ITERATIONS, rule=begun_after_arrivals, doc="none is early")
     m.completed_with_last_token = pyo.Constraint(m.STARTS, rule=completed_with_last_token, doc="it ends with its last")
     m.completed_after_prompt = pyo.Constraint(m.REQUESTS, rule=completed_after_prompt, doc="its iterations take time")
     m.costs_what_it_must = pyo.Constraint(m.REQUESTS, rule=costs_what_it_must, doc="each start has its least cost")
