@@ -19,6 +19,7 @@ from modelkit.resources import VERSION
 if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.authoring.check import check as check
     from modelkit.authoring.diagnose import diagnose as diagnose
+    from modelkit.authoring.export import build as build
     from modelkit.backends.separator import Separator as Separator
     from modelkit.certificate import Certificate as Certificate
     from modelkit.clock import LinearClock as LinearClock
@@ -97,6 +98,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
 _PUBLIC = {
     "authoring.check": ("check",),
     "authoring.diagnose": ("diagnose",),
+    "authoring.export": ("build",),
     "backends.separator": ("Separator",),
     "certificate": ("Certificate",),
     "errors": ("FormulationError", "InfeasibleError", "InputError", "ModelkitError", "UsageError"),

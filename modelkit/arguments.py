@@ -7,13 +7,13 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, UsageError, shown
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, UsageError, did_you_mean, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -71,6 +71,29 @@ def plain(value: Any) -> Any:
     if type(value) is dict:
         return {plain(key): plain(entry) for key, entry in value.items()}
     return value
+
+
+def column_of(values: Any) -> list[Any]:
+    """A list, an array or a column of a frame as a list."""
+    return plain(values.tolist() if hasattr(values, "tolist") else list(values))  # type: ignore[no-any-return]
+
+
+def columns_of(frame: Any, names: Iterable[str], needed: Iterable[str]) -> dict[str, list[Any]]:
+    """The columns of a frame that are called so.
+
+    Raises
+    ------
+    UsageError
+        One that is needed is not among them, or it is no frame.
+    """
+    if not hasattr(frame, "columns"):
+        raise UsageError(f"a frame with columns is needed, such as pandas has; found {shown(frame)}")
+    there = [str(name) for name in frame.columns]
+    for name in needed:
+        if name not in there:
+            words = did_you_mean(name, there) or f"; it has {', '.join(there) or 'none'}"
+            raise UsageError(f"the frame has no column {name!r}{words}")
+    return {name: column_of(frame[name]) for name in names if name in there}
 
 
 _PLAIN = (str, int, float, bool, type(None))

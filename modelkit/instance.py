@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr, model_validator
 
-from modelkit.arguments import Data
+from modelkit.arguments import Data, column_of, columns_of
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import Tokens
 from modelkit.clock import UnitClock as UnitClock
@@ -130,6 +130,22 @@ class Instance(Data):
         if isinstance(columns, dict):
             return {**fields, "requests": _rows_of(columns)}
         return fields if not isinstance(columns, list) else {**fields, "requests": _with_ids(columns)}
+
+    @classmethod
+    def from_arrays(
+        cls, prompt_tokens: Any, output_tokens: Any, arrival: Any = 0, *, server: Any, **more: Any
+    ) -> Instance:
+        """The instance of these columns; ``more`` are other columns of requests, or fields such as ``name``."""
+        columns = {"arrival": arrival} if np.ndim(arrival) else {}
+        columns |= {name: more.pop(name) for name in Request.model_fields if name in more}
+        columns |= {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+        return cls(server=server, requests={name: column_of(values) for name, values in columns.items()}, **more)
+
+    @classmethod
+    def from_frame(cls, frame: Any, *, server: Any, **fields: Any) -> Instance:
+        """The instance of those columns of a pandas frame that are called as fields of requests are."""
+        columns = columns_of(frame, Request.model_fields, ("prompt_tokens", "output_tokens"))
+        return cls(server=server, requests=columns, **fields)
 
     def __repr__(self) -> str:
         server = self.server

@@ -240,6 +240,10 @@ class Result(_Record):
             raise UsageError("the result has no schedule, so no request has times")
         return request_times(instance, judge(instance, self.schedule))
 
+    def to_frame(self, instance: Instance | None = None) -> Any:
+        """The times of every request as a pandas frame; see `requests`."""
+        return self.requests(instance).to_frame()
+
     def document(self) -> dict[str, Any]:
         """The result as JSON-ready data."""
         document = {"schema": SCHEMA, **self.model_dump(by_alias=True, mode="python")}

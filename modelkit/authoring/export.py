@@ -7,8 +7,10 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from modelkit.arguments import checked_arguments
 from modelkit.errors import FormulationError
 from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.loading import load_formulation as load_here
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.runtime.scratch import scratch_folder
@@ -19,6 +21,41 @@ from modelkit.solving.known import Known, known_of
 LONGEST = 200
 
 Format = Literal["lp", "mps"]
+
+
+@checked_arguments
+def build(
+    instance: Instance, formulation: str | Formulation | None = None, *, parameters: Mapping[str, Any] | None = None
+) -> Any:
+    """The concrete Pyomo model of an instance, to look at or to solve with Pyomo itself.
+
+    A formulation's file runs in this process, with no limit on its functions.
+
+    Parameters
+    ----------
+    formulation, parameters
+        As in `modelkit.solve`.
+
+    Returns
+    -------
+    pyomo.environ.ConcreteModel
+
+    Raises
+    ------
+    UsageError, InputError, FormulationError
+        As `modelkit.solve`.
+    InfeasibleError
+        No model is built, because no schedule exists.
+    TooLargeError
+        The model would not fit the memory.
+    """
+    instance = load(instance)
+    wanted = load_here(formulation) if isinstance(formulation, str) else formulation
+    chosen, parametrised = choose(instance, wanted, parameters)
+    instance.check_fits()
+    if wanted is None:
+        chosen = load_here(chosen.name)
+    return chosen.instantiate(parametrised, known_of(chosen, parametrised))
 
 
 def export_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +195,8 @@ def _print_case(case: Case, titled: bool) -> None:
     console.print(plain(f"\n{name}: {case.headline}."))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("run", overflow="fold", min_width=12)
-    for name in (goal.noun, "bound", "gap", "time"):
+    noun = "\n".join(textwrap.wrap(goal.noun, 14))  # else it takes the place of what follows
+    for name in (noun, "bound", "gap", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):

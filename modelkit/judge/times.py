@@ -63,6 +63,20 @@ class RequestTimes(Sequence[RequestTime]):
         names = ["id", *(f"{name}_{self.unit}" for name in RequestTime._fields[1:])]
         return {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
 
+    def to_frame(self) -> Any:
+        """The columns as a pandas frame.
+
+        Raises
+        ------
+        UsageError
+            pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        except ImportError:
+            raise UsageError("a frame needs pandas: pip install pandas; columns() and to_csv() need nothing") from None
+        return pandas.DataFrame(self.columns())
+
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """The columns as CSV, written to ``path`` where one is named.
 
