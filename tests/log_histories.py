@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from log_files import Served
 
 import modelkit as mk
 from modelkit.instance import Instance, LinearClock, Request, Server
@@ -70,3 +71,24 @@ def vllm_bench(instance: Instance, verdict: Verdict, *, pieces: bool = False) ->
         "date": "20260101-000000", "backend": "vllm", "model_id": "m", "num_prompts": len(instance.requests),
         "request_rate": 4.0, "max_concurrency": None, "completed": len(instance.requests), **rows,
     }  # fmt: skip
+
+
+LAW = {
+    "prefill_base_ms": 5.0, "prefill_per_token_ms": 0.02, "decode_base_ms": 12.0, "decode_per_request_ms": 0.1,
+    "decode_per_kv_token_ms": 3e-4,
+}  # fmt: skip
+
+
+def clock(**changes: float) -> LinearClock:
+    return LinearClock(kind="linear", mixed=True, **{**LAW, **changes})
+
+
+def served(seed: int = 1, n: int = 60) -> list[Served]:
+    """What a server with a known law did, to whole microseconds."""
+    instance, verdict = history(seed, clock(), n=n)
+    ends = {residency.request: residency for residency in verdict.residencies if residency.completed}
+    return [
+        Served(r.id, round(r.arrival, 6), r.prompt_tokens, r.output_tokens,
+               round((ends[i].first_token or 0) / 1000, 6), round((ends[i].end or 0) / 1000, 6))
+        for i, r in enumerate(instance.requests)
+    ]  # fmt: skip

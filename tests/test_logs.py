@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from log_files import WRITERS, Served, lines, sglang_bench, write
-from log_histories import history, vllm_bench
+from log_files import WRITERS, lines, sglang_bench, write
+from log_histories import LAW, clock, history, served, vllm_bench
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.instance import LinearClock
-from modelkit.io import files
-from modelkit.sources import logs
 from modelkit.sources.calibrate import COEFFICIENTS
-from modelkit.sources.logs import Window, log_formats, read_log, recognised, with_engine
+from modelkit.sources.logs import log_formats, read_log, recognised, with_engine
 from modelkit.sources.logs.law import fit_law
 from modelkit.sources.logs.observed import SCHEMA
-from modelkit.sources.logs.record import Reading
-
-LAW = {
-    "prefill_base_ms": 5.0, "prefill_per_token_ms": 0.02, "decode_base_ms": 12.0, "decode_per_request_ms": 0.1,
-    "decode_per_kv_token_ms": 3e-4,
-}  # fmt: skip
-
-
-def clock(**changes: float) -> LinearClock:
-    return LinearClock(kind="linear", mixed=True, **{**LAW, **changes})
-
-
-def served(seed: int = 1, n: int = 60) -> list[Served]:
-    """What a server with a known law did, to whole microseconds."""
-    instance, verdict = history(seed, clock(), n=n)
-    ends = {residency.request: residency for residency in verdict.residencies if residency.completed}
-    return [
-        Served(r.id, round(r.arrival, 6), r.prompt_tokens, r.output_tokens,
-               round((ends[i].first_token or 0) / 1000, 6), round((ends[i].end or 0) / 1000, 6))
-        for i, r in enumerate(instance.requests)
-    ]  # fmt: skip
 
 
 def test_one_run_in_every_format_is_one_instance(tmp_path: Path) -> None:
@@ -346,102 +320,3 @@ def test_a_request_whose_tokens_all_came_at_once_is_no_equation(tmp_path: Path) 
     run = served()
     run[7] = run[7]._replace(last=run[7].first)
     assert mk.import_log(write(tmp_path, "vllm-bench", run)).law is not None
-
-
-def many(n: int) -> list[Served]:
-    """Requests in the order of their ends, as servers write them: every fourth is a long one that came before."""
-    run = [
-        Served(f"q{i}", 0.1 * i, 10 + i % 7, 20 + i % 5, 0.1 * i + 0.05, 0.1 * i + (0.5 if i % 4 else 9.0))
-        for i in range(n)
-    ]
-    return sorted(run, key=lambda r: r.last)
-
-
-@pytest.mark.parametrize("name", ["inference-perf", "guidellm", "dynamo"])
-def test_long_files_are_read_as_a_stream(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that the first records come before a tenth of the file is read, of one JSON list too."""
-    path = write(tmp_path, name, many(2000))
-    pieces = files._pieces
-    read = [0]
-
-    def counted(source: Any) -> Any:
-        for piece in pieces(source):
-            read[0] += len(piece)
-            yield piece
-
-    monkeypatch.setattr(files, "_PIECE", 4096)
-    monkeypatch.setattr(files, "_pieces", counted)
-    records = log_formats()[name].read(path, Reading("x"))
-    for _ in range(20):
-        next(records)
-    assert 0 < read[0] < path.stat().st_size / 10
-    assert sum(1 for _ in records) == 1980
-
-
-def test_windows_are_of_arrivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that a window keeps only what it takes, also of more requests than an instance has; and from a pipe."""
-    run = many(400)
-    path = write(tmp_path, "inference-perf", run)
-    monkeypatch.setattr(logs, "MOST_REQUESTS", 50)
-    with pytest.raises(InputError, match=r"more than 50 requests.*--first"):
-        read_log(path)
-    inside = sorted((r for r in run if 10 <= r.arrival < 14), key=lambda r: r.arrival)
-    taken = read_log(path, window=Window(since=10.0, until=14.0))
-    assert [r.prompt for r in taken.records] == [r.prompt for r in inside]
-    assert taken.left_out == {"requests outside of what is taken": 360}
-    few = read_log(path, window=Window(since=10.0, until=14.0, skip=103, first=5))
-    assert [r.arrival for r in few.records] == pytest.approx([r.arrival - inside[3].arrival for r in inside[3:8]])
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    path.write_text(json.dumps(json.loads(path.read_text())[:40]))
-    with subprocess.Popen(["cp", str(path), str(pipe)]):
-        assert len(read_log(pipe, "inference-perf", Window(first=7)).records) == 7
-
-
-@pytest.mark.parametrize("name", ["vllm-run", "sglang-metrics", "dynamo", "otel", "aiperf"])
-def test_lines_as_one_list(tmp_path: Path, name: str) -> None:
-    """Tests that what is one object a line is also read as a list of them, and as objects over several lines."""
-    path = write(tmp_path, name, served(n=20))
-    expected = read_log(path, name).records
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for text in (json.dumps(rows), "\n\n" + json.dumps(rows, indent=1), "".join(json.dumps(r, indent=2) for r in rows)):
-        path.write_text(text)
-        assert recognised(path) == name
-        assert [r.prompt for r in read_log(path, name).records] == [r.prompt for r in expected]
-    path.write_text(json.dumps([*rows, 7]))
-    with pytest.raises(InputError, match=rf"\$\[{len(rows)}\]: found 7; allowed: a JSON object"):
-        read_log(path, name)
-    for broken, words in (
-        (json.dumps(rows)[:-1], "line 1: found the end of the file; allowed: a comma or the end of the list"),
-        (json.dumps(rows) + "x", "more stands behind the list"),
-        ("[\n" + "\n".join(json.dumps(r) for r in rows) + "]", "line 3: found '{.*'; allowed: a comma"),
-    ):
-        path.write_text(broken)
-        with pytest.raises(InputError, match=words):
-            read_log(path, name)
-
-
-def test_traces_are_no_logs(tmp_path: Path, cli: Callable[..., Any]) -> None:
-    """Tests that judge says of a trace that it is one, and where it belongs."""
-    path = tmp_path / "t.csv"
-    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.97,480,10\n")
-    said = " ".join(cli("judge", str(path), code=2).err.split())
-    assert "a trace (azure): it says when requests came and how long they were, not when their tokens came" in said
-    assert "`modelkit import FILE`" in said
-    with pytest.raises(InputError, match=r"a trace \(lengths\)"):
-        mk.judge_log(path, format="lengths")
-
-
-def test_two_runs_of_one_workload_have_two_names(
-    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tests that another run of the same requests on a named server writes over neither file of the first."""
-    monkeypatch.chdir(tmp_path)
-    run = served()
-    for shift in (0.0, 0.0, 0.25):
-        later = [r._replace(first=r.first + shift, last=r.last + shift) for r in run]
-        cli("import", str(write(tmp_path, "vllm-run", later)), "--server", "llama2-70b-2xa100")
-    runs = sorted(tmp_path.glob("run-n60*.observed.json"))
-    assert len(runs) == 2
-    assert len({path.read_bytes() for path in runs}) == 2
-    assert len({mk.load(str(path).replace(".observed", "")).sha256 for path in runs}) == 1

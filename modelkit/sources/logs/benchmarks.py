@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelkit.errors import Fault, InputError, shown
+from modelkit.io.files import read_head
 from modelkit.io.json_stream import JsonStream
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.logs import log_format
-from modelkit.sources.logs.record import Fields, LogRecord, Reading, after, is_time, seconds
+from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after, is_time, seconds
 
 Path_ = str | os.PathLike[str]
 
@@ -273,13 +275,16 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     reference="inference-sim/inference-sim, sim/workload/tracev2.go (Apache-2.0)",
 )
 def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
-    """Lengths are the server's where it said them; a time of 0 is one that never came."""
+    """Lengths are the server's where it said them; a time of 0 is one that never came; a YAML head may lie beside."""
     columns = ("request_id", "input_tokens", "output_tokens", "arrival_time_us")
     rows: Iterator[Row] = read_csv(path, columns, trace=True).rows()
-    for row in rows:
+    warm_up = _blis_head(path, reading)
+    for i, row in enumerate(rows):
         fields = Fields(row.place, row.cells, reading)
         status = fields.text("status")
         counted = fields.tokens("server_input_tokens", needed=False)
+        if any(fields.number(f"{kind}_tokens") for kind in ("image", "audio", "video")):
+            reading.ignored["requests with images, audio or video, whose tokens are those of the prompt"] += 1
         yield LogRecord(
             id=fields.text("request_id") or f"r{row.line}",
             arrival=seconds(fields.number("arrival_time_us", needed=True), 1e6),
@@ -291,5 +296,20 @@ def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             request_class=fields.text("slo_class"),
             model=fields.text("model"),
             failed=status not in (None, "ok", "success", "completed"),
+            warm_up=i < warm_up,
             place=fields.place,
         )
+
+
+_BLIS_HEAD = re.compile(r"^\s*(max_num_seqs|block_size|warm_up_requests):\s*(\d{1,9})\s*$", re.MULTILINE)
+
+
+def _blis_head(path: Path_, reading: Reading) -> int:
+    """Requests of the warm-up, and what the engine is, from the YAML file of the same name beside the table."""
+    name = os.fspath(path).removesuffix(".gz").removesuffix(".csv")
+    head = next((f for f in (f"{name}.yaml", f"{name}.yml") if os.path.isfile(f)), None)
+    if head is None or os.fspath(path) == "-":
+        return 0
+    found = {key: int(value) for key, value in _BLIS_HEAD.findall(read_head(head, 2**16))}
+    reading.engine = Engine(max_num_seqs=found.get("max_num_seqs") or None, block_size=found.get("block_size") or None)
+    return found.get("warm_up_requests", 0)

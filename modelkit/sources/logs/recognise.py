@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from modelkit.errors import Fault, InputError, UsageError
@@ -57,8 +58,9 @@ def recognised(path: str | os.PathLike[str]) -> str:
         No format has its keys.
     """
     where = where_of(path)
-    if os.fspath(path) == "-":
-        raise UsageError("standard input is read once, so its format is not looked for; give it: --format NAME")
+    if os.fspath(path) == "-" or Path(os.fspath(path)).is_fifo():
+        what = "standard input" if os.fspath(path) == "-" else "a pipe"
+        raise UsageError(f"{what} is read once, so its format is not looked for; give it: --format NAME")
     head = read_head(path, _HEAD)
     is_json = head.lstrip()[:1] in ("{", "[")
     found = set(_KEY.findall(head)) if is_json else _columns(head)
@@ -74,6 +76,9 @@ def recognised(path: str | os.PathLike[str]) -> str:
         raise InputError(
             where, [Fault("$.schema", "a document of modelkit already; only logs and traces are imported")]
         )
+    if not is_json and re.search(r"^(metadata|benchmarks):", head, re.MULTILINE) and "guidellm" in head:
+        words = "a result of GuideLLM as YAML; `guidellm run --output kind=json` writes the JSON that is read"
+        raise InputError(where, [Fault("line 1", words)])
     words = ", ".join(sorted(found)[:12]) or "none"
     kind = "keys" if is_json else "columns"
     advice = "give the format, --format NAME; `modelkit list formats` shows all with their keys"
@@ -89,7 +94,7 @@ def _has_iterations(head: str, found: set[str], is_json: bool) -> bool:
 
 
 def _columns(head: str) -> set[str]:
-    """Columns of a table, behind a head of YAML where there is one (``---`` ends it)."""
+    """Columns of a table."""
     lines = [line for line in head.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     for line in lines[:1]:
         mark = next((mark for mark in (",", ";", "\t") if mark in line), ",")

@@ -114,7 +114,7 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             first_token=after(arrival, fields.number("request", "ttft_ms"), 1000),
             last_token=after(arrival, fields.number("request", "total_time_ms"), 1000),
             cached=fields.tokens("request", "cached_tokens", needed=False),
-            session=fields.text("agent_context", "session_id"),
+            session=fields.text("agent_context", "session_id") or fields.text("agent_context", "trajectory_id"),
             parent=fields.text("agent_context", "parent_session_id"),
             model=fields.text("request", "model"),
             place=fields.place,
@@ -142,13 +142,24 @@ def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
                 arrival=arrival,
                 prompt=fields.tokens("gen_ai.usage.prompt_tokens"),
                 output=fields.tokens("gen_ai.usage.completion_tokens", needed=False),
-                first_token=after(arrival, fields.number("gen_ai.latency.time_to_first_token")),
+                first_token=after(arrival, _to_first_token(fields)),
                 last_token=after(arrival, fields.number("gen_ai.latency.e2e")),
                 scheduled=after(arrival, fields.number("gen_ai.latency.time_in_queue")),
                 model=fields.text("gen_ai.response.model"),
-                failed=fields.get("status", "code") == 2,
+                failed=fields.get("status", "code") in (2, "STATUS_CODE_ERROR"),
                 place=place,
             )
+
+
+def _to_first_token(fields: Fields) -> float | None:
+    """From arrival to first token [s]: as logged, or else the time in the queue and in the prefill."""
+    logged = fields.number("gen_ai.latency.time_to_first_token")
+    if logged is not None:
+        return logged
+    prefill = fields.number("gen_ai.latency.time_in_model_prefill")
+    if prefill is None:
+        prefill = fields.number("gen_ai.latency.time_in_model.prefill")
+    return after(fields.number("gen_ai.latency.time_in_queue"), prefill)
 
 
 def _spans(cells: Mapping[str, Any], place: str, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:

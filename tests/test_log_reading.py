@@ -1,0 +1,196 @@
+"""Readers of logs: as a stream, in windows, as lists or lines, with what only some writers have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_files import Served, sglang_bench, write
+from log_histories import served
+
+import modelkit as mk
+from modelkit.errors import InputError, UsageError
+from modelkit.io import files
+from modelkit.sources import logs
+from modelkit.sources.logs import Window, log_formats, read_log, recognised
+from modelkit.sources.logs.record import Reading
+
+
+def many(n: int) -> list[Served]:
+    """Requests in the order of their ends, as servers write them: every fourth is a long one that came before."""
+    run = [
+        Served(f"q{i}", 0.1 * i, 10 + i % 7, 20 + i % 5, 0.1 * i + 0.05, 0.1 * i + (0.5 if i % 4 else 9.0))
+        for i in range(n)
+    ]
+    return sorted(run, key=lambda r: r.last)
+
+
+@pytest.mark.parametrize("name", ["inference-perf", "guidellm", "dynamo"])
+def test_long_files_are_read_as_a_stream(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that the first records come before a tenth of the file is read, of one JSON list too."""
+    path = write(tmp_path, name, many(2000))
+    pieces = files._pieces
+    read = [0]
+
+    def counted(source: Any) -> Any:
+        for piece in pieces(source):
+            read[0] += len(piece)
+            yield piece
+
+    monkeypatch.setattr(files, "_PIECE", 4096)
+    monkeypatch.setattr(files, "_pieces", counted)
+    records = log_formats()[name].read(path, Reading("x"))
+    for _ in range(20):
+        next(records)
+    assert 0 < read[0] < path.stat().st_size / 10
+    assert sum(1 for _ in records) == 1980
+
+
+def test_windows_are_of_arrivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that a window keeps only what it takes, also of more requests than an instance has; and from a pipe."""
+    run = many(400)
+    path = write(tmp_path, "inference-perf", run)
+    monkeypatch.setattr(logs, "MOST_REQUESTS", 50)
+    with pytest.raises(InputError, match=r"more than 50 requests.*--first"):
+        read_log(path)
+    inside = sorted((r for r in run if 10 <= r.arrival < 14), key=lambda r: r.arrival)
+    taken = read_log(path, window=Window(since=10.0, until=14.0))
+    assert [r.prompt for r in taken.records] == [r.prompt for r in inside]
+    assert taken.left_out == {"requests outside of what is taken": 360}
+    few = read_log(path, window=Window(since=10.0, until=14.0, skip=103, first=5))
+    assert [r.arrival for r in few.records] == pytest.approx([r.arrival - inside[3].arrival for r in inside[3:8]])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path.write_text(json.dumps(json.loads(path.read_text())[:40]))
+    with subprocess.Popen(["cp", str(path), str(pipe)]):
+        assert len(read_log(pipe, "inference-perf", Window(first=7)).records) == 7
+
+
+@pytest.mark.parametrize("name", ["vllm-run", "sglang-metrics", "dynamo", "otel", "aiperf"])
+def test_lines_as_one_list(tmp_path: Path, name: str) -> None:
+    """Tests that what is one object a line is also read as a list of them, and as objects over several lines."""
+    path = write(tmp_path, name, served(n=20))
+    expected = read_log(path, name).records
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for text in (json.dumps(rows), "\n\n" + json.dumps(rows, indent=1), "".join(json.dumps(r, indent=2) for r in rows)):
+        path.write_text(text)
+        assert recognised(path) == name
+        assert [r.prompt for r in read_log(path, name).records] == [r.prompt for r in expected]
+    path.write_text(json.dumps([*rows, 7]))
+    with pytest.raises(InputError, match=rf"\$\[{len(rows)}\]: found 7; allowed: a JSON object"):
+        read_log(path, name)
+    for broken, words in (
+        (json.dumps(rows)[:-1], "line 1: found the end of the file; allowed: a comma or the end of the list"),
+        (json.dumps(rows) + "x", "more stands behind the list"),
+        ("[\n" + "\n".join(json.dumps(r) for r in rows) + "]", "line 3: found '{.*'; allowed: a comma"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(InputError, match=words):
+            read_log(path, name)
+
+
+def test_traces_are_no_logs(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests that judge says of a trace that it is one, and where it belongs."""
+    path = tmp_path / "t.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.97,480,10\n")
+    said = " ".join(cli("judge", str(path), code=2).err.split())
+    assert "a trace (azure): it says when requests came and how long they were, not when their tokens came" in said
+    assert "`modelkit import FILE`" in said
+    with pytest.raises(InputError, match=r"a trace \(lengths\)"):
+        mk.judge_log(path, format="lengths")
+
+
+def test_two_runs_of_one_workload_have_two_names(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests that another run of the same requests on a named server writes over neither file of the first."""
+    monkeypatch.chdir(tmp_path)
+    run = served()
+    for shift in (0.0, 0.0, 0.25):
+        later = [r._replace(first=r.first + shift, last=r.last + shift) for r in run]
+        cli("import", str(write(tmp_path, "vllm-run", later)), "--server", "llama2-70b-2xa100")
+    runs = sorted(tmp_path.glob("run-n60*.observed.json"))
+    assert len(runs) == 2
+    assert len({path.read_bytes() for path in runs}) == 2
+    assert len({mk.load(str(path).replace(".observed", "")).sha256 for path in runs}) == 1
+
+
+def test_what_lies_beside_a_blis_table(tmp_path: Path) -> None:
+    """Tests the engine and the warm-up of a YAML head, and what a prompt has beside text."""
+    path = write(tmp_path, "blis", served())
+    text = path.read_text().replace(",status\n", ",status,image_tokens\n").replace(",ok\n", ",ok,0\n")
+    path.write_text(text.replace(",ok,0\n", ",ok,64\n", 1))
+    (tmp_path / "run.yaml").write_text(
+        "trace_version: 2\nmode: real\nwarm_up_requests: 5\nserver:\n  max_num_seqs: 32\n  block_size: 16\n"
+    )
+    log = read_log(path)
+    assert (len(log.records), log.engine.max_num_seqs, log.engine.block_size) == (55, 32, 16)
+    assert log.left_out["requests of the warm-up, left out"] == 5
+    assert log.left_out["requests with images, audio or video, whose tokens are those of the prompt"] == 1
+
+
+def test_other_keys_of_spans_and_events(tmp_path: Path) -> None:
+    """Tests first tokens from queue and prefill under both names, errors as words, and sessions as trajectories."""
+    expected = [record.first_token for record in read_log(write(tmp_path, "otel", served(n=20))).records]
+    for key in ("gen_ai.latency.time_in_model_prefill", "gen_ai.latency.time_in_model.prefill"):
+        path = write(tmp_path, "otel", served(n=20))
+        queue = ', {"key": "gen_ai.latency.time_in_queue", "value": {"doubleValue": 0.0}}]'
+        text = path.read_text().replace("gen_ai.latency.time_to_first_token", key).replace('}}], "', f'}}}}{queue}, "')
+        path.write_text(text.replace("}}]}", "}}" + queue + "}"))
+        assert [record.first_token for record in read_log(path).records] == expected
+    path.write_text(text.replace('"status": {}', '"status": {"code": "STATUS_CODE_ERROR"}', 3))
+    assert len(read_log(path).records) == 17
+    path = write(tmp_path, "dynamo", served(n=20))
+    path.write_text(path.read_text().replace('"request": {', '"agent_context": {"trajectory_id": "t"}, "request": {'))
+    assert read_log(path).left_out["requests of sessions, each taken as one of its own"] == 20
+
+
+def test_results_of_sglang(tmp_path: Path) -> None:
+    """Tests failures, lists that are missing, and five faults of a result with one list a field."""
+    run = [r._replace(arrival=0.0, failed=i % 5 == 0) for i, r in enumerate(served())]
+    path = tmp_path / "s.jsonl"
+    path.write_text(sglang_bench(run))
+    assert read_log(path).left_out["failed requests, left out"] == 12
+    whole = json.loads(sglang_bench(run))
+    path.write_text(json.dumps({key: whole[key] for key in ("input_lens", "output_lens", "request_rate")}))
+    log = read_log(path, "sglang-bench")
+    assert log.left_out == {"requests without output, left out": 12}
+    assert not any(record.stamped for record in log.records)
+    for key, value, words in (
+        ("input_lens", [-3] * 60, r"\$\[0\], input_lens: found -3"),
+        ("output_lens", 5, "output_lens: found 5; allowed: a list"),
+        ("ttfts", ["x"] * 60, r"\$\[1\], ttfts: found 'x'"),
+        ("itls", [[0.1, -1]] * 60, r"\$\[0\], itls: found"),
+        ("errors", [""], "errors: found a list of 1; allowed: a list of 60"),
+        ("request_rate", 3.0, "nobody knows when"),
+    ):
+        path.write_text(json.dumps({**whole, key: value}))
+        with pytest.raises(InputError, match=words):
+            read_log(path, "sglang-bench")
+
+
+def test_long_results_are_read(tmp_path: Path) -> None:
+    """Tests a run of more than a mebibyte in one line, whose texts are passed over."""
+    run = served()
+    whole = json.loads(sglang_bench([r._replace(arrival=0.0) for r in run]))
+    whole["generated_texts"] = ["x" * 50_000] * 60
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(whole))
+    assert recognised(path) == "sglang-bench"
+    assert len(read_log(path).records) == 60
+
+
+def test_what_cannot_be_recognised(tmp_path: Path) -> None:
+    """Tests the words on a pipe, which is read once, and on a result of GuideLLM as YAML."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="a pipe is read once.*--format NAME"):
+        recognised(tmp_path / "pipe")
+    path = tmp_path / "benchmarks.yaml"
+    path.write_text("metadata:\n  version: 2\n  guidellm_version: 0.5\nbenchmarks:\n- config: {}\n")
+    with pytest.raises(InputError, match="a result of GuideLLM as YAML; `guidellm run --output kind=json`"):
+        recognised(path)
