@@ -167,7 +167,7 @@ def test_results_of_sglang(tmp_path: Path) -> None:
         ("ttfts", ["x"] * 60, r"\$\[1\], ttfts: found 'x'"),
         ("itls", [[0.1, -1]] * 60, r"\$\[0\], itls: found"),
         ("errors", [""], "errors: found a list of 1; allowed: a list of 60"),
-        ("request_rate", 3.0, "nobody knows when"),
+        ("request_rate", 3.0, "the arrival times are unknown"),
     ):
         path.write_text(json.dumps({**whole, key: value}))
         with pytest.raises(InputError, match=words):

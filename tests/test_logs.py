@@ -157,7 +157,7 @@ def test_without_arrivals_only_all_at_once(tmp_path: Path) -> None:
     assert recognised(path) == "sglang-bench"
     assert {r.arrival for r in mk.import_log(path).instance.requests} == {0}
     path.write_text(sglang_bench(run).replace('"inf"', "4.0"))
-    with pytest.raises(InputError, match="nobody knows when the requests came"):
+    with pytest.raises(InputError, match="the arrival times are unknown"):
         mk.import_log(path)
     path.write_text(sglang_bench(run) * 2)
     with pytest.raises(InputError, match=r"line 2: a second run"):
