@@ -17,7 +17,8 @@ from modelkit.errors import InputError
 from modelkit.instance import Instance, LinearClock, Server
 from modelkit.io import parse_certificate
 from modelkit.sources.families import generate
-from modelkit.verify.exact_bounds import certify, exact_bound
+from modelkit.verify.exact_bounds import certify
+from modelkit.verify.kv_bound import exact_bound
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_a_key_twice_is_refused(instance: Instance, tmp_path: Path) -> None:
 
 def test_absurd_prices_are_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that prices beyond 64 bits are not computed for hours: on many rounds they prove nothing."""
-    monkeypatch.setattr("modelkit.verify.exact_bounds.MOST_UNBOUNDED", 10_000)
+    monkeypatch.setattr("modelkit.verify.kv_bound.MOST_UNBOUNDED", 10_000)
     many = generate("kv-synthetic", requests=60, seed=3)
     prices = Prices(denominator=1, rounds=list(range(1, 400)), numerators=[2**62] * 399)
     with pytest.raises(InputError, match="too high to be recomputed"):

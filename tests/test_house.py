@@ -12,6 +12,8 @@ import tomllib
 import venv
 from pathlib import Path
 
+import grimp
+import networkx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -41,6 +43,16 @@ def test_walls() -> None:
         check=False,
     )
     assert made.returncode == 0, made.stdout
+
+
+def test_no_circles() -> None:
+    """Tests that no modules import each other in a circle, not even within functions."""
+    graph = networkx.DiGraph()
+    found = grimp.build_graph("modelkit", cache_dir=None, exclude_type_checking_imports=True)
+    for module in found.modules - {"modelkit"}:
+        graph.add_edges_from((module, other) for other in found.find_modules_directly_imported_by(module))
+    graph.remove_nodes_from([node for node in graph if node in {"modelkit", "modelkit.__main__"}])
+    assert [sorted(group) for group in networkx.strongly_connected_components(graph) if len(group) > 1] == []
 
 
 def test_import_is_light() -> None:

@@ -21,7 +21,8 @@ from modelkit.runtime.deadline import Deadline, current, within
 from modelkit.solving.bound import bound
 from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
-from modelkit.verify.exact_bounds import exact_bound, recomputed_bound
+from modelkit.verify.exact_bounds import recomputed_bound
+from modelkit.verify.kv_bound import exact_bound
 
 
 def sparse_instance(seed: int, n: int = 4) -> Instance:

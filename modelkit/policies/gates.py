@@ -47,7 +47,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from modelkit.errors import UsageError, shown
-from modelkit.policies import Policy, Seen, View
+from modelkit.policies.base import Policy, Seen, View
 from modelkit.registry import Option
 
 #: What every policy of continuous batching takes beside its own options.

@@ -44,6 +44,7 @@ from modelkit.certificate import SHARE, TICKS_PER_MS, Prices, Work
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, Request, Server
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
+from modelkit.verify.kv_bound import exact_bound
 from modelkit.verify.serving_costs import COSTS_PER_MS, COSTS_PER_TICK, ServingCosts
 
 #: Requests times cells up to which cells are recounted; half a minute.
@@ -206,8 +207,6 @@ def _makespan(costs: ServingCosts, memory_share: int) -> dict[str, Fraction]:
 
 def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices: Prices) -> Fraction:
     """Sum of completions, from the common arrival on, by rounds and own work [ms]."""
-    from modelkit.verify.exact_bounds import exact_bound  # late: it imports this module
-
     if len(set(costs.arrival)) > 1:
         raise InputError("certificate", [Fault("$.work.rounds", "count where all requests arrive together; here not")])
     prompts = [s + 1 for s in costs.prompt]

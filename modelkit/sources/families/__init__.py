@@ -14,7 +14,6 @@ from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.policies.predictions import with_predictions
 from modelkit.registry import Generator
-from modelkit.sources.families import kv, slots  # noqa: F401  their families register themselves
 from modelkit.sources.families.drawing import REGISTRY, family, timed_instance
 from modelkit.sources.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
 

@@ -1,0 +1,167 @@
+"""What a policy is: what it sees of requests and of the server, and the base of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modelkit.errors import UsageError
+from modelkit.instance import Instance, LinearClock
+
+#: Lower and upper predicted outputs, int64 of shape [n] [token].
+Predictions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+class Seen(NamedTuple):
+    """A request as a policy sees it. ``number`` names it; lengths in tokens, ``arrival`` in rounds or seconds."""
+
+    number: int
+    arrival: float
+    prompt: int
+    predicted_lower: int
+    predicted_upper: int
+
+
+def seen_requests(instance: Instance, predicted: Predictions) -> list[Seen]:
+    """The requests as a policy sees them, with these predictions."""
+    lower, upper = (end.tolist() for end in predicted)
+    columns = (instance.arrays.arrival.tolist(), instance.arrays.prompt.tolist(), lower, upper)
+    return [Seen(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
+
+
+class Running(NamedTuple):
+    """A request in progress: ``start`` counts the rounds run before the one that gave its first token."""
+
+    request: Seen
+    start: float
+
+
+class View(NamedTuple):
+    """The state of the server as a policy sees it.
+
+    Parameters
+    ----------
+    now
+        Rounds or seconds.
+    capacity
+        M [token], None without limit.
+    held
+        Tokens that the requests in progress hold now.
+    running
+        Requests in progress by number, in order of admission.
+    free_slots
+        None without limit.
+    rng
+        The policy's own source of randomness, seeded by the run.
+    round
+        Rounds run so far; under the unit clock the same as ``now``.
+    linear_clock
+        How long iterations last; None under the unit clock. Where prefills are iterations of their own, ``base_ms``
+        is in both other bases.
+    prompt_room
+        Prompt tokens that the iteration ahead takes; None without limit.
+    chunked
+        Whether the last prompt may exceed ``prompt_room``, to be processed in several iterations.
+    """
+
+    now: float
+    capacity: int | None
+    held: int
+    running: Mapping[int, Running]
+    free_slots: int | None
+    rng: np.random.Generator
+    round: int = 0
+    linear_clock: LinearClock | None = None
+    prompt_room: int | None = None
+    chunked: bool = False
+
+    @property
+    def law(self) -> LinearClock | None:
+        """Former name of ``linear_clock``, for policy files that ask for it."""
+        return self.linear_clock
+
+
+class Room:
+    """What the round ahead still takes, beside memory: slots and prompt tokens."""
+
+    def __init__(self, view: View) -> None:
+        self._slots: float = math.inf if view.free_slots is None else view.free_slots
+        self._tokens: float = math.inf if view.prompt_room is None else view.prompt_room
+        self._chunked = view.chunked
+
+    def takes(self, request: Seen) -> bool:
+        """Whether ``request`` may start; if so, what it takes is gone."""
+        if self._slots < 1 or self._tokens < (1 if self._chunked else request.prompt):
+            return False
+        self._slots -= 1
+        self._tokens -= request.prompt
+        return True
+
+
+class Policy:
+    """Base of all policies; the defaults ignore events and admit no request.
+
+    Keyword parameters of the constructor are the policy's options.
+    """
+
+    def arrived(self, request: Seen) -> None:
+        """``request`` has arrived, or was evicted and waits again (its predictions may have grown)."""
+
+    def started(self, request: Seen, now: float) -> None:
+        """``request`` was admitted."""
+
+    def ended(self, request: Seen, now: float) -> None:
+        """``request`` has produced its last token or was evicted."""
+
+    def outgrew(self, request: Seen, now: float) -> None:
+        """``request`` runs on past its prediction, which is now one token longer than seen so far."""
+
+    def postponed(self, request: Seen, start: int) -> None:
+        """``request``, in progress, gives its first token later: chunks of its prompt are left to process."""
+
+    def admit(self, view: View) -> Iterable[int]:
+        """Numbers of waiting requests to start now, in order.
+
+        May be a generator: `started` is called for each request before the next is asked for.
+        In stages they share one prefill, which interrupts the decoding of the others; the policy is asked
+        whenever something has happened while a slot is free and somebody waits.
+        """
+        return ()
+
+    def patience(self, view: View) -> int | None:
+        """Rounds after which to be asked again although nothing has happened; None: never."""
+        return 1
+
+    def alarm(self, view: View) -> float | None:
+        """Moment at which to be asked again although nothing has happened, in rounds or seconds; None: never."""
+        return None
+
+    def evict(self, view: View) -> Iterable[int]:
+        """Requests to evict because the next round would exceed the capacity.
+
+        Called only then. The default evicts the latest admitted until the next round fits, so
+        the oldest request always gets on.
+        """
+        excess = view.held + len(view.running) - (view.capacity or 0)
+        for number, (request, start) in reversed(list(view.running.items())):
+            if excess <= 0:
+                return
+            yield number
+            excess -= request.prompt + int(view.round - start) + 1
+
+
+def share(name: str, value: float) -> float:
+    """``value`` of the option ``name``, once it is a share of less than the whole.
+
+    Raises
+    ------
+    UsageError
+        It is below 0, or 1 or more.
+    """
+    if not 0 <= value < 1:
+        raise UsageError(f"option {name}: found {value}; allowed: 0 or more, less than 1")
+    return value
