@@ -160,6 +160,10 @@ def test_the_command(two: mk.Instance, tmp_path: Path, cli: Cli, monkeypatch: py
     said = cli("export", "two.mc-sf.result.json", "--format", "perfetto")
     assert "wrote two.mc-sf.perfetto.json" in said.out
     assert _events(Path("two.mc-sf.perfetto.json").read_text())["X"]
+    Path("elsewhere").mkdir()
+    Path("two.mc-sf.result.json").rename("elsewhere/two.result.json")
+    assert cli("verify", "elsewhere/two.result.json").code == 0  # the instance lies in the folder where this runs
+    Path("elsewhere/two.result.json").rename("two.mc-sf.result.json")
     for words, why in (
         (("two.json", "--format", "mooncake", "-f", "kv-hindsight"), "--formulation is for --format lp and mps"),
         (("two.json", "--round-ms", "5"), "--round-ms is for --format mooncake and perfetto"),

@@ -158,6 +158,27 @@ def test_logs_of_known_servers(tmp_path: Path, kind: int) -> None:
         assert len(untold) < 3, (kind, seed, untold)
 
 
+def test_cached_prompt_tokens_are_counted_and_left_out_of_the_law(tmp_path: Path) -> None:
+    """Tests that a server which takes 300 tokens of each prompt from its cache has the law of what it computes."""
+    clock = CLOCK.model_copy(update={"decode_per_kv_token_ms": 0.0})
+    instance, verdict = history(4, clock, n=60, max_batch=8)
+    data = vllm_bench(instance, verdict)
+    data["input_lens"] = [n + 300 for n in data["input_lens"]]
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(data | {"cached_tokens": [300] * 60}))
+    found = mk.judge_log(path, max_batch=8, time_limit=1)
+    assert found.law is not None
+    assert found.law.clock.prefill_per_token_ms == pytest.approx(0.02, rel=1e-3)
+    assert found.log.left_out == {
+        "prompt tokens that were in the prefix cache: not in the fit, and computed anew in the instance": 18_000
+    }
+    assert any("of the prompt tokens were in the prefix cache" in note for note in found.notes)
+    path.write_text(json.dumps(data))
+    plain = mk.import_log(path, max_batch=8)
+    assert plain.law is not None
+    assert plain.law.clock.prefill_base_ms < 1  # 5 ms less what 300 tokens take
+
+
 def test_policies_with_equal_figures_share_a_row(bench: Path) -> None:
     """Tests that each policy is in one row of the table, those with equal figures in the same, in 79 columns."""
     found = mk.judge_log(bench, max_batch=8, time_limit=3)

@@ -6,11 +6,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+import modelkit as mk
 from modelkit.cli import main
+from modelkit.cli.output import summary
+from modelkit.problems.serving.prices import price_bound
+from modelkit.solving import serving
 
 
 class Made(NamedTuple):
@@ -154,3 +158,31 @@ def test_what_is_said_of_a_gap_follows_the_load() -> None:
     assert not words(13, MAKESPAN_MS)
     assert not words(13, value=1.001)
     assert not words(13, TOTAL_TTFT_MS, value=0.0)
+
+
+def test_a_search_has_its_seconds() -> None:
+    """Tests that the time beside building, solving and judging is that of the search, and the whole is said."""
+    result = mk.simulate(mk.generate("chat", requests=5, seed=1), "mc-sf")
+    searched = result.seconds.model_copy(update={"build": None, "solve": None, "judge": 0.25, "total": 2.0})
+    lines = summary(result.model_copy(update={"seconds": searched}))
+    assert any(line.endswith("search 1.75 s, judge 0.25 s, in all 2.00 s") for line in lines), lines
+
+
+def test_a_bound_that_is_not_certified_yet_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that while prices rise the bound never falls, and what goes beyond the certified one says so."""
+
+    def rising(*given: Any, listen: Callable[[float], None], **options: Any) -> Any:
+        for value in (1.0, 4e6, 3e6, 5e6):
+            listen(value)
+        return price_bound(*given, listen=listen, **options)
+
+    monkeypatch.setattr(serving, "price_bound", rising)
+    instance = mk.generate("chat", requests=40, rate=40.0, server="llama2-70b-2xa100", seed=2)
+    told: list[mk.Progress] = []
+    found = mk.bound(instance, time_limit=1, listen=told.append)
+    priced = [news for news in told if news.phase.startswith("prices on time")]
+    assert len(priced) >= 4
+    bounds = [news.bound or 0.0 for news in priced]
+    assert bounds == sorted(bounds)
+    least = [news.bound for news in priced if "not yet certified" not in news.phase]
+    assert all(value is None or value <= found.value + 1e-6 for value in least)

@@ -273,6 +273,12 @@ def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
             f"the log does not say how many tokens the KV cache holds: no limit; it held {held_at_once(log):,} or more"
             " (--kv-capacity gives it)"
         )
+    if (cached := sum(min(record.cached, record.prompt) for record in log.records)) > 0:
+        share = cached / sum(record.prompt for record in log.records)
+        notes.append(
+            f"{share:.0%} of the prompt tokens were in the prefix cache: the fit leaves them out, the policies and the"
+            " bound are those of a server that computes them anew"
+        )
     if log.engine.engines > 1:
         notes.append(f"{log.engine.engines} engines are treated as one with their combined limits")
     return limits, notes

@@ -153,7 +153,9 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
     records = _ordered(records)
     if (cached := sum(record.cached for record in records)) > 0:
-        reading.ignored["prompt tokens that were in the prefix cache, which the instance computes anew"] = cached
+        reading.ignored[
+            "prompt tokens that were in the prefix cache: not in the fit, and computed anew in the instance"
+        ] = cached
     if (sessions := sum(record.session is not None for record in records)) > 0:
         reading.ignored["requests of sessions, each taken as one of its own"] = sessions
     left_out = Counter({why: n for why, n in left_out.items() if n})
