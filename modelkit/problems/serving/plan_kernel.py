@@ -119,36 +119,40 @@ def run_plan(
     ring = len(state.ending)
     now, first_tokens = state.now
     active, offsets, iteration, peaks = state.sums
-    total, known, waiting, waits = 0.0, 0, 0, 0.0
+    total, known, waiting, waits, rescan = 0.0, 0, 0, 0.0, 0
     while (active > 0 or known < m or waiting > 0) and now < horizon:
         while known < m and release[order[known]] <= now:
             i = order[known]
             waiting = push(heap, waiting, rank[i] * len(arrival) + i)
             waits += arrival[i]
             known += 1
+            rescan = iteration
         if active == 0 and waiting == 0:
             now = release[order[known]]
             continue
         fresh, prompts = 0, 0
-        if waiting > 0 and active < rule.batch and (
+        if waiting > 0 and active < rule.batch and iteration >= rescan and (
             active == 0
             or now < rule.gated_from
             or waiting * now - waits >= patience_at(rule, now) * active * costs.prefill_base
         ):  # fmt: skip
-            misfits = 0
+            misfits, wait = 0, ring
             while waiting > 0 and active + fresh < rule.batch and misfits < rule.misfits:
                 entry = heap[0]
                 i = entry % len(arrival)
                 waiting = pop(heap, waiting)
-                if prompts + prompt[i] > rule.prompts or (
-                    0 <= rule.capacity < peaks + prompt[i] + output[i]
-                    and not fits(
+                more = 0
+                if prompts + prompt[i] > rule.prompts:
+                    more = 1
+                elif 0 <= rule.capacity < peaks + prompt[i] + output[i]:
+                    more = misfit(
                         state.ending, state.ending_offsets, active + fresh, offsets, iteration, prompt[i], output[i],
                         rule.capacity,
-                    )
-                ):  # fmt: skip
+                    )  # fmt: skip
+                if more > 0:
                     refused[misfits] = entry
                     misfits += 1
+                    wait = min(wait, more)
                     continue
                 place = (iteration + output[i] - 1) % ring
                 offset = prompt[i] + 1 - iteration
@@ -161,18 +165,20 @@ def run_plan(
                 first[i] = iteration
                 start[i] = now
                 waits -= arrival[i]
+            rescan = iteration + wait if misfits == rule.misfits or waiting == 0 else iteration
             for w in range(misfits):
                 waiting = push(heap, waiting, refused[w])
+        took = costs.base
         if fresh > 0:
-            now += prefill_part(costs, prompts)
+            took += prefill_part(costs, prompts)
             if costs.exclusive:
-                now += costs.base
+                took += costs.base
         active += fresh
         decoding = active if costs.exclusive else active - fresh
         held = offsets + active * iteration - (0 if costs.exclusive else prompts + fresh)
         if decoding > 0:
-            now += costs.decode_base + costs.decode_per_request * decoding + costs.decode_per_kv_token * held
-        now += costs.base
+            took += costs.decode_base + costs.decode_per_request * decoding + costs.decode_per_kv_token * held
+        now += took
         first_tokens += fresh * now
         place = iteration % ring
         if state.ending[place] > 0:
@@ -183,6 +189,18 @@ def run_plan(
             state.ending[place] = 0
             state.ending_offsets[place] = 0
         iteration += 1
+        if active > 0 and (waiting == 0 or active >= rule.batch or iteration < rescan):
+            until = min(horizon, release[order[known]]) if known < m else horizon
+            last = iteration + ring if waiting == 0 or active >= rule.batch else rescan
+            held = offsets + active * iteration
+            place = iteration % ring
+            while now < until and state.ending[place] == 0 and iteration < last:
+                now += costs.base + (
+                    costs.decode_base + costs.decode_per_request * active + costs.decode_per_kv_token * held
+                )
+                held += active
+                iteration += 1
+                place = place + 1 if place + 1 < ring else 0
     state.now[0], state.now[1] = now, first_tokens
     state.sums[:] = (active, offsets, iteration, peaks)
     if active > 0:
@@ -219,21 +237,27 @@ def prefill_part(costs: Costs, prompts: int) -> float:
 
 
 @kernel
-def fits(
+def misfit(
     ending: Any, ending_offsets: Any, active: int, offsets: int, iteration: int, prompt: int, output: int, capacity: int
-) -> bool:
-    """Whether one more request, admitted now, keeps within the capacity until it completes. O(output)."""
+) -> int:
+    """0 where one more request, admitted now, keeps within the capacity until it completes; else how long it cannot.
+
+    That is a number of iterations before which it does not fit, whoever else is admitted. Where it is a number of
+    tokens too many in a later iteration, it holds one less there for each iteration that it is admitted later. O(output).
+    """
     ring = len(ending)
     last = iteration + output - 1
     offsets += prompt + 1 - iteration
     active += 1
+    longest = 0
+    place = iteration % ring
     for r in range(iteration, last + 1):
-        place = r % ring
-        if (ending[place] > 0 or r == last) and offsets + active * r > capacity:
-            return False
-        active -= ending[place]
-        offsets -= ending_offsets[place]
-    return True
+        if ending[place] > 0 or r == last:
+            longest = max(longest, min(offsets + active * r - capacity, r - iteration + 1))
+            active -= ending[place]
+            offsets -= ending_offsets[place]
+        place = place + 1 if place + 1 < ring else 0
+    return longest
 
 
 @kernel
