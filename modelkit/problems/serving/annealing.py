@@ -18,6 +18,8 @@ from modelkit.runtime.kernel import kernel
 
 #: How far a request or a group moves: places in the order, and ms.
 NEAR, SHIFT, FAR = 12, 2000.0, 20_000.0
+#: Moves from one state that has been run to.
+BLOCK = 100
 
 
 @kernel
@@ -31,71 +33,103 @@ def anneal(
     ``order``, ``release`` and ``rank`` are the current plan, changed in place; ``best_release`` and ``best_rank`` the
     best. Moves begin with one of the first ``free`` of the order. Seed the random numbers by `seed_generator`.
     """
-    m = len(order)
-    earliest = np.maximum(requests.arrival, begin.now[0])
     trial = release.copy()
-    trial_order = order.copy()
-    ranked = rule.batch < m or 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
-    for _ in range(moves):
-        w = np.random.randint(free)
-        i = order[w]
+    earliest = np.empty_like(release)
+    block, trial_block = order.copy(), order.copy()
+    of_block, near, m = 0.0, 0, 0
+    reached = State(
+        np.empty_like(begin.ending), np.empty_like(begin.ending), np.empty_like(begin.now), np.empty_like(begin.sums)
+    )
+    ranked = rule.batch < len(order) or 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
+    for move in range(moves):
+        if move % BLOCK == 0:
+            sort_nearly_sorted(order, release)
+            w = max(0, np.random.randint(-NEAR, free))
+            for i in order:
+                first[i] = -1
+            copy_state(begin, reached)
+            run_plan(
+                requests, order, release, rank, costs, rule, reached, scratch, min(horizon, release[order[w]]),
+                pace, price, first, start,
+            )  # fmt: skip
+            near, m = 0, 0
+            for w in range(len(order)):
+                i = order[w]
+                if first[i] < 0:
+                    block[m] = i
+                    earliest[i] = max(requests.arrival[i], reached.now[0])
+                    m += 1
+                    near += w < free
+            near = min(near, 2 * NEAR)
+            trial_block[:m] = block[:m]
+            copy_state(reached, state)
+            of_block = run_plan(
+                requests, block[:m], release, rank, costs, rule, state, scratch, horizon, pace, price, first, start
+            )
+        w = np.random.randint(near)
+        i = block[w]
         swapped = -1
         kind = np.random.random()
         if ranked and kind < 0.3:
             v = min(m - 1, max(0, w + np.random.randint(-4 * NEAR, 4 * NEAR + 1)))
-            swapped = order[v]
+            swapped = block[v]
             rank[i], rank[swapped] = rank[swapped], rank[i]
         elif kind < 0.5:
             v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
-            trial[i] = max(earliest[i], release[order[v]])
+            trial[i] = max(earliest[i], release[block[v]])
         elif kind < 0.75:
             reach = SHIFT if np.random.random() < 0.5 else SHIFT / 10
             by = (2 * np.random.random() - 1) * reach
             v = w
-            while v >= 0 and release[order[v]] == release[i]:
-                trial[order[v]] = max(earliest[order[v]], release[i] + by)
+            while v >= 0 and release[block[v]] == release[i]:
+                trial[block[v]] = max(earliest[block[v]], release[i] + by)
                 v -= 1
             v = w + 1
-            while v < m and release[order[v]] == release[i]:
-                trial[order[v]] = max(earliest[order[v]], release[i] + by)
+            while v < m and release[block[v]] == release[i]:
+                trial[block[v]] = max(earliest[block[v]], release[i] + by)
                 v += 1
         elif kind < 0.85:
             v = w
-            while v < m and release[order[v]] == release[i]:
+            while v < m and release[block[v]] == release[i]:
                 v += 1
             if v == m:
                 continue
-            later = release[order[v]]
+            later = release[block[v]]
             v -= 1
-            while v >= 0 and release[order[v]] == release[i]:
-                trial[order[v]] = later
+            while v >= 0 and release[block[v]] == release[i]:
+                trial[block[v]] = later
                 v -= 1
         elif kind < 0.92:
             until = release[i] + FAR * np.random.random()
             v = w
-            while v < m - 1 and release[order[v]] < until:
+            while v < m - 1 and release[block[v]] < until:
                 v += 1
-            trial[i] = max(earliest[i], release[order[v]])
+            trial[i] = max(earliest[i], release[block[v]])
         else:
             trial[i] = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
-        sort_nearly_sorted(trial_order, trial)
-        copy_state(begin, state)
+        sort_nearly_sorted(trial_block[:m], trial)
+        copy_state(reached, state)
         value = run_plan(
-            requests, trial_order, trial, rank, costs, rule, state, scratch, horizon, pace, price, first, start
+            requests, trial_block[:m], trial, rank, costs, rule, state, scratch, horizon, pace, price, first, start
         )
-        if value <= current or np.random.random() < math.exp((current - value) / temperature):
-            current = value
-            release[order] = trial[order]
-            order[:] = trial_order
-            if value < best:
-                best = value
+        if value <= of_block or np.random.random() < math.exp((of_block - value) / temperature):
+            current += value - of_block
+            of_block = value
+            for v in range(m):
+                i = trial_block[v]
+                block[v] = i
+                release[i] = trial[i]
+            if current < best:
+                best = current
                 best_release[order] = release[order]
                 best_rank[order] = rank[order]
         else:
-            trial[order] = release[order]
-            trial_order[:] = order
+            for v in range(m):
+                trial[block[v]] = release[block[v]]
+                trial_block[v] = block[v]
             if swapped >= 0:
                 rank[i], rank[swapped] = rank[swapped], rank[i]
+    sort_nearly_sorted(order, release)
     return current, best
 
 
