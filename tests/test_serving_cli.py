@@ -140,17 +140,22 @@ def test_what_is_said_of_a_gap_follows_the_load() -> None:
     from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
     from modelkit.problems.serving.gap import open_words
 
-    def words(rate: float, metric: str = TOTAL_LATENCY_MS, value: float = 2.0, capacity: int | None = None) -> str:
+    def words(
+        rate: float, metric: str = TOTAL_LATENCY_MS, value: float = 2.0, capacity: int | None = None, **more: bool
+    ) -> str:
         chat = mk.generate("chat", requests=200, rate=rate, server="llama2-70b-2xa100", seed=1)
         schedule = mk.simulate(chat, "vllm-like").schedule
         assert schedule is not None
         verdict = judge(chat, schedule)
         if capacity is not None:
             chat = chat.replace(server=chat.server.model_copy(update={"kv_capacity_tokens": capacity}))
-        return open_words(chat, metric, value, 1.0, verdict)
+        return open_words(chat, metric, value, 1.0, verdict, **more)
 
     assert "most of the gap is usually the bound's" in words(13)
     assert "at least 78%" in words(13)
+    assert "had too little time" in words(13, hurried=True)
+    assert "usually" not in words(13, hurried=True)
+    assert words(2, hurried=True) == words(2)
     assert "only part of that" in words(2)
     assert "not known" in words(50)
     assert "memory fills up" in words(2, capacity=2500)

@@ -73,6 +73,17 @@ def test_no_policy_beats_the_schedule_of_bound() -> None:
             assert search.certificate.value <= search.best[0] <= of_policy * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("time_limit", [0.01, None])
+def test_a_hurried_bound_says_so(time_limit: float | None) -> None:
+    """Tests that prices that had too little time are not taken for all that can be proven."""
+    instance = chats(15, 13.0)
+    search = ServingSearch(Task(instance, "total_latency_ms", time_limit, 0.0, 0, lambda news: None))
+    search.try_policies(Deadline(0.0))
+    search.prove(Deadline(0.0))
+    search.price(search.task.deadline)
+    assert search.hurried == (time_limit is not None)
+
+
 @pytest.mark.parametrize("rate", [5.0, 40.0])
 def test_annealing_improves_list_schedules(rate: float) -> None:
     """Tests that annealing finds better schedules than the grid, where memory binds and where it does not."""

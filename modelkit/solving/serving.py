@@ -65,6 +65,8 @@ class ServingSearch:
         By its name, the best value [ms] of each kind of bound that was looked at, and how long that took [s].
     titles
         What each bound counts, by its name.
+    hurried
+        Whether prices on time had too little time.
     """
 
     titles: ClassVar[Mapping[str, str]] = TITLES
@@ -75,6 +77,7 @@ class ServingSearch:
         self.best: tuple[float, Verdict, Schedule, str] | None = None
         self.certificate: Certificate | None = None
         self.bounds: dict[str, tuple[float, float]] = {}
+        self.hurried = False
 
     def run(self) -> CertifiedBound:
         """All stages, and what they found; Ctrl-C ends them."""
@@ -105,7 +108,9 @@ class ServingSearch:
             known,
             counts=self.titles[first[0]],
             others=tuple(others),
-            open_words=open_words(self.task.instance, self.task.metric, value, self.certificate.value, verdict),
+            open_words=open_words(
+                self.task.instance, self.task.metric, value, self.certificate.value, verdict, hurried=self.hurried
+            ),
         )
 
     def least(self) -> None:
@@ -175,9 +180,11 @@ class ServingSearch:
             phase = "prices on time" if most <= least else "prices on time, the bound not yet certified"
             self.task.tell(phase, self.best[0] if self.best else None, max(most, least))
 
+        self.hurried = True
         completions, began = _completions(self.best[1], n), time.perf_counter()
 
         def offer(prices: Prices) -> None:
+            self.hurried = prices.cut
             self.offer("prices", certificate_of(instance, prices), time.perf_counter() - began)
 
         try:

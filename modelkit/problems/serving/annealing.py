@@ -1,8 +1,10 @@
 """Simulated annealing over the releases and ranks of a plan, compiled.
 
-A move changes when some requests are released: one joins the group of a near one, a group is shifted or merged with the
-next, one is put off for long or let in sooner; where memory binds, two near requests change ranks. The plan is run from
-``state`` to the horizon after each move, about 10 ns an iteration.
+A move changes when some requests are released: one joins the group of a near one, is put off for long or let in sooner;
+two change groups; a group waits for the next, begins at another time, or does so for those who are there already; where
+memory or the batch binds, two near requests change ranks. Moves are made in blocks, each close behind a state that has
+been run to once, and the plan is run from there to the horizon after each. Good groups begin right after somebody
+arrives, so those that start together are released when the last of them arrives.
 Kirkpatrick, Gelatt, Vecchi, Optimization by simulated annealing (Science 1983).
 """
 
@@ -17,7 +19,7 @@ from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch
 from modelkit.runtime.kernel import kernel
 
 #: How far a request or a group moves: places in the order, and ms.
-NEAR, SHIFT, FAR = 12, 2000.0, 20_000.0
+NEAR, SHIFT, FAR = 12, 200.0, 20_000.0
 #: Moves from one state that has been run to.
 BLOCK = 100
 
@@ -40,7 +42,8 @@ def anneal(
     reached = State(
         np.empty_like(begin.ending), np.empty_like(begin.ending), np.empty_like(begin.now), np.empty_like(begin.sums)
     )
-    ranked = rule.batch < len(order) or 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
+    tight = 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
+    ranked = tight or rule.batch < len(order)
     for move in range(moves):
         if move % BLOCK == 0:
             sort_nearly_sorted(order, release)
@@ -66,6 +69,10 @@ def anneal(
             of_block = run_plan(
                 requests, block[:m], release, rank, costs, rule, state, scratch, horizon, pace, price, first, start
             )
+            if not tight:
+                gather(
+                    requests.arrival, block[:m], release, trial, first, start, costs.decode_base / 2, rule.gated_from
+                )
         w = np.random.randint(near)
         i = block[w]
         swapped = -1
@@ -74,39 +81,41 @@ def anneal(
             v = min(m - 1, max(0, w + np.random.randint(-4 * NEAR, 4 * NEAR + 1)))
             swapped = block[v]
             rank[i], rank[swapped] = rank[swapped], rank[i]
-        elif kind < 0.5:
+        elif kind < 0.45:  # join the group of a near one
             v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
             trial[i] = max(earliest[i], release[block[v]])
-        elif kind < 0.75:
-            reach = SHIFT if np.random.random() < 0.5 else SHIFT / 10
-            by = (2 * np.random.random() - 1) * reach
-            v = w
-            while v >= 0 and release[block[v]] == release[i]:
-                trial[block[v]] = max(earliest[block[v]], release[i] + by)
-                v -= 1
-            v = w + 1
-            while v < m and release[block[v]] == release[i]:
-                trial[block[v]] = max(earliest[block[v]], release[i] + by)
-                v += 1
-        elif kind < 0.85:
-            v = w
-            while v < m and release[block[v]] == release[i]:
-                v += 1
-            if v == m:
-                continue
-            later = release[block[v]]
-            v -= 1
-            while v >= 0 and release[block[v]] == release[i]:
-                trial[block[v]] = later
-                v -= 1
-        elif kind < 0.92:
+        elif kind < 0.6:  # change groups with one
+            v = min(m - 1, max(0, w + np.random.randint(-4 * NEAR, 4 * NEAR + 1)))
+            j = block[v]
+            trial[i], trial[j] = max(earliest[i], release[j]), max(earliest[j], release[i])
+        elif kind < 0.75:  # a group begins when another one arrives, or a little earlier or later
+            v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
+            until = requests.arrival[block[v]]
+            if np.random.random() < 0.5:
+                until = release[i] + (2 * np.random.random() - 1) * SHIFT
+            low, high = group_of(block[:m], release, w)
+            for v in range(low, high):
+                trial[block[v]] = max(earliest[block[v]], until)
+        elif kind < 0.8:  # a group waits for the next
+            low, high = group_of(block[:m], release, w)
+            for v in range(low, high):
+                trial[block[v]] = release[block[min(high, m - 1)]]
+        elif kind < 0.85:  # those of a group that are there when one of it arrives do not wait for the others
+            until = max(earliest[i], requests.arrival[i])
+            low, high = group_of(block[:m], release, w)
+            for v in range(low, high):
+                if requests.arrival[block[v]] <= until:
+                    trial[block[v]] = until
+        else:  # one is put off for long, or let in much sooner
             until = release[i] + FAR * np.random.random()
+            if kind < 0.93:
+                until = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
             v = w
             while v < m - 1 and release[block[v]] < until:
                 v += 1
+            while v > 0 and release[block[v - 1]] >= until:
+                v -= 1
             trial[i] = max(earliest[i], release[block[v]])
-        else:
-            trial[i] = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
         sort_nearly_sorted(trial_block[:m], trial)
         copy_state(reached, state)
         value = run_plan(
@@ -131,6 +140,39 @@ def anneal(
                 rank[i], rank[swapped] = rank[swapped], rank[i]
     sort_nearly_sorted(order, release)
     return current, best
+
+
+@kernel
+def gather(
+    arrival: Any, order: Any, release: Any, trial: Any, first: Any, start: Any, before: float, until: float
+) -> None:
+    """Release those together that have started together, when the last arrives or so long before they start.
+
+    Nobody starts at another time, as the iteration before lasts longer. Only those that start before ``until``.
+    """
+    low = 0
+    while low < len(order) and first[order[low]] >= 0 and start[order[low]] < until:
+        high, arrived, released, at = low, 0.0, 0.0, start[order[low]]
+        while high < len(order) and first[order[high]] == first[order[low]]:
+            arrived = max(arrived, arrival[order[high]])
+            released = max(released, release[order[high]])
+            high += 1
+        if released < at:
+            released = max(arrived, min(released, at - before))
+        for v in range(low, high):
+            release[order[v]] = trial[order[v]] = released
+        low = high
+
+
+@kernel
+def group_of(order: Any, release: Any, place: int) -> tuple[int, int]:
+    """Where those begin and end in an order by release that are released together with the one at a place."""
+    low, high, at = place, place + 1, release[order[place]]
+    while low > 0 and release[order[low - 1]] == at:
+        low -= 1
+    while high < len(order) and release[order[high]] == at:
+        high += 1
+    return low, high
 
 
 @kernel

@@ -21,7 +21,9 @@ BUSY = 0.7
 FULL = 0.9
 
 
-def open_words(instance: Instance, metric: str, value: float, least: float, verdict: Verdict) -> str:
+def open_words(
+    instance: Instance, metric: str, value: float, least: float, verdict: Verdict, *, hurried: bool = False
+) -> str:
     """What is known of the gap between a schedule's value and a bound on ``metric``; a sentence or nothing.
 
     Parameters
@@ -30,6 +32,8 @@ def open_words(instance: Instance, metric: str, value: float, least: float, verd
         Of the schedule, and the bound [ms].
     verdict
         The judge's on the schedule.
+    hurried
+        Whether prices on time were given too little time to prove what they can.
     """
     if value - max(0.0, least) <= SMALL * abs(value):
         return ""
@@ -42,6 +46,8 @@ def open_words(instance: Instance, metric: str, value: float, least: float, verd
         return f"{needed}: requests pile up, and how much of the gap is the bound's is not known"
     if _memory_full(instance, verdict):
         return f"{needed}, and memory fills up: how much of the gap is the bound's is not known"
+    if share >= BUSY and hurried:
+        return f"{needed}, and prices on time had too little time: with a longer limit they prove more"
     if share >= BUSY:
         return f"{needed}: at loads of about 70 to 100 % most of the gap is usually the bound's"
     return f"{needed}: requests slow each other, and the bound counts only part of that"

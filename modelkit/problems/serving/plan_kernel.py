@@ -242,8 +242,8 @@ def misfit(
 ) -> int:
     """0 where one more request, admitted now, keeps within the capacity until it completes; else how long it cannot.
 
-    That is a number of iterations before which it does not fit, whoever else is admitted. Where it is a number of
-    tokens too many in a later iteration, it holds one less there for each iteration that it is admitted later. O(output).
+    That is a number of iterations before which it does not fit, whoever else is admitted. Where too many tokens would
+    be held in a later iteration, there is one less for each iteration that it is admitted later. O(output).
     """
     ring = len(ending)
     last = iteration + output - 1

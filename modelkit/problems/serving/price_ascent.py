@@ -166,7 +166,10 @@ class Level:
         self.parameters = [server[above], *lowest, *(c.reshape(2, -1)[:, above].ravel() for c in common)]
 
     def climb(self, plan: Plan, mean: float, deadline: Deadline, listen: Callable[[float], None]) -> bool:
-        """Let the prices rise; whether the deadline cut it short. Temperatures are shares of ``mean``."""
+        """Let the prices rise; whether the deadline left less than half of the iterations.
+
+        Temperatures are shares of ``mean``.
+        """
         moments = [(np.zeros_like(x), np.zeros_like(x)) for x in self.parameters]
         server = self.parameters[0]
         of_server = PRICE_STEP * np.maximum(server, LEAST * max(float(server.mean()), 1e-9))
@@ -179,7 +182,7 @@ class Level:
             if iteration % EXACT_EVERY == 0 or done >= 1:
                 self._look(listen, temperature)
             if done >= 1:
-                return iteration < plan.iterations
+                return 2 * iteration < plan.iterations
             size = plan.step * (1 - done)
             for k, (x, slope) in enumerate(zip(self.parameters, self._gradient(temperature), strict=True)):
                 step = of_server * size if k == 0 else np.array([STEP * size])

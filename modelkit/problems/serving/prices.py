@@ -92,7 +92,10 @@ HIGHEST = 2**41
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices and the bound that they give in floating point [ms], total latency; whether the deadline cut it short."""
+    """Prices and the bound that they give in floating point [ms], total latency; whether they had too little time.
+
+    That is less than half of the iterations of some level.
+    """
 
     priced: Priced
     value: float
@@ -159,7 +162,8 @@ def price_bound(
             level = finer
             cut = level.climb(plan, mean, deadline.share(plan.share), better)
             best = replace(seen(level), cut=best.cut or cut)
-            if deadline.over:
+            if deadline.over and plan is not levels[-1]:
+                best = replace(best, cut=True)
                 break
     except KeyboardInterrupt:
         raise InterruptedWith(replace(seen(level), cut=True)) from None

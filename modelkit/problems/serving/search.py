@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +39,13 @@ WINDOW, MOVED = 1000, 200
 #: First temperature, as a share of the mean latency; the last is this share of the first.
 HEAT, COOLED = 0.015, 0.003
 #: Moves for each request without a time limit; moves between two looks at the clock, by requests.
-EFFORT, BREATH = 1000, 4_000_000
+EFFORT, BREATH = 250, 4_000_000
 #: Share of the time for tuning the gate where requests are many, and stretches of time with a patience each.
 TUNED, STRETCHES = 0.6, 30
+#: Where requests are few: how many kinds of list schedules are annealed as a whole, and the share of the time for that.
+#: Then windows of the best are: of so many requests, up to four times as many, with so many moves each, and so many
+#: windows where there is no time limit.
+STARTS, TOGETHER, FEWEST, REPAIR, REPAIRS = 4, 0.5, 15, 5_000, 20
 #: How far beyond a window its moves are valued, in mean latencies.
 BEYOND = 1.0
 #: What a ms of work left at the horizon costs, in requests in progress there.
@@ -102,7 +107,10 @@ def improve_plans(
 ) -> Iterator[Plan]:
     """Plans as they are found, the best of them somewhere; the first at once."""
     best: Plan | None = None
+    listed: dict[tuple[int, bytes], Plan] = {}
     for plan in grid_plans(server, deadline):
+        kind = plan.rule.batch, plan.rank.tobytes()
+        listed[kind] = min(plan, listed.get(kind, plan), key=lambda some: some.total)
         if best is None or plan.total < best.total:
             best = plan
             yield best
@@ -112,12 +120,15 @@ def improve_plans(
         return
     seed_generator(seed)
     if len(best.rank) <= WINDOW:
-        best = started(server, best)
-        if begin:
-            given = server.plan_of(begin)
-            best = min(best, given, key=lambda plan: plan.total)
-            yield best
-        yield from annealed(server, best, deadline)
+        starts = [started(server, plan) for plan in sorted(listed.values(), key=lambda some: some.total)[:STARTS]]
+        starts += [server.plan_of(begin)] if begin else []
+        until, whole = deadline.share(TOGETHER), starts[0]
+        for number, start in enumerate(starts):
+            for plan in chain((start,), annealed(server, start, until.share(1 / (len(starts) - number)))):
+                if plan.total <= whole.total:
+                    whole = plan
+                    yield whole
+        yield from repaired(server, whole, deadline, seed)
     else:
         for tuned_plan in tuned(server, best, deadline.share(TUNED), seed):
             best = tuned_plan
@@ -152,9 +163,12 @@ def most_in_progress(first: Ints, output: Ints) -> int:
 
 
 def started(server: Server, plan: Plan) -> Plan:
-    """The same schedule without a gate: each request is released when it started."""
+    """The same schedule without a gate: each request is released a little before it started.
+
+    Half of a decode round before: whatever ends a little later then still ends in time.
+    """
     server.run(plan)
-    release = np.maximum(server.start, server.requests.arrival)
+    release = np.maximum(server.start - server.costs.decode_base / 2, server.requests.arrival)
     return server.plan(release, plan.rank, plan.rule._replace(gated_from=math.inf))
 
 
@@ -165,6 +179,34 @@ def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     copy_state(server.empty, server.begin)
     part = Part(np.argsort(plan.release, kind="stable"), n, math.inf, 0.0, 0.0)
     yield from cooled(server, plan, part, hot, max(1, BREATH // (n * 20)), deadline)
+
+
+def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
+    """Anneal windows anywhere, again and again, and keep what gains.
+
+    A window is run to from the beginning; behind it, moves are valued by what is left to do.
+    """
+    rng = np.random.default_rng(seed)
+    requests, n, tries = server.requests, len(plan.rank), 0
+    latency = (plan.total - requests.arrival.sum()) / n
+    while not deadline.over and (deadline.finite or tries < REPAIRS):
+        tries += 1
+        server.run(plan)
+        order = np.argsort(plan.release, kind="stable")
+        begun = float(np.sort(server.start)[max(0, int(rng.integers(-FEWEST, n)))])
+        copy_state(server.empty, server.begin)
+        server.first[:] = -1
+        run_plan(
+            requests, order, plan.release, plan.rank, server.costs, plan.rule, server.begin, server.scratch,
+            begun, 0.0, 0.0, server.first, server.start,
+        )  # fmt: skip
+        rest = order[server.first[order] < 0]
+        free = min(len(rest), int(rng.integers(FEWEST, 4 * FEWEST)))
+        horizon = float(plan.release[rest[free - 1]]) + BEYOND * latency
+        found = anneal_window(server, plan, rest, free, horizon, HEAT * latency, deadline, REPAIR)
+        if found.total < plan.total:
+            plan = found
+            yield plan
 
 
 class Part(NamedTuple):
@@ -180,7 +222,9 @@ class Part(NamedTuple):
     price: float
 
 
-def cooled(server: Server, plan: Plan, part: Part, hot: float, breath: int, deadline: Deadline) -> Iterator[Plan]:
+def cooled(
+    server: Server, plan: Plan, part: Part, hot: float, breath: int, deadline: Deadline, most: int | None = None
+) -> Iterator[Plan]:
     """Anneal a part of a plan from the temperature ``hot`` [ms] down; plans with the best value of the part so far.
 
     ``plan.total`` is the part's value. A look at the clock every ``breath`` moves.
@@ -188,16 +232,17 @@ def cooled(server: Server, plan: Plan, part: Part, hot: float, breath: int, dead
     order, release, rank = part.order.copy(), plan.release.copy(), plan.rank.copy()
     best_release, best_rank = release.copy(), rank.copy()
     current = best = plan.total
-    whole, done, enough = deadline.left, 0, EFFORT * part.free
+    whole, done, enough = deadline.left, 0, most or EFFORT * part.free
+    timed = deadline.finite and most is None
     while not deadline.over and done < enough:
-        share = 1 - deadline.left / whole if deadline.finite else done / enough
+        share = 1 - deadline.left / whole if timed else done / enough
         heat = hot * (1 - share) + hot * COOLED
         current, found = anneal(
             server.requests, order, release, rank, server.costs, plan.rule, server.begin, server.state,
             server.scratch, part.horizon, part.pace, part.price, server.first, server.start, part.free, breath, heat,
             current, best, best_release, best_rank,
         )  # fmt: skip
-        done += 0 if deadline.finite else breath
+        done += 0 if timed else breath
         if found < best:
             best = found
             yield Plan(best_release.copy(), best_rank.copy(), plan.rule, best)
@@ -271,7 +316,14 @@ def past_ties(times: Floats, place: int) -> int:
 
 
 def anneal_window(
-    server: Server, plan: Plan, rest: Ints, free: int, horizon: float, hot: float, deadline: Deadline
+    server: Server,
+    plan: Plan,
+    rest: Ints,
+    free: int,
+    horizon: float,
+    hot: float,
+    deadline: Deadline,
+    most: int | None = None,
 ) -> Plan:
     """Anneal the first ``free`` of the rest until the horizon, from the state ``server.begin``."""
     begin, state = server.begin, server.state
@@ -290,5 +342,5 @@ def anneal_window(
     price = PRICE * float(state.sums[0]) if math.isfinite(horizon) else 0.0
     part = Part(order, free, horizon, pace, price)
     begun = replace(plan, total=run(pace, price))
-    *_, found = [begun, *cooled(server, begun, part, hot, max(1, BREATH // (len(order) * 40)), deadline)]
+    *_, found = [begun, *cooled(server, begun, part, hot, max(1, BREATH // (len(order) * 40)), deadline, most)]
     return server.plan(found.release, found.rank, found.rule)
