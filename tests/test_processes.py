@@ -26,7 +26,7 @@ import modelkit as mk
 from modelkit.backends import Limits, Outcome, backend, engine
 from modelkit.backends.crew import SolverProcess
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.watch import Watch, overrun
+from modelkit.backends.watch import PATIENCE_SHARE, Watch, overrun
 from modelkit.backends.worker import Job, Report
 from modelkit.errors import ArgumentError, SolverError
 from modelkit.problems.kv.diagram import linear_program as cliques
@@ -469,7 +469,25 @@ def test_ctrl_c_is_kept_where_the_solver_dies_of_it() -> None:
 def test_patience_fits_the_limit() -> None:
     """Tests that a solver that does not stop is ended within a tenth of the limit and two seconds, less a second."""
     for limit in (0.0, 0.5, 1.0, 10.0, 60.0, 120.0, 3600.0):
-        assert 2 * overrun(Limits(time_limit=limit)) <= 0.1 * limit + 1.0
+        limits = Limits(time_limit=limit)
+        assert overrun(limits) + overrun(limits, PATIENCE_SHARE) <= 0.1 * limit + 1.0
+
+
+def test_starting_a_process_counts() -> None:
+    """Tests that a solver's limit counts from the question, and that it has half of it however late it begins."""
+    for since, least, most in ((0.0, 9.0, 10.0), (3.0, 6.0, 7.0), (8.0, 5.0, 5.0)):
+        job = Job("highs", knapsack(), Limits(time_limit=10), {}, asked=time.monotonic() - since)
+        left = job.limit_left()
+        assert left is not None
+        assert least <= left <= most
+    assert Job("highs", knapsack(), Limits(), {}, asked=0.0).limit_left() is None
+    process = SolverProcess()
+    try:
+        process.ask(job := Job("highs", knapsack(), Limits(time_limit=10), {}))
+        assert job.asked is not None
+        assert 0 <= time.monotonic() - job.asked < 5
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("solver", ["highs", "scip"])

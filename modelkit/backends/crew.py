@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ class SolverProcess:
         """Send a question. It has a number that its answer repeats."""
         self.number += 1
         self.free = False
-        job.number = self.number
+        job.number, job.asked = self.number, time.monotonic()
         os.ftruncate(self.log.fileno(), 0)
         self._send(job)
 

@@ -17,17 +17,18 @@ from modelkit.runtime.interrupts import Held, interrupts_held
 GRACE = 5.0
 #: With a limit, it has this many seconds and GRACE_SHARE of the limit.
 LEAST_GRACE = 0.3
-#: Twice both, starting Python and a process are within limit / 10 + 2 s.
-GRACE_SHARE = 0.02
+#: After it was asked to stop it has LEAST_GRACE and PATIENCE_SHARE. All that, and starting Python, is within
+#: limit / 10 + 2 s; where other programs keep the processors busy, solvers look at the clock late.
+GRACE_SHARE, PATIENCE_SHARE = 0.02, 0.05
 #: Share by which a number may differ from the recomputed one.
 ROUNDING = 1e-6
 
 
-def overrun(limits: Limits) -> float:
-    """Seconds that a solver has to stop by itself after its limit, and again after it was asked to."""
+def overrun(limits: Limits, share: float = GRACE_SHARE) -> float:
+    """Seconds that a solver has to stop by itself after its limit; with `PATIENCE_SHARE`, after it was asked to."""
     if limits.time_limit is None:
         return GRACE
-    return min(GRACE, LEAST_GRACE + GRACE_SHARE * limits.time_limit)
+    return min(GRACE, LEAST_GRACE + share * limits.time_limit)
 
 
 class Incumbents:
@@ -148,8 +149,8 @@ class Watch:
         """Handle one message; an outcome when it is the last."""
         kind, *rest = message
         if kind == "begun":
-            if self.job.limits.time_limit is not None and not self.stopping:
-                self.deadline = time.monotonic() + self.job.limits.time_limit + self.overrun
+            if (left := self.job.limit_left()) is not None and not self.stopping:
+                self.deadline = time.monotonic() + left + self.overrun
         elif kind == "bound":
             seconds, bound = rest
             self.hear(seconds, bound)
@@ -193,7 +194,8 @@ class Watch:
     def ask_to_stop(self, why: str) -> None:
         self.stopping = why
         self.process.stop()
-        self.deadline = time.monotonic() + (GRACE if why == "interrupted" else self.overrun)
+        patience = GRACE if why == "interrupted" else overrun(self.job.limits, PATIENCE_SHARE)
+        self.deadline = time.monotonic() + patience
 
     def cut_off(self) -> Outcome:
         self.process.process.kill()  # its lender tidies it up

@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ from modelkit.runtime.interrupts import ignore_all
 
 StopFlag = threading.Event
 
+#: Share of its limit that a solver has at least, however long its process took to start.
+LEAST_SHARE = 0.5
 #: The length of a message, before it.
 HEADER = "!Q"
 
@@ -59,7 +61,8 @@ class PackedSeparator:
 class Job:
     """One model, and what to do with it: ``solve``, or ``conflict`` for an irreducible infeasible subsystem.
 
-    ``number`` and ``log_path`` are filled in by its sender and receiver.
+    ``number``, ``asked`` (when, by ``time.monotonic``, which all processes share) and ``log_path`` are filled in by its
+    sender and receiver.
     """
 
     solver: str
@@ -69,7 +72,15 @@ class Job:
     task: Literal["solve", "conflict"] = "solve"
     separation: PackedSeparator | None = None
     number: int = 0
+    asked: float | None = None
     log_path: str = os.devnull
+
+    def limit_left(self) -> float | None:
+        """Seconds that are left of the limit, which counts from the question; at least `LEAST_SHARE` of it."""
+        limit = self.limits.time_limit
+        if limit is None or self.asked is None:
+            return limit
+        return max(LEAST_SHARE * limit, limit - (time.monotonic() - self.asked))
 
 
 class Report:
@@ -193,6 +204,7 @@ def main(life: int, log: int) -> None:
         report = Report(channel, job.number)
         try:
             solver = importlib.import_module(f"modelkit.backends.{job.solver.replace('-', '_')}")
+            job.limits = replace(job.limits, time_limit=job.limit_left())
             report.begin()
             made = solver.conflict(job) if job.task == "conflict" else solver.solve(job, report, stop)
             outcome = {**made, "version": solver.version()}
