@@ -117,7 +117,7 @@ def test_threads() -> None:
     """Tests that questions asked at once in threads get their own answers."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asked = [(k, solver) for k in OPTIMA for solver in ("highs", "scip")]
-        assert [a[2:4] for a in pool.map(histories.solved, asked)] == [right(k) for k, _ in asked]
+        assert [a[2:4] for a in pool.map(histories.cut_and_solve, asked)] == [right(k) for k, _ in asked]
 
 
 def test_event_loops() -> None:
