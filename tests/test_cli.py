@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 
 from modelkit.io import save_instance
 from modelkit.resources import bundled
+
+Cli = Callable[..., Any]
 
 SYNTHETIC = ["generate", "kv-synthetic", "--requests", "5", "--kv-capacity", "20"]
 
@@ -42,17 +45,15 @@ def run(*arguments: str, stdin: str | None = None, **environment: str) -> subpro
     )
 
 
-def test_solve_verify_and_refuse(home: Path) -> None:
+def test_solve_verify_and_refuse(home: Path, cli: Cli) -> None:
     """Tests the way of a new user: draw, solve, verify; and that an altered result is refused."""
-    assert run(*SYNTHETIC, "-o", "a.json").returncode == 0
+    cli(*SYNTHETIC, "-o", "a.json")
     solved = run("solve", "a.json")
     assert solved.returncode == 0
     assert "optimal: value and bound agree" in solved.stdout
     assert solved.stderr == ""
     assert max(map(len, solved.stdout.splitlines())) <= 80
-    verified = run("verify", "a.kv-hindsight.highs.result.json")
-    assert verified.returncode == 0
-    said = verified.stdout.splitlines()[-1]
+    said = cli("verify", "a.kv-hindsight.highs.result.json").out.splitlines()[-1]
     assert said.startswith("a.kv-hindsight.highs.result.json: verified: instance, schedule, metrics,")
     assert "; not checked: bound, optimality, " in said
 
@@ -65,40 +66,38 @@ def test_solve_verify_and_refuse(home: Path) -> None:
     assert refused.stdout.splitlines()[-1] == "forged.json: refused"
 
 
-def test_standard_streams(home: Path) -> None:
+def test_standard_streams(home: Path, cli: Cli) -> None:
     """Tests that - reads and writes streams, with all words on standard error."""
-    drawn = run(*SYNTHETIC, "-o", "-")
-    assert json.loads(drawn.stdout)["schema"] == "modelkit/instance/1"
-    assert "5 requests" in drawn.stderr
-    solved = run("solve", "-", "-s", "scip", "-o", "-", stdin=drawn.stdout)
+    drawn = cli(*SYNTHETIC, "-o", "-")
+    assert json.loads(drawn.out)["schema"] == "modelkit/instance/1"
+    assert "5 requests" in drawn.err
+    solved = run("solve", "-", "-s", "scip", "-o", "-", stdin=drawn.out)
     assert solved.returncode == 0
     assert json.loads(solved.stdout)["status"] == "optimal"
     assert "optimal: value and bound agree" in solved.stderr
-    Path("i.json").write_text(drawn.stdout)
+    Path("i.json").write_text(drawn.out)
     assert run("verify", "-", "--instance", "i.json", stdin=solved.stdout).returncode == 0
 
 
-def test_simulate_several(home: Path) -> None:
+def test_simulate_several(home: Path, cli: Cli) -> None:
     """Tests several policies: one result each, in a folder when asked for."""
-    run(*SYNTHETIC, "-o", "a.json")
-    assert run("simulate", "a.json", "-p", "mc-sf", "-p", "svf").returncode == 0
+    cli(*SYNTHETIC, "-o", "a.json")
+    cli("simulate", "a.json", "-p", "mc-sf", "-p", "svf")
     assert {p.name for p in home.glob("*.result.json")} == {"a.mc-sf.result.json", "a.svf.result.json"}
-    assert run("simulate", "a.json", "-p", "mc-sf", "-p", "svf", "-o", "out", "-q").stdout == ""
+    assert cli("simulate", "a.json", "-p", "mc-sf", "-p", "svf", "-o", "out", "-q").out == ""
     assert len(list((home / "out").iterdir())) == 2
 
 
-def test_results_are_found_by_hash(home: Path) -> None:
+def test_results_are_found_by_hash(home: Path, cli: Cli) -> None:
     """Tests that verify finds a shipped instance by its hash, and says so when there is none."""
     shutil.copy(bundled("instances") / "two-requests.json", "elsewhere.json")
-    run("simulate", "elsewhere.json", "-p", "mc-sf", "-q")
+    cli("simulate", "elsewhere.json", "-p", "mc-sf", "-q")
     Path("elsewhere.json").unlink()
-    assert run("verify", "elsewhere.mc-sf.result.json").returncode == 0
+    cli("verify", "elsewhere.mc-sf.result.json")
     result = json.loads(Path("elsewhere.mc-sf.result.json").read_text())
     result["instance"]["sha256"] = "0" * 64
     Path("lost.result.json").write_text(json.dumps(result))
-    lost = run("verify", "lost.result.json")
-    assert lost.returncode == 2
-    assert "name one with --instance" in lost.stderr
+    assert "name one with --instance" in cli("verify", "lost.result.json", code=2).err
 
 
 @pytest.mark.parametrize(
@@ -124,21 +123,20 @@ def test_results_are_found_by_hash(home: Path) -> None:
         (["list", "wishes"], 2, "'wishes' is not one of"),
     ],
 )
-def test_mistakes(arguments: list[str], code: int, words: str, home: Path) -> None:
+def test_mistakes(arguments: list[str], code: int, words: str, home: Path, cli: Cli) -> None:
     """Tests exit code and message of the usual mistakes; never a traceback, nothing on standard output."""
-    run(*SYNTHETIC, "-o", "a.json")
+    cli(*SYNTHETIC, "-q", "-o", "a.json")
     request = {"id": "x", "prompt_tokens": 3}
     base = {"schema": "modelkit/instance/1", "server": {"kv_capacity_tokens": 5}}
     Path("bad.json").write_text(json.dumps({**base, "requests": [request]}))
     Path("small.json").write_text(json.dumps({**base, "requests": [{**request, "output_tokens": 3}]}))
-    made = run(*arguments)
-    assert made.returncode == code, made.stderr
-    assert words in made.stderr
-    assert "Traceback" not in made.stderr
-    assert made.stdout == ""
+    made = cli(*arguments, code=code)
+    assert words in made.err
+    assert "Traceback" not in made.err
+    assert made.out == ""
 
 
-def test_infeasible(home: Path) -> None:
+def test_infeasible(home: Path, cli: Cli) -> None:
     """Tests that an infeasible instance writes a result, says why, and exits with 3."""
     document = {
         "schema": "modelkit/instance/1",
@@ -146,9 +144,8 @@ def test_infeasible(home: Path) -> None:
         "requests": [{"prompt_tokens": 3, "output_tokens": 3}],
     }
     Path("small.json").write_text(json.dumps(document))
-    made = run("solve", "small.json")
-    assert made.returncode == 3
-    assert "request 'r1' needs 3 + 3 = 6 tokens" in " ".join(made.stdout.split())
+    made = cli("solve", "small.json", code=3)
+    assert "request 'r1' needs 3 + 3 = 6 tokens" in " ".join(made.out.split())
     assert json.loads(Path("small.kv-hindsight.highs.result.json").read_text())["status"] == "infeasible"
 
 
@@ -156,28 +153,25 @@ def test_infeasible(home: Path) -> None:
 WEIGHTED = ("-f", "kv-weighted-latency", "-P", "weight=1")
 
 
-def test_no_schedule(home: Path) -> None:
+def test_no_schedule(home: Path, cli: Cli) -> None:
     """Tests that a limit with nothing to show exits with 4 and still writes the result."""
-    assert run("generate", "kv-synthetic", "--requests", "20", "-o", "a.json").returncode == 0
-    made = run("solve", "a.json", "--time-limit", "0.01", "--warm-start", "none", "-o", "r.json", *WEIGHTED)
-    assert made.returncode == 4
+    cli("generate", "kv-synthetic", "--requests", "20", "-o", "a.json")
+    cli("solve", "a.json", "--time-limit", "0.01", "--warm-start", "none", "-o", "r.json", *WEIGHTED, code=4)
     assert json.loads(Path("r.json").read_text())["status"] == "no_schedule"
 
 
-def test_a_result_that_cannot_be_written_is_refused(home: Path) -> None:
+def test_a_result_that_cannot_be_written_is_refused(home: Path, cli: Cli) -> None:
     """Tests that nothing is solved for a file that nobody can write."""
-    run(*SYNTHETIC, "-o", "a.json")
-    made = run("solve", "a.json", "-o", "no/such/folder/r.json")
-    assert made.returncode == 2
-    assert "cannot write no/such/folder/r.json: No such file or directory" in made.stderr
-    assert "nothing was begun" in made.stderr
+    cli(*SYNTHETIC, "-o", "a.json")
+    said = cli("solve", "a.json", "-o", "no/such/folder/r.json", code=2).err
+    assert "cannot write no/such/folder/r.json: No such file or directory" in said
+    assert "nothing was begun" in said
 
 
 @pytest.mark.parametrize("kind", ["formulations", "policies", "solvers", "families", "formats"])
-def test_lists(kind: str) -> None:
+def test_lists(kind: str, cli: Cli) -> None:
     """Tests that every registry is listed within 80 columns."""
-    made = run("list", kind)
-    assert made.returncode == 0
+    listed = cli("list", kind).out
     expected = {
         "formulations": "kv-hindsight-flow",
         "policies": "mc-sf",
@@ -185,23 +179,22 @@ def test_lists(kind: str) -> None:
         "families": "kv-synthetic",
         "formats": "azure",
     }[kind]
-    assert expected in made.stdout
-    assert max(map(len, made.stdout.splitlines())) <= 80
+    assert expected in listed
+    assert max(map(len, listed.splitlines())) <= 80
 
 
-def test_broken_formulations_are_listed_with_their_fault(home: Path) -> None:
+def test_broken_formulations_are_listed_with_their_fault(home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that the list shows a user's broken file beside the good ones."""
     (home / "mine.py").write_text("x = (")
-    made = run("list", "formulations", MODELKIT_FORMULATIONS=str(home))
-    assert made.returncode == 0
-    assert "BROKEN" in made.stdout
-    assert "kv-hindsight-flow" in made.stdout
+    monkeypatch.setenv("MODELKIT_FORMULATIONS", str(home))
+    listed = cli("list", "formulations").out
+    assert "BROKEN" in listed
+    assert "kv-hindsight-flow" in listed
 
 
-def test_versions() -> None:
+def test_versions(cli: Cli) -> None:
     """Tests that everything a bug report needs is named."""
-    made = run("versions")
-    assert {line.split()[0] for line in made.stdout.splitlines()} >= {"modelkit", "python", "pyomo", "highspy"}
+    assert {line.split()[0] for line in cli("versions").out.splitlines()} >= {"modelkit", "python", "pyomo", "highspy"}
 
 
 def test_interrupt_writes_the_best_schedule(home: Path) -> None:
@@ -251,19 +244,16 @@ def test_progress_on_a_terminal(home: Path) -> None:
     assert "gap" in text
 
 
-def test_debug_shows_the_traceback(home: Path) -> None:
+def test_debug_shows_the_traceback(home: Path, cli: Cli) -> None:
     """Tests that --debug adds where an error was raised."""
-    made = run("solve", "nothing.json", "--debug")
-    assert made.returncode == 2
-    assert "Traceback" in made.stderr
+    assert "Traceback" in cli("solve", "nothing.json", "--debug", code=2).err
 
 
-def test_hostile_instance_files_never_give_a_traceback(home: Path, two: Any) -> None:
+def test_hostile_instance_files_never_give_a_traceback(home: Path, two: Any, cli: Cli) -> None:
     """Tests a damaged copy of a good file, cut off at many places."""
     save_instance(two, "a.json.gz")
     raw = Path("a.json.gz").read_bytes()
     for cut in (1, 10, len(raw) // 2, len(raw) - 1):
         Path("cut.json.gz").write_bytes(raw[:cut])
-        made = run("simulate", "cut.json.gz", "-p", "mc-sf")
-        assert made.returncode == 2
-        assert made.stderr.startswith("error: cut.json.gz: 1 fault")
+        said = cli("simulate", "cut.json.gz", "-p", "mc-sf", code=2).err
+        assert said.startswith("error: cut.json.gz: 1 fault")
