@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import modelkit as mk
-from modelkit.certificate import Prices
+from modelkit.certificate import Certificate, Prices
 from modelkit.cli import cli
 from modelkit.errors import InputError
 from modelkit.instance import Instance, LinearClock, Server
@@ -21,9 +21,15 @@ from modelkit.verify.exact_bounds import certify
 from modelkit.verify.kv_bound import exact_bound
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def instance() -> Instance:
     return generate("kv-synthetic", requests=10, seed=3)
+
+
+@pytest.fixture(scope="module")
+def certificate(instance: Instance) -> Certificate:
+    """The certificate of a bound on the instance."""
+    return mk.bound(instance, time_limit=0.5).certificate
 
 
 def plain_bound(instance: Instance, prices: Prices) -> Fraction:
@@ -159,9 +165,8 @@ def edited(document: dict, fault: str) -> dict:
         "round twice", "many rounds",
     ],
 )  # fmt: skip
-def test_faults_are_refused(instance: Instance, tmp_path: Path, fault: str) -> None:
+def test_faults_are_refused(instance: Instance, certificate: Certificate, tmp_path: Path, fault: str) -> None:
     """Tests that one changed number is enough."""
-    certificate = mk.bound(instance, time_limit=0.5).certificate
     document = edited(json.loads(json.dumps(certificate.document())), fault)
     path = tmp_path / "c.json"
     path.write_text(json.dumps(document))
@@ -172,16 +177,16 @@ def test_faults_are_refused(instance: Instance, tmp_path: Path, fault: str) -> N
     assert not mk.verify_certificate(read, instance).holds
 
 
-def test_the_objective_may_be_left_to_the_kind(instance: Instance) -> None:
+def test_the_objective_may_be_left_to_the_kind(instance: Instance, certificate: Certificate) -> None:
     """Tests that a certificate that does not name its objective is one of its kind's."""
-    document = json.loads(json.dumps(mk.bound(instance, time_limit=0.5).certificate.document()))
+    document = json.loads(json.dumps(certificate.document()))
     assert document.pop("objective") == "total_latency_rounds"
     assert mk.verify_certificate(parse_certificate(document, "c"), instance).holds
 
 
-def test_a_key_twice_is_refused(instance: Instance, tmp_path: Path) -> None:
+def test_a_key_twice_is_refused(certificate: Certificate, tmp_path: Path) -> None:
     """Tests that a second bound in one file is not read in place of the first."""
-    text = json.dumps(mk.bound(instance, time_limit=0.5).certificate.document())
+    text = json.dumps(certificate.document())
     path = tmp_path / "c.json"
     path.write_text(text[:-1] + ', "bound": {"numerator": 1, "denominator": 1}}')
     with pytest.raises(InputError, match="'bound' occurs twice"):

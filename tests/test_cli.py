@@ -200,7 +200,8 @@ def test_versions(cli: Cli) -> None:
 def test_interrupt_writes_the_best_schedule(home: Path) -> None:
     """Tests that Ctrl-C writes what was found and exits with 130."""
     run("generate", "kv-synthetic", "--requests", "30", "-o", "a.json")
-    for patience in (6, 15, 40):  # a busy machine takes longer until it has a schedule
+    status = ""
+    for patience in (2.5, 6, 15, 40):  # a busy machine takes longer until it has a schedule
         with subprocess.Popen(
             [sys.executable, "-m", "modelkit", "solve", "a.json", "-o", "r.json", "--time-limit", "60"],
             stdout=subprocess.PIPE,
@@ -210,11 +211,14 @@ def test_interrupt_writes_the_best_schedule(home: Path) -> None:
         ) as process:
             time.sleep(patience)
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the solver process hears it too
-            out, err = process.communicate(timeout=60)
-        assert process.returncode == 130, err
-        assert "interrupted" in out
-        if json.loads(Path("r.json").read_text())["status"] == "feasible":
+            out, err = process.communicate(timeout=120)
+        assert process.returncode in (130, -signal.SIGINT), err
+        if Path("r.json").exists():
+            assert "interrupted" in out
+            status = json.loads(Path("r.json").read_text())["status"]
+        if status == "feasible":
             break
+    assert status == "feasible"
     assert run("verify", "r.json").returncode == 0
 
 

@@ -34,9 +34,10 @@ def searched(instance: Instance, starts: np.ndarray | None = None, seconds: floa
     return search
 
 
-def test_equals_brute_force(draw: Callable[..., Instance]) -> None:
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 120), marks=pytest.mark.slow)])
+def test_equals_brute_force(seeds: range, draw: Callable[..., Instance]) -> None:
     """Tests 120 random instances of up to 4 requests with arrivals: proven, and the value of brute force."""
-    for seed in range(120):
+    for seed in seeds:
         instance = draw(seed, 1 + seed % 4, most_memory=8 + seed % 5, spread=seed % 4)
         search = searched(instance)
         assert search.proven, seed

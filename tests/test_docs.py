@@ -58,6 +58,7 @@ def run_commands(text: str, code: int, cli: Callable[..., Any]) -> None:
             assert any(line.split() == words.split() for words in printed), f"{command} does not print {line!r}"
 
 
+@pytest.mark.slow
 def test_pages_are_generated_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that the generated pages hold every command, public name and formulation."""
     pytest.importorskip("mkdocs")

@@ -76,7 +76,7 @@ def interrupted(name: str, after: float) -> None:
     ) as process:  # fmt: skip
         time.sleep(after)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode in (130, -signal.SIGINT, 0, 2), (after, err)
     assert "unexpected fault" not in err
     if "Traceback" in err:  # Python itself was still starting

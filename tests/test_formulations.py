@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -32,6 +33,12 @@ KV_FORMULATIONS = tuple(
 )
 
 
+@cache
+def least(instance: Instance) -> int:
+    """The optimum by exhaustive search, found once for all formulations."""
+    return brute_force(instance)[0]
+
+
 def optimum(name: str, solver: str, instance: Instance) -> float:
     """The judge's value of the schedule that a formulation proves optimal."""
     formulation = load_formulation(name)
@@ -48,14 +55,14 @@ def optimum(name: str, solver: str, instance: Instance) -> float:
     return value
 
 
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 200), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 200), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", KV_FORMULATIONS)
 def test_equals_brute_force(name: str, solver: str, seeds: range, draw: Callable[..., Instance]) -> None:
     """Tests that the proven optimum is that of brute force on 200 random instances of up to 4 requests."""
     for seed in seeds:
         instance = draw(seed, 1 + seed % 4, most_memory=8, spread=3)
-        assert optimum(name, solver, instance) == brute_force(instance)[0], seed
+        assert optimum(name, solver, instance) == least(instance), seed
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 8))])
@@ -89,8 +96,8 @@ def lp_bound(name: str, instance: Instance) -> float:
 
 
 def test_lp_bounds_are_equal(draw: Callable[..., Instance]) -> None:
-    """Tests that plain and flow formulation have the same LP bound on 10 instances."""
-    for seed in range(10):
+    """Tests that plain and flow formulation have the same LP bound on several instances."""
+    for seed in range(5):
         instance = draw(3000 + seed, 8, most_memory=25)
         plain, flow = lp_bound("kv-hindsight", instance), lp_bound("kv-hindsight-flow", instance)
         assert plain == pytest.approx(flow, rel=0, abs=1e-6)
@@ -103,7 +110,7 @@ def test_windows_keep_every_optimum(
     """Tests that every optimal schedule lies within the start windows, with and without prices."""
     monkeypatch.setattr(hindsight_module, "FEW_STARTS", 0)
     cut = 0
-    for seed in range(30):
+    for seed in range(15):
         instance = draw(4000 + seed, 2 + seed % 3)
         windows = start_windows(instance, use_prices=with_prices)
         _, winners = brute_force(instance)

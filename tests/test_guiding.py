@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -33,14 +34,16 @@ MADE = [("generate", name) for name in all_families()] + [("import", name) for n
 FREE = {"params", "options", "predictions", "slots_at", "where", "title", "name of new formulation"}
 
 
-def complete(words: str, folder: Path, **environment: str) -> list[str]:
-    """What bash would be offered for the last word."""
-    made = subprocess.run(
-        [sys.executable, "-m", "modelkit"], cwd=folder, capture_output=True, text=True, check=True,
-        env={**os.environ, "_MODELKIT_COMPLETE": "bash_complete", "COMP_WORDS": words,
-             "COMP_CWORD": str(len(words.split(" ")) - 1), **environment},
-    )  # fmt: skip
-    return [line.partition(",")[2] for line in made.stdout.splitlines() if not line.startswith("file")]
+def asked(words: str) -> dict[str, str]:
+    """The environment in which bash asks for the last word."""
+    return {
+        "_MODELKIT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)
+    }  # fmt: skip
+
+
+def offered(printed: str) -> list[str]:
+    """What is offered, less files."""
+    return [line.partition(",")[2] for line in printed.splitlines() if not line.startswith("file")]
 
 
 def test_the_map() -> None:
@@ -94,25 +97,36 @@ def test_names_and_files_complete(words: str, tmp_path: Path, monkeypatch: pytes
             assert parameter.shell_complete(context, ""), parameter.name
 
 
-def test_completion(tmp_path: Path) -> None:
+def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
     """Tests commands, names from each registry and files of the right kind; and that no formulation is run for it."""
+    monkeypatch.chdir(tmp_path)
     for name in ("a.json", "b.json.gz", "c.txt", "s.toml"):
         (tmp_path / name).touch()
+
+    def complete(words: str) -> list[str]:
+        for name, value in asked(words).items():
+            monkeypatch.setenv(name, value)
+        return offered(cli().out)
+
     (tmp_path / "mine.py").write_text("raise SystemExit('run')")
-    assert complete("modelkit so", tmp_path) == ["solve"]
-    assert complete("modelkit generate ch", tmp_path) == ["chat"]
-    assert complete("modelkit simulate a.json --policy mc", tmp_path) == ["mc-benchmark", "mc-sf"]
+    assert complete("modelkit so") == ["solve"]
+    assert complete("modelkit generate ch") == ["chat"]
+    assert complete("modelkit simulate a.json --policy mc") == ["mc-benchmark", "mc-sf"]
     options = ["mc-sf:alpha=", "mc-sf:gate=", "mc-sf:gate=auto", "mc-sf:wait="]
-    assert complete("modelkit simulate a.json --policy mc-sf:", tmp_path) == options
-    assert complete("modelkit compare a.json -p svf:alpha=0.1,g", tmp_path)[-1] == "svf:alpha=0.1,gate=auto"
-    assert complete("modelkit solve --solver sc", tmp_path) == ["scip"]
-    assert complete("modelkit solve --warm-start no", tmp_path) == ["none"]
-    assert complete("modelkit solve ", tmp_path) == ["a.json", "b.json.gz"]
-    assert complete("modelkit study run s", tmp_path)[-1] == "s.toml"
-    assert complete("modelkit generate chat --server llama2-", tmp_path)[0].startswith("llama2-")
-    assert complete("modelkit import azure ", tmp_path) == ["a.json", "b.json.gz"]
-    assert complete("modelkit show kv-hindsight-f", tmp_path) == ["kv-hindsight-flow"]
-    assert "mine" in complete("modelkit solve -f m", tmp_path, MODELKIT_FORMULATIONS=str(tmp_path))
+    assert complete("modelkit simulate a.json --policy mc-sf:") == options
+    assert complete("modelkit compare a.json -p svf:alpha=0.1,g")[-1] == "svf:alpha=0.1,gate=auto"
+    assert complete("modelkit solve --solver sc") == ["scip"]
+    assert complete("modelkit solve --warm-start no") == ["none"]
+    assert complete("modelkit solve ") == ["a.json", "b.json.gz"]
+    assert complete("modelkit study run s")[-1] == "s.toml"
+    assert complete("modelkit generate chat --server llama2-")[0].startswith("llama2-")
+    assert complete("modelkit import azure ") == ["a.json", "b.json.gz"]
+    assert complete("modelkit show kv-hindsight-f") == ["kv-hindsight-flow"]
+    made = subprocess.run(
+        [sys.executable, "-m", "modelkit"], capture_output=True, text=True, check=True,
+        env={**os.environ, **asked("modelkit solve -f m"), "MODELKIT_FORMULATIONS": str(tmp_path)},
+    )  # fmt: skip
+    assert "mine" in offered(made.stdout)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -130,19 +144,18 @@ def test_names_cannot_move_the_cursor() -> None:
     assert printable("\ud800") == "\\ud800"
 
 
-def test_hostile_names_on_the_screen(tmp_path: Path) -> None:
+def test_hostile_names_on_the_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
     """Tests an instance whose name would clear the screen and claim a line of its own."""
     text = '{"schema": "modelkit/instance/1", "name": "x\\u001b[2J\\n  status  optimal", "server": {},'
     (tmp_path / "a.json").write_text(text + ' "requests": [{"prompt_tokens": 1, "output_tokens": 1}]}')
     (tmp_path / "b.json").write_text('{"schema": "modelkit/instance/1", "a\\u001bb\\nc": 1}')
-    command = [sys.executable, "-m", "modelkit", "simulate", "-p", "mc-sf"]
-    made = subprocess.run([*command, "a.json"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "\x1b" not in made.stdout
-    assert made.stdout.splitlines()[0] == r"mc-sf on x\x1b[2J\n  status  optimal (1 request)"
-    made = subprocess.run([*command, "b.json"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert made.returncode == 2
-    assert "\x1b" not in made.stderr
-    assert r"$['a\x1bb\nc']: unknown key" in made.stderr
+    monkeypatch.chdir(tmp_path)
+    said = cli("simulate", "-p", "mc-sf", "a.json").out
+    assert "\x1b" not in said
+    assert said.splitlines()[0] == r"mc-sf on x\x1b[2J\n  status  optimal (1 request)"
+    said = cli("simulate", "-p", "mc-sf", "b.json", code=2).err
+    assert "\x1b" not in said
+    assert r"$['a\x1bb\nc']: unknown key" in said
 
 
 def test_errors_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

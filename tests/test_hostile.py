@@ -402,7 +402,7 @@ def test_all_faults_of_a_server(tmp_path: Path) -> None:
 
 def test_unknown_keys_by_the_hundred_thousand_cost_little(tmp_path: Path) -> None:
     """Tests that only the first faults are made, wherever the keys stand; each costs pydantic a kilobyte."""
-    many = {f"k{i}": 0 for i in range(200_000)}
+    many = {f"k{i}": 0 for i in range(100_000)}
     path = tmp_path / "many.json"
     for reader, document in (
         (load, SMALL | {"server": many}),
@@ -417,7 +417,7 @@ def test_unknown_keys_by_the_hundred_thousand_cost_little(tmp_path: Path) -> Non
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert 1 <= len(caught.value.faults) <= MOST_FAULTS
-        assert peak < 100e6
+        assert peak < 50e6
 
 
 def test_not_all_files_beside_a_result_are_read(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def group_lives(group: int) -> bool:
 def test_signals_at_many_moments(number: int, home: Path) -> None:
     """Tests that no moment leaves half a file or a process."""
     save_instance(generate("kv-synthetic", requests=30, seed=1), "k.json")
-    for after in (0.3, 1.0, 2.5, 5.0, 8.0):
+    for after in (0.3, 1.0, 2.5, 5.0):
         Path("r.json").unlink(missing_ok=True)
         with subprocess.Popen(
             [*MODELKIT, "solve", "k.json", "-s", "highs", "-o", "r.json", "--time-limit", "60"],
@@ -285,13 +285,13 @@ def test_signals_at_many_moments(number: int, home: Path) -> None:
         ) as process:  # fmt: skip
             time.sleep(after)
             os.killpg(process.pid, number)  # as a service manager does: all processes of the group
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=120)
         assert process.returncode in (-number, 128 + number), err
         assert "Traceback" not in err
         assert not [path for path in home.iterdir() if path.name.startswith(".")]
         if Path("r.json").exists():
             assert mk.load_result("r.json").stop == "interrupted"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60  # soon, but a busy machine takes its time
         while group_lives(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not group_lives(process.pid)
@@ -300,7 +300,11 @@ def test_signals_at_many_moments(number: int, home: Path) -> None:
 # --- streams ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full", "| true", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "streams",
+    ["<&- >&- 2>&-", "2>/dev/full", "2>&1 | true",
+     *(pytest.param(s, marks=pytest.mark.slow) for s in ("2>&-", ">&-", "| true"))],
+)  # fmt: skip
 def test_no_stream_loses_a_file(streams: str, home: Path) -> None:
     """Tests closed streams and readers that stop reading: all files are written, and nothing is called a fault."""
     command = " ".join([*MODELKIT, "simulate a.json -p mc-sf -p svf -o out --report page.html"])
@@ -314,7 +318,9 @@ def test_no_stream_loses_a_file(streams: str, home: Path) -> None:
     assert "Exception ignored" not in made.stderr
 
 
-@pytest.mark.parametrize("around", ["COLUMNS=80 {} >&-", "COLUMNS=wide {}", "COLUMNS=0 {}"])
+@pytest.mark.parametrize(
+    "around", ["COLUMNS=0 {} >&-", *(pytest.param(s, marks=pytest.mark.slow) for s in ("{} >&-", "COLUMNS=wide {}"))]
+)
 def test_tables_need_no_terminal(around: str, home: Path) -> None:
     """Tests that the table of a comparison stands neither a closed stream nor an odd width in the way."""
     command = around.format(" ".join([*MODELKIT, "compare a.json -p svf -f none --no-bound -j 1"]))

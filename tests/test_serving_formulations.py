@@ -41,8 +41,11 @@ def proven(name: str, solver: str, instance: mk.Instance) -> float:
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", OBJECTIVE_OF)
 def test_equals_exhaustive_search(name: str, solver: str, seeds: range) -> None:
-    """Tests the proven optimum on 200 random instances with and without memory, slots and each part of the law."""
-    for seed in seeds:
+    """Tests the proven optimum on random instances with and without memory, slots and each part of the law.
+
+    The latency on 200; the variants, which differ in their objective alone, on 60.
+    """
+    for seed in seeds if name == "serving-latency" else seeds[:60]:
         instance, _, _ = question(seed, most=2 if seed < 6 else 2 + seed % 3, longest=4, plain=True)
         best = optimum(instance, OBJECTIVE_OF[name])
         assert proven(name, solver, instance) == pytest.approx(best.value, rel=1e-6, abs=1e-6), seed

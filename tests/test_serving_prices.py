@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from random_prices import random_prices
 from realtime_brute_force import optimum, question
+from seeds import each
 from serving_bounds import SHORT, larger_instance
 
 import modelkit as mk
@@ -143,10 +144,9 @@ def test_no_optimum_is_below(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(300))
-def test_no_optimum_is_below_on_many(seed: int) -> None:
+def test_no_optimum_is_below_on_many() -> None:
     """Tests the same on many more."""
-    test_no_optimum_is_below(1000 + seed)
+    each(range(1000, 1300), test_no_optimum_is_below)
 
 
 def below_every_policy(seed: int) -> None:
@@ -169,10 +169,10 @@ def test_no_policy_is_below(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, *range(4, 104)])
-def test_no_policy_is_below_on_many(seed: int) -> None:
+@pytest.mark.parametrize("seeds", [range(4, 24), range(24, 44), range(44, 64)])
+def test_no_policy_is_below_on_many(seeds: range) -> None:
     """Tests the same on many more."""
-    below_every_policy(seed)
+    each(seeds, below_every_policy)
 
 
 # --- certificates ----------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_no_bound_is_above_the_value_of_a_policy(seed: int) -> None:
     assert against_policies(larger_instance(seed), seed).excesses == []
 
 
-@pytest.mark.parametrize("seed", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in range(40, 100))])
+@pytest.mark.parametrize("seed", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in range(40, 70))])
 def test_bound_says_what_is_so(seed: int) -> None:
     """Tests the command's answer on every objective: bound <= optimum <= value, and both are verified."""
     instance, _, _ = question(seed)

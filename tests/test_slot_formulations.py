@@ -57,7 +57,7 @@ def small(seed: int) -> mk.Instance:
     return generate("slot-synthetic", seed=seed, requests=1 + seed % 4, slots=2, levels=seed % 8 >= 4)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", [*range(24), *(pytest.param(s, marks=pytest.mark.slow) for s in range(24, 100))])
 def test_full_mip_is_brute_force(seed: int) -> None:
     """Tests one optimum on both solvers, with and without a start, and bound <= optimum <= every policy."""
     instance = small(seed)

@@ -48,10 +48,10 @@ def test_every_answer_is_that_of_the_search(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40, 240))
-def test_every_answer_of_many_more(seed: int) -> None:
+@pytest.mark.parametrize("seeds", [range(k, k + 20) for k in range(40, 160, 20)])
+def test_every_answer_of_many_more(seeds: range) -> None:
     """Tests the same on more instances; ``benchmarks/slot_truth.py`` takes a thousand."""
-    assert disagreements(odd_instance(seed)) == []
+    assert [(seed, *wrong) for seed in seeds if (wrong := disagreements(odd_instance(seed)))] == []
 
 
 def test_a_stage_too_small_for_all_slots_takes_another() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from realtime_brute_force import judged_value, optimum, question
+from seeds import each
 
 import modelkit as mk
 from modelkit.cli import main
@@ -88,11 +89,10 @@ def test_bounds_of_slots_over_time_hold(seed: int, objective: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6, 300))
 @pytest.mark.parametrize("objective", ["makespan", "latency", "ttft"])
-def test_bounds_of_slots_over_time_hold_often(seed: int, objective: str) -> None:
+def test_bounds_of_slots_over_time_hold_often(objective: str) -> None:
     """Tests the same on more instances."""
-    test_bounds_of_slots_over_time_hold(seed, objective)
+    each(range(6, 300), lambda seed: test_bounds_of_slots_over_time_hold(seed, objective))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -113,10 +113,9 @@ def test_bounds_in_rounds_hold(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6, 400))
-def test_bounds_in_rounds_hold_often(seed: int) -> None:
+def test_bounds_in_rounds_hold_often() -> None:
     """Tests the same on more instances."""
-    test_bounds_in_rounds_hold(seed)
+    each(range(6, 400), test_bounds_in_rounds_hold)
 
 
 def test_few_slots_are_counted() -> None:

@@ -361,7 +361,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> l
 def test_one_solve_finds_one_first_schedule(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that what is found first is handed on to the local search, the windows and the model."""
     found = counted(monkeypatch, candidates, "first_schedule")
-    instance = mk.generate("kv-synthetic", requests=8, seed=77)
+    instance = mk.generate("kv-synthetic", requests=5, seed=77)
     assert mk.solve(instance, "kv-hindsight-flow", solver).status == "optimal"
     assert len(found) == 1
 
@@ -372,7 +372,7 @@ def test_one_solve_finds_the_start_windows_once(name: str, warm_start: str, monk
     """Tests that the windows are found once, and what they rest on too, for rows, data, model and result."""
     functions = [(known, "first_starts"), (best_known, "local_search"), (known, "find_windows"), (known, "find_rows")]
     found = [counted(monkeypatch, *function) for function in functions]
-    instance = mk.generate("kv-synthetic", requests=8, seed=77)
+    instance = mk.generate("kv-synthetic", requests=5, seed=77)
     assert mk.solve(instance, name, "highs", warm_start=warm_start).status == "optimal"
     assert [len(calls) for calls in found] == [1, 1, 1, int(name == "kv-hindsight-cliques")]
 
@@ -381,6 +381,6 @@ def test_the_search_and_a_solver_after_it_share_the_start_windows(monkeypatch: p
     """Tests an instance that the search does not end: the model has the windows that the search had."""
     monkeypatch.setattr(pipeline.Pipeline, "search_ends_it", lambda run: bool(run.known.windows) and False)
     found = counted(monkeypatch, known, "find_windows")
-    result = mk.solve(mk.generate("kv-synthetic", requests=10, seed=77))
+    result = mk.solve(mk.generate("kv-synthetic", requests=5, seed=77))
     assert result.producer.solver == "highs"
     assert len(found) == 1

@@ -16,10 +16,11 @@ def test_prices_only_take_starts_away(seed: int, arrivals: str) -> None:
     """Tests that every window is part of the simple one and keeps the best start known."""
     instance = generate("kv-synthetic", seed=seed, arrivals=arrivals, requests=12)
     simple, priced = start_windows(instance, use_prices=False), start_windows(instance)
-    for wide, narrow, start in zip(simple, priced, Known(instance).hindsight.starts, strict=True):
+    known = Known(instance)
+    for wide, narrow, start in zip(simple, priced, known.hindsight.starts, strict=True):
         assert set(narrow) <= set(wide)
         assert start in narrow
-    kept = Known(instance).starts_kept
+    kept = known.starts_kept
     assert kept.kept == sum(map(len, priced)) <= kept.in_all == sum(map(len, simple))
 
 
