@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     help="Solver; repeatable.  [default: highs]",
 )  # fmt: skip
 @click.option(
-    "--policy", "-p", "policies", multiple=True, metavar="NAME[:OPTION=VALUE,...]|none",
+    "--policy", "-p", "policies", multiple=True, metavar="[FILE.py:]NAME[:OPTION=VALUE,...]|none",
     shell_complete=completing.policies,
-    help="Policy, such as svf or mc-sf:gate=8,wait=2; repeatable.  [default: all that suit each instance]",
+    help="Policy, such as svf, mc-sf:gate=8,wait=2 or mine.py:my-policy; repeatable.  [default: all that suit each"
+    " instance]",
 )  # fmt: skip
 @simulation_options
 @param_option

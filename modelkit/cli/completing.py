@@ -49,10 +49,11 @@ def _policies() -> Iterable[str]:
 
 
 def policies(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Policies, and after ``NAME:`` the options of one."""
-    return completer(lambda: _policy_options(incomplete) if ":" in incomplete else _policies())(
-        context, parameter, incomplete
-    )
+    """Policies and files of such, and after ``NAME:`` the options of one."""
+    if ":" in incomplete:
+        return completer(lambda: _policy_options(incomplete))(context, parameter, incomplete)
+    known = completer(_policies)(context, parameter, incomplete)
+    return known or completer(endings=(".py",))(context, parameter, incomplete)
 
 
 def _policy_options(incomplete: str) -> Iterable[str]:

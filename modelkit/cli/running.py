@@ -124,9 +124,10 @@ def _key_value(text: str) -> tuple[str, str]:
 @click.command(epilog=epilog("modelkit simulate instances/chat-40.json --policy mc-sf --policy svf", 0, 2, 3))
 @instance_argument
 @click.option(
-    "--policy", "-p", "policies", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,...]",
+    "--policy", "-p", "policies", multiple=True, required=True, metavar="[FILE.py:]NAME[:OPTION=VALUE,...]",
     shell_complete=completing.policies,
-    help="Policy, such as svf or mc-sf:alpha=0.1; repeatable. `modelkit list policies` shows the options.",
+    help="Policy, such as svf, mc-sf:alpha=0.1 or mine.py:my-policy; repeatable. `modelkit list policies` shows the"
+    " options.",
 )  # fmt: skip
 @simulation_options
 @seed_option
@@ -205,7 +206,9 @@ def _say_before(instance: mk.Instance, names: tuple[str, ...], settings: dict[st
 
 def _in_a_name(policy: str) -> str:
     """A policy and its options as part of a file's name."""
-    return policy.replace(":", ".").replace(",", ".").replace("/", "-")
+    from modelkit.policies.files import split_file
+
+    return split_file(policy)[1].replace(":", ".").replace(",", ".").replace("/", "-")
 
 
 def _slot_change(text: str) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
+from modelkit.policies.files import split_file
 from modelkit.problems.problem import problem_of
 from modelkit.reporting.evidence import Comparison, ReadFile
 from modelkit.reporting.gathering import cases
@@ -263,7 +264,7 @@ def _plan(
                     given = {"parameters": taken} if taken else {}
                 run = plan_run(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
                 mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
-                called = Path(name).stem.replace("_", "-") if name.endswith(".py") else name
+                called = Path(name).stem.replace("_", "-") if name.endswith(".py") else split_file(name)[1]
                 parts = [stem, safe_name(called), values_in_a_name(taken), solver, mark]
                 tasks.append((run, folder / file_name(*parts, ending="result.json")))
     return RunPlan(dict(loaded), tuple(tasks), tuple(left_out))
@@ -299,6 +300,7 @@ def _matrix(
     simulated: dict[str, Any],
 ) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
+    from modelkit.policies import chosen_policy
     from modelkit.simulation.simulate import fitting_policies, limits_refusal
     from modelkit.solving import choose
 
@@ -327,7 +329,7 @@ def _matrix(
         fitting, policies = [], []
         reasons.append(f"policies do not run: {why}")
     for name in dict.fromkeys(fitting if policies is None else policies):
-        if name.partition(":")[0] in fitting:
+        if chosen_policy(name)[0].name in fitting:
             cells.append(("policy", name, None))
         else:
             reasons.append(f"policy {name} is not for its clock")

@@ -20,6 +20,7 @@ from modelkit.policies.base import Seen as Seen
 from modelkit.policies.base import View as View
 from modelkit.policies.base import seen_requests as seen_requests
 from modelkit.policies.base import share as share
+from modelkit.policies.files import load_policy_file, split_file
 from modelkit.policies.gates import GATE_OPTIONS, gate_policy
 from modelkit.registry import Option, Registry, options_of
 
@@ -122,14 +123,17 @@ def get_policy(name: str) -> PolicyEntry:
 
 
 def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
-    """The policy and options that ``NAME`` or ``NAME:option=value,option=value`` names.
+    """The policy and options that ``NAME`` or ``NAME:option=value,option=value`` names; ``FILE.py:`` may come before.
 
     Raises
     ------
     UsageError
-        No such policy or option, one twice, or a value of another type or out of range.
+        No such policy or option, one twice, or a value of another type or out of range; or the file cannot be run.
     """
-    name, colon, rest = text.partition(":")
+    file, said = split_file(text)
+    if file is not None:
+        load_policy_file(file)
+    name, colon, rest = said.partition(":")
     entry = get_policy(name)
     known = {option.name: option for option in entry.options}
     values: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from modelkit.errors import UsageError
 from modelkit.experiments.run import Kind
 from modelkit.experiments.study.plan import MOST_RUNS, Instances, RunLimits, Runs, Study
 from modelkit.io import read_json
+from modelkit.policies.files import split_file
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,19 @@ class Cell:
     def key(self) -> str:
         """Hash of what decides the result; ``kill_after`` and ``memory_mb`` only decide whether there is one."""
         limits = {k: v for k, v in self.limits.items() if k not in ("kill_after", "memory_mb")}
-        name = self.content or self.name
+        name = f"{self.content} {self.called}" if self.content and self.kind == "policy" else self.content or self.name
         parts = [self.instance.group, self.instance.key, self.kind, name, self.solver, self.seed, self.parameters]
         return _digest([*parts, limits])
 
     @property
+    def called(self) -> str:
+        """The name without the file that it is in, or the file's own."""
+        return Path(self.name).stem if self.name.endswith(".py") and self.content else split_file(self.name)[1]
+
+    @property
     def label(self) -> str:
         """What runs, for people."""
-        parts = [Path(self.name).stem if self.content else self.name]
+        parts = [self.called]
         parts += [f"on {self.solver}"] if self.solver else []
         parts += [f"{key}={value}" for key, value in self.parameters.items()]
         return " ".join(parts) + (f", seed {self.seed}" if self.seed else "")
@@ -133,8 +139,9 @@ def _grid(study: Study, specs: list[InstanceSpec]) -> Iterator[Cell]:
                 solvers = getattr(entry, "solvers", [None])
                 axes = itertools.product(names, solvers, _axes(entry.parameters), entry.seeds)
                 for name, solver, parameters, seed in axes:
-                    file = kind == "formulation" and name.endswith(".py")
-                    content = _file_hash(name) if file else None
+                    path = name if kind == "formulation" and name.endswith(".py") else None
+                    path = split_file(name)[0] if kind == "policy" else path
+                    content = _file_hash(path) if path else None
                     yield Cell(spec, kind, name, solver, seed, parameters, limits, content)
 
 

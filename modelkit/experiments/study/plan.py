@@ -212,7 +212,22 @@ def _resolve_paths(study: Study, folder: Path) -> Study:
         e.model_copy(update={"names": [beside(n) if n.endswith(".py") else n for n in e.names]})
         for e in study.formulations
     ]
-    return study.model_copy(update={"instances": instances, "formulations": formulations})
+    policies = [
+        e.model_copy(update={"names": [f"{beside(f)}:{n.removeprefix(f'{f}:')}" if (f := _file_of_policy(n)) else n
+                                       for n in e.names]})
+        for e in study.policies
+    ]  # fmt: skip
+    return study.model_copy(update={"instances": instances, "formulations": formulations, "policies": policies})
+
+
+def _file_of_policy(name: str) -> str | None:
+    """The file in which a policy is named to be, or None."""
+    from modelkit.policies.files import split_file
+
+    try:
+        return split_file(name)[0]
+    except UsageError:
+        return None  # said where its options are read
 
 
 def _faults(study: Study, folder: Path) -> Iterator[Fault]:
@@ -245,7 +260,10 @@ def _faults(study: Study, folder: Path) -> Iterator[Fault]:
                 if group not in groups:
                     yield _unknown(f"{where}.groups", "group", group, groups)
             for j, name in enumerate(getattr(entry, "names", ())):
-                if noun == "policy":
+                if noun == "policy" and (file := _file_of_policy(name)) and not _may_run(file, folder):
+                    words = "lies outside the folder of the study" if os.path.isfile(file) else "is not there"
+                    yield Fault(f"{where}.names[{j}]", f"{file} {words}; {_CODE}")
+                elif noun == "policy":
                     try:
                         chosen_policy(name)
                     except UsageError as error:

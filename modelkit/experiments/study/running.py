@@ -167,7 +167,7 @@ def estimate(planned: Sequence[Cell], done: Sequence[StoredRun], jobs: int | Non
             seconds.setdefault((entry.study_group, entry.kind, entry.name), []).append(entry.seconds)
     total = 0.0
     for cell in planned:
-        name = Path(cell.name).stem if cell.content else cell.name
+        name = cell.called
         known = seconds.get((cell.instance.group, cell.kind, name))
         if known:
             total += statistics.fmean(known)

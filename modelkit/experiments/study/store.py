@@ -72,7 +72,7 @@ class StoredRun:
             instance_key=cell.instance.key,
             requests=result.instance.requests,
             kind=cell.kind,
-            name=Path(cell.name).stem if cell.content else cell.name,
+            name=cell.called,
             label=cell.label,
             solver=cell.solver,
             seed=cell.seed,
