@@ -210,3 +210,29 @@ def test_images_are_counted(read: Read) -> None:
         f"2024-05-10 00:00:0{i},{n},7,3\n" for i, n in enumerate((0, 2, "0.0", 1))
     )
     assert "2 requests with images, whose tokens are those of ContextTokens alone" in read(text)[1]
+
+
+def test_workloads_of_llmservingsim(read: Read) -> None:
+    """Tests requests of their own, sessions with tools between their requests, and five faults."""
+    own = {"input_toks": 9, "output_toks": 3, "arrival_time_ns": 2_500_000_000, "input_tok_ids": [1] * 9}
+    parts = [
+        {"input_toks": 100, "output_toks": 20, "tool_duration_ns": 400_000_000},
+        {"input_toks": 150, "output_toks": 5},
+    ]
+    session = {"session_id": "a", "arrival_time_ns": 500_000_000, "sub_requests": parts}
+    instance, said = read([own, session], server=SERVER)
+    assert instance.source == "trace servingsim trace"
+    assert arrivals(instance) == pytest.approx(sorted([0, alone(100, 20) + 0.4, 2]), abs=1e-5)
+    assert "1 turns come after the answers that they wait for" in said
+    for wrong, words in (
+        ({"input_toks": 0}, "line 1, input_toks: found 0"),
+        ({"output_toks": "x"}, "line 1, output_toks: found 'x'"),
+        ({"arrival_time_ns": -1}, "line 1, arrival_time_ns: found -1; allowed: a time in ns"),
+        ({"sub_requests": [3]}, "line 1, sub_requests: found"),
+        ({"sub_requests": [{"input_toks": 5}]}, "line 1, output_toks: found None"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read([{**own, **wrong}], "servingsim")
+    lacking = {key: value for key, value in own.items() if key != "arrival_time_ns"}
+    with pytest.raises(InputError, match="line 1: has no key 'arrival_time_ns'"):
+        read([lacking], "servingsim")

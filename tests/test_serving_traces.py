@@ -171,7 +171,7 @@ def test_options_out_of_range(read: Any) -> None:
 
 def test_every_format_is_here() -> None:
     """Tests that no format goes without a test."""
-    assert set(trace_formats()) == {*TEXTS, "lengths", "mooncake-delta"}
+    assert set(trace_formats()) == {*TEXTS, "lengths", "mooncake-delta", "servingsim"}
 
 
 @pytest.mark.parametrize(

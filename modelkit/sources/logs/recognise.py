@@ -40,6 +40,8 @@ SIGNATURES = (
     Signature("bailian", ("chat_id", "parent_chat_id", "timestamp", "input_length", "output_length")),
     Signature("mooncake", ("input_length", "output_length")),
     Signature("mooncake", ("hash_ids", "output_length")),
+    Signature("mooncake", ("timestamp", "input_length")),
+    Signature("servingsim", ("arrival_time_ns", "input_toks", "output_toks")),
     Signature("blis", ("request_id", "arrival_time_us", "input_tokens", "output_tokens"), table=True),
     Signature("azure", ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), table=True),
     Signature("burstgpt", ("Timestamp", "Request tokens", "Response tokens"), table=True),

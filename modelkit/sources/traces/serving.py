@@ -9,7 +9,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 
-from modelkit.errors import Fault, did_you_mean
+from modelkit.errors import Fault, InputError, did_you_mean
+from modelkit.io.files import where_of
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.traces import Imported, trace_format
 from modelkit.sources.traces.taking import ROUND_MS, Reader, Reading, Taking, TraceEntry, taken
@@ -259,6 +260,43 @@ def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:
     advice = f"; blocks of {' or '.join(fits)} would fit: --block" if fits else ""
     words = f"{blocks} blocks of {size} tokens do not make a prompt of {prompt:,}{advice}"
     reading.faults.append(Fault(f"{row.place}, hash_ids", words))
+
+
+@serving_format(
+    "servingsim",
+    rows=lambda path: _sub_requests(where_of(path), read_json_lines(path, ("arrival_time_ns",))),
+    unit="ns",
+    summary="JSON lines with arrival_time_ns, input_toks, output_toks, or with sub_requests of a session, each a"
+    " tool_duration_ns after the answer before it; the workloads of LLMServingSim",
+    reference="casys-kaist/LLMServingSim; Cho et al., LLMServingSim, IISWC 2024 (MIT)",
+)
+def servingsim(row: Row, reading: Reading) -> TraceEntry:
+    """A request of its own or of a session."""
+    assert reading.turns is not None
+    tick = reading.turns.tick(row, reading)
+    prompt = row.tokens("input_toks", reading.faults)
+    output = row.tokens("output_toks", reading.faults, least=0)
+    if "session_id" in row.cells:
+        reading.conversations = True
+        if not reading.faults:
+            reading.turns.came(row, tick, prompt, output)
+    return TraceEntry(tick, prompt, output)
+
+
+def _sub_requests(where: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """Each request as a row; of a session the first arrives, the others wait for the tool of the one before."""
+    for row in rows:
+        parts = row.cells.get("sub_requests")
+        if parts is None:
+            yield row
+            continue
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise InputError(where, [row.fault("sub_requests", "a list of JSON objects")])
+        session = {"session_id": row.cells.get("session_id", row.place)}
+        wait: dict[str, object] = {"arrival_time_ns": row.cells["arrival_time_ns"]}
+        for part in parts:
+            yield Row(row.line, {**part, "tool_duration_ns": None, **session, **wait}, row.in_list)
+            wait = {"tool_duration_ns": part.get("tool_duration_ns")}
 
 
 _VIDUR = ("num_prefill_tokens", "num_decode_tokens")

@@ -14,9 +14,9 @@ from modelkit.sources.traces.times import TICKS_PER_SECOND, ticks_of_number
 if TYPE_CHECKING:
     from modelkit.sources.traces.taking import Reading
 
-_TIMES = ("timestamp", "created_time")
+_TIMES = ("timestamp", "created_time", "arrival_time_ns")
 #: What a turn waits after the answers before it, and the unit; None for that of the file.
-_DELAYS = (("delay", None), ("delay_ms", "ms"), ("tool_wait_ms", "ms"))
+_DELAYS = (("delay", None), ("delay_ms", "ms"), ("tool_wait_ms", "ms"), ("tool_duration_ns", "ns"))
 
 Alone = Callable[[int, int], int]
 
