@@ -172,7 +172,7 @@ def test_mutated_rows_are_read_or_refused(read: Read) -> None:
         {"session_id": "a", "delay": 20, "wait_for": ["p"], "input_length": 60, "output_length": 4, "hash_ids": [1]},
     ]  # fmt: skip
     values = [None, True, -1, 1.5, 1e300, "x", "", [], [[]], {}, 10**400, float("nan"), "9" * 5000, [None], 2**63]
-    for _ in range(400):
+    for _ in range(60):
         rows = json.loads(json.dumps(good))
         for _ in range(rng.randint(1, 3)):
             row = rng.choice(rows)
