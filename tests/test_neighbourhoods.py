@@ -12,9 +12,9 @@ import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.kv.local_search import latency, schedule_of
-from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
+from modelkit.problems.kv.memory_profile import Memory, change, empty_profile, first_fit
 from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
-from modelkit.problems.kv.window_kernel import resolve, room
+from modelkit.problems.kv.window_kernel import Window, resolve, room
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.known import Known
 from modelkit.sources.families import generate
@@ -62,8 +62,9 @@ def test_windows_are_solved_exactly() -> None:
             change(held, least, k, s[i], o[i], 1)
         before, end, best = held.copy(), int(o.sum()) + 12, np.zeros(m, dtype=np.int64)
         found, _, exact = resolve(
-            np.arange(m), a[:m], s, o, capacity, held, least, end, 10**6, 10**6, room(int(o.max()), m), best
-        )
+            Window(np.arange(m), a[:m], s, o, end), Memory(held, least, capacity), 10**6, 10**6,
+            room(int(o.max()), m), best,
+        )  # fmt: skip
         assert exact
         assert (held == before).all()
         assert found == best.sum() == best_by_enumeration(a[:m], s, o, capacity, before, end), trial
@@ -81,7 +82,7 @@ def test_limits_and_targets_of_a_window() -> None:
     s, o = np.array([2, 1, 3]), np.array([5, 6, 4])
     held, least = empty_profile(100)
     best = np.zeros(3, dtype=np.int64)
-    arguments = (np.arange(3), np.zeros(3, dtype=np.int64), s, o, 8, held, least, 40)
+    arguments = Window(np.arange(3), np.zeros(3, dtype=np.int64), s, o, 40), Memory(held, least, 8)
     found, visited, exact = resolve(*arguments, 1000, 10**6, room(6, 3), best)
     assert exact
     again = np.full(3, -1, dtype=np.int64)

@@ -7,7 +7,7 @@ without room are passed over.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,14 @@ Ints = npt.NDArray[np.int64]
 
 #: Rounds in a block.
 BLOCK = 32
+
+
+class Memory(NamedTuple):
+    """A profile, and the capacity M [token] that it must keep to."""
+
+    held: Any
+    least: Any
+    capacity: int
 
 
 def empty_profile(rounds: int) -> tuple[Ints, Ints]:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.problems.kv.local_search import latency
-from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit
-from modelkit.problems.kv.window_kernel import resolve, room
+from modelkit.problems.kv.memory_profile import Memory, change, empty_profile, first_fit
+from modelkit.problems.kv.window_kernel import Window, resolve, room
 from modelkit.runtime.deadline import Deadline
 
 Ints = npt.NDArray[np.int64]
@@ -154,7 +154,8 @@ class _MovableSchedule:
         self.put(freed, -1)
         best = self.starts[freed]
         after, visited, exact = resolve(
-            freed, self.arrival[freed], self.prompt, self.output, self.capacity, self.held, self.least, self.end,
+            Window(freed, self.arrival[freed], self.prompt, self.output, self.end),
+            Memory(self.held, self.least, self.capacity),
             before, NODES, self.seen, best,
         )  # fmt: skip
         self.starts[freed] = best

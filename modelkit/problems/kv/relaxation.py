@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,47 @@ ROUNDING = 1e-12
 COLD = 14.0
 
 
+class Sums(NamedTuple):
+    """P and Q of some prices."""
+
+    p: Any
+    q: Any
+
+
+class Lowered(NamedTuple):
+    """Sums of the prices, and of the least of the next BLOCK and of the next LARGE of them."""
+
+    exact: Sums
+    block: Sums
+    large: Sums
+
+
+class Changes(NamedTuple):
+    """By how much the tokens held grow and jump in each round, by share; shape [shares, rounds]."""
+
+    slope: Any
+    jump: Any
+
+
+class Requests(NamedTuple):
+    """Some of the requests, and the starts that are looked at; arrays of shape [n].
+
+    Parameters
+    ----------
+    first, last
+        Starts.
+    limit
+        Highest cost of interest.
+    """
+
+    arrival: Any
+    prompt: Any
+    output: Any
+    first: Any
+    last: Any
+    limit: Any
+
+
 class Relaxation:
     """The relaxation of one instance with prices on rounds 1 .. ``rounds``.
 
@@ -72,11 +113,16 @@ class Relaxation:
         self._slope = np.zeros((SHARES, self.size))
         self._jump = np.zeros((SHARES, self.size))
 
-    def sums(self, prices: Floats) -> tuple[Floats, Floats]:
+    def sums(self, prices: Floats) -> Sums:
         """P and Q of prices on rounds 1 .. ``rounds``."""
         p, q = np.empty(self.size), np.empty(self.size)
         _cumulate(prices, p, q)
-        return p, q
+        return Sums(p, q)
+
+    def searched(self, part: slice, first: Ints, last: Ints, limit: Floats) -> Requests:
+        """The requests of a part, with the starts that are looked at."""
+        rows = (self.arrival, self.prompt, self.output, first, last, limit)
+        return Requests(*(row[part] for row in rows))
 
     def least_ahead(self, prices: Floats) -> tuple[Floats, Floats]:
         """The least of the next BLOCK prices, and of the next LARGE, from each round on."""
@@ -104,7 +150,7 @@ class Relaxation:
     def bound(self, prices: Floats, hint: Ints) -> tuple[float, Ints]:
         """L and the cheapest start of each request, over all starts. O(n T) at worst."""
         p, q = self.sums(prices)
-        some, many = (self.sums(least) for least in self.least_ahead(prices))
+        sums = Lowered(Sums(p, q), *(self.sums(least) for least in self.least_ahead(prices)))
         close = CLOSE + ROUNDING * self.size * float(p[-1])
         known = self.costs(hint, p, q) + close
         cheapest = np.empty(len(self.output), dtype=np.int64)
@@ -113,26 +159,21 @@ class Relaxation:
         work = int((latest - self.arrival).sum())
         share_work(
             blocks(len(least)) if work > MUCH else [(slice(None),)],
-            lambda part: _cheapest(
-                p, q, *some, *many, self.arrival[part], self.prompt[part], self.output[part], latest[part],
-                known[part], close, cheapest[part], least[part],
+            lambda part: _find_cheapest(
+                sums, self.searched(part, self.arrival, latest, known), close, cheapest[part], least[part]
             ),
-        )  # fmt: skip
+        )
         return float(least.sum()) - self.capacity * float(prices.sum()), cheapest
 
     def near(self, prices: Floats, hint: Ints, slack: float) -> tuple[Ints, Ints]:
         """First and last start of each request that costs at most the ``hint``'s cost plus ``slack``; shape [n]."""
-        p, q = self.sums(prices)
-        many = self.sums(self.least_ahead(prices)[1])
-        known = self.costs(hint, p, q) + slack + CLOSE
+        sums = Lowered(self.sums(prices), *(self.sums(least) for least in self.least_ahead(prices)))
+        known = self.costs(hint, *sums.exact) + slack + CLOSE
         first, last = self.arrival.copy(), self.latest(prices, hint, slack)
         share_work(
             blocks(len(first)),
-            lambda part: _near(
-                p, q, *many, self.arrival[part], self.prompt[part], self.output[part], known[part], first[part],
-                last[part],
-            ),
-        )  # fmt: skip
+            lambda part: _narrow(sums, self.searched(part, first, last, known)),
+        )
         return first, last
 
     def sample(self, chosen: Ints) -> Relaxation:
@@ -145,16 +186,16 @@ class Relaxation:
     def smooth(self, prices: Floats, temperature: float, first: Ints, last: Ints, stride: Ints) -> Smooth:
         """L_tau and what comes with it, over every ``stride``-th start from ``first`` to ``last``."""
         n = len(self.output)
-        p, q = self.sums(prices)
+        sums = self.sums(prices)
         values, mean = np.empty(n), np.empty(n)
         # handing little work to threads takes longer than doing it
         shares = SHARES if int(((last - first) // stride).sum()) > MUCH else 1
         slope, jump = self._slope[:shares], self._jump[:shares]
         share_work(
             [(slice(share, None, shares), slice(share, share + 1)) for share in range(shares)],
-            lambda part, share: _smoothed(
-                p, q, self.arrival[part], self.prompt[part], self.output[part], first[part], last[part], stride[part],
-                temperature, slope[share], jump[share], values[part], mean[part],
+            lambda part, share: _smooth(
+                sums, self.searched(part, first, last, values), stride[part], temperature,
+                Changes(slope[share], jump[share]), mean[part],
             ),
         )  # fmt: skip
         excess = np.empty(self.rounds)
@@ -204,20 +245,21 @@ def _held(slope: Any, jump: Any, held: Any) -> None:
 
 
 @kernel
-def _cheapest(
-    p: Any, q: Any, block_p: Any, block_q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any,
-    latest: Any, known: Any, close: float, cheapest: Any, least: Any,
-) -> None:  # fmt: skip
-    for i in range(len(output)):
-        s, o, wait = prompt[i], output[i], output[i] - arrival[i]
-        low, where, most = np.inf, arrival[i], known[i]
-        for a in range(arrival[i], latest[i] + 1, LARGE):
+def _find_cheapest(sums: Lowered, requests: Requests, close: float, cheapest: Any, least: Any) -> None:
+    """The cheapest start of each request, and its cost."""
+    p, q = sums.exact.p, sums.exact.q
+    block_p, block_q, large_p, large_q = sums.block.p, sums.block.q, sums.large.p, sums.large.q
+    for i in range(len(requests.output)):
+        s, o, last = requests.prompt[i], requests.output[i], requests.last[i]
+        wait = o - requests.arrival[i]
+        low, where, most = np.inf, requests.first[i], requests.limit[i]
+        for a in range(requests.first[i], last + 1, LARGE):
             if (s - a) * (large_p[a + o] - large_p[a]) + (large_q[a + o] - large_q[a]) + (a + wait) > most:
                 continue
-            for b in range(a, min(a + LARGE, latest[i] + 1), BLOCK):
+            for b in range(a, min(a + LARGE, last + 1), BLOCK):
                 if (s - b) * (block_p[b + o] - block_p[b]) + (block_q[b + o] - block_q[b]) + (b + wait) > most:
                     continue
-                for k in range(b, min(b + BLOCK, latest[i] + 1)):
+                for k in range(b, min(b + BLOCK, last + 1)):
                     cost = (s - k) * (p[k + o] - p[k]) + (q[k + o] - q[k]) + (k + wait)
                     if cost < low:
                         low, where = cost, k
@@ -226,12 +268,13 @@ def _cheapest(
 
 
 @kernel
-def _near(
-    p: Any, q: Any, large_p: Any, large_q: Any, arrival: Any, prompt: Any, output: Any, known: Any, first: Any,
-    last: Any,
-) -> None:  # fmt: skip
-    for i in range(len(output)):
-        s, o, wait, most, begin, end = prompt[i], output[i], output[i] - arrival[i], known[i], arrival[i], last[i]
+def _narrow(sums: Lowered, requests: Requests) -> None:
+    """Narrow the first and last starts of each request to those that cost at most its limit."""
+    p, q, large_p, large_q = sums.exact.p, sums.exact.q, sums.large.p, sums.large.q
+    for i in range(len(requests.output)):
+        s, o, most = requests.prompt[i], requests.output[i], requests.limit[i]
+        wait = o - requests.arrival[i]
+        begin, end = requests.first[i], requests.last[i]
         for way in (1, -1):  # from the first start on, then back from the last
             found = False
             for a in range(begin, end + 1, LARGE) if way > 0 else range(end, begin - 1, -LARGE):
@@ -245,17 +288,17 @@ def _near(
                 if found:
                     break
             if found and way > 0:
-                first[i] = k
+                requests.first[i] = k
             elif found:
-                last[i] = k
+                requests.last[i] = k
 
 
 @kernel
-def _smoothed(
-    p: Any, q: Any, arrival: Any, prompt: Any, output: Any, first: Any, last: Any, stride: Any, temperature: float,
-    slope: Any, jump: Any, values: Any, mean: Any,
-) -> None:  # fmt: skip
-    n = len(output)
+def _smooth(sums: Sums, requests: Requests, stride: Any, temperature: float, changes: Changes, mean: Any) -> None:
+    """The smooth minimum of each request, which takes the place of its limit, its mean start, and what it holds."""
+    p, q, slope, jump = sums.p, sums.q, changes.slope, changes.jump
+    first, last, values = requests.first, requests.last, requests.limit
+    n = len(requests.output)
     for share in range(len(slope)):
         slope[share] = 0.0
         jump[share] = 0.0
@@ -264,7 +307,8 @@ def _smoothed(
             longest = max(longest, (last[i] - first[i]) // stride[i] + 1)
         weights = np.empty(longest)
         for i in range(share, n, len(slope)):
-            s, o, wait, begin, step = prompt[i], output[i], output[i] - arrival[i], first[i], stride[i]
+            s, o, begin, step = requests.prompt[i], requests.output[i], first[i], stride[i]
+            wait = o - requests.arrival[i]
             count = (last[i] - begin) // step + 1
             low = np.inf
             for c in range(count):

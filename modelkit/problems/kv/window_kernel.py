@@ -31,12 +31,12 @@ Unit clock, no slots. Sprecher, Kolisch and Drexl (European Journal of Operation
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.problems.kv.memory_profile import change, first_fit
+from modelkit.problems.kv.memory_profile import Memory, change, first_fit
 from modelkit.runtime.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
@@ -45,27 +45,54 @@ Ints = npt.NDArray[np.int64]
 COMPARED = 8
 
 
-@kernel
-def resolve(
-    freed: Any, earliest: Any, prompt: Any, output: Any, capacity: int, held: Any, least: Any, end: int, allowed: int,
-    nodes: int, seen: Any, best: Any,
-) -> tuple[int, int, bool]:  # fmt: skip
-    """Best starts of the freed requests in the memory that the profile leaves, if their sum is below ``allowed``.
+class Window(NamedTuple):
+    """The freed requests, and where they may start.
 
     Parameters
     ----------
     freed
         Requests, shape [m]; they are not in the profile.
     earliest
-        Round from which on each may start, shape [m].
+        Round from which on each of them may start, shape [m].
+    prompt, output
+        Of all requests, shape [n].
     end
         Starts are before this round.
+    """
+
+    freed: Any
+    earliest: Any
+    prompt: Any
+    output: Any
+    end: int
+
+
+class SeenNodes(NamedTuple):
+    """Nodes that others are compared with, by the subset that they have started; arrays from `room`."""
+
+    kept: Ints
+    cost: Ints
+    last: Ints
+    number: Ints
+    held: Ints
+
+
+@kernel
+def resolve(
+    window: Window, memory: Memory, allowed: int, nodes: int, seen: SeenNodes, best: Any
+) -> tuple[int, int, bool]:
+    """Best starts of the freed requests in the memory that the profile leaves, if their sum is below ``allowed``.
+
+    Parameters
+    ----------
+    memory
+        The same after as before.
     allowed
         Sum of starts that is to be undercut.
     nodes
         The search ends after this number.
     seen
-        Room for nodes by subset, from ``room``.
+        Room for nodes, written over.
     best
         Takes the starts, shape [m]; unchanged when there are none.
 
@@ -73,13 +100,15 @@ def resolve(
     -------
     Sum of the best starts, or ``allowed``; nodes; whether the search was exact.
     """
+    freed, earliest, end = window.freed, window.earliest, window.end
+    held, least, capacity = memory.held, memory.least, memory.capacity
+    count, seen_cost, seen_last, seen_number, seen_held = seen.kept, seen.cost, seen.last, seen.number, seen.held
     m = len(freed)
-    count, seen_cost, seen_last, seen_number, seen_held = seen
     width = seen_held.shape[2]
     count[: 1 << m] = 0
     s, o, volume = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
     for i in range(m):
-        s[i], o[i] = prompt[freed[i]], output[freed[i]]
+        s[i], o[i] = window.prompt[freed[i]], window.output[freed[i]]
         volume[i] = s[i] * o[i] + o[i] * (o[i] + 1) // 2
     by_volume = np.argsort(volume)
     peak = np.minimum(s + o, capacity - s.max())
@@ -275,11 +304,11 @@ def resolve(
     return allowed, visited, exact
 
 
-def room(longest: int, freed: int) -> tuple[Ints, Ints, Ints, Ints, npt.NDArray[np.int64]]:
+def room(longest: int, freed: int) -> SeenNodes:
     """Room for the nodes that `resolve` compares with, for outputs of up to ``longest`` rounds."""
     rows = 1 << freed
     shape = (rows, COMPARED)
-    return (
+    return SeenNodes(
         np.zeros(rows, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64),
         np.zeros((*shape, longest), np.int64),
     )  # fmt: skip
