@@ -49,7 +49,7 @@ def instance(number: int) -> mk.Instance:
     return mk.Instance(name=f"h{number}", server=server, requests=requests, extra={"weight": weights})
 
 
-def cut_and_solve(question: Question, **arguments: Any) -> Answer:
+def solved(question: Question, **arguments: Any) -> Answer:
     """The answer to a question; the solver has no start to lean on."""
     number, solver = question
     settings = {"formulation": "kv-weighted-latency", "solver": solver, "warm_start": "none", "threads": 1}
@@ -91,7 +91,7 @@ class History:
 
     def ask(self, question: Question, where: str, answer: Answer | None = None) -> None:
         """Solve, unless the answer is there, and compare with a fresh process."""
-        found = answer if answer is not None else cut_and_solve(question)
+        found = answer if answer is not None else solved(question)
         if found != self.fresh[question]:
             self.faults.append(f"{where}: {question} gave {found}, a fresh process {self.fresh[question]}")
 
@@ -101,11 +101,11 @@ class History:
     def mistake(self) -> None:
         """An argument of a wrong kind."""
         wrong = self.rng.choice([{"time_limit": "5"}, {"gap": float("nan")}, {"seed": -1}, {"listen": 3}])
-        self.expect(lambda: cut_and_solve(self.question(), **wrong), ModelkitError)
+        self.expect(lambda: solved(self.question(), **wrong), ModelkitError)
 
     def refusal(self) -> None:
         """An option that the solver process refuses."""
-        self.expect(lambda: cut_and_solve(self.question(), options={"no_such_option": 1}), ModelkitError)
+        self.expect(lambda: solved(self.question(), options={"no_such_option": 1}), ModelkitError)
 
     def callback(self) -> None:
         """A callback that raises at some news."""
@@ -119,7 +119,7 @@ class History:
 
         question = self.question()
         try:
-            self.ask(question, "callback that did not raise", cut_and_solve(question, listen=listen))
+            self.ask(question, "callback that did not raise", solved(question, listen=listen))
         except OwnError:
             return
 
@@ -136,7 +136,7 @@ class History:
 
         question = self.question()
         try:
-            found = cut_and_solve(question, listen=listen)
+            found = solved(question, listen=listen)
         except KeyboardInterrupt:
             return
         self.sane(question, found)
@@ -151,7 +151,7 @@ class History:
                     if not process.free:
                         process.process.kill()
 
-        self.sane(question, cut_and_solve(question, listen=listen))
+        self.sane(question, solved(question, listen=listen))
 
     def threads(self) -> None:
         """Several questions at once."""
@@ -160,7 +160,7 @@ class History:
 
         def work(index: int) -> None:
             try:
-                found[index] = cut_and_solve(questions[index])
+                found[index] = solved(questions[index])
             except BaseException as error:
                 found[index] = (repr(error),)
 
@@ -177,7 +177,7 @@ class History:
         theirs, ours = self.question(), self.question()
         context = multiprocessing.get_context("fork")
         answers = context.SimpleQueue()
-        child = context.Process(target=lambda: answers.put(cut_and_solve(theirs)), daemon=True)
+        child = context.Process(target=lambda: answers.put(solved(theirs)), daemon=True)
         child.start()
         self.ask(ours, "beside a fork")
         self.ask(theirs, "fork", answers.get())
@@ -235,8 +235,8 @@ def load_all() -> None:
             raise OwnError
 
     with contextlib.suppress(OwnError):
-        cut_and_solve(QUESTIONS[0], listen=listen)
+        solved(QUESTIONS[0], listen=listen)
 
 
 if __name__ == "__main__":
-    print(json.dumps(cut_and_solve(QUESTIONS[int(sys.argv[1])])))
+    print(json.dumps(solved(QUESTIONS[int(sys.argv[1])])))

@@ -164,14 +164,14 @@ def test_separators_that_fail_are_errors(two: mk.Instance) -> None:
     model = plain.instantiate(instance, known_of(plain, instance))
     variables = list(model.start.values())
 
-    def cut_and_solve(separator: Separator) -> None:
+    def refused(separator: Separator) -> None:
         backend("scip").solve(model, Limits(30), {"presolving/maxrounds": 0}, separator=separator)
 
     with pytest.raises(SolverError, match="cannot go to the solver's process"):
-        cut_and_solve(Separator(variables, lambda x: []))
+        refused(Separator(variables, lambda x: []))
     with pytest.raises(SolverError, match="scip failed: ModuleNotFoundError"):
-        cut_and_solve(Separator(variables, broken))
+        refused(Separator(variables, broken))
     with pytest.raises(SolverError, match="scip failed: TypeError"):
-        cut_and_solve(Separator(variables, len))
+        refused(Separator(variables, len))
     with pytest.raises(SolverError, match="in no row"):
-        cut_and_solve(Separator([*variables, plain.instantiate(two, known_of(plain, two)).start["long", 0]], len))
+        refused(Separator([*variables, plain.instantiate(two, known_of(plain, two)).start["long", 0]], len))

@@ -212,7 +212,7 @@ def test_results_round_trip(two: Instance, tmp_path: Path) -> None:
     assert {"schema", "instance", "producer", "status", "stop", "objective", "metrics", "violations", "schedule",
             "progress", "start", "model", "seconds", "log"} <= set(document)  # fmt: skip
     assert document["objective"] == {
-        "name": "total_latency_rounds", "value": 8, "bound": None, "bound_by": None, "gap": None
+        "name": "total_latency_rounds", "value": 8, "bound": None, "bound_by": None, "gap": None, "unit": None
     }  # fmt: skip
     assert document["start"] == {"from": None, "accepted": None}
 

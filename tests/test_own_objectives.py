@@ -96,7 +96,7 @@ def energy(tmp_path: Path) -> Path:
     return path
 
 
-def cut_and_solve(file: Path, instance: Instance, **parameters: Any) -> Result:
+def solved(file: Path, instance: Instance, **parameters: Any) -> Result:
     """The optimum by the formulation in a file, solved here."""
     return mk.solve(instance, load_formulation(str(file)), warm_start="mc-sf", parameters=parameters)
 
@@ -149,7 +149,7 @@ def test_a_policy_is_held_to_rules_and_objective(two: Instance, energy: Path, tm
     assert "energy_cost = 1.5 [$], by 'energy-cost'" in kept.confirmed
     broken = mk.verify_result(policy, two, own, {"cap": 2})
     assert any(fault.startswith("energy-cost: long ends in round") for fault in broken.faults)
-    plain, free = found(two, energy, policy, cut_and_solve(energy, two))
+    plain, free = found(two, energy, policy, solved(energy, two))
     assert (plain.objective, [e.label for e in plain.entries]) == ("total_latency_rounds", ["mc-sf"])
     assert plain.bound is None, "a bound on dollars is none on rounds"
     assert {e.label: e.value for e in free.entries} == {"energy-cost on HiGHS": 1.5, "mc-sf": 1.5}
@@ -158,7 +158,7 @@ def test_a_policy_is_held_to_rules_and_objective(two: Instance, energy: Path, tm
 
 def test_parameters_make_problems_of_their_own(two: Instance, energy: Path) -> None:
     """Tests that two prices are two problems, each with its own bound and headline."""
-    both = found(two, energy, cut_and_solve(energy, two, price=1.0), cut_and_solve(energy, two, price=2.0))
+    both = found(two, energy, solved(energy, two, price=1.0), solved(energy, two, price=2.0))
     assert [case.goal.title for case in both] == [
         f"energy cost of energy-cost (cap = 99, price = {price})" for price in (1, 2)
     ]
@@ -167,7 +167,7 @@ def test_parameters_make_problems_of_their_own(two: Instance, energy: Path) -> N
 
 def test_without_the_file_nothing_is_called_invalid(two: Instance, energy: Path) -> None:
     """Tests that what nobody could check is said not to be, and that policies are said to be missing."""
-    plain, own = found(two, None, mk.simulate(two, "mc-sf"), cut_and_solve(energy, two))
+    plain, own = found(two, None, mk.simulate(two, "mc-sf"), solved(energy, two))
     (entry,) = own.entries
     assert entry.words == "optimal; rules of energy-cost not checked: file not found"
     assert own.goal.quantity(entry.value) == "1.500\u202f$", "the unit stands in the result"
@@ -185,8 +185,8 @@ def test_a_failed_run_stays_with_its_problem(two: Instance, energy: Path, tmp_pa
         energy,
         mk.simulate(two, "mc-sf"),
         failed,
-        cut_and_solve(energy, two),
-        cut_and_solve(energy, two, price=2.0),
+        solved(energy, two),
+        solved(energy, two, price=2.0),
     )
     assert [len(case.failures) for case in (plain, one, two_dollars)] == [0, 0, 1]
     plain, alone = found(two, energy, mk.simulate(two, "mc-sf"), failed)
@@ -207,7 +207,7 @@ def test_rounds_of_an_objective_are_rounds(two: Instance, tmp_path: Path) -> Non
     """Tests an objective of the judge's words but not of its metrics under this clock."""
     path = tmp_path / "first_token.py"
     path.write_text(TTFT)
-    (case,) = found(two, path, cut_and_solve(path, two))
+    (case,) = found(two, path, solved(path, two))
     assert case.goal.title == "total time to first token of first-token"
     assert case.goal.quantity(case.best.value if case.best else None) == "4\u202frounds"
     assert (case.goal.bare(4), case.goal.unit_words) == ("4", " [rounds]")
@@ -218,7 +218,7 @@ def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
     policy = mk.simulate(two, "mc-sf")
     forged = policy.model_copy(update={"objective": policy.objective.model_copy(update={"unit": "$"})})
     assert any("ends in its unit" in fault for fault in mk.verify_result(forged, two).faults)
-    own = cut_and_solve(energy, two)
+    own = solved(energy, two)
     euro = own.model_copy(update={"objective": own.objective.model_copy(update={"unit": "€"})})
     faults = mk.verify_result(euro, two, load_formulation(str(energy))).faults
     assert faults == ("objective.unit: the file says '€', it is '$'",)

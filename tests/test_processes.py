@@ -40,7 +40,7 @@ OPTIMA = {0: 97.0, 1: 27.0, 2: 29.0}
 
 def answer(number: int, solver: str = "highs") -> tuple[float | None, float | None]:
     """Value and bound of one of the small instances."""
-    return histories.cut_and_solve((number, solver))[2:4]
+    return histories.solved((number, solver))[2:4]
 
 
 def right(number: int) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def test_an_error_in_a_callback_leaves_no_answer_behind(solver: str) -> None:
             raise OwnError
 
     with pytest.raises(OwnError):
-        histories.cut_and_solve((0, solver), listen=listen)
+        histories.solved((0, solver), listen=listen)
     assert [answer(1, solver), answer(0, solver)] == [right(1), right(0)]
 
 
@@ -117,7 +117,7 @@ def test_threads() -> None:
     """Tests that questions asked at once in threads get their own answers."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asked = [(k, solver) for k in OPTIMA for solver in ("highs", "scip")]
-        assert [a[2:4] for a in pool.map(histories.cut_and_solve, asked)] == [right(k) for k, _ in asked]
+        assert [a[2:4] for a in pool.map(histories.solved, asked)] == [right(k) for k, _ in asked]
 
 
 def test_event_loops() -> None:
@@ -500,6 +500,6 @@ def test_two_interrupts_end_a_solver_and_the_next_answer_is_right(solver: str) -
                 signal.raise_signal(signal.SIGINT)
 
     with contextlib.suppress(KeyboardInterrupt):
-        histories.cut_and_solve((0, solver), listen=listen)
+        histories.solved((0, solver), listen=listen)
     assert answer(1, solver) == right(1)
     assert threading.current_thread() is threading.main_thread()

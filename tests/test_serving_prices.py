@@ -179,7 +179,7 @@ def test_no_policy_is_below_on_many(seeds: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def prove() -> tuple[mk.Instance, dict[str, Any]]:
+def priced() -> tuple[mk.Instance, dict[str, Any]]:
     """An instance in which much waits, and the certificate of good prices."""
     instance = mk.load(
         {

@@ -71,7 +71,7 @@ def test_alterations_are_found(
     assert any(words in fault for fault in verification.faults), verification.faults
 
 
-def find_certificate(two: Instance, change: Callable[[dict[str, Any]], None] = lambda certificate: None) -> Any:
+def certified(two: Instance, change: Callable[[dict[str, Any]], None] = lambda certificate: None) -> Any:
     """A result whose bound comes from prices, with its certificate altered."""
     certificate = certify(two, np.array([0, 0, 0, 0, 0.5]))
     document = mk.simulate(two, "mc-sf").document()
@@ -83,7 +83,7 @@ def find_certificate(two: Instance, change: Callable[[dict[str, Any]], None] = l
 
 def test_certificates_are_recomputed(two: Instance) -> None:
     """Tests that a bound by prices is confirmed exactly."""
-    verification = verify_result(find_certificate(two), two)
+    verification = verify_result(certified(two), two)
     assert verification.holds, verification.faults
     assert "the bound 6, recomputed exactly from its prices" in verification.confirmed
 
@@ -99,14 +99,14 @@ def test_certificates_are_recomputed(two: Instance) -> None:
 )
 def test_altered_certificates_are_refused(change: Callable[[Any], None], words: str, two: Instance) -> None:
     """Tests that a certificate that does not prove its bound is refused."""
-    verification = verify_result(find_certificate(two, change), two)
+    verification = verify_result(certified(two, change), two)
     assert any(words in fault for fault in verification.faults), verification.faults
 
 
 def test_negative_prices_are_no_certificate(two: Instance) -> None:
     """Tests that negative prices, which prove nothing, are refused when the file is read."""
     with pytest.raises(InputError, match="numerators"):
-        find_certificate(two, lambda c: c["prices"].update(numerators=[-1]))
+        certified(two, lambda c: c["prices"].update(numerators=[-1]))
 
 
 def test_invalid_schedules_may_be_told_as_such(two: Instance) -> None:
