@@ -43,8 +43,8 @@ EFFORT, BREATH = 250, 4_000_000
 #: Share of the time for tuning the gate where requests are many, and stretches of time with a patience each.
 TUNED, STRETCHES = 0.6, 30
 #: Where requests are few: how many kinds of list schedules are annealed as a whole, and the share of the time for that.
-#: Then windows of the best are: of so many requests, up to four times as many, with so many moves each, and so many
-#: windows where there is no time limit.
+#: Then windows of the best one are: requests of the smallest window (the largest has four times as many), moves in each
+#: window, and windows where there is no time limit.
 STARTS, TOGETHER, FEWEST, REPAIR, REPAIRS = 4, 0.5, 15, 5_000, 20
 #: How far beyond a window its moves are valued, in mean latencies.
 BEYOND = 1.0
