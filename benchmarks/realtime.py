@@ -1,6 +1,6 @@
 """Real time: the best schedule, every certified bound and the gap between them, with policies beside.
 
-    python benchmarks/realtime.py [--azure azure_llm_2023_conv.csv] [--only PREFIX ...]
+    python benchmarks/realtime.py [--azure azure_llm_2023_conv.csv] [--only PREFIX ...] [--small]
                                   [--output benchmarks/results/realtime.json]
 
 Sixteen instances: chats of 1,000 and 10,000 requests, 1 to 50 a second, on 2 x A100, and the Azure conversation trace,
@@ -9,6 +9,10 @@ Values are mean latencies [ms].
 
 Beside them stand those of an earlier prototype, whose chats may be other draws of the same family: there only the gaps
 compare.
+
+``--small`` measures eight instances of 5 to 8 requests instead, which ``serving-latency`` solves: every certified bound
+beside the linear relaxation of that program, by itself and with what a search over states knows, as shares of the
+optimum.
 
 Each row is measured in a process of its own and kept as it comes, with what went wrong where something did; one that
 was measured on the same sources is not measured again, so an interrupted run can be resumed. Rows of the trace are
@@ -29,14 +33,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from record import keep, kept, stamp
 
 import modelkit as mk
-from modelkit.instance import Instance
+from modelkit.backends import Limits, backend
+from modelkit.backends.standard_form import compile_model
+from modelkit.formulation.loading import load_formulation
+from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.problem import TOTAL_LATENCY_MS
 from modelkit.simulation.simulate import fitting_policies, policy_schedule
 from modelkit.solving.certified import Task
+from modelkit.solving.known import known_of
 from modelkit.solving.serving import ServingSearch
 from modelkit.sources.families import generate
 from modelkit.sources.traces import import_trace
@@ -154,6 +163,46 @@ def measured(row: Row, azure: Path | None, limit: float | None = None) -> dict[s
     }
 
 
+def small_instance(n: int, seed: int) -> Instance:
+    """Requests that delay each other: prompts take about as long as decoding; of odd seeds with half of the memory."""
+    rng = np.random.default_rng(1000 * n + seed)
+    prompt, output = rng.integers(4, 17, n), rng.integers(4, 10, n)
+    arrival = np.sort(rng.random(n)) * 50 * n / 6
+    memory = int(max((prompt + output).max(), (prompt + output).sum() // 2)) if seed % 2 else None
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=4, prefill_per_token_ms=0.5, decode_base_ms=3)
+    requests = [
+        Request(id=f"q{i}", arrival=round(float(a), 3) / 1000, prompt_tokens=int(s), output_tokens=int(o))
+        for i, (a, s, o) in enumerate(zip(arrival, prompt, output, strict=True))
+    ]
+    server = Server(kv_capacity_tokens=memory, clock=clock)
+    return Instance(name=f"small-{n}-{seed}", server=server, requests=tuple(requests))
+
+
+def measured_small(n: int, seed: int) -> dict[str, Any]:
+    """The optimum, every certified bound, and the linear relaxation with and without the windows of starts."""
+    instance, program = small_instance(n, seed), load_formulation("serving-latency")
+    result = mk.solve(instance, "serving-latency", threads=1)
+    best = result.objective.value
+    assert best is not None
+    bounds = {}
+    search = ServingSearch(Task(instance, TOTAL_LATENCY_MS, 10.0, 0.0, 0, lambda progress: None, time.perf_counter()))
+    search.run()
+    bounds |= {name: least for name, (least, _) in search.bounds.items()}
+    for name, known in (("LP", mk.Known(instance)), ("LP in windows", known_of(program, instance))):
+        form, _ = compile_model(program.instantiate(instance, known))
+        form.integer[:] = False
+        outcome, _ = backend("highs").solve_form(form, Limits(), {})  # type: ignore[attr-defined]
+        bounds[name] = outcome.bound
+    return {
+        "name": instance.name,
+        "requests": n,
+        "status": result.status,
+        "seconds": round(result.seconds.total, 1),
+        "optimum": round(best, 3),
+        "shares": {name: round(least / best, 3) for name, least in bounds.items()},
+    }
+
+
 def warm_up() -> None:
     """Compile what is compiled when it is first used."""
     mk.bound(generate("chat", requests=20, rate=5.0, server=A100), time_limit=2)
@@ -212,11 +261,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="rows whose name begins so")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="instead of 60 and 120 s, to try it")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--small", action="store_true", help="small instances that a program solves, instead")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row:
         (one,) = (row for row in ROWS if row.name == chosen.row)
         print(json.dumps(measured(one, chosen.azure, chosen.limit)))
+        return
+    if chosen.small:
+        small = [measured_small(n, seed) for n in (5, 6, 7, 8) for seed in (0, 1)]
+        print(*small, sep="\n")
+        keep({**kept(chosen.output), **stamp(), "small": small}, chosen.output)
+        if chosen.output == RESULTS:
+            subprocess.run([sys.executable, str(ROOT / "benchmarks" / "table.py")], check=True)
         return
     if chosen.azure is not None and not chosen.azure.is_file():
         print(f"{chosen.azure} is not there: rows of the trace are left out", file=sys.stderr)
