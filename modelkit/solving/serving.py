@@ -258,7 +258,7 @@ class ServingMethod(Method):
             return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
         known.append(run.judge_schedule("local-search", schedule))
-        if run.formulation.problem == SERVING.model and (starts := run.known.iteration_windows.starts):
+        if run.known.modelled is SERVING and (starts := run.known.iteration_windows.starts):
             ids = (r.id for r in run.instance.requests)
             schedule = schedule_from_iterations(run.instance, dict(zip(ids, starts, strict=True)))
             known.append(run.judge_schedule("local-search", schedule))
