@@ -17,7 +17,9 @@ from modelkit.problems.kv.local_search import (
     starts_of,
 )
 from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
+from modelkit.runtime.deadline import Deadline, within
 from modelkit.simulation.simulate import clairvoyant_schedule
+from modelkit.solving import candidates
 from modelkit.solving.candidates import SCOUTS, first_starts
 from modelkit.sources.families import generate
 
@@ -108,3 +110,12 @@ def test_refusals() -> None:
     )
     with pytest.raises(TooLargeError):
         first_starts(far)
+
+
+def test_a_policy_is_asked_on_large_instances_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that the search begins with the schedule of a policy where there are many requests and the time for it."""
+    instance = generate("chat", requests=30, kv_capacity=1000, seed=2)
+    monkeypatch.setattr(candidates, "MANY", 10)
+    assert list(candidates._scout(instance)) == [clairvoyant_schedule(instance, "svf")]
+    with within(Deadline(0.0)):
+        assert not list(candidates._scout(instance))

@@ -11,12 +11,14 @@ from modelkit.policies.hybrid import FollowPlan
 from modelkit.problems.kv.local_search import MANY, Ints, first_schedule
 from modelkit.problems.slots.search import EFFORT, TRIAL_SECONDS, Candidate, SlotSearch
 from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, StagePlan
+from modelkit.runtime.deadline import current
 from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.simulation.slots import StageSimulation
 
-#: Policies whose schedules are candidates for the KV-cache problem, on instances of up to MANY requests.
-SCOUTS = ("svf", "mc-sf", "mc-benchmark")
+#: Policies whose schedules are candidates for the KV-cache problem; on instances of more than MANY requests the first
+#: alone, where there are so many seconds left for each request.
+SCOUTS, SCOUTING = ("svf", "mc-sf", "mc-benchmark"), 1e-3
 #: What a policy takes in stages, for each request [s].
 REQUEST_SECONDS = 2e-4
 
@@ -34,7 +36,9 @@ def first_starts(instance: Instance) -> Ints:
 
 def _scout(instance: Instance) -> Iterator[Schedule]:
     """Each is simulated when it is asked for."""
-    for policy in SCOUTS if len(instance.requests) <= MANY else ():
+    n = len(instance.requests)
+    few = SCOUTS[:1] if current().left >= SCOUTING * n else ()
+    for policy in SCOUTS if n <= MANY else few:
         yield clairvoyant_schedule(instance, policy)
 
 
