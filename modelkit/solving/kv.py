@@ -13,7 +13,14 @@ from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import best_list_schedule
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS
 from modelkit.problems.kv.idle import Busy, busy
-from modelkit.problems.kv.local_search import improve_starts, latency, schedule_of, starts_of
+from modelkit.problems.kv.local_search import (
+    MANY,
+    first_schedule,
+    improve_starts,
+    latency,
+    schedule_of,
+    starts_of,
+)
 from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
 from modelkit.problems.kv.prices import Ascent, ascend
 from modelkit.problems.kv.relaxation import Floats, Ints
@@ -83,7 +90,9 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
     try:
         if (starts > instance.arrays.arrival).any():
             until = Deadline(search.share(PRICES_SHARE).at - CERTIFYING * len(starts))
-            ascent = ascend(instance, starts, deadline=until, listen=priced)
+            # where requests are many, prices rise sooner from a list schedule than from that of a policy
+            reference = starts if len(starts) <= MANY else first_schedule(instance)
+            ascent = ascend(instance, reference, deadline=until, listen=priced)
             prices = ascent.prices
         certificate = find_certificate(prices)
         least = float(certificate.value)
