@@ -106,13 +106,12 @@ def _portable(error: BaseException) -> ModelkitError | MemoryError:
 
 
 def _facts(formulation: Formulation) -> dict[str, Any]:
-    """All of a formulation but its functions, of which it says whether they are there; and its objective's doc."""
-    facts = {
+    """All of a formulation but its functions, of which it says whether they are there."""
+    return {
         field: True if callable(value) else value
         for field in Formulation.__dataclass_fields__
         if field != "in_full" and (value := getattr(formulation, field)) is not None
     }
-    return {**facts, "objective_doc": formulation.objective_doc if formulation.value else ""}
 
 
 def _die_with(parent: int) -> None:

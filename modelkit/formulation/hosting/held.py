@@ -16,7 +16,7 @@ from modelkit.backends.standard_form import CompiledModel, compile_model, load_s
 from modelkit.backends.worker import PackedSeparator
 from modelkit.errors import FormulationError, FormulationFailedError, FormulationLateError, ModelkitError
 from modelkit.formulation.formulation import Formulation
-from modelkit.formulation.hosting.host import Host, current_host, folders
+from modelkit.formulation.hosting.host import LEAST_TIMEOUT, Host, current_host, folders
 from modelkit.instance import Instance
 from modelkit.schedule import Schedule
 
@@ -28,7 +28,8 @@ _ASKED = ("needs", "data", "extract", "admissible", "value", "obstacles")
 class Tie:
     """Where a formulation lives: its file, and its number in the process that holds it, which changes when that dies.
 
-    ``failures`` are functions that ended their process: they are not asked twice.
+    ``failures`` are functions that ended their process: they are not asked twice. ``objective_doc`` is asked when it is
+    wanted, for that runs the file's ``build``; it is empty once that has failed.
     """
 
     path: Path
@@ -36,7 +37,7 @@ class Tie:
     host: Host | None = None
     number: int = 0
     failures: dict[tuple[Any, ...], ModelkitError] = field(default_factory=dict)
-    objective_doc: str = ""
+    objective_doc: str | None = None
 
     @property
     def owner(self) -> str:
@@ -93,7 +94,11 @@ class HeldFormulation(Formulation):
 
     def instantiate(self, instance: Instance, known: Any, *, within: float | None = None) -> CompiledModel:
         """See `Formulation.instantiate`; what is known so far goes along, and the rest is found over there."""
-        model: CompiledModel = self.apply(_built, instance, known, within=within)
+        try:
+            model: CompiledModel = self.apply(_built, instance, known, within=within)
+        except ModelkitError:
+            self.tie.objective_doc = ""
+            raise
         return model
 
     def set_start(self, model: CompiledModel, instance: Instance, schedule: Schedule) -> bool:
@@ -113,6 +118,11 @@ class HeldFormulation(Formulation):
     @property
     def objective_doc(self) -> str:
         """See `Formulation.objective_doc`."""
+        if self.tie.objective_doc is None:
+            try:
+                self.tie.objective_doc = str(self.apply(_objective_doc, within=LEAST_TIMEOUT))
+            except ModelkitError:
+                self.tie.objective_doc = ""
         return self.tie.objective_doc
 
     def abstract(self, kind: type[Any] | None = None) -> Any:
@@ -140,7 +150,6 @@ def held(path: Path) -> HeldFormulation:
 
         return refuse
 
-    tie.objective_doc = facts.pop("objective_doc")
     fields: dict[str, Any] = {k: elsewhere(k) if v is True else v for k, v in facts.items()}
     return HeldFormulation(**fields, tie=tie, in_full=True)
 
@@ -162,6 +171,10 @@ def _model(key: int) -> _Built:
     if key not in _models:
         raise FormulationFailedError("the process that held the model has ended, and the model is lost")
     return _models[key]
+
+
+def _objective_doc(formulation: Formulation) -> str:
+    return formulation.objective_doc
 
 
 def _built(formulation: Formulation, instance: Instance, known: Any) -> CompiledModel:
