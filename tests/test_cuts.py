@@ -111,8 +111,11 @@ def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliquePro
     return program, bound, np.array(solver.getSolution().col_value)
 
 
+NAMES = [name for name in sorted(TABLE) if "n12" in name or "n16" in name][:2]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in sorted(TABLE) if "n12" in name or "n16" in name][:2])
+@pytest.mark.parametrize("name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
 def test_known_schedules_survive(name: str, family: Family) -> None:
     """Tests the best schedules of hard instances against the rows found in a moment, which prove no more than that."""
     instance, row = mk.load(str(HARD / f"{name}.json")), TABLE[name]

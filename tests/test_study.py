@@ -384,6 +384,7 @@ def test_runs_that_fail_on_the_cluster_are_given_up(tmp_path: Path, monkeypatch:
     assert len(status(study, tmp_path / "kept").left) == 48
 
 
+@pytest.mark.slow
 def test_no_cluster(tmp_path: Path) -> None:
     """Tests the words for a cluster that is not there, or for Dask that is not."""
     with pytest.raises(UsageError, match=r"cannot reach the cluster|needs Dask"):
