@@ -10,8 +10,10 @@ import pytest
 
 from modelkit.certificate import Weights
 from modelkit.errors import InputError
+from modelkit.instance import Instance
 from modelkit.problems.slots.packing import pack, packing_bound, simple_bound
 from modelkit.sources.families import GSM8K_CLOCK, generate, slot_instance
+from modelkit.sources.families.drawing import Ints
 from modelkit.verify.certificates import certificate_faults
 from modelkit.verify.exact_bounds import certify_slots, recomputed_bound
 from modelkit.verify.slot_bound import slot_bound
@@ -23,6 +25,11 @@ def optimum(output: list[int], slots: int) -> int:
     for o in sorted(output, reverse=True):
         loads = {tuple(sorted((*c[:j], c[j] + o, *c[j + 1 :]))) for c in loads for j in range(slots)}
     return min(max(c) for c in loads)
+
+
+def _instance(slots: int, output: Ints) -> Instance:
+    ones = np.ones(len(output), dtype=np.int64)
+    return slot_instance("", "", "", slots=slots, clock=GSM8K_CLOCK, prompt=ones, output=output)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -55,7 +62,7 @@ def test_weights_prove_more_than_the_closed_form() -> None:
     output = np.array([7, 7, 7, 7, 7, 1])
     rounds, weights = packing_bound(output, 2)
     assert (simple_bound(output, 2), rounds, optimum(output.tolist(), 2)) == (18, 21, 21)
-    instance = slot_instance("", "", "", 2, GSM8K_CLOCK, np.ones(6, dtype=np.int64), output)
+    instance = _instance(2, output)
     certificate = certify_slots(instance, Weights(rounds=rounds, values=weights.tolist()))
     assert certificate.kind == "packing"
     assert (
@@ -79,6 +86,6 @@ def test_weights_are_always_accepted(seed: int) -> None:
     slots = int(rng.integers(2, 6))
     output = rng.integers(5, 16, int(rng.integers(slots + 1, 4 * slots)))
     rounds, weights = packing_bound(output, slots)
-    instance = slot_instance("", "", "", slots, GSM8K_CLOCK, np.ones(len(output), dtype=np.int64), output)
+    instance = _instance(slots, output)
     values = None if weights is None else Weights(rounds=rounds, values=weights.tolist())
     assert recomputed_bound(certify_slots(instance, values), instance) == slot_bound(instance, rounds)

@@ -152,10 +152,10 @@ def test_windows_end_where_all_start_together(mixed: bool, monkeypatch: pytest.M
     windows: list[int] = []
     anneal_window = searching.anneal_window
 
-    def counted(*arguments: Any) -> Plan:
+    def counted(*arguments: Any, **settings: Any) -> Plan:
         windows.append(len(arguments[2]))
         assert len(windows) <= 40
-        return anneal_window(*arguments)
+        return anneal_window(*arguments, **settings)
 
     monkeypatch.setattr(searching, "anneal_window", counted)
     best = min([plan, *annealed_windows(server, plan, Deadline())], key=lambda plan: plan.total)

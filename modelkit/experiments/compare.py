@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,6 +71,24 @@ class Known:
             if name not in own:
                 words = did_you_mean(name, own) or f"; they take {', '.join(sorted(own)) or 'none'}"
                 raise UsageError(f"none of the formulations compared has a parameter {name!r}{words}")
+
+
+class _Wanted(NamedTuple):
+    """What to run on each instance; the arguments of `compare` by the same names.
+
+    ``simulated`` are those that only policies take, ``limits`` those of every run.
+    """
+
+    known: Known
+    formulations: Sequence[str] | None
+    solvers: Sequence[str]
+    policies: Sequence[str] | None
+    bound: bool
+    objective: str | None
+    parameters: dict[str, Any]
+    simulated: dict[str, Any]
+    seeds: Sequence[int]
+    limits: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -153,12 +171,20 @@ def compare(
     loaded = _loaded(instances)
     known = Known(formulations or ())
     wanted = {instance.sha256: _metric(instance, objective) for _, instance in loaded} if objective else {}
-    plan = _plan(
-        loaded, Path(folder), known, None if formulations is None else known.names, solvers, policies, bound,
-        dict(parameters or {}), {name: value for name, value in simulated.items() if value}, objective,
-        {"time_limit": time_limit, "gap": gap, "command": command,
-         "threads": threads or max(1, cores() // (jobs or cores()))}, seeds,
+    runs = _Wanted(
+        known=known,
+        formulations=None if formulations is None else known.names,
+        solvers=solvers,
+        policies=policies,
+        bound=bound,
+        objective=objective,
+        parameters=dict(parameters or {}),
+        simulated={name: value for name, value in simulated.items() if value},
+        seeds=seeds,
+        limits={"time_limit": time_limit, "gap": gap, "command": command,
+                "threads": threads or max(1, cores() // (jobs or cores()))},
     )  # fmt: skip
+    plan = _plan(loaded, Path(folder), runs)
     by_path: dict[Path, Result] = {}
     interrupted = False
     try:
@@ -222,27 +248,12 @@ def safe_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)[:80].strip(".-")
 
 
-def _plan(
-    loaded: Sequence[tuple[str, Instance]],
-    folder: Path,
-    known: Known,
-    formulations: Sequence[str] | None,
-    solvers: Sequence[str],
-    policies: Sequence[str] | None,
-    bound: bool,
-    parameters: dict[str, Any],
-    simulated: dict[str, Any],
-    objective: str | None,
-    settings: dict[str, Any],
-    seeds: Sequence[int],
-) -> RunPlan:
-    _check_names(formulations, solvers, policies, simulated)
-    if formulations is not None:
-        known.check_parameters(parameters)
-    matrices = [
-        _matrix(instance, known, formulations, solvers, policies, bound, parameters, simulated)
-        for _, instance in loaded
-    ]
+def _plan(loaded: Sequence[tuple[str, Instance]], folder: Path, wanted: _Wanted) -> RunPlan:
+    _check_names(wanted)
+    known, objective = wanted.known, wanted.objective
+    if wanted.formulations is not None:
+        known.check_parameters(wanted.parameters)
+    matrices = [_matrix(instance, wanted) for _, instance in loaded]
     if not any(cells for cells, _ in matrices):
         reasons = "\n  ".join(reason for _, reasons in matrices for reason in reasons)
         raise UsageError(f"there is nothing to run\n  {reasons}")
@@ -257,48 +268,34 @@ def _plan(
         save_instance(instance, file)
         left_out += [f"{stem}: {reason}" for reason in refusals]
         for kind, name, solver in cells:
-            for seed in dict.fromkeys(seeds):
-                given = simulated if kind == "policy" else {"objective": objective} if objective else {}
-                taken = known.taken(parameters, name) if kind == "formulation" else {}
+            for seed in dict.fromkeys(wanted.seeds):
+                given = wanted.simulated if kind == "policy" else {"objective": objective} if objective else {}
+                taken = known.taken(wanted.parameters, name) if kind == "formulation" else {}
                 if kind == "formulation":
                     given = {"parameters": taken} if taken else {}
-                run = plan_run(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **settings)
-                mark = f"seed{seed}" if len(set(seeds)) > 1 else ""
+                run = plan_run(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **wanted.limits)
+                mark = f"seed{seed}" if len(set(wanted.seeds)) > 1 else ""
                 called = Path(name).stem.replace("_", "-") if name.endswith(".py") else split_file(name)[1]
                 parts = [stem, safe_name(called), values_in_a_name(taken), solver, mark]
                 tasks.append((run, folder / file_name(*parts, ending="result.json")))
     return RunPlan(dict(loaded), tuple(tasks), tuple(left_out))
 
 
-def _check_names(
-    formulations: Sequence[str] | None,
-    solvers: Sequence[str],
-    policies: Sequence[str] | None,
-    simulated: Mapping[str, Any],
-) -> None:
+def _check_names(wanted: _Wanted) -> None:
     """Names that do not exist are refused before anything runs; a broken file is a failure of its runs."""
     from modelkit.backends import backend
     from modelkit.policies import chosen_policy
     from modelkit.policies.predictions import predicted_lengths
 
-    for name in solvers if formulations is None or formulations else ():
+    for name in wanted.solvers if wanted.formulations is None or wanted.formulations else ():
         backend(name)
-    for name in policies or ():
+    for name in wanted.policies or ():
         chosen_policy(name)
-    if "predictions" in simulated:
-        predicted_lengths(np.ones(1, dtype=np.int64), simulated["predictions"], np.random.default_rng(0))
+    if "predictions" in wanted.simulated:
+        predicted_lengths(np.ones(1, dtype=np.int64), wanted.simulated["predictions"], np.random.default_rng(0))
 
 
-def _matrix(
-    instance: Instance,
-    known: Known,
-    formulations: Sequence[str] | None,
-    solvers: Sequence[str],
-    policies: Sequence[str] | None,
-    bound: bool,
-    parameters: dict[str, Any],
-    simulated: dict[str, Any],
-) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
+def _matrix(instance: Instance, wanted: _Wanted) -> tuple[list[tuple[Any, str, str | None]], list[str]]:
     """(kind, name, solver) of each run on an instance, and why others are left out."""
     from modelkit.policies import chosen_policy
     from modelkit.simulation.simulate import fitting_policies, limits_refusal
@@ -306,25 +303,26 @@ def _matrix(
 
     cells: list[tuple[Any, str, str | None]] = []
     reasons = []
-    wanted = list(formulations or ())
-    if formulations is None:
+    names, policies = list(wanted.formulations or ()), wanted.policies
+    if wanted.formulations is None:
         try:
-            wanted = [choose(instance, None, parameters)[0].name]
+            names = [choose(instance, None, wanted.parameters)[0].name]
         except UsageError as error:
-            reasons.append(str(error) if parameters else "no formulation takes it")
-    for name in dict.fromkeys(wanted):
-        formulation = known.find(name)
+            reasons.append(str(error) if wanted.parameters else "no formulation takes it")
+    for name in dict.fromkeys(names):
+        formulation = wanted.known.find(name)
         try:
-            why = formulation.refusal(formulation.with_parameters(instance, known.taken(parameters, name)))
+            taken = wanted.known.taken(wanted.parameters, name)
+            why = formulation.refusal(formulation.with_parameters(instance, taken))
         except (UsageError, FormulationFailedError) as error:  # it needs a parameter that is given nowhere, or fails
             reasons.append(str(error).replace("\n ", ";"))
             continue
         if why is None:
-            cells += [("formulation", name, solver) for solver in dict.fromkeys(solvers)]
+            cells += [("formulation", name, solver) for solver in dict.fromkeys(wanted.solvers)]
         else:
             reasons.append(f"formulation {name} does not take it: it {why}")
     fitting = fitting_policies(instance)
-    limits = BatchLimits(**{name: value for name, value in simulated.items() if name != "predictions"})
+    limits = BatchLimits(**{name: value for name, value in wanted.simulated.items() if name != "predictions"})
     if (why := limits_refusal(instance, limits)) is not None:
         fitting, policies = [], []
         reasons.append(f"policies do not run: {why}")
@@ -333,6 +331,6 @@ def _matrix(
             cells.append(("policy", name, None))
         else:
             reasons.append(f"policy {name} is not for its clock")
-    if bound:
+    if wanted.bound:
         cells.append(("bound", "bound", None))
     return cells, reasons

@@ -73,7 +73,8 @@ def simulate(
     limits = BatchLimits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
     entry, options = chosen_policy(policy)
-    schedule = _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+    predicted = _predictions(instance, predictions, seed)
+    schedule = _run(instance, entry, options, seed, predicted, limits=limits, slots_over_time=slots_over_time)
     share = load_of(instance, max_batch=max_batch, max_batch_tokens=max_batch_tokens, slots_over_time=slots_over_time)
     simulated = time.perf_counter()
     verdict = judge(instance, schedule)
@@ -109,7 +110,8 @@ def policy_schedule(
 ) -> Schedule:
     """The schedule that a policy makes; see `simulate`."""
     entry, options = chosen_policy(policy)
-    return _run(instance, entry, options, seed, _predictions(instance, predictions, seed), limits, slots_over_time)
+    predicted = _predictions(instance, predictions, seed)
+    return _run(instance, entry, options, seed, predicted, limits=limits, slots_over_time=slots_over_time)
 
 
 def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
@@ -146,6 +148,7 @@ def _run(
     options: dict[str, Any],
     seed: int,
     predicted: Predictions,
+    *,
     limits: BatchLimits | None,
     slots_over_time: Sequence[tuple[float, int]] | None,
 ) -> Schedule:

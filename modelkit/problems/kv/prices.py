@@ -185,13 +185,13 @@ def ascend(
             for refresh in range(REFRESHES):
                 if climbing.over:
                     break
-                windows = _windows(relaxation, prices, starts, hint, temperature, stride, apart)
+                windows = _windows(relaxation, prices, starts, hint, temperature, stride=stride, apart=apart)
                 sampled = windows.starts > FAR_TOO_MANY if sampled is None else sampled
                 chosen = _choose_requests(sizes, windows.starts, points) if sampled else np.arange(len(sizes))
                 all_of_them = len(chosen) == len(starts)
                 climbed, mean = _stage(
-                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, distance,
-                    iterations // REFRESHES if all_of_them else SAMPLE_ITERATIONS, climbing,
+                    relaxation.sample(chosen), prices, windows.sample(chosen), temperature, spacing=distance,
+                    iterations=iterations // REFRESHES if all_of_them else SAMPLE_ITERATIONS, deadline=climbing,
                 )  # fmt: skip
                 roughly = rough.bound(climbed, hint[some])[0]
                 if all_of_them or roughly >= known:
@@ -238,7 +238,7 @@ def _choose_requests(size: Ints, starts: int, most: int) -> Ints:
 
 
 def _windows(
-    relaxation: Relaxation, prices: Floats, known: Ints, hint: Ints, temperature: float, stride: int, apart: int
+    relaxation: Relaxation, prices: Floats, known: Ints, hint: Ints, temperature: float, *, stride: int, apart: int
 ) -> _Windows:
     """Windows around the starts that are not too expensive at these prices.
 
@@ -259,9 +259,15 @@ def _windows(
 
 
 def _stage(
-    relaxation: Relaxation, prices: Floats, windows: _Windows, temperature: float, spacing: int, iterations: int,
+    relaxation: Relaxation,
+    prices: Floats,
+    windows: _Windows,
+    temperature: float,
+    *,
+    spacing: int,
+    iterations: int,
     deadline: Deadline,
-) -> tuple[Floats, Floats]:  # fmt: skip
+) -> tuple[Floats, Floats]:
     """Ascent of the smooth bound at one temperature; the new prices and the mean starts there."""
     rounds = relaxation.rounds
     knots = (rounds - 1) // spacing + 2

@@ -178,7 +178,7 @@ def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     hot = HEAT * (plan.total - server.requests.arrival.sum()) / n
     copy_state(server.empty, server.begin)
     part = Part(np.argsort(plan.release, kind="stable"), n, math.inf, 0.0, 0.0)
-    yield from cooled(server, plan, part, hot, max(1, BREATH // (n * 20)), deadline)
+    yield from cooled(server, plan, part, deadline, hot=hot, breath=max(1, BREATH // (n * 20)))
 
 
 def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
@@ -203,7 +203,7 @@ def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Itera
         rest = order[server.first[order] < 0]
         free = min(len(rest), int(rng.integers(FEWEST, 4 * FEWEST)))
         horizon = float(plan.release[rest[free - 1]]) + BEYOND * latency
-        found = anneal_window(server, plan, rest, free, horizon, HEAT * latency, deadline, REPAIR)
+        found = anneal_window(server, plan, rest, deadline, free=free, horizon=horizon, hot=HEAT * latency, most=REPAIR)
         if found.total < plan.total:
             plan = found
             yield plan
@@ -223,7 +223,7 @@ class Part(NamedTuple):
 
 
 def cooled(
-    server: Server, plan: Plan, part: Part, hot: float, breath: int, deadline: Deadline, most: int | None = None
+    server: Server, plan: Plan, part: Part, deadline: Deadline, *, hot: float, breath: int, most: int | None = None
 ) -> Iterator[Plan]:
     """Anneal a part of a plan from the temperature ``hot`` [ms] down; plans with the best value of the part so far.
 
@@ -291,7 +291,8 @@ def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator
         rule = plan.rule._replace(gated_from=gated_from)
         plan = Plan(release, plan.rank, rule, plan.total)
         until = Deadline(deadline.at - whole * max(0.0, 1 - (window + 1) / windows)) if deadline.finite else deadline
-        found = anneal_window(server, plan, rest, free, gated_from + BEYOND * latency, HEAT * latency, until)
+        horizon = gated_from + BEYOND * latency
+        found = anneal_window(server, plan, rest, until, free=free, horizon=horizon, hot=HEAT * latency)
         if found.total < plan.total:
             plan = found
             yield plan
@@ -319,10 +320,11 @@ def anneal_window(
     server: Server,
     plan: Plan,
     rest: Ints,
+    deadline: Deadline,
+    *,
     free: int,
     horizon: float,
     hot: float,
-    deadline: Deadline,
     most: int | None = None,
 ) -> Plan:
     """Anneal the first ``free`` of the rest until the horizon, from the state ``server.begin``."""
@@ -342,5 +344,7 @@ def anneal_window(
     price = PRICE * float(state.sums[0]) if math.isfinite(horizon) else 0.0
     part = Part(order, free, horizon, pace, price)
     begun = replace(plan, total=run(pace, price))
-    *_, found = [begun, *cooled(server, begun, part, hot, max(1, BREATH // (len(order) * 40)), deadline, most)]
+    breath = max(1, BREATH // (len(order) * 40))
+    moved = cooled(server, begun, part, deadline, hot=hot, breath=breath, most=most)
+    *_, found = [begun, *moved]
     return server.plan(found.release, found.rank, found.rule)

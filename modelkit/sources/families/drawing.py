@@ -50,7 +50,7 @@ def poisson_times(rng: np.random.Generator, n: int, rate: float) -> npt.NDArray[
 
 
 def unit_instance(
-    name: str, source: str, description: str, capacity: int, arrival: Ints, prompt: Ints, output: Ints
+    name: str, source: str, description: str, *, capacity: int, arrival: Ints, prompt: Ints, output: Ints
 ) -> Instance:
     """Instance under the unit clock, from columns."""
     rows = zip(arrival.tolist(), prompt.tolist(), output.tolist(), strict=True)
@@ -71,6 +71,7 @@ def timed_instance(
     source: str,
     description: str,
     server: Server,
+    *,
     prompt: Ints,
     output: Ints,
     predicted: Ints | None = None,

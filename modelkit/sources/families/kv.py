@@ -62,10 +62,10 @@ def kv_synthetic(
         f"kv-synthetic-{arrivals}-n{len(arrival)}-m{capacity}-s{seed}",
         "family kv-synthetic",
         f"kv-synthetic, arrivals {arrivals}, seed {seed}",
-        capacity,
-        arrival,
-        prompt,
-        output,
+        capacity=capacity,
+        arrival=arrival,
+        prompt=prompt,
+        output=output,
     )
 
 
@@ -105,18 +105,18 @@ def chat(
             "family chat",
             f"chat, {rate:g} arrivals per second on {server}, seed {seed}",
             host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
-            prompt,
-            output,
+            prompt=prompt,
+            output=output,
             arrival=seconds,
         )
     return unit_instance(
         f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-s{seed}",
         "family chat",
         f"chat, {rate:g} arrivals per round, seed {seed}",
-        kv_capacity,
-        arrival,
-        prompt,
-        output,
+        capacity=kv_capacity,
+        arrival=arrival,
+        prompt=prompt,
+        output=output,
     )
 
 
@@ -178,16 +178,16 @@ def service_hour(
             "family service-hour",
             f"service-hour, {rate:g} requests/s on {server}, seed {seed}",
             host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
-            prompts,
-            outputs,
+            prompt=prompts,
+            output=outputs,
             arrival=seconds - seconds[0],
         )
     return unit_instance(
         f"service-hour-n{requests}-m{kv_capacity}-s{seed}",
         "family service-hour",
         f"service-hour, {rate:g} requests/s in rounds of {round_ms:g} ms, seed {seed}",
-        kv_capacity,
-        arrival,
-        prompts,
-        outputs,
+        capacity=kv_capacity,
+        arrival=arrival,
+        prompt=prompts,
+        output=outputs,
     )

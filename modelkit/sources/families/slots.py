@@ -30,6 +30,7 @@ def slot_instance(
     name: str,
     source: str,
     description: str,
+    *,
     slots: int,
     clock: LinearClock,
     prompt: Ints,
@@ -38,7 +39,7 @@ def slot_instance(
 ) -> Instance:
     """Instance of the slot problem: all requests known at 0."""
     server = Server(slots=slots, clock=clock)
-    return timed_instance(name, source, description, server, prompt, output, predicted)
+    return timed_instance(name, source, description, server, prompt=prompt, output=output, predicted=predicted)
 
 
 @family(
@@ -75,11 +76,11 @@ def gsm8k(
         f"gsm8k-n{requests}-j{slots}{law}{error}-s{seed}",
         "family gsm8k",
         f"gsm8k, outputs {output_law}, prediction error {prediction_error:g}, seed {seed}",
-        slots,
-        GSM8K_CLOCK,
-        prompt,
-        output,
-        predicted,
+        slots=slots,
+        clock=GSM8K_CLOCK,
+        prompt=prompt,
+        output=output,
+        predicted=predicted,
     )
 
 
@@ -107,8 +108,8 @@ def slot_synthetic(*, seed: int = 0, requests: int = 4, slots: int = 2, levels: 
         f"slot-synthetic-n{requests}-j{slots}{'-levels' if levels else ''}-s{seed}",
         "family slot-synthetic",
         f"slot-synthetic, seed {seed}",
-        slots,
-        LinearClock(kind="linear", decode_base_ms=float(tau), **prefill),
-        prompt,
-        output,
+        slots=slots,
+        clock=LinearClock(kind="linear", decode_base_ms=float(tau), **prefill),
+        prompt=prompt,
+        output=output,
     )

@@ -140,8 +140,8 @@ def lengths(
         + (f", arrivals {chosen.arrival} [{unit}]" if takes_arrivals else "")
         + (f", {len(found.no_output)} without output left out" if found.no_output else ""),
         host,
-        prompt[order],
-        output[order],
+        prompt=prompt[order],
+        output=output[order],
         arrival=arrival,
     )
     return Imported(instance, tuple(notes))
