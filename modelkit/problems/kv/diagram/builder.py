@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from modelkit.problems.kv.diagram import kernels
+from modelkit.problems.kv.diagram import kernels, merging_kernels
 from modelkit.problems.kv.diagram.diagram import Diagram, Ints, Reversed
-from modelkit.problems.kv.diagram.kernels import NextLayer, Older, Requests, Sets, States
+from modelkit.problems.kv.diagram.kernels import NextLayer, Older, Remembered, Requests, Round, Sets, States
+from modelkit.problems.kv.diagram.merging_kernels import Likeness
 
 #: Arcs that a layer may have at most, and sets of requests that start together.
 MOST_ARCS = 8_000_000
@@ -40,6 +41,10 @@ def _states(problem: Reversed, most: int) -> States:
     )
 
 
+def _first(states: States, many: int) -> States:
+    return States(*(array[:many] for array in states))
+
+
 class _Builder:
     """Layers put together.
 
@@ -53,7 +58,10 @@ class _Builder:
         self.problem, self.levels, self.level = problem, levels, 0
         self.state, self.next = _states(problem, MOST_STATES), _states(problem, MOST_STATES)
         self.state.costs[0], self.state.bounds[0] = int(multipliers.sum()), problem.bound
-        self.requests = Requests(problem.capacity, problem.load, problem.output, problem.twin, problem.reduced)
+        self.requests = Requests(
+            problem.capacity, problem.load, problem.output, problem.twin, problem.reduced,
+            problem.fixed - multipliers, problem.slope,
+        )  # fmt: skip
         self.table, self.groups = np.full(1 << 17, -1, np.int64), np.empty(1 << 20, np.int64)
         self.chain = np.zeros(MOST_STATES, np.int64)
         self.arc_to, self.arc_set = np.zeros(MOST_ARCS, np.int32), np.zeros(MOST_ARCS, np.int32)
@@ -76,6 +84,15 @@ class _Builder:
         """States of the current layer."""
         return self.layers[-1] - self.layers[-2]
 
+    @property
+    def current(self) -> States:
+        """States of the current layer."""
+        return _first(self.state, self.count)
+
+    def round(self, limit: int) -> Round:
+        """That of the current layer."""
+        return Round(self.layer, int(self.problem.prices[self.layer + 1]), limit)
+
     def next_layer(self) -> NextLayer:
         """What the next layer is made in, empty."""
         self.table[:] = -1
@@ -87,11 +104,11 @@ class _Builder:
 
     def dominated(self, fresh: int) -> Ints:
         """For each state of the next layer one that dominates it, or itself."""
-        profile, all_started, _, coarse, costs, _ = (array[:fresh] for array in self.next)
+        profile, all_started, _, coarse, costs, _ = _first(self.next, fresh)
         into = np.empty(fresh, dtype=np.int64)
         # in a first diagram all are of the same coarse node, and no request is remembered
         order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
-        kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
+        merging_kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
         return into
 
     def merge_dominated(self, fresh: int, arcs: int) -> int:
@@ -104,9 +121,9 @@ class _Builder:
         kept = into == np.arange(fresh)
         if kept.all():
             return fresh
-        profile, _, some_started, _, _, bounds = (array[:fresh] for array in self.next)
+        profile, _, some_started, _, _, bounds = _first(self.next, fresh)
         paid = np.empty(fresh, dtype=np.int64)
-        kernels.paid(profile, self.prices(self.layer + 1), fresh, paid)
+        merging_kernels.paid(profile, self.prices(self.layer + 1), paid)
         unpaid = bounds - paid
         np.minimum.at(unpaid, into, unpaid.copy())
         bounds[:] = unpaid + paid
@@ -160,25 +177,24 @@ class _Builder:
         count = self.count
         if width < 2:
             raise TooWideError
-        profile, all_started, some_started, coarse, costs, bounds = (array[:count] for array in self.state)
+        profile, all_started, some_started, _, costs, bounds = current = self.current
         paid, into, order = np.empty(count, np.int64), np.empty(count, np.int64), np.argsort(score, kind="stable")
         prices = self.prices(self.layer)
         self.level = max(0, self.level - 1)
         tries = [(alone, level) for alone in (width // 2, 0) for level in range(self.level, len(self.levels))]
         for alone, level in tries:
             grain, bits = self.levels[level]
-            groups = kernels.group(
-                profile, all_started, coarse, order, alone, width, grain, np.uint64(bits), into, self.groups, self.chain
-            )
+            alike = Likeness(alone, width, grain, np.uint64(bits))
+            groups = merging_kernels.group(current, order, alike, into, self.groups, self.chain)
             if groups >= 0:
                 break
         else:
             raise TooWideError
         self.level = level
-        kernels.paid(profile, prices, count, paid)
+        merging_kernels.paid(profile, prices, paid)
         unpaid = bounds - paid
-        kernels.merge(profile, all_started, some_started, costs, unpaid, into)
-        kernels.paid(profile, prices, count, paid)
+        merging_kernels.merge(profile, all_started, some_started, costs, unpaid, into)
+        merging_kernels.paid(profile, prices, paid)
         bounds[:] = unpaid + paid
         base = np.int32(self.layers[-2])
         self.to[-1], groups = self._renumbered(self.state, into, into == np.arange(count), self.to[-1] - base)
@@ -233,7 +249,6 @@ def first_diagram(
     """
     build = _Builder(problem, multipliers, [(grain, 0) for grain in GRAINS])
     sets, known = Sets(np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32)), 0
-    pure = problem.fixed - multipliers
     for k in range(problem.rounds + 1):
         if time.perf_counter() > deadline:
             raise TooWideError
@@ -242,9 +257,8 @@ def first_diagram(
         fresh, arcs = 0, 0
         while k < problem.rounds:
             fresh, arcs, known = kernels.expand(
-                k, build.requests, pure, problem.slope, int(problem.prices[k + 1]), limit, build.state, build.count,
-                build.next_layer(), sets, known,
-            )  # fmt: skip
+                build.round(limit), build.requests, build.current, build.next_layer(), sets, known
+            )
             if fresh >= 0 and arcs >= 0:
                 break
             build.narrow(build.count // 3, build.state.bounds[: build.count])
@@ -290,11 +304,12 @@ def refine(
     masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
     build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
     build.complete = old.complete
-    all_of_them, everyone = np.uint64(masks[0]), len(remembered) == len(problem.output)
+    everyone = len(remembered) == len(problem.output)
     set_cost = old.set_cost(problem, multipliers)
     to_go = old.costs_to_go(set_cost)
     older = Older(old.sets, old.first, old.arc_to, old.arc_set, set_cost, to_go)
     tail = np.minimum.accumulate(problem.reduced[:, ::-1], axis=1)[:, ::-1].copy()
+    known = Remembered(np.uint64(masks[0]), tail)
 
     def score(state: States, count: int) -> Any:
         return state.costs[:count] + to_go[state.coarse[:count]]
@@ -307,9 +322,8 @@ def refine(
         fresh, arcs = 0, 0
         while k < len(old.layers) - 2:
             fresh, arcs = kernels.refine(
-                k, build.requests, tail, older, int(problem.prices[k + 1]), limit, all_of_them, build.state,
-                build.count, build.next_layer(),
-            )  # fmt: skip
+                build.round(limit), build.requests, older, known, build.current, build.next_layer()
+            )
             if fresh >= 0 and arcs >= 0:
                 break
             build.narrow(build.count // 3, score(build.state, build.count))
@@ -320,7 +334,7 @@ def refine(
         if beam:
             fresh, arcs = build.keep_best(width, fresh, arcs, score(build.next, fresh))
         count = build.count
-        done = old.terminal[build.state.coarse[:count]] & (build.state.some_started[:count] == all_of_them)
+        done = old.terminal[build.state.coarse[:count]] & (build.state.some_started[:count] == known.bits)
         build.close_layer(fresh, arcs, done)
         if fresh == 0:
             break

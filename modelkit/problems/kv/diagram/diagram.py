@@ -18,6 +18,7 @@ import numpy.typing as npt
 from modelkit.instance import Instance
 from modelkit.problems.kv.diagram import kernels, path_kernels
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueBound
+from modelkit.problems.kv.diagram.path_kernels import Graph
 
 Ints = npt.NDArray[np.int64]
 
@@ -125,6 +126,11 @@ class Diagram:
     merged: int = 0  # states that others stand for
 
     @property
+    def graph(self) -> Graph:
+        """As the kernels see it."""
+        return Graph(self.layers, self.first, self.arc_to, self.arc_set, self.terminal)
+
+    @property
     def nodes(self) -> int:
         return int(self.layers[-1])
 
@@ -142,15 +148,13 @@ class Diagram:
     def costs_to_go(self, set_cost: Ints) -> Ints:
         """Cost of the cheapest path from each node to a terminal, shape [nodes]."""
         to_go = np.empty(self.nodes, dtype=np.int64)
-        path_kernels.costs_to_go(self.layers, self.first, self.arc_to, self.arc_set, self.terminal, set_cost, to_go)
+        path_kernels.costs_to_go(self.graph, set_cost, to_go)
         return to_go
 
     def cheapest_path(self, set_cost: Ints, to_go: Ints, n: int) -> tuple[Ints, Ints]:
         """How often the cheapest path starts each request, and when last; shapes [n]."""
         times, starts = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        path_kernels.cheapest_path(
-            self.layers, self.first, self.arc_to, self.arc_set, self.terminal, set_cost, self.sets, to_go, times, starts
-        )
+        path_kernels.cheapest_path(self.graph, set_cost, self.sets, to_go, times, starts)
         return times, starts
 
     def find_limit(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
@@ -164,26 +168,17 @@ class Diagram:
         to_go = self.costs_to_go(set_cost)
         limit = most
         if self.arcs > arcs:
-            through, come = np.empty(self.arcs, dtype=np.int64), np.empty(self.nodes, dtype=np.int64)
-            path_kernels.path_costs(self.layers, self.first, self.arc_to, self.arc_set, set_cost, to_go, come, through)
+            through = np.empty(self.arcs, dtype=np.int64)
+            path_kernels.path_costs(self.graph, set_cost, to_go, through)
             beyond = int(np.partition(through, arcs)[arcs]) + total
             limit = min(most, max(least, (beyond - 1) // SCALE))
         return limit, self.prune_to(set_cost, to_go, limit * SCALE - total)
 
     def prune_to(self, set_cost: Ints, to_go: Ints, limit: int) -> Diagram:
         """Without what lies on no path that costs at most ``limit``."""
-        layers, first = np.zeros_like(self.layers), np.zeros_like(self.first)
-        arc_to, arc_set, terminal = (
-            np.empty_like(self.arc_to),
-            np.empty_like(self.arc_set),
-            np.empty_like(self.terminal),
-        )
-        number, come = np.empty(self.nodes, dtype=np.int64), np.empty(self.nodes, dtype=np.int64)
-        nodes, arcs = path_kernels.prune(
-            self.layers, self.first, self.arc_to, self.arc_set, self.terminal, set_cost, to_go, limit, first, arc_to,
-            arc_set, terminal, layers, number, come,
-        )  # fmt: skip
+        left = Graph(*(np.zeros_like(array) for array in self.graph))
+        nodes, arcs = path_kernels.prune(self.graph, set_cost, to_go, limit, left)
         return Diagram(
-            layers, first[: nodes + 1].copy(), arc_to[:arcs].copy(), arc_set[:arcs].copy(), terminal[:nodes].copy(),
-            self.sets, self.complete, self.exact,
+            left.layers, left.first[: nodes + 1].copy(), left.arc_to[:arcs].copy(), left.arc_set[:arcs].copy(),
+            left.terminal[:nodes].copy(), self.sets, self.complete, self.exact,
         )  # fmt: skip

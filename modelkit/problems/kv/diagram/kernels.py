@@ -1,4 +1,4 @@
-"""Compiled kernels of the decision diagram: making a layer from the one before, domination, merging.
+"""Compiled kernels of the decision diagram: making a layer from the one before.
 
 All values are exact: costs are 64-bit integers in units of 1 / ``SCALE`` rounds.
 """
@@ -15,8 +15,9 @@ from modelkit.runtime.kernel import kernel
 NEVER = 1 << 60
 
 _ONE = np.uint64(1)
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_FNV = np.uint64(1099511628211)
+#: Multipliers of the hashes.
+MIX = np.uint64(0x9E3779B97F4A7C15)
+FNV = np.uint64(1099511628211)
 
 
 class States(NamedTuple):
@@ -53,13 +54,43 @@ class Sets(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """Arrays of `Reversed`, and the capacity."""
+    """Arrays of `Reversed`, the capacity, and what a start costs: ``fixed`` less multipliers, ``slope`` by round."""
 
     capacity: int
     load: Any
     output: Any
     twin: Any
     reduced: Any
+    fixed: Any
+    slope: int
+
+
+class Round(NamedTuple):
+    """The round of a layer, the price of memory in the next, and the value up to which ways are kept."""
+
+    k: int
+    price: int
+    limit: int
+
+
+class Way(NamedTuple):
+    """What leads to a state: see `States`; ``value`` is its cost."""
+
+    all_started: Any
+    some_started: Any
+    coarse: int
+    value: int
+    bound: int
+
+
+class Remembered(NamedTuple):
+    """Requests of which a refined diagram knows whether they have started, as bits.
+
+    ``tail[i, k]`` is the least reduced cost of request i from round k on.
+    """
+
+    bits: Any
+    tail: Any
 
 
 class Older(NamedTuple):
@@ -74,16 +105,15 @@ class Older(NamedTuple):
 
 
 @kernel
-def _place(
-    held: Any, begin: int, started: Any, maybe: Any, coarse: int, value: int, bound: int, layer: NextLayer, count: int
-) -> Any:  # fmt: skip
-    """Index of the state with this profile, mask and coarse node in the next layer; -1 when there is no room."""
+def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
+    """Index in the next layer of the state that holds this, a round later; -1 when there is no room."""
+    started, maybe, coarse, value, bound = way
     profile, all_started, some_started, coarse_node, values, bounds = layer.states
     table, chain = layer.table, layer.chain
     width = profile.shape[1]
-    x = (started * _MIX) ^ (np.uint64(coarse) * _FNV)
+    x = (started * MIX) ^ (np.uint64(coarse) * FNV)
     for t in range(width - 1):
-        x = (x ^ np.uint64(held[begin + t])) * _FNV
+        x = (x ^ np.uint64(held[1 + t])) * FNV
     x ^= x >> np.uint64(29)
     slot = np.int64(x & np.uint64(len(table) - 1))
     e = table[slot]
@@ -91,7 +121,7 @@ def _place(
         same = all_started[e] == started and some_started[e] == maybe and coarse_node[e] == coarse
         if same:
             for t in range(width - 1):
-                if profile[e, t] != held[begin + t]:
+                if profile[e, t] != held[1 + t]:
                     same = False
                     break
         if same:
@@ -102,7 +132,7 @@ def _place(
     if count >= len(values):
         return -1
     for t in range(width - 1):
-        profile[count, t] = held[begin + t]
+        profile[count, t] = held[1 + t]
     profile[count, width - 1] = 0
     all_started[count], some_started[count], coarse_node[count] = started, maybe, coarse
     values[count], bounds[count] = value, bound
@@ -114,7 +144,7 @@ def _place(
 @kernel
 def _set_number(mask: Any, sets: Sets, known: int) -> Any:
     """Number of a set of requests, which is added when it is new; -1 when there is no room."""
-    x = mask * _MIX
+    x = mask * MIX
     x ^= x >> np.uint64(31)
     slot = np.int64(x & np.uint64(len(sets.table) - 1))
     while sets.table[slot] >= 0:
@@ -130,9 +160,8 @@ def _set_number(mask: Any, sets: Sets, known: int) -> Any:
 
 @kernel
 def expand(
-    k: int, requests: Requests, pure: Any, unit: int, price: int, limit: int, state: States, count: int,
-    layer: NextLayer, sets: Sets, known: int,
-) -> tuple[int, int, int]:  # fmt: skip
+    now: Round, requests: Requests, state: States, layer: NextLayer, sets: Sets, known: int
+) -> tuple[int, int, int]:
     """The layer of round k + 1 from that of round k, by all sets of requests that may start at k.
 
     The value of a state is the bound ``L + reduced costs + price of the memory not used`` of the best way to
@@ -142,7 +171,8 @@ def expand(
     -------
     Numbers of new states (-1: no room), arcs (-1: no room) and sets.
     """
-    capacity, load, output, _, reduced = requests
+    k, price, limit = now
+    capacity, load, output, _, reduced, fixed, slope = requests
     _, _, _, first, arc_to, arc_set = layer
     n = len(output)
     profile, _, _, _, costs, values = state
@@ -151,7 +181,7 @@ def expand(
     bound = np.zeros(n + 1, np.int64)
     cost = np.zeros(n + 1, np.int64)
     member = np.zeros(n + 1, np.int64)
-    fresh, arcs = 0, 0
+    fresh, arcs, count = 0, 0, len(costs)
     for node in range(count):
         first[node] = arcs
         for t in range(width):
@@ -163,7 +193,7 @@ def expand(
         while True:
             value = bound[depth] + price * (capacity - held[depth, 0])
             if value <= limit:
-                new = _place(held[depth], 1, np.uint64(0), np.uint64(0), 0, cost[depth], value, layer, fresh)
+                new = _place(held[depth], Way(np.uint64(0), np.uint64(0), 0, cost[depth], value), layer, fresh)
                 number = _set_number(mask, sets, known)
                 if new < 0 or number < 0:
                     return -1, arcs, known
@@ -191,7 +221,7 @@ def expand(
                     for j in range(output[i]):
                         held[depth + 1, j] += load[i, j]
                     bound[depth + 1] = bound[depth] + reduced[i, k]
-                    cost[depth + 1] = cost[depth] + pure[i] + k * unit
+                    cost[depth + 1] = cost[depth] + fixed[i] + k * slope
                     depth += 1
                     member[depth] = i
                     mask |= _ONE << np.uint64(i)
@@ -211,27 +241,28 @@ def expand(
 
 @kernel
 def refine(
-    k: int, requests: Requests, tail: Any, older: Older, price: int, limit: int, remembered: Any, state: States,
-    count: int, layer: NextLayer,
-) -> tuple[int, int]:  # fmt: skip
+    now: Round, requests: Requests, older: Older, known: Remembered, state: States, layer: NextLayer
+) -> tuple[int, int]:
     """The layer of round k + 1 from that of round k, by the arcs that an older diagram has left.
 
     A state stands for one node of the older diagram. Its value is the cost of the best way to it; what exceeds
     ``limit`` together with the older diagram's cost to go is left out, and so is what does not fit, or starts a
-    request of ``remembered`` twice, or one before its twin with a smaller number.
+    request that is remembered twice, or one before its twin with a smaller number.
 
     Returns
     -------
     Numbers of new states (-1: no room) and arcs (-1: no room).
     """
-    capacity, load, output, twin, reduced = requests
+    k, price, limit = now
+    remembered, tail = known
+    capacity, load, output, twin, reduced, _, _ = requests
     sets, old_first, old_arc_to, old_arc_set, set_cost, to_go = older
     _, _, _, first, arc_to, arc_set = layer
     profile, all_started, some_started, coarse_node, values, bounds = state
     width = profile.shape[1]
     n = len(output)
     held = np.zeros(width, np.int64)
-    fresh, arcs = 0, 0
+    fresh, arcs, count = 0, 0, len(values)
     for node in range(count):
         first[node] = arcs
         old = coarse_node[node]
@@ -270,7 +301,8 @@ def refine(
                             break
             if not fits:
                 continue
-            new = _place(held, 1, all_started[node] | (mask & remembered), some, target, value, bound, layer, fresh)
+            way = Way(all_started[node] | (mask & remembered), some, target, value, bound)
+            new = _place(held, way, layer, fresh)
             if new < 0:
                 return -1, arcs
             if arcs >= len(arc_to):
@@ -280,121 +312,3 @@ def refine(
             arcs += 1
     first[count] = arcs
     return fresh, arcs
-
-
-@kernel
-def paid(profile: Any, prices: Any, count: int, out: Any) -> None:
-    """What the memory costs that each state holds already."""
-    for e in range(count):
-        out[e] = 0
-        for t in range(profile.shape[1]):
-            out[e] += profile[e, t] * prices[t]
-
-
-@kernel
-def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, into: Any) -> None:
-    """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
-
-    ``order`` sorts the states by the requests started, then by coarse node, then by cost; each is compared with at most
-    ``most`` of those that stay, of the same coarse node and with the same requests started.
-    """
-    width = profile.shape[1]
-    kept = np.empty(len(order), np.int64)
-    last = np.empty(len(order), np.int64)
-    volume = np.empty(len(order), np.int64)
-    many = 0
-    before = np.int64(-1)
-    for e in order:
-        if before >= 0 and (started[e] != started[before] or coarse[e] != coarse[before]):
-            many = 0
-        before = e
-        into[e] = e
-        end = width
-        while end > 0 and profile[e, end - 1] == 0:
-            end -= 1
-        total = 0
-        for t in range(end):
-            total += profile[e, t]
-        for c in range(min(many, most)):
-            if last[c] > end or volume[c] > total:
-                continue
-            d = kept[c]
-            less = True
-            for t in range(last[c]):
-                if profile[d, t] > profile[e, t]:
-                    less = False
-                    break
-            if less:
-                into[e] = d
-                # what was of use is tried sooner
-                h = c // 2
-                kept[c], kept[h] = kept[h], kept[c]
-                last[c], last[h] = last[h], last[c]
-                volume[c], volume[h] = volume[h], volume[c]
-                break
-        if into[e] == e:
-            kept[many], last[many], volume[many] = e, end, total
-            many += 1
-
-
-@kernel
-def group(
-    profile: Any, started: Any, coarse: Any, order: Any, alone: int, most: int, grain: int, bits: Any, into: Any,
-    table: Any, chain: Any,
-) -> Any:  # fmt: skip
-    """``into[e]``: the first state of e's group; returns the number of groups, or -1 when they are more than ``most``.
-
-    The first ``alone`` of ``order`` are groups of their own. The others share one when they stand for the same
-    coarse node, of the requests in ``bits`` the same have started, and the memory is the same in units of ``grain``
-    (0: whatever it is).
-    """
-    width = profile.shape[1]
-    table[:] = -1
-    groups = 0
-    for position in range(len(order)):
-        e = order[position]
-        into[e] = e
-        d = np.int64(-1)
-        slot = np.int64(0)
-        if position >= alone:
-            x = (np.uint64(coarse[e] + 1) * _MIX) ^ ((started[e] & bits) * _FNV)
-            if grain:
-                for t in range(width - 1):
-                    x = (x ^ np.uint64(profile[e, t] // grain)) * _FNV
-            x ^= x >> np.uint64(29)
-            slot = np.int64(x & np.uint64(len(table) - 1))
-            d = table[slot]
-            while d >= 0:
-                same = coarse[d] == coarse[e] and (started[d] & bits) == (started[e] & bits)
-                if grain:
-                    for t in range(width - 1):
-                        if not same:
-                            break
-                        same = profile[d, t] // grain == profile[e, t] // grain
-                if same:
-                    break
-                d = chain[d]
-        if d >= 0:
-            into[e] = d
-            continue
-        groups += 1
-        if groups > most:
-            return -1
-        if position >= alone:
-            chain[e] = table[slot]
-            table[slot] = e
-    return groups
-
-
-@kernel
-def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, unpaid: Any, into: Any) -> None:
-    """Let the first state of each group stand for all: it holds as little and costs as little as any of them."""
-    for e in range(len(into)):
-        d = into[e]
-        if d != e:
-            for t in range(profile.shape[1]):
-                profile[d, t] = min(profile[d, t], profile[e, t])
-            all_started[d] &= all_started[e]
-            some_started[d] |= some_started[e]
-            costs[d] = min(costs[d], costs[e])
-            unpaid[d] = min(unpaid[d], unpaid[e])

@@ -5,7 +5,7 @@ All values are exact: costs are 64-bit integers in units of 1 / ``SCALE`` rounds
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,20 @@ from modelkit.runtime.kernel import kernel
 _ONE = np.uint64(1)
 
 
+class Graph(NamedTuple):
+    """Arrays of `Diagram`."""
+
+    layers: Any
+    first: Any
+    arc_to: Any
+    arc_set: Any
+    terminal: Any
+
+
 @kernel
-def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any) -> None:
+def costs_to_go(graph: Graph, set_cost: Any, to_go: Any) -> None:
     """Cost of the cheapest path from each node to a terminal."""
+    layers, first, arc_to, arc_set, terminal = graph
     for k in range(len(layers) - 2, -1, -1):
         for v in range(layers[k], layers[k + 1]):
             low = 0 if terminal[v] else NEVER
@@ -30,11 +41,9 @@ def costs_to_go(layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: An
 
 
 @kernel
-def cheapest_path(
-    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, sets: Any, to_go: Any,
-    times: Any, starts: Any,
-) -> None:  # fmt: skip
+def cheapest_path(graph: Graph, set_cost: Any, sets: Any, to_go: Any, times: Any, starts: Any) -> None:
     """How often the cheapest path starts each request, and when last."""
+    _, first, arc_to, arc_set, terminal = graph
     times[:] = 0
     v = 0
     k = 0
@@ -57,13 +66,12 @@ def cheapest_path(
 
 
 @kernel
-def prune(
-    layers: Any, first: Any, arc_to: Any, arc_set: Any, terminal: Any, set_cost: Any, to_go: Any, limit: int,
-    new_first: Any, new_arc_to: Any, new_arc_set: Any, new_terminal: Any, new_layers: Any, number: Any, come: Any,
-) -> tuple[int, int]:  # fmt: skip
+def prune(graph: Graph, set_cost: Any, to_go: Any, limit: int, into: Graph) -> tuple[int, int]:
     """Copy what lies on paths that cost at most ``limit``; returns the numbers of nodes and arcs left."""
-    number[:] = -1
-    come[:] = NEVER
+    layers, first, arc_to, arc_set, terminal = graph
+    new_layers, new_first, new_arc_to, new_arc_set, new_terminal = into
+    number = np.full(len(terminal), -1, np.int64)
+    come = np.full(len(terminal), NEVER, np.int64)
     come[0] = 0
     for k in range(len(layers) - 1):
         for v in range(layers[k], layers[k + 1]):
@@ -100,11 +108,10 @@ def prune(
 
 
 @kernel
-def path_costs(
-    layers: Any, first: Any, arc_to: Any, arc_set: Any, set_cost: Any, to_go: Any, come: Any, through: Any
-) -> None:
+def path_costs(graph: Graph, set_cost: Any, to_go: Any, through: Any) -> None:
     """Cost of the cheapest path through each arc."""
-    come[:] = NEVER
+    layers, first, arc_to, arc_set, _ = graph
+    come = np.full(len(to_go), NEVER, np.int64)
     come[0] = 0
     for k in range(len(layers) - 1):
         for v in range(layers[k], layers[k + 1]):
