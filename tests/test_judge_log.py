@@ -64,6 +64,10 @@ def test_a_server_that_is_faster_than_its_law_is_no_success(bench: Path) -> None
     slow.write_text(json.dumps({"clock": CLOCK.model_dump(exclude_none=True) | {"decode_base_ms": 500.0}}))
     found = mk.judge_log(bench, server=str(slow), time_limit=2)
     assert found.contradicted
+    assert "(observed, as logged), less than" in found.sentence
+    assert "observed, as logged, less than" in found.markdown
+    assert "proven least" not in found.markdown
+    assert found.document()["bound"]["contradicted"]
     assert "the cost model or the limits are not those of the server" in found.sentence
     assert "does not explain the log" in found.verdict
     assert found.document()["law"]["decode_base_ms"] == 500
@@ -158,20 +162,21 @@ def test_logs_of_known_servers(tmp_path: Path, kind: int) -> None:
         assert len(untold) < 3, (kind, seed, untold)
 
 
-def test_cached_prompt_tokens_are_counted_and_left_out_of_the_law(tmp_path: Path) -> None:
-    """Tests that a server which takes 300 tokens of each prompt from its cache has the law of what it computes."""
-    clock = CLOCK.model_copy(update={"decode_per_kv_token_ms": 0.0})
-    instance, verdict = history(4, clock, n=60, max_batch=8)
+def test_cached_prompt_tokens_are_counted_and_left_out(tmp_path: Path) -> None:
+    """Tests that a server which takes most of each prompt from its cache is explained by what it computes."""
+    instance, verdict = history(4, CLOCK, n=60, max_batch=8)
     data = vllm_bench(instance, verdict)
-    data["input_lens"] = [n + 300 for n in data["input_lens"]]
+    computed = data["input_lens"]
+    data["input_lens"] = [n + 3000 for n in computed]
     path = tmp_path / "b.json"
-    path.write_text(json.dumps(data | {"cached_tokens": [300] * 60}))
+    path.write_text(json.dumps(data | {"cached_tokens": [3000] * 60}))
     found = mk.judge_log(path, max_batch=8, time_limit=1)
     assert found.law is not None
     assert found.law.clock.prefill_per_token_ms == pytest.approx(0.02, rel=1e-3)
-    assert found.log.left_out == {
-        "prompt tokens that were in the prefix cache: not in the fit, and computed anew in the instance": 18_000
-    }
+    assert found.log.left_out == {"prompt tokens that were in the prefix cache, left out of the prompts": 180_000}
+    assert [r.prompt_tokens for r in found.instance.requests] == computed
+    assert abs(found.off) < 0.01
+    assert found.least_ms <= found.observed_ms
     assert any("of the prompt tokens were in the prefix cache" in note for note in found.notes)
     path.write_text(json.dumps(data))
     plain = mk.import_log(path, max_batch=8)

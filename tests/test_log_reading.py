@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from log_files import Served, sglang_bench, write
+from log_files import EPOCH, Served, sglang_bench, write
 from log_histories import served
 
 import modelkit as mk
@@ -194,3 +195,81 @@ def test_what_cannot_be_recognised(tmp_path: Path) -> None:
     path.write_text("metadata:\n  version: 2\n  guidellm_version: 0.5\nbenchmarks:\n- config: {}\n")
     with pytest.raises(InputError, match="a result of GuideLLM as YAML; `guidellm run --output kind=json`"):
         recognised(path)
+
+
+@pytest.mark.parametrize("name", ["vllm-run", "sglang-metrics", "guidellm", "dynamo", "aiperf", "otel"])
+def test_moments_in_another_unit_are_refused(tmp_path: Path, name: str) -> None:
+    """Tests that times since 1970 that a format has in another unit are refused with their place."""
+    path = write(tmp_path, name, served(n=20))
+    text = path.read_text()
+    stem, factor = {"dynamo": ("request_received_ms", 1e-3), "aiperf": ("_ns", 1e-6), "otel": ("UnixNano", 1e-9)}.get(
+        name, ("_ts|_time|_start|_iteration|_end", 1e3)
+    )
+
+    def scaled(match: re.Match[str]) -> str:
+        moment = float(match[2]) + (EPOCH if name == "vllm-run" and float(match[2]) < EPOCH else 0.0)
+        return f"{match[1]}{moment * factor!r}"
+
+    path.write_text(re.sub(rf'("\w*(?:{stem})": "?)(\d[\d.]+)', scaled, text))
+    place = r"\$.benchmarks\[0\]" if name == "guidellm" else "line 1, "
+    with pytest.raises(InputError, match=rf"{place}.*allowed: a time in (s|ms|ns); this seems to be one in (s|ms) si"):
+        read_log(path, name)
+
+
+def test_times_of_no_server_are_refused(tmp_path: Path) -> None:
+    """Tests durations a thousand times too long or too short, and times on two clocks."""
+    path = write(tmp_path, "dynamo", served(n=20))
+    text = path.read_text()
+    for keys, factor, words in (
+        ("ttft_ms|total_time_ms", 1e3, r"a token takes 1\d\.\d s in the median"),
+        ("ttft_ms|total_time_ms", 1e-3, r"a token takes 1\.\d*e-05 s"),
+        ("ttft_ms", 1e-3, "a first token takes"),
+        ("total_time_ms", 1e-3, "20 of 20 requests have times out of order"),
+    ):
+        path.write_text(re.sub(rf'("(?:{keys})": )([\d.]+)', lambda m: f"{m[1]}{float(m[2]) * factor}", text))  # noqa: B023
+        with pytest.raises(InputError, match=words):
+            read_log(path)
+
+
+def test_more_cached_tokens_than_the_prompt_has(tmp_path: Path) -> None:
+    """Tests that they are refused with their place, and a list of them that is none or too short."""
+    path = write(tmp_path, "vllm-bench", served(n=20))
+    data = json.loads(path.read_text())
+    for cached, words in (
+        ([10**6] * 20, r"\$\[0\]: 1,000,000 cached tokens of a prompt"),
+        ([0] * 3, r"\$.cached_tokens: found a list of 3; allowed: a list of 20"),
+        ("x", r"\$.cached_tokens: found 'x'"),
+    ):
+        path.write_text(json.dumps(data | {"cached_tokens": cached}))
+        with pytest.raises(InputError, match=words):
+            read_log(path)
+
+
+def test_spans_that_are_no_lists_are_refused(tmp_path: Path) -> None:
+    """Tests that no request is lost where attributes or spans are not what they should be."""
+    path = write(tmp_path, "otel", served(n=20))
+    text = path.read_text()
+    for key, place in (
+        ("scopeSpans", r"resourceSpans\[0\].scopeSpans: found 3"),
+        ("spans", r"scopeSpans\[0\].spans: found 3"),
+        ("attributes", r"spans\[0\].attributes: found 3"),
+    ):
+        path.write_text(text.replace(f'"{key}": ', f'"{key}": 3, "x": ', 1))
+        with pytest.raises(InputError, match=rf"line 1, .*{place}; allowed: a list"):
+            read_log(path)
+
+
+def test_rows_with_more_or_fewer_cells_than_columns(tmp_path: Path) -> None:
+    """Tests that a row whose cells may stand under other columns is refused, and a quotation that does not end."""
+    path = write(tmp_path, "blis", served(n=20))
+    text = path.read_text()
+    for old, new, words in (
+        (",ok\n", "\n", "line 2: has fewer cells than there are columns"),
+        (",ok\n", ",ok,3\n", "line 2: has more cells than the 12 columns of line 1: '3'"),
+        (",ok\n", ',"ok\n', "line 21: no row of a table .*; is a quotation mark not closed"),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(InputError, match=words):
+            read_log(path)
+    path.write_text(text.replace(",ok\n", ",ok,\n"))
+    assert len(read_log(path).records) == 20

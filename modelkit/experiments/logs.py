@@ -113,8 +113,9 @@ class Judgement:
         """The answer in a sentence."""
         if self.contradicted:
             return (
-                f"The log shows a mean latency of {_s(self.observed_ms)}, less than the {_s(self.least_ms)} that no"
-                " schedule undercuts under this cost model: the cost model or the limits are not those of the server."
+                f"The log shows a mean latency of {_s(self.observed_ms)} ({AS_LOGGED}), less than the"
+                f" {_s(self.least_ms)} that no schedule undercuts under this cost model: the cost model or"
+                " the limits are not those of the server."
             )
         return (
             f"This server took {_s(self.observed_ms)} on average ({AS_LOGGED}); the best schedule found takes"
@@ -145,10 +146,17 @@ class Judgement:
     def markdown(self) -> str:
         """The answer in a line, to paste."""
         name = self.instance.name.replace("|", "-").replace("`", "")
-        return (
+        head = (
             f"`{name}`, {len(self.instance.requests):,} requests: mean latency **{_s(self.observed_ms)}** {AS_LOGGED},"
-            f" {_s(self.simulated.metrics['mean_latency_ms'])} simulated ({self.off:+.1%}), **{_s(self.best_ms)}** best"
-            f" schedule found, **{_s(self.least_ms)}** proven least (modelkit {VERSION})"
+        )
+        if self.contradicted:
+            return (
+                f"{head} less than the **{_s(self.least_ms)}** that no schedule undercuts under this cost model, which"
+                f" or whose limits are not those of the server (modelkit {VERSION})"
+            )
+        return (
+            f"{head} {_s(self.simulated.metrics['mean_latency_ms'])} simulated ({self.off:+.1%}),"
+            f" **{_s(self.best_ms)}** best schedule found, **{_s(self.least_ms)}** proven least (modelkit {VERSION})"
         )
 
     def document(self, certificate: str | None = None) -> dict[str, Any]:
@@ -170,6 +178,7 @@ class Judgement:
                 "mean_latency_ms": self.least_ms,
                 "kind": self.bound.certificate.kind,
                 "certificate": certificate,
+                "contradicted": self.contradicted,
             },
             "best": {"mean_latency_ms": self.best_ms, "producer": self.best.producer.name},
             "policies": {name: dict(result.metrics) for name, result in self.policies.items()},
@@ -264,20 +273,29 @@ def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
             f"the log does not say how many requests the engine takes at once: policies take {limits['max_batch']}, the"
             " most that it shows; the bound and the search have no limit (--max-batch gives one)"
         )
+    elif (running := most_at_once(log)) > instance.server.slots:
+        notes.append(
+            f"{running:,} requests were between first and last token at once, more than the {instance.server.slots}"
+            " that the engine takes: some were evicted, or the limit is not that of the server"
+        )
     if (most := log.engine.max_num_batched_tokens) is not None:
         limits |= {"max_batch_tokens": most * log.engine.engines, "chunked_prefill": True}
+        notes.append(
+            f"at most {limits['max_batch_tokens']:,} tokens an iteration in the policies; the search and the bound have"
+            " no such limit"
+        )
     else:
         notes.append("the log does not say how many tokens an iteration takes: no limit (--max-batch-tokens gives one)")
     if instance.server.kv_capacity_tokens is None:
         notes.append(
-            f"the log does not say how many tokens the KV cache holds: no limit; it held {held_at_once(log):,} or more"
-            " (--kv-capacity gives it)"
+            f"the log does not say how many tokens the KV cache holds: no limit; requests in progress needed"
+            f" {held_at_once(log):,} or more at once (--kv-capacity gives it)"
         )
     if (cached := sum(min(record.cached, record.prompt) for record in log.records)) > 0:
         share = cached / sum(record.prompt for record in log.records)
         notes.append(
-            f"{share:.0%} of the prompt tokens were in the prefix cache: the fit leaves them out, the policies and the"
-            " bound are those of a server that computes them anew"
+            f"{share:.0%} of the prompt tokens were in the prefix cache: policies and bound are those of a server that"
+            " has the same ones there; the memory that they take is not counted"
         )
     if log.engine.engines > 1:
         notes.append(f"{log.engine.engines} engines are treated as one with their combined limits")

@@ -82,7 +82,7 @@ class Table:
         head = next(lines, "")
         self.is_json = head.lstrip()[:1] in ("{", "[")
         marks = [mark for mark in ";\t" if mark in head and "," not in head]
-        self._reader = csv.DictReader(chain([head], lines), delimiter=marks[0] if marks else ",")
+        self._reader = csv.DictReader(chain([head], lines), delimiter=marks[0] if marks else ",", strict=True)
         try:
             self.columns: Sequence[str] = [(name or "").strip() for name in self._reader.fieldnames or ()]
         except csv.Error as error:
@@ -105,12 +105,17 @@ class Table:
             raise InputError(self.where, missing)
 
     def rows(self) -> Iterator[Row]:
-        """Its rows."""
+        """Its rows; one with more cells than there are columns is refused, for they may stand under others."""
         try:
             for row in self._reader:
+                more = [cell for cell in row.pop(None, ()) if cell.strip()]
+                if more:
+                    words = f"has more cells than the {len(self.columns)} columns of line 1: {shown(more[0])}"
+                    raise InputError(self.where, [Fault(f"line {self._reader.line_num}", words)])
                 yield Row(self._reader.line_num, row)
         except csv.Error as error:
-            raise InputError(self.where, [Fault(f"line {self._reader.line_num}", str(error))]) from None
+            words = f"no row of a table ({error}); is a quotation mark not closed?"
+            raise InputError(self.where, [Fault(f"line {self._reader.reader.line_num}", words)]) from None
 
 
 def _lines(path: str | os.PathLike[str], trace: bool) -> Iterator[str]:

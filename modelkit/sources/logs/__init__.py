@@ -99,6 +99,9 @@ class Window:
 
 
 _OUTSIDE = "requests outside of what is taken"
+_UNORDERED = "requests whose stamps are out of order, left out"
+#: Seconds that a token takes, in the median of a log; outside, its times are in another unit than its format has.
+_PACE = (1e-4, 5.0)
 
 
 def read_log(path: str | os.PathLike[str], format: str | None = None, window: Window | None = None) -> Log:
@@ -148,14 +151,17 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
         mask = _taken([math.nan if r.arrival is None else r.arrival for r in records], window)
         left_out[_OUTSIDE] += int((~mask).sum())
         records = [record for record, kept in zip(records, mask, strict=True) if kept]
+    if left_out[_UNORDERED] > len(records):
+        words = f"{left_out[_UNORDERED]:,} of {left_out[_UNORDERED] + len(records):,} requests have times out of order"
+        advice = "allowed: arrival, first and last token in this order, on one clock and in the unit of the format"
+        raise InputError(reading.where, [Fault("file", f"{words}; {advice}")])
     if not records:
         why = ", ".join(f"{n:,} {why}" for why, n in left_out.items())
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
+    _check_pace(reading.where, name, records)
     records = _ordered(records)
     if (cached := sum(record.cached for record in records)) > 0:
-        reading.ignored[
-            "prompt tokens that were in the prefix cache: not in the fit, and computed anew in the instance"
-        ] = cached
+        reading.ignored["prompt tokens that were in the prefix cache, left out of the prompts"] = cached
     if (sessions := sum(record.session is not None for record in records)) > 0:
         reading.ignored["requests of sessions, each taken as one of its own"] = sessions
     left_out = Counter({why: n for why, n in left_out.items() if n})
@@ -171,6 +177,9 @@ def _served(
             return
         why = _why_left_out(record, window)
         if why is None:
+            if record.cached > record.prompt:
+                words = f"{record.cached:,} cached tokens of a prompt of {record.prompt:,}; allowed: at most all of it"
+                reading.faults.append(Fault(record.place, words))
             yield record
         else:
             left_out[why] += 1
@@ -191,8 +200,22 @@ def _why_left_out(record: LogRecord, window: Window) -> str | None:
         assert record.first_token is not None
         assert record.last_token is not None
         if not record.arrival <= record.first_token <= record.last_token:
-            return "requests whose stamps are out of order, left out"
+            return _UNORDERED
     return None
+
+
+def _check_pace(where: str, format: str, records: list[LogRecord]) -> None:
+    """Refuse times that no server takes for a token, nor for the first."""
+    decoded = [r for r in records if r.stamped and r.output > 1]
+    for words, took in (
+        ("a token", [((r.last_token or 0.0) - (r.first_token or 0.0)) / (r.output - 1) for r in decoded]),
+        ("a first token", [(r.first_token or 0.0) - r.arrival for r in decoded if r.arrival is not None]),
+    ):
+        median = float(np.median(took)) if took else 0.0
+        if 0 < median < _PACE[0] or (words == "a token" and median > _PACE[1]):
+            found = f"{words} takes {median:.3g} s in the median of the requests, which no server does"
+            advice = f"the times are not in the unit of {format} (`modelkit list formats`)"
+            raise InputError(where, [Fault("file", f"{found}; {advice}")])
 
 
 def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:

@@ -49,6 +49,8 @@ def sglang_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 _LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors", "cached_tokens")
 #: Values of a result that are read.
 _VALUES = ("model_id", "request_rate", "max_concurrency")
+#: How much later than a client's own end of a request its last token may be [s].
+_CLIENT_S = 1e-3
 
 
 def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord]:
@@ -80,7 +82,7 @@ def _compact(key: str, value: Any) -> Any:
 
 def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[LogRecord]:
     """Requests of a result with one list a field."""
-    lists = {name: data.get(name) for name in ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")}
+    lists = {name: data.get(name) for name in _LISTS}
     n = len(lists["input_lens"]) if isinstance(lists["input_lens"], list) else 0
     for name, found in lists.items():
         if found is None and name not in ("input_lens", "output_lens"):
@@ -91,7 +93,6 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
             reading.faults.append(Fault(f"{place}.{name}", words))
     if reading.faults:
         return
-    cached = data.get("cached_tokens")
     model = data.get("model_id")
     at_once = str(data.get("request_rate")) == "inf" and data.get("max_concurrency") is None
     if data.get("start_times") is None and not at_once:
@@ -99,9 +100,8 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
         raise InputError(reading.where, [Fault(f"{place}.start_times", words)])
     for i in range(n):
         row = {name: found[i] for name, found in lists.items() if found is not None}
-        row["cached_tokens"] = cached[i] if isinstance(cached, list) and i < len(cached) else None
         fields = Fields(f"{place}[{i}]", row, reading)
-        start = 0.0 if data.get("start_times") is None else fields.number("start_times", needed=True)
+        start = 0.0 if data.get("start_times") is None else fields.moment("start_times", needed=True)
         failed = bool(row["errors"])
         output = fields.tokens("output_lens")
         gaps = _gaps(fields)
@@ -151,8 +151,8 @@ def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
                 return None
             return seconds(fields.number("metrics", name, "value"), scale[unit])
 
-        start = seconds(fields.number("metadata", "request_start_ns", needed=True), 1e9)
-        credit = seconds(fields.number("metadata", "credit_issued_ns"), 1e9)
+        start = fields.moment("metadata", "request_start_ns", per_second=1e9, needed=True)
+        credit = fields.moment("metadata", "credit_issued_ns", per_second=1e9)
         failed = bool(row.cells.get("error")) or fields.get("metadata", "was_cancelled") is True
         yield LogRecord(
             id=fields.text("metadata", "x_request_id") or f"r{row.line}",
@@ -214,17 +214,17 @@ def _guidellm_benchmark(stream: JsonStream, reading: Reading) -> Iterator[LogRec
 
 
 def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
-    start = fields.number("request_start_time", needed=not failed)
-    meant = fields.number("info", "timings", "targeted_start")
-    first = fields.number("info", "timings", "first_token_iteration")
-    last = fields.number("info", "timings", "last_token_iteration")
+    start = fields.moment("request_start_time", needed=not failed)
+    meant = fields.moment("info", "timings", "targeted_start")
+    first = fields.moment("info", "timings", "first_token_iteration")
+    last = fields.moment("info", "timings", "last_token_iteration")
     return LogRecord(
         id=fields.text("request_id") or name,
         arrival=start if meant is None else meant,
         prompt=fields.tokens("prompt_tokens", needed=not failed),
         output=fields.tokens("output_tokens", needed=False),
         first_token=after(start, fields.number("time_to_first_token_ms"), 1000) if first is None else first,
-        last_token=fields.number("request_end_time") if last is None else last,
+        last_token=fields.moment("request_end_time") if last is None else last,
         cached=fields.tokens("cached_tokens", needed=False),
         session=fields.text("info", "conversation_id") if fields.number("info", "turn_index") else None,
         failed=failed,
@@ -249,10 +249,13 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
         if times is not None and not (isinstance(times, list) and all(is_time(t) for t in times)):
             fields.fault((*answer, "output_token_times"), "a list of times")
             times = None
+        end = fields.moment("end_time")
+        if times and end is not None and times[-1] > end + _CLIENT_S:
+            fields.fault(("end_time",), f"not before the last of the token times, {times[-1]}")
         served = fields.get(*usage, "prompt_tokens") is not None
         yield LogRecord(
             id=f"r{row.line}",
-            arrival=fields.number("start_time", needed=True),
+            arrival=fields.moment("start_time", needed=True),
             prompt=fields.tokens(*usage, "prompt_tokens")
             if served
             else fields.tokens("info", "input_tokens", needed=not failed),
@@ -281,6 +284,8 @@ def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     warm_up = _blis_head(path, reading)
     for i, row in enumerate(rows):
         fields = Fields(row.place, row.cells, reading)
+        if None in row.cells.values():
+            reading.faults.append(Fault(row.place, "has fewer cells than there are columns"))
         status = fields.text("status")
         counted = fields.tokens("server_input_tokens", needed=False)
         if any(fields.number(f"{kind}_tokens") for kind in ("image", "audio", "video")):

@@ -56,11 +56,11 @@ class Equations(NamedTuple):
 class Stamps(NamedTuple):
     """Requests with stamps: tokens, and moments in ms, shape [n] each; times of all tokens, shape [n] of arrays.
 
+    ``prompt`` counts the tokens that were not in the prefix cache.
     ``exact``: these times are the log's, not laid out evenly.
     """
 
     prompt: Floats
-    processed: Floats
     output: Floats
     arrival: Floats
     first: Floats
@@ -90,8 +90,7 @@ def stamps_of(log: Log) -> Stamps:
 
     first, last = moments([r.first_token for r in found]), moments([r.last_token for r in found])
     return Stamps(
-        np.array([r.prompt for r in found], dtype=float),
-        np.array([max(0, r.prompt - r.cached) for r in found], dtype=float),
+        np.array([r.computed for r in found], dtype=float),
         np.array([r.output for r in found], dtype=float),
         moments([r.arrival for r in found]),
         first,
@@ -180,8 +179,8 @@ def by_iteration(stamps: Stamps, tolerance: float, chunk: float) -> Equations | 
 def _prompts(stamps: Stamps, tolerance: float, chunk: float) -> Prompts:
     """Iterations with prompts; those that split prompts only where all times of tokens are known."""
     if stamps.exact and math.isfinite(chunk):
-        return split_prompts(stamps.times, stamps.arrival, stamps.processed, tolerance, chunk)
-    return whole_prompts(stamps.first, stamps.processed, tolerance, chunk)
+        return split_prompts(stamps.times, stamps.arrival, stamps.prompt, tolerance, chunk)
+    return whole_prompts(stamps.first, stamps.prompt, tolerance, chunk)
 
 
 def alone(stamps: Stamps, tolerance: float, chunk: float) -> Equations:
@@ -190,7 +189,7 @@ def alone(stamps: Stamps, tolerance: float, chunk: float) -> Equations:
     arrival, first, last = stamps.arrival[order], stamps.first[order], stamps.last[order]
     before = np.concatenate([[-math.inf], np.maximum.accumulate(last)[:-1]])
     after = np.concatenate([arrival[1:], [math.inf]])
-    tokens = stamps.processed[order]
+    tokens = stamps.prompt[order]
     lone = (before < arrival - tolerance) & (after > first) & (tokens <= chunk) & (tokens > 0) & (first > arrival)
     if lone.sum() < ALONE:
         return Equations(np.zeros((0, len(COEFFICIENTS))), np.zeros(0))

@@ -122,7 +122,7 @@ def _requests(ids: list[str], arrivals: list[float], log: Log) -> Iterator[Reque
     """The requests; they share what pydantic keeps of the fields given, a third of what a million takes."""
     given: set[str] | None = None
     for name, arrival, record in zip(ids, arrivals, log.records, strict=True):
-        request = Request(id=name, arrival=float(arrival), prompt_tokens=record.prompt, output_tokens=record.output)
+        request = Request(id=name, arrival=float(arrival), prompt_tokens=record.computed, output_tokens=record.output)
         given = given or request.__pydantic_fields_set__
         object.__setattr__(request, "__pydantic_fields_set__", given)
         yield request
@@ -148,12 +148,12 @@ def observed_of(log: Log, instance: Instance) -> Observed | None:
 
 
 def held_at_once(log: Log) -> int:
-    """Tokens that the requests held at once by their stamps: the cache had room for them; 0 without stamps."""
+    """Tokens that requests between first and last token need at once, cached prompt tokens aside; 0 without stamps."""
     events = []
     for record in log.records:
         if record.stamped:
-            events.append((record.first_token or 0.0, record.prompt + 1))
-            events.append((record.last_token or 0.0, -record.prompt - 1))
+            events.append((record.first_token or 0.0, record.computed + 1))
+            events.append((record.last_token or 0.0, -record.computed - 1))
     held = most = 0
     for _, change in sorted(events):
         held += change

@@ -14,6 +14,10 @@ from modelkit.errors import Fault, shown
 
 #: Largest time that is read, in the unit of the file: nanoseconds since 1970 are below.
 _LATEST = 1e19
+#: Units of moments by how many make a second.
+_UNITS = {1.0: "s", 1e3: "ms", 1e6: "us", 1e9: "ns"}
+#: Seconds since 1970 of the years from 2001 to 2096, which no other clock and unit is near to.
+_SINCE_1970 = (1e9, 4e9)
 
 
 class LogRecord(NamedTuple):
@@ -44,6 +48,11 @@ class LogRecord(NamedTuple):
     def stamped(self) -> bool:
         """Whether the log says when its first and its last token came."""
         return self.first_token is not None and self.last_token is not None
+
+    @property
+    def computed(self) -> int:
+        """Prompt tokens that were not in the prefix cache; the last of a prompt never is."""
+        return max(1, self.prompt - self.cached)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,17 @@ class Fields:
             self.fault(path, "a finite number")
             return None
         return number
+
+    def moment(self, *path: str, per_second: float = 1.0, needed: bool = False) -> float | None:
+        """A moment [s] that stands there in a unit of which ``per_second`` make a second; None where there is none."""
+        value = self.number(*path, needed=needed)
+        if value is None:
+            return None
+        for scale, unit in _UNITS.items():
+            if scale != per_second and _SINCE_1970[0] <= value / scale < _SINCE_1970[1]:
+                self.fault(path, f"a time in {_UNITS[per_second]}; this seems to be one in {unit} since 1970")
+                return None
+        return value / per_second
 
     def tokens(self, *path: str, needed: bool = True) -> int:
         """A number of tokens, 0 or more, such as 374 or 374.0; 0 where there is none."""

@@ -11,7 +11,7 @@ from modelkit.errors import Fault, InputError, shown
 from modelkit.io import read_json
 from modelkit.io.tables import read_json_lines
 from modelkit.sources.logs import log_format
-from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after, seconds
+from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after
 
 Path_ = str | os.PathLike[str]
 
@@ -31,12 +31,12 @@ def vllm_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
         fields = Fields(row.place, row.cells, reading)
         yield LogRecord(
             id=fields.text("request_id") or f"r{row.line}",
-            arrival=fields.number("queued_ts", needed=True),
+            arrival=fields.moment("queued_ts", needed=True),
             prompt=fields.tokens("input_toks"),
             output=fields.tokens("output_toks"),
-            first_token=fields.number("first_token_ts"),
-            last_token=fields.number("last_token_ts"),
-            scheduled=fields.number("scheduled_ts"),
+            first_token=fields.moment("first_token_ts"),
+            last_token=fields.moment("last_token_ts"),
+            scheduled=fields.moment("scheduled_ts"),
             place=fields.place,
         )
 
@@ -75,16 +75,16 @@ def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """The first token leaves when the prefill is finished."""
     for row in read_json_lines(path, ("prompt_tokens", "completion_tokens", "request_received_ts")):
         fields = Fields(row.place, row.cells, reading)
-        finished = fields.number("request_finished_ts")
-        last = fields.number("response_sent_to_client_ts") if finished is None else finished
+        finished = fields.moment("request_finished_ts")
+        last = fields.moment("response_sent_to_client_ts") if finished is None else finished
         yield LogRecord(
             id=fields.text("id") or f"r{row.line}",
-            arrival=fields.number("request_received_ts", needed=True),
+            arrival=fields.moment("request_received_ts", needed=True),
             prompt=fields.tokens("prompt_tokens"),
             output=fields.tokens("completion_tokens"),
-            first_token=fields.number("prefill_finished_time"),
+            first_token=fields.moment("prefill_finished_time"),
             last_token=last,
-            scheduled=fields.number("forward_entry_time"),
+            scheduled=fields.moment("forward_entry_time"),
             cached=fields.tokens("cached_tokens", needed=False),
             place=fields.place,
         )
@@ -105,7 +105,7 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             reading.ignored["events that are no end of a request"] += 1
             continue
         fields = Fields(row.place, event, reading)
-        arrival = seconds(fields.number("request", "request_received_ms", needed=True), 1000)
+        arrival = fields.moment("request", "request_received_ms", per_second=1e3, needed=True)
         yield LogRecord(
             id=fields.text("request", "request_id") or f"r{row.line}",
             arrival=arrival,
@@ -131,12 +131,13 @@ def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     """Each line holds spans of resources and scopes; a request is a span that says how many tokens it used."""
     for row in read_json_lines(path, ("resourceSpans",)):
         for place, span in _spans(row.cells, row.place, reading):
-            values = {str(a.get("key")): _plain(a.get("value")) for a in _dicts(span.get("attributes"))}
+            attributes = _objects(span, "attributes", place, reading)
+            values = {str(a.get("key")): _plain(a.get("value")) for _, a in attributes}
             if "gen_ai.usage.prompt_tokens" not in values:
                 reading.ignored["spans that are no request"] += 1
                 continue
             fields = Fields(place, {**span, **values}, reading)
-            arrival = seconds(fields.number("startTimeUnixNano", needed=True), 1e9)
+            arrival = fields.moment("startTimeUnixNano", per_second=1e9, needed=True)
             yield LogRecord(
                 id=fields.text("gen_ai.request.id") or fields.text("spanId") or place,
                 arrival=arrival,
@@ -164,18 +165,24 @@ def _to_first_token(fields: Fields) -> float | None:
 
 def _spans(cells: Mapping[str, Any], place: str, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Spans of a line, each with its place."""
-    if not isinstance(cells.get("resourceSpans"), list):
-        reading.faults.append(
-            Fault(f"{place}, resourceSpans", f"found {shown(cells.get('resourceSpans'))}; allowed: a list")
-        )
-    for i, resource in enumerate(_dicts(cells.get("resourceSpans"))):
-        for j, scope in enumerate(_dicts(resource.get("scopeSpans"))):
-            for k, span in enumerate(_dicts(scope.get("spans"))):
-                yield f"{place}, resourceSpans[{i}].scopeSpans[{j}].spans[{k}]", span
+    for of_resource, resource in _objects(cells, "resourceSpans", f"{place}, ", reading):
+        for of_scope, scope in _objects(resource, "scopeSpans", of_resource, reading):
+            yield from _objects(scope, "spans", of_scope, reading)
 
 
-def _dicts(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+def _objects(
+    data: Mapping[str, Any], key: str, place: str, reading: Reading
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Objects of a list that stands there, each with its place; none where nothing does."""
+    found = data.get(key)
+    path = f"{place}{'' if place.endswith(' ') else '.'}{key}"
+    if found is not None and not isinstance(found, list):
+        reading.faults.append(Fault(path, f"found {shown(found)}; allowed: a list"))
+    for i, item in enumerate(found if isinstance(found, list) else []):
+        if isinstance(item, Mapping):
+            yield f"{path}[{i}]", item
+        else:
+            reading.faults.append(Fault(f"{path}[{i}]", f"found {shown(item)}; allowed: a JSON object"))
 
 
 def _plain(value: object) -> object:
