@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_faults_with_their_lines(tmp_path: Path) -> None:
         "line 4, iteration_ms", "line 5, kv_tokens_per_request", "line 5, iteration_ms",
     ]  # fmt: skip
     path.write_text(HEADER + "decode,1,0,1,5\n")
-    with pytest.raises(InputError, match="1 measured points are left"):
+    with pytest.raises(InputError, match="1 measured point left"):
         calibrate(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="has no column 'phase'"):
@@ -233,3 +234,51 @@ def test_the_command_says_the_base(tmp_path: Path, cli: Callable[..., Any]) -> N
     words = " ".join(cli("calibrate", str(path), "-o", str(clock)).out.split())
     assert "every iteration" not in words
     assert APART in words
+
+
+def _passes(n: int = 30) -> list[dict[str, Any]]:
+    """Forward passes of a known server, prompts in every third."""
+    rows = []
+    for i in range(n):
+        prompts, batch = int(i % 3 == 0), 1 + i % 7
+        ms = 10 + prompts * (5 + 0.05 * 100 * (1 + i % 4)) + 0.1 * batch
+        counts = {"num_prefill_requests": prompts, "sum_prefill_tokens": 100 * (1 + i % 4) * prompts,
+                  "num_decode_requests": batch, "sum_decode_kv_tokens": 0}  # fmt: skip
+        rows.append({"version": 1, "wall_time": ms / 1000, "scheduled_requests": counts})
+    return rows
+
+
+def test_what_no_cost_model_explains_is_refused(tmp_path: Path) -> None:
+    """Tests times in another unit, times without a law, a count that is missing."""
+    path = tmp_path / "passes.jsonl"
+
+    def refused(rows: list[dict[str, Any]], words: str) -> None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(InputError, match=words):
+            calibrate(path)
+
+    for factor in (1000, 1e-3):
+        refused([row | {"wall_time": row["wall_time"] * factor} for row in _passes()], "the times are in another unit")
+    noise = [row | {"wall_time": 10.0 ** (i % 5 - 4)} for i, row in enumerate(_passes())]
+    refused(noise, "no linear model explains these times: the best is .*% off on average; a model is used up to 50%")
+    rows = _passes()
+    del rows[3]["scheduled_requests"]["sum_prefill_tokens"]
+    refused(rows, "line 4, scheduled_requests, sum_prefill_tokens: is missing")
+    statistics = {"iterLatencyMS": 12, "inflightBatchingStats": {"numContextRequests": 1, "numGenRequests": 2}}
+    refused([statistics], "line 1, inflightBatchingStats, numCtxTokens: is missing")
+
+
+def test_lines_of_vllm_in_other_words(tmp_path: Path) -> None:
+    """Tests that seconds in place of milliseconds, and more of the KV cache than there is, are named by their line."""
+    path = tmp_path / "server.log"
+    line = (
+        "Iteration(1): 0 context requests, 0 context tokens, 2 generation requests, 2 generation tokens,"
+        " iteration elapsed time: {}, GPU KV cache usage: {}%\n"
+    )
+    for time, usage, words in (
+        ("0.011 s", "4.0", "line 1: found .*: names an iteration in other words"),
+        ("11.0 ms", "400.0", "line 1: found a KV cache usage of 400.0%; allowed: up to 100%"),
+    ):
+        path.write_text(line.format(time, usage))
+        with pytest.raises(InputError, match=words):
+            calibrate(path)

@@ -37,6 +37,7 @@ from modelkit.errors import Fault, InputError, did_you_mean, shown
 from modelkit.instance import LinearClock, whole
 from modelkit.io.tables import Row, read_csv
 from modelkit.sources.iterations import read_iterations
+from modelkit.text import count
 
 #: The coefficients, in the order of the columns of the least-squares problem.
 COEFFICIENTS = (
@@ -47,6 +48,12 @@ _ITERATIONS = ("phase", "batch_size", "prompt_tokens", "iteration_ms")
 _SPLITWISE = ("prompt_size", "batch_size", "token_size", "prompt_time", "token_time")
 #: A column that others come so near to, as a share of its length, is not told from them.
 SAME = 1e-3
+#: Median duration of iterations that only decode [ms]; outside, the times are in another unit than they should be.
+_PLAUSIBLE = (0.1, 10_000.0)
+#: Largest mean relative error of a cost model that is used.
+_WORST_MEAN = 0.5
+#: A coefficient below is the rounding of the solver's [ms].
+_DUST = 1e-9
 #: Columns that tell one server from another; a table with several values needs a choice.
 _SERVERS = ("model", "hardware", "tensor_parallel")
 
@@ -196,7 +203,9 @@ def _points(
 
 def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
     if len(points) < 2:
-        raise InputError(where, [Fault("file", f"{len(points)} measured points are left; a fit needs 2 or more")])
+        words = f"{count(len(points), 'measured point')} left; a fit needs 2 or more"
+        raise InputError(where, [Fault("file", words)])
+    _check_unit(where, points)
     from scipy.optimize import nnls
 
     terms = np.array([point.terms for point in points])
@@ -209,6 +218,9 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
     scaled, _ = nnls(terms / scale, measured)
     coefficients = scaled / scale
     fitted = terms @ coefficients
+    if (off := errors_of(measured, fitted).mape) > _WORST_MEAN:
+        words = f"no linear model explains these times: the best is {off:.0%} off on average"
+        raise InputError(where, [Fault("file", f"{words}; a model is used up to {_WORST_MEAN:.0%}")])
     untold = [name for j, name in enumerate(COEFFICIENTS) if apart_from_others(terms, j) < SAME]
     base_error = None
     if "base_ms" not in untold:
@@ -252,6 +264,14 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
     )
 
 
+def _check_unit(where: str, points: Sequence[_Point]) -> None:
+    """Refuse times that no iteration takes: then they are not in the unit that they should be in."""
+    median = float(np.median([p.ms for p in points if p.phase == "decode"] or [p.ms for p in points]))
+    if not _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
+        words = f"an iteration takes {median:.3g} ms in the median, which none does: the times are in another unit"
+        raise InputError(where, [Fault("file", words)])
+
+
 def apart_from_others(terms: Floats, j: int) -> float:
     """Share of the length of column ``j`` that no combination of the others explains; 0 for a column of zeros."""
     scaled = terms / np.where(terms.any(axis=0), np.linalg.norm(terms, axis=0), 1.0)
@@ -282,8 +302,8 @@ def errors_of(measured: Floats, fitted: Floats) -> Errors:
 
 
 def rounded(value: float) -> float:
-    """Five significant digits: more than the measurements have."""
-    return float(f"{value:.5g}")
+    """Five significant digits: more than the measurements have; 0 for what is below a picosecond."""
+    return float(f"{value:.5g}") if abs(value) >= _DUST else 0.0
 
 
 def _medians(points: Iterable[_Point]) -> list[_Point]:

@@ -150,7 +150,7 @@ def _kind(path: str | os.PathLike[str]) -> _Kind | None:
     if "iteration_ms" in head or "token_time" in head:
         return None
     for text in read_lines(path, most=MOST_TRACE_LINES, most_bytes=MOST_TRACE_BYTES):
-        if _VLLM.search(text):
+        if "Iteration(" in text and _VLLM_SAYS in text:
             return _Kind(_vllm_lines, ("engine",))
         if _TENSORRT.search(text):
             return _Kind(_tensorrt_lines)
@@ -210,7 +210,8 @@ def _forward_passes(path: str | os.PathLike[str], found: _Found) -> Iterator[_It
             found.faults.append(Fault(f"{place}, version", f"found {shown(version)}; allowed: 1"))
             continue
         scheduled = _Numbers(row.cells["scheduled_requests"], f"{place}, scheduled_requests", found)
-        prompts, tokens = scheduled.of("num_prefill_requests"), scheduled.of("sum_prefill_tokens")
+        prompts = scheduled.of("num_prefill_requests")
+        tokens = scheduled.known("sum_prefill_tokens", needed=prompts > 0) or 0.0
         decoding, kv = scheduled.of("num_decode_requests"), scheduled.known("sum_decode_kv_tokens")
         if (tokens and not prompts) or (kv and not decoding):
             words = "has tokens of no request; allowed: sums only beside their numbers of requests"
@@ -229,6 +230,7 @@ _VLLM = re.compile(
     r" (\d{1,12}) generation tokens, iteration elapsed time: (\d{1,12}(?:\.\d{1,12})?) ms"
     r"( \(dummy\))?(?:,? GPU KV cache usage: (\d{1,3}(?:\.\d{1,12})?)%)?"
 )
+_VLLM_SAYS = " context requests, "
 _VLLM_ENGINE = re.compile(r"Engine (\d{1,6}):|EngineCore_DP(\d{1,6})")
 _VLLM_CAPACITY = re.compile(r"GPU KV cache size: ([\d,]{1,16}) tokens")
 
@@ -252,6 +254,8 @@ def _vllm_lines(path: str | os.PathLike[str], found: _Found) -> Iterator[_Iterat
         if made != decoding:
             found.counted[_SPECULATIVE] += 1
         share = None if match[7] is None else float(match[7]) / 100
+        if share is not None and share > 1:
+            found.faults.append(Fault(f"line {line}", f"found a KV cache usage of {match[7]}%; allowed: up to 100%"))
         kv = None if share is None or found.capacity is None else share * found.capacity
         if kv is not None:
             found.said[
@@ -287,7 +291,10 @@ def _tensorrt_json(path: str | os.PathLike[str], found: _Found) -> Iterator[_Ite
         if of.of("numCtxKvTokens"):
             found.counted["iterations whose prompts read KV tokens, whose time is in prefill_per_token_ms"] += 1
         ms = _Numbers(row.cells, place, found).known("iterLatencyMS", needed=True) or 0.0
-        yield _Iteration(row, of.of("numContextRequests"), of.of("numCtxTokens"), of.of("numGenRequests"), kv, ms)
+        prompts, decoding = (of.known(key, needed=True) or 0.0 for key in ("numContextRequests", "numGenRequests"))
+        yield _Iteration(
+            row, prompts, of.known("numCtxTokens", needed=prompts > 0) or 0.0, decoding, kv, ms
+        )  # fmt: skip
 
 
 _TENSORRT = re.compile(
