@@ -16,7 +16,7 @@ from modelkit.problems.kv.local_search import (
     schedule_of,
     starts_of,
 )
-from modelkit.problems.kv.memory_profile import BLOCK, change, empty_profile, first_fit
+from modelkit.problems.kv.memory_profile import BLOCK, change, empty_memory, first_fit
 from modelkit.runtime.deadline import Deadline, within
 from modelkit.simulation.simulate import clairvoyant_schedule
 from modelkit.solving import candidates
@@ -69,14 +69,15 @@ def test_list_schedules_start_at_the_first_fit() -> None:
 
 def test_profile_changes_cancel() -> None:
     """Tests that adding and taking out leaves nothing, and that a limit is kept."""
-    held, least = empty_profile(100)
-    change(held, least, 10, 5, 50, 1)
+    memory = empty_memory(100, 60)
+    held, least, _ = memory
+    change(memory, 10, 5, 50, 1)
     assert held[11] == 6
     assert held[60] == 55
     assert least[1] == held[BLOCK : 2 * BLOCK].min()
-    assert first_fit(held, least, 0, 5, 50, 60, 40) == 40
-    assert first_fit(held, least, 0, 5, 50, 60, 90) == 60 - (60 - 55 - 5)
-    change(held, least, 10, 5, 50, -1)
+    assert first_fit(memory, 0, 5, 50, 40) == 40
+    assert first_fit(memory, 0, 5, 50, 90) == 60 - (60 - 55 - 5)
+    change(memory, 10, 5, 50, -1)
     assert not held.any()
     assert not least.any()
 

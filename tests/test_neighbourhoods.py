@@ -12,7 +12,7 @@ import modelkit as mk
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.kv.local_search import latency, schedule_of
-from modelkit.problems.kv.memory_profile import Memory, change, empty_profile, first_fit
+from modelkit.problems.kv.memory_profile import change, empty_memory, first_fit
 from modelkit.problems.kv.neighbourhoods import improve_windows, runs_few_at_once
 from modelkit.problems.kv.window_kernel import Window, resolve, room
 from modelkit.solving.candidates import first_starts
@@ -56,13 +56,14 @@ def test_windows_are_solved_exactly() -> None:
         if trial % 3 == 0:
             o[n // 2 :] = o[-1]
         a = rng.integers(0, 4, n)
-        held, least = empty_profile(200)
+        memory = empty_memory(200, capacity)
+        held = memory.held
         for i in range(m, n):
-            k = first_fit(held, least, int(a[i] + rng.integers(0, 4)), s[i], o[i], capacity, 90)
-            change(held, least, k, s[i], o[i], 1)
+            k = first_fit(memory, int(a[i] + rng.integers(0, 4)), s[i], o[i], 90)
+            change(memory, k, s[i], o[i], 1)
         before, end, best = held.copy(), int(o.sum()) + 12, np.zeros(m, dtype=np.int64)
         found, _, exact = resolve(
-            Window(np.arange(m), a[:m], s, o, end), Memory(held, least, capacity), 10**6, 10**6,
+            Window(np.arange(m), a[:m], s, o, end), memory, 10**6, 10**6,
             room(int(o.max()), m), best,
         )  # fmt: skip
         assert exact
@@ -71,8 +72,8 @@ def test_windows_are_solved_exactly() -> None:
         order = np.argsort(best, kind="stable")
         for i in order:
             assert best[i] >= a[i]
-            delayed += first_fit(held, least, a[i], s[i], o[i], capacity, end) < best[i]
-            change(held, least, best[i], s[i], o[i], 1)
+            delayed += first_fit(memory, a[i], s[i], o[i], end) < best[i]
+            change(memory, best[i], s[i], o[i], 1)
         assert held.max() <= capacity
     assert delayed  # starts later than the first fit were needed
 
@@ -80,16 +81,16 @@ def test_windows_are_solved_exactly() -> None:
 def test_limits_and_targets_of_a_window() -> None:
     """Tests that nothing as good as what is known is found, and that a limit of nodes is said to have been reached."""
     s, o = np.array([2, 1, 3]), np.array([5, 6, 4])
-    held, least = empty_profile(100)
+    memory = empty_memory(100, 8)
     best = np.zeros(3, dtype=np.int64)
-    arguments = Window(np.arange(3), np.zeros(3, dtype=np.int64), s, o, 40), Memory(held, least, 8)
+    arguments = Window(np.arange(3), np.zeros(3, dtype=np.int64), s, o, 40), memory
     found, visited, exact = resolve(*arguments, 1000, 10**6, room(6, 3), best)
     assert exact
     again = np.full(3, -1, dtype=np.int64)
     assert resolve(*arguments, found, 10**6, room(6, 3), again)[::2] == (found, True)
     assert (again == -1).all()
     assert resolve(*arguments, 1000, visited - 1, room(6, 3), again)[2] is False
-    assert not held.any()
+    assert not memory.held.any()
 
 
 def test_small_instances_are_solved(draw: Callable[..., Instance]) -> None:

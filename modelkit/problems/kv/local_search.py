@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from modelkit.errors import InterruptedWith, SolverError
 from modelkit.instance import Instance
-from modelkit.problems.kv.memory_profile import change, empty_profile, first_fit, link, place, unlink
+from modelkit.problems.kv.memory_profile import Memory, change, empty_memory, first_fit, link, place, unlink
 from modelkit.runtime.deadline import Deadline, current
 from modelkit.runtime.kernel import kernel
 from modelkit.schedule import Schedule, schedule_from_starts
@@ -112,19 +112,19 @@ def list_schedule(instance: Instance, key: npt.NDArray[Any]) -> Ints:
     capacity = instance.server.kv_capacity_tokens
     if capacity is None:
         return arrays.arrival.copy()
-    held, least = _profile(instance)
+    memory = _empty_memory(instance, capacity)
     starts = np.empty(len(arrays.output), dtype=np.int64)
-    place(np.argsort(key, kind="stable"), arrays.arrival, arrays.prompt, arrays.output, capacity, held, least, starts)
+    place(np.argsort(key, kind="stable"), arrays.arrival, arrays.prompt, arrays.output, memory, starts)
     return starts
 
 
-def _profile(instance: Instance) -> tuple[Ints, Ints]:
+def _empty_memory(instance: Instance, capacity: int) -> Memory:
     """An empty profile in which any list schedule ends: no request starts after all others have ended."""
     arrays = instance.arrays
     rounds = int(arrays.arrival.max()) + int(arrays.output.sum()) + 2
     if rounds > MOST_ROUNDS:
         raise TooLargeError(f"arrivals and outputs reach over {rounds:,} rounds; at most {MOST_ROUNDS:,}")
-    return empty_profile(rounds)
+    return empty_memory(rounds, capacity)
 
 
 def first_schedule(instance: Instance, candidates: Iterable[Schedule] = ()) -> Ints:
@@ -203,17 +203,17 @@ def improve_starts(
     if target is not None:
         least_sum = max(least_sum, int(np.ceil(target)) - int((arrays.output - arrays.arrival).sum()))
     # nothing is placed later than where it was, so the schedule never gets longer than this
-    held, least = empty_profile(int(starts.max()) + 4 * int(arrays.output.max()) + 2)
+    memory = empty_memory(int(starts.max()) + 4 * int(arrays.output.max()) + 2, capacity)
     last = int(starts.max()) + 2 * int(arrays.output.max())
     head = np.full(last + 1, -1, dtype=np.int64)
     following, previous = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     current, best = starts.copy(), starts.copy()
     for i in range(n):
-        change(held, least, current[i], arrays.prompt[i], arrays.output[i], 1)
+        change(memory, current[i], arrays.prompt[i], arrays.output[i], 1)
         link(i, current[i], head, following, previous)
     rng = np.random.default_rng(seed)
     weight = np.log(volumes(instance).astype(np.float64))
-    requests = _Requests(arrays.arrival, arrays.prompt, arrays.output, weight, capacity)
+    requests = _Requests(arrays.arrival, arrays.prompt, arrays.output, weight)
     by_start = _ByStart(head, following, previous)
     heat = HEAT * waiting * min(1.0, WARM / n)
     began = time.perf_counter()
@@ -227,10 +227,8 @@ def improve_starts(
             share = max(shares, default=0.5)
             if share >= 1 or (deadline is not None and deadline.over):
                 break
-            _search(
-                current, best, requests, _Profile(held, least), by_start, CHUNK, heat * (1 - share) ** 2, 0.1 * waiting,
-                OUT, rng,
-            )  # fmt: skip
+            walk = _Walk(CHUNK, heat * (1 - share) ** 2, 0.1 * waiting, OUT)
+            _search(_Starts(current, best), requests, memory, by_start, walk, rng)
             done += CHUNK
             if listen:
                 listen(latency(instance, best))
@@ -240,20 +238,28 @@ def improve_starts(
 
 
 class _Requests(NamedTuple):
-    """Arrays of shape [n], the logarithms of the volumes as ``weight``, and the capacity."""
+    """Arrays of shape [n]; ``weight`` are the logarithms of the volumes."""
 
     arrival: Any
     prompt: Any
     output: Any
     weight: Any
-    capacity: int
 
 
-class _Profile(NamedTuple):
-    """See `modelkit.problems.kv.memory_profile`."""
+class _Starts(NamedTuple):
+    """Those that the search is at, and the best so far, shape [n]."""
 
-    held: Any
-    least: Any
+    current: Any
+    best: Any
+
+
+class _Walk(NamedTuple):
+    """Steps to take, the temperature [round], how far starts are blurred [round], and requests moved at most."""
+
+    steps: int
+    temperature: float
+    blur: float
+    size: int
 
 
 class _ByStart(NamedTuple):
@@ -265,13 +271,11 @@ class _ByStart(NamedTuple):
 
 
 @kernel
-def _search(
-    starts: Any, best: Any, requests: _Requests, profile: _Profile, by_start: _ByStart, steps: int, temperature: float,
-    blur: float, size: int, rng: Any,
-) -> None:  # fmt: skip
-    """Take ``steps`` steps from ``starts``, which is changed, as are the profile and the lists; ``best`` is kept."""
-    arrival, prompt, output, weight, capacity = requests
-    held, least = profile
+def _search(schedules: _Starts, requests: _Requests, memory: Memory, by_start: _ByStart, walk: _Walk, rng: Any) -> None:
+    """Take steps from the current starts, which are changed, as are the profile and the lists; the best are kept."""
+    starts, best = schedules
+    arrival, prompt, output, weight = requests
+    steps, temperature, blur, size = walk
     head, following, previous = by_start
     n = len(starts)
     end = len(head) - 1
@@ -327,7 +331,7 @@ def _search(
             old[q] = starts[j]
             before += old[q]
             first = min(first, old[q])
-            change(held, least, old[q], prompt[j], output[j], -1)
+            change(memory, old[q], prompt[j], output[j], -1)
             unlink(j, old[q], head, following, previous)
         # and put back in another order
         mode = rng.random()
@@ -361,12 +365,12 @@ def _search(
             elif luck < 0.15:
                 k = max(k, old[q] - int(output[j] * rng.random()))
             limit = min(allowed - after - to_come + 1, end)
-            k = first_fit(held, least, k, prompt[j], output[j], capacity, limit)
+            k = first_fit(memory, k, prompt[j], output[j], limit)
             if k >= limit:
                 break
             after += k
             starts[j] = k
-            change(held, least, k, prompt[j], output[j], 1)
+            change(memory, k, prompt[j], output[j], 1)
             link(j, k, head, following, previous)
             placed += 1
         if placed == count:
@@ -377,12 +381,12 @@ def _search(
             continue
         for q in order[:placed]:
             j = out[q]
-            change(held, least, starts[j], prompt[j], output[j], -1)
+            change(memory, starts[j], prompt[j], output[j], -1)
             unlink(j, starts[j], head, following, previous)
         for q in range(count):
             j = out[q]
             starts[j] = old[q]
-            change(held, least, old[q], prompt[j], output[j], 1)
+            change(memory, old[q], prompt[j], output[j], 1)
             link(j, old[q], head, following, previous)
     if cost < best_cost:
         best[:] = starts

@@ -1,6 +1,6 @@
 """The tokens held in each round, and where one more request fits: compiled, changed request by request.
 
-Request i started at k holds s_i + t - k tokens in its rounds t = k + 1 .. k + o_i. A profile is two arrays:
+Request i started at k holds s_i + t - k tokens in its rounds t = k + 1 .. k + o_i. A profile has two arrays:
 ``held[t]``, and ``least[b]``, the least of ``held`` over the rounds of block b, by which whole blocks
 without room are passed over.
 """
@@ -28,15 +28,16 @@ class Memory(NamedTuple):
     capacity: int
 
 
-def empty_profile(rounds: int) -> tuple[Ints, Ints]:
-    """``held`` and ``least`` of an empty cache for at least this many rounds."""
+def empty_memory(rounds: int, capacity: int) -> Memory:
+    """An empty cache for at least this many rounds."""
     blocks = rounds // BLOCK + 2
-    return np.zeros(blocks * BLOCK, dtype=np.int64), np.zeros(blocks, dtype=np.int64)
+    return Memory(np.zeros(blocks * BLOCK, dtype=np.int64), np.zeros(blocks, dtype=np.int64), capacity)
 
 
 @kernel
-def change(held: Any, least: Any, k: int, s: int, o: int, sign: int) -> None:
+def change(memory: Memory, k: int, s: int, o: int, sign: int) -> None:
     """Add (``sign`` 1) or take out (-1) a request of prompt s and output o started at k. O(o)."""
+    held, least = memory.held, memory.least
     for t in range(k + 1, k + o + 1):
         held[t] += sign * (s + t - k)
     for b in range((k + 1) // BLOCK, (k + o) // BLOCK + 1):
@@ -47,12 +48,13 @@ def change(held: Any, least: Any, k: int, s: int, o: int, sign: int) -> None:
 
 
 @kernel
-def first_fit(held: Any, least: Any, k: int, s: int, o: int, capacity: int, limit: int) -> int:
+def first_fit(memory: Memory, k: int, s: int, o: int, limit: int) -> int:
     """First start from k on at which the request fits; ``limit`` when there is none before ``limit``.
 
     A start k is possible iff ``held[t] + s + t - k <= M`` for t = k+1 .. k+o; when it fails in round t,
     no start before ``t - (M - held[t] - s)`` is possible. O(o + rounds skipped / BLOCK) in the usual case.
     """
+    held, least, capacity = memory
     while k < limit:
         b = (k + 1) // BLOCK
         while least[b] > capacity - s - 1 and k < limit:
@@ -73,14 +75,12 @@ def first_fit(held: Any, least: Any, k: int, s: int, o: int, capacity: int, limi
 
 
 @kernel
-def place(
-    order: Any, arrival: Any, prompt: Any, output: Any, capacity: int, held: Any, least: Any, starts: Any
-) -> None:
+def place(order: Any, arrival: Any, prompt: Any, output: Any, memory: Memory, starts: Any) -> None:
     """List scheduling: each request in this order at the first start at which it fits beside those before."""
     for i in order:
-        k = first_fit(held, least, arrival[i], prompt[i], output[i], capacity, 1 << 60)
+        k = first_fit(memory, arrival[i], prompt[i], output[i], 1 << 60)
         starts[i] = k
-        change(held, least, k, prompt[i], output[i], 1)
+        change(memory, k, prompt[i], output[i], 1)
 
 
 @kernel

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance
 from modelkit.problems.kv.local_search import latency
-from modelkit.problems.kv.memory_profile import Memory, change, empty_profile, first_fit
+from modelkit.problems.kv.memory_profile import change, empty_memory, first_fit
 from modelkit.problems.kv.window_kernel import Window, resolve, room
 from modelkit.runtime.deadline import Deadline
 
@@ -124,14 +124,13 @@ class _MovableSchedule:
     def __init__(self, instance: Instance, starts: Ints, over: Callable[[], bool]) -> None:
         arrays = instance.arrays
         assert instance.server.kv_capacity_tokens is not None
-        self.capacity = instance.server.kv_capacity_tokens
         self.arrival, self.prompt, self.output = arrays.arrival, arrays.prompt, arrays.output
         self.over = over
         self.starts = starts.copy()
         longest = int(arrays.output.max())
         # a request that is listed anew fits after all others at the latest
         self.end = int(starts.max()) + (MOST_MOVED + 1) * longest
-        self.held, self.least = empty_profile(self.end + 2 * longest + 2)
+        self.memory = empty_memory(self.end + 2 * longest + 2, instance.server.kv_capacity_tokens)
         self.put(np.arange(len(starts)), 1)
         largest = max(map(max, REPAIRS))
         self.seen = room(longest, min(largest, len(starts)))
@@ -140,7 +139,7 @@ class _MovableSchedule:
 
     def put(self, requests: Ints, sign: int) -> None:
         for i in requests:
-            change(self.held, self.least, self.starts[i], self.prompt[i], self.output[i], sign)
+            change(self.memory, self.starts[i], self.prompt[i], self.output[i], sign)
 
     def restore(self, starts: Ints) -> None:
         moved = np.flatnonzero(starts != self.starts)
@@ -155,8 +154,7 @@ class _MovableSchedule:
         best = self.starts[freed]
         after, visited, exact = resolve(
             Window(freed, self.arrival[freed], self.prompt, self.output, self.end),
-            Memory(self.held, self.least, self.capacity),
-            before, NODES, self.seen, best,
+            self.memory, before, NODES, self.seen, best,
         )  # fmt: skip
         self.starts[freed] = best
         self.put(freed, 1)
@@ -194,9 +192,7 @@ class _MovableSchedule:
         first, last = int(self.starts[freed].min()), int(self.starts[freed].max())
         key = self.starts[freed] + rng.normal(size=moved) * (0.3 * (last - first) + 1)
         for i in freed[np.argsort(key, kind="stable")]:
-            k = first_fit(
-                self.held, self.least, self.arrival[i], self.prompt[i], self.output[i], self.capacity, self.end
-            )
+            k = first_fit(self.memory, self.arrival[i], self.prompt[i], self.output[i], self.end)
             self.starts[i] = k
             self.put(np.array([i]), 1)
         near = int(self.output.mean())

@@ -101,7 +101,7 @@ def resolve(
     Sum of the best starts, or ``allowed``; nodes; whether the search was exact.
     """
     freed, earliest, end = window.freed, window.earliest, window.end
-    held, least, capacity = memory.held, memory.least, memory.capacity
+    held, capacity = memory.held, memory.capacity
     count, seen_cost, seen_last, seen_number, seen_held = seen.kept, seen.cost, seen.last, seen.number, seen.held
     m = len(freed)
     width = seen_held.shape[2]
@@ -156,7 +156,7 @@ def resolve(
                     if mask >> i & 1:
                         continue
                     k = max(fits[above, i], last + 1 if i < number else last)
-                    k = first_fit(held, least, k, s[i], o[i], capacity, end)
+                    k = first_fit(memory, k, s[i], o[i], end)
                     fits[depth, i] = k
                     total += k
                     if k >= end or total >= allowed:
@@ -281,25 +281,25 @@ def resolve(
             if position[depth] < many[depth]:
                 next_start[depth] = fits[depth, turn[depth, position[depth]]]
         if found:
-            before = first_fit(held, least, max(k - 1, earliest[i]), s[i], o[i], capacity, k)
-            next_start[depth] = first_fit(held, least, k + 1, s[i], o[i], capacity, end)
+            before = first_fit(memory, max(k - 1, earliest[i]), s[i], o[i], k)
+            next_start[depth] = first_fit(memory, k + 1, s[i], o[i], end)
             depth += 1
             member[depth], start[depth], waits[depth] = i, k, before < k
-            change(held, least, k, s[i], o[i], 1)
+            change(memory, k, s[i], o[i], 1)
             cost += k
             mask |= 1 << i
             fresh = True
         else:
             if depth:
                 i = member[depth]
-                change(held, least, start[depth], s[i], o[i], -1)
+                change(memory, start[depth], s[i], o[i], -1)
                 cost -= start[depth]
                 mask ^= 1 << i
             depth -= 1
     exact = depth < 0
     while depth > 0:
         i = member[depth]
-        change(held, least, start[depth], s[i], o[i], -1)
+        change(memory, start[depth], s[i], o[i], -1)
         depth -= 1
     return allowed, visited, exact
 
