@@ -99,7 +99,8 @@ def test_three_exceed_iff_no_schedule_has_them(draw: Callable[..., Instance]) ->
             held = np.zeros(60, dtype=int)
             for i in range(3):
                 held[k[i] + 1 : k[i] + o[i] + 1] += s[i] + np.arange(1, o[i] + 1)
-            assert exceed(0, k[0], 1, k[1], 2, k[2], s, o, capacity) == bool((held > capacity).any()), (seed, k)
+            starts = Candidates(np.arange(3), np.array(k), s, o, capacity)
+            assert exceed(0, 1, 2, starts) == bool((held > capacity).any()), (seed, k)
 
 
 def relaxed(instance: Instance, families: tuple[Family, ...]) -> tuple[CliqueProgram, int, np.ndarray]:

@@ -15,7 +15,7 @@ import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
-from modelkit.problems.kv.cuts import conflict
+from modelkit.problems.kv.cuts import Candidates, conflict
 from modelkit.problems.kv.diagram import Search, refusal
 from modelkit.problems.kv.diagram.builder import first_diagram, refine
 from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
@@ -82,7 +82,8 @@ def test_conflicts_are_conflicts(draw: Callable[..., Instance]) -> None:
                 held = np.zeros(60, dtype=int)
                 held[k + 1 : k + o[0] + 1] += s[0] + np.arange(1, o[0] + 1)
                 held[j + 1 : j + o[1] + 1] += s[1] + np.arange(1, o[1] + 1)
-                assert conflict(0, k, 1, j, s, o, capacity) == bool((held > capacity).any()), (seed, k, j)
+                pair = Candidates(np.arange(2), np.array([k, j]), s, o, capacity)
+                assert conflict(0, 1, pair) == bool((held > capacity).any()), (seed, k, j)
 
 
 def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None:
@@ -104,9 +105,7 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
                 assert sum((i, k) in members for i, k in starts.items()) <= 1
             for a in clique:
                 for b in clique:
-                    assert conflict(
-                        of.request[a], of.start[a], of.request[b], of.start[b], of.prompt, of.output, of.capacity,
-                    )  # fmt: skip
+                    assert conflict(a, b, of)
     assert many > 50
 
 

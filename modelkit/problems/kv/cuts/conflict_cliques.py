@@ -23,40 +23,37 @@ from modelkit.runtime.kernel import kernel
 
 def conflict_cliques(of: Candidates, x: Floats, violation: float, most: int, turn: int = 0) -> list[Cut]:
     """Cliques grown greedily on the support: O(m^2) a clique with m starts in it."""
-    members, begin = _grown(of.request, of.start, x, of.prompt, of.output, of.capacity, violation, most, turn)
+    members, begin = _grown(of, x, violation, most, turn)
     return [ones(members[a:b]) for a, b in pairwise(begin)]
 
 
 @kernel
-def conflict(i: int, k: int, j: int, l: int, prompt: Any, output: Any, capacity: int) -> bool:  # noqa: E741
-    """Whether no schedule starts i at k and j at l."""
+def conflict(a: int, b: int, of: Candidates) -> bool:
+    """Whether no schedule has the starts of columns a and b."""
+    i, k, j, l = of.request[a], of.start[a], of.request[b], of.start[b]  # noqa: E741
     if i == j:
         return True
-    end = min(k + output[i], l + output[j])
+    end = min(k + of.output[i], l + of.output[j])
     if end <= k or end <= l:
         return False
-    return bool(prompt[i] + end - k + prompt[j] + end - l > capacity)
+    return bool(of.prompt[i] + end - k + of.prompt[j] + end - l > of.capacity)
 
 
 @kernel
-def _grown(
-    request: Any, start: Any, x: Any, prompt: Any, output: Any, capacity: int, violation: float, most: int, turn: int
-) -> Any:
+def _grown(of: Candidates, x: Any, violation: float, most: int, turn: int) -> Any:
     """Cliques that a fractional solution violates: grown greedily by the weight of the common neighbourhood.
 
     Each is then extended by all starts that conflict with every member, from the start ``turn`` on. Returns members and
     where those of each clique begin.
     """
-    columns = len(request)
+    columns = len(of.request)
     support = np.flatnonzero(x > 1e-7)
     m = len(support)
     weight = x[support]
     meets = np.zeros((m, m), np.bool_)
     for a in range(m):
         for b in range(a):
-            meets[a, b] = meets[b, a] = conflict(
-                request[support[a]], start[support[a]], request[support[b]], start[support[b]], prompt, output, capacity
-            )
+            meets[a, b] = meets[b, a] = conflict(support[a], support[b], of)
     members = [np.int64(0) for _ in range(0)]
     begin = [0]
     used = np.zeros(m, np.int64)
@@ -94,7 +91,7 @@ def _grown(
                 continue
             fits = True
             for v in whole:
-                if not conflict(request[c], start[c], request[v], start[v], prompt, output, capacity):
+                if not conflict(c, v, of):
                     fits = False
                     break
             if fits:

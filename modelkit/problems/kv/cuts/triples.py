@@ -14,7 +14,7 @@ among these.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,43 +26,47 @@ from modelkit.runtime.kernel import kernel
 SMALL = 1e-4
 
 
+class _Held(NamedTuple):
+    """Rounds of the starts of a support, and what they hold there: ``level + t`` in round t of ``capacity``."""
+
+    begin: Any
+    end: Any
+    level: Any
+    capacity: int
+
+
 def triples(of: Candidates, x: Floats, violation: float, most: int, turn: int = 0) -> list[Cut]:
     """Sets grown greedily on the support from each start of it: O(m^3) with m starts in it."""
     support = np.flatnonzero(x > SMALL)
-    members, begin = _grown(
-        support, of.request, of.start, x, of.prompt, of.output, of.capacity, violation, most, turn
-    )  # fmt: skip
+    members, begin = _grown(of, support, x, violation, most, turn)
     return [ones(members[a:b], 2) for a, b in pairwise(begin)]
 
 
 @kernel
-def exceed(i: int, a: int, j: int, b: int, h: int, c: int, prompt: Any, output: Any, capacity: int) -> bool:
-    """Whether no schedule starts i at a, j at b and h at c."""
-    if conflict(i, a, j, b, prompt, output, capacity) or conflict(i, a, h, c, prompt, output, capacity):
+def exceed(a: int, b: int, c: int, of: Candidates) -> bool:
+    """Whether no schedule has the starts of columns a, b and c."""
+    if conflict(a, b, of) or conflict(a, c, of) or conflict(b, c, of):
         return True
-    if conflict(j, b, h, c, prompt, output, capacity):
-        return True
-    end = min(a + output[i], b + output[j], c + output[h])
-    if end <= max(a, b, c):
+    prompt, output = of.prompt, of.output
+    i, j, h = of.request[a], of.request[b], of.request[c]
+    k, l, m = of.start[a], of.start[b], of.start[c]  # noqa: E741
+    end = min(k + output[i], l + output[j], m + output[h])
+    if end <= max(k, l, m):
         return False
-    return bool(prompt[i] + prompt[j] + prompt[h] + 3 * end - a - b - c > capacity)
+    return bool(prompt[i] + prompt[j] + prompt[h] + 3 * end - k - l - m > of.capacity)
 
 
 @kernel
-def _grown(
-    support: Any, request: Any, start: Any, x: Any, prompt: Any, output: Any, capacity: int, violation: float,
-    most: int, turn: int,
-) -> Any:  # fmt: skip
-    columns, m = len(request), len(support)
-    k, end = start[support], start[support] + output[request[support]]
-    level = prompt[request[support]] - k  # held in round t: level + t
+def _grown(of: Candidates, support: Any, x: Any, violation: float, most: int, turn: int) -> Any:
+    columns, m = len(of.request), len(support)
+    starts, who = of.start[support], of.request[support]
+    held = _Held(starts, starts + of.output[who], of.prompt[who] - starts, of.capacity)
+    k, end = held.begin, held.end
     weight = x[support]
     meets = np.zeros((m, m), np.bool_)
     for a in range(m):
         for b in range(a + 1):
-            meets[a, b] = meets[b, a] = conflict(
-                request[support[a]], start[support[a]], request[support[b]], start[support[b]], prompt, output, capacity
-            )
+            meets[a, b] = meets[b, a] = conflict(support[a], support[b], of)
     members = [np.int64(0) for _ in range(0)]
     begin = [0]
     used = np.zeros(m, np.bool_)
@@ -76,7 +80,7 @@ def _grown(
                 continue
             worth = weight[a] + weight[b]
             for c in range(m):
-                if meets[a, c] or meets[b, c] or _too_much(a, b, c, k, end, level, capacity):
+                if meets[a, c] or meets[b, c] or _too_much(a, b, c, held):
                     worth += weight[c]
             if worth > most_worth:
                 best, most_worth = b, worth
@@ -90,7 +94,7 @@ def _grown(
             for d, e in free:
                 if not fits:
                     break
-                fits = meets[c, d] or meets[c, e] or _too_much(c, d, e, k, end, level, capacity)
+                fits = meets[c, d] or meets[c, e] or _too_much(c, d, e, held)
             if fits:
                 free.extend([(c, d) for d in inner if not meets[c, d]])
                 inner.append(c)
@@ -109,12 +113,10 @@ def _grown(
             for d, e in apart:
                 if not fits:
                     break
-                fits = exceed(
-                    request[c], start[c], request[d], start[d], request[e], start[e], prompt, output, capacity
-                )
+                fits = exceed(c, d, e, of)
             if fits:
                 for d in whole:
-                    if not conflict(request[c], start[c], request[d], start[d], prompt, output, capacity):
+                    if not conflict(c, d, of):
                         apart.append((c, d))
                 whole.append(c)
                 inside[c] = True
@@ -126,7 +128,8 @@ def _grown(
 
 
 @kernel
-def _too_much(a: int, b: int, c: int, k: Any, end: Any, level: Any, capacity: int) -> bool:
+def _too_much(a: int, b: int, c: int, held: _Held) -> bool:
     """Whether three starts of the support are active in the round of the first of their ends and hold too much."""
+    k, end, level = held.begin, held.end, held.level
     t = min(end[a], end[b], end[c])
-    return bool(t > max(k[a], k[b], k[c]) and level[a] + level[b] + level[c] + 3 * t > capacity)
+    return bool(t > max(k[a], k[b], k[c]) and level[a] + level[b] + level[c] + 3 * t > held.capacity)
