@@ -273,3 +273,13 @@ def test_rows_with_more_or_fewer_cells_than_columns(tmp_path: Path) -> None:
             read_log(path)
     path.write_text(text.replace(",ok\n", ",ok,\n"))
     assert len(read_log(path).records) == 20
+
+
+@pytest.mark.parametrize("name", ["vllm-run", "inference-perf"])
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, name: str) -> None:
+    """Tests that of two values none is taken, in lines and in one list."""
+    path = write(tmp_path, name, served(n=20))
+    key = "request_id" if name == "vllm-run" else "end_time"
+    path.write_text(path.read_text().replace(f'"{key}"', f'"{key}": 0, "{key}"', 1))
+    with pytest.raises(InputError, match=f"line 1: the key '{key}' occurs twice in one object"):
+        read_log(path)

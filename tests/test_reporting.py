@@ -363,4 +363,4 @@ def test_many_requests_in_the_system_are_drawn_in_columns() -> None:
     assert figure is not None
     assert len(figure.panels[0].svg) < 60_000
     assert figure.table is not None
-    assert [row[0] for row in figure.table[1]] == ["proven least", "vllm-like"]
+    assert [row[0] for row in figure.table[1]] == ["proven least at each moment", "vllm-like"]

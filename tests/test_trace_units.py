@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.io import instances as reading_instances
-from modelkit.sources.traces import taking
+from modelkit.sources.traces import import_trace, taking
 
 SERVER = "llama2-70b-2xa100"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -293,3 +293,15 @@ def test_options_of_python_are_checked(read: Any) -> None:
     with pytest.raises(InputError) as caught:
         read("azure", AZURE, requests="5", skip=1.5, drop_oversized=1, time_unit="min")
     assert [fault.path for fault in caught.value.faults] == ["--requests", "--skip", "--drop-oversized", "--time-unit"]
+
+
+@pytest.mark.parametrize("factor", [10**3, 10**6])
+def test_nanoseconds_that_are_coarser_are_doubted(tmp_path: Path, factor: int) -> None:
+    """Tests that requests which come every microsecond are refused, with the unit that they may be in."""
+    path = tmp_path / "w.jsonl"
+    rows = [{"arrival_time_ns": i * 10**9 // factor, "input_toks": 100, "output_toks": 20} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unit = {10**3: "us", 10**6: "ms"}[factor]
+    with pytest.raises(InputError, match=rf"in {unit} one every 1 s; give the unit: --time-unit s or ms or us or ns"):
+        import_trace("servingsim", path)
+    assert import_trace("servingsim", path, time_unit=unit).requests[-1].arrival > 500

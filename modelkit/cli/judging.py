@@ -130,7 +130,7 @@ def _lines(found: Judgement) -> list[str]:
         errors = found.law.errors["decode"]
         rows.append(("error", f"{errors.mape:.2%} on average, of the decode times of {errors.points:,} requests"))
         if found.law.untold:
-            rows.append(("not told", f"to 2 %, each for itself: {_untold(found.law)}"))
+            rows.append(("not told", f"closer than 2 %: {_untold(found.law)}"))
     rows.append(("bound", f"{found.bound.certificate.kind}, certified, recomputed exactly"))
     return [*_wrapped(found.sentence), *_wrapped(found.verdict), "", *_table(found), "", *two_columns(rows)]
 
@@ -178,7 +178,10 @@ def _table(found: Judgement) -> list[str]:
     rows = [("[s], TPOT [ms]", list(TABLE.values()))]
     rows += [row(AS_LOGGED, found.observed.metrics), row(f"{ENGINE}, simulated", found.simulated.metrics)]
     rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
-    rows.append(row(f"best found ({found.best.producer.name})", found.best.metrics))
+    best = found.best.producer.name
+    if best in found.policies and found.best is not found.policies[best] and "max_batch_tokens" in found.limits:
+        best += ", any number of tokens an iteration"
+    rows.append(row(f"best found ({best})", found.best.metrics))
     rows.append(row("no schedule below", {"mean_latency_ms": found.least_ms}))
     return _aligned(rows)
 

@@ -14,7 +14,23 @@ from modelkit.io.files import MOST_TRACE_BYTES, read_pieces, where_of
 
 #: Longest value that is read whole [character].
 LONGEST_VALUE = 2**24
-_DECODER = json.JSONDecoder()
+
+
+class TwiceError(ValueError):
+    """A key occurs twice in an object."""
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(items)
+    if len(found) != len(items):
+        keys = [key for key, _ in items]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise TwiceError(f"the key {shown(twice)} occurs twice in one object")
+    return found
+
+
+#: Reads a value whose objects have each key once.
+DECODER = json.JSONDecoder(object_pairs_hook=_once)
 _BLANKS = re.compile(r"[ \t\n\r]*")
 #: Lists in lists that are passed over element by element; deeper ones are read whole.
 _PASSED_OVER = 3
@@ -70,9 +86,11 @@ class JsonStream:
         while True:
             reason, line = "", 0
             try:
-                found, end = _DECODER.raw_decode(self._text, self._at)
+                found, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 reason, line = error.msg, self._before + error.lineno
+            except TwiceError as error:
+                raise self.refused(str(error)) from None
             except (ValueError, RecursionError):
                 raise self.refused("not JSON: numbers too long or nested too deeply") from None
             if not reason and end < len(self._text):

@@ -14,7 +14,7 @@ from typing import Any
 from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, InputError, did_you_mean, shown
 from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, read_pieces, where_of
-from modelkit.io.json_stream import LONGEST_VALUE, JsonStream
+from modelkit.io.json_stream import DECODER, LONGEST_VALUE, JsonStream, TwiceError
 
 #: Pieces of blanks that a file may begin with.
 _BLANK_PIECES = 16
@@ -206,7 +206,9 @@ def _json_by_lines(where: str, pieces: Iterable[str]) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            yield Row(line, json.loads(text))
+            yield Row(line, DECODER.decode(text))
+        except TwiceError as error:
+            raise InputError(where, [Fault(f"line {line}", str(error))]) from None
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "numbers too long or nested too deeply"
             table = line == 1 and text.lstrip()[:1] not in ("{", "[") and any(mark in text for mark in ",;\t")

@@ -46,7 +46,7 @@ def present(scenes: Sequence[Scene], observation: Observation | None = None) -> 
     curves = [_curve(arrivals, e, last) for e in (least, *ends)]
     axis, per = time_axis(False, last)
     most = max(float(ys.max()) for _, ys in curves)
-    names = ["proven least", *labels]
+    names = ["proven least at each moment", *labels]
     means = [quantity("mean_ms", max(0.0, float(np.mean(e - arrivals)))) for e in (least, *ends)]
     alt = "Requests in the system over time. " + "; ".join(
         f"{name}: at most {ys.max():,.0f}, mean latency {mean}"

@@ -25,7 +25,14 @@ from modelkit.io.tables import Row
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of
 from modelkit.sources.traces.sessions import Turns, alone_on
-from modelkit.sources.traces.times import TICKS_PER_SECOND, is_number, ticks_of_number, ticks_of_stamp, unit_doubt
+from modelkit.sources.traces.times import (
+    TICKS_PER_SECOND,
+    TIME_UNITS,
+    is_number,
+    ticks_of_number,
+    ticks_of_stamp,
+    unit_doubt,
+)
 
 #: Length of a round without a server [ms].
 ROUND_MS = 55.0
@@ -186,10 +193,11 @@ def taken(
         extra |= {"prefix_block_tokens": reading.block, "prefix_hashes": [entry.blocks or [] for _, entry in kept]}
         share = _repeated([entry for _, entry in kept], reading.block or 1)
         words.append(f"{share:.0%} of the prompt tokens in repeated blocks")
-        notes.append(
-            f"shared prefixes are not modelled: {share:.0%} of the prompt tokens are in blocks that an earlier request"
-            " has too; extra.prefix_hashes keeps the hashes"
-        )
+        if share > 0:
+            notes.append(
+                f"shared prefixes are not modelled: {share:.0%} of the prompt tokens are in blocks that an earlier"
+                " request has too; extra.prefix_hashes keeps the hashes"
+            )
     if reading.conversations:
         notes.append("conversations are not modelled: every turn is a request of its own")
     if (followed := reading.turns.followed) > 0:
@@ -301,7 +309,8 @@ def _check_unit(where: str, name: str, entries: list[TraceEntry], reading: Readi
     doubt = unit_doubt(ticks, reading.unit, reading.fraction[2] if reading.fraction else None)
     if doubt is not None:
         place, column, _ = reading.fraction or (f"{reading.noun} {entries[0].line}", "times", None)
-        words = f"{name} counts {reading.unit}, but {doubt}; give the unit: --time-unit s or --time-unit ms"
+        units = "s or --time-unit ms" if reading.unit in ("s", "ms") else " or ".join(TIME_UNITS)
+        words = f"{name} counts {reading.unit}, but {doubt}; give the unit: --time-unit {units}"
         raise InputError(where, [Fault(f"{place}, {column}", words)])
 
 

@@ -92,15 +92,19 @@ def unit_doubt(ticks: Sequence[int], unit: str, fraction: object | None) -> str 
 
     Notes
     -----
-    Ten requests or more, of milliseconds three, whose mean gap no service has are doubted; so are milliseconds with
-    a fraction, unless they could not be seconds.
+    Ten requests or more, of a unit finer than seconds three, whose mean gap no service has are doubted; so are
+    milliseconds with a fraction, unless they could not be seconds.
     """
     span = (max(ticks) - min(ticks)) / TICKS_PER_SECOND if ticks else 0.0
     if not span:
         return None
     gap = span / (len(ticks) - 1)
-    if unit == "ms" and len(ticks) >= 3 and gap < SHORTEST_GAP:
-        return f"in ms they come one every {gap * 1000:.3g} ms, in seconds one every {gap * 1000:.3g} s"
+    coarser = list(TIME_UNITS)[: list(TIME_UNITS).index(unit)]
+    if coarser and len(ticks) >= 3 and gap < SHORTEST_GAP:
+        gaps = {other: gap * float(TIME_UNITS[other] / TIME_UNITS[unit]) for other in reversed(coarser)}
+        other = next((other for other, long in gaps.items() if long >= SHORTEST_GAP), "s")
+        words = "seconds" if other == "s" else other
+        return f"in {unit} they come one every {gap * 1000:.3g} ms, in {words} one every {gaps[other]:.3g} s"
     if unit == "ms" and fraction is not None and gap * 1000 <= LONGEST_GAP:
         return f"{shown(fraction)} is no whole number of ms, and may be seconds"
     finer = list(TIME_UNITS)[list(TIME_UNITS).index(unit) + 1 :]
