@@ -26,7 +26,7 @@ import modelkit as mk
 from modelkit.backends import Limits, Outcome, backend, engine
 from modelkit.backends.crew import SolverProcess
 from modelkit.backends.standard_form import StandardForm
-from modelkit.backends.watch import PATIENCE_SHARE, Watch, overrun
+from modelkit.backends.watch import STOPPING_SHARE, Watch, overrun
 from modelkit.backends.worker import Job, Report
 from modelkit.errors import ArgumentError, SolverError
 from modelkit.problems.kv.diagram import linear_program as cliques
@@ -470,7 +470,7 @@ def test_patience_fits_the_limit() -> None:
     """Tests that a solver that does not stop is ended within a tenth of the limit and two seconds, less a second."""
     for limit in (0.0, 0.5, 1.0, 10.0, 60.0, 120.0, 3600.0):
         limits = Limits(time_limit=limit)
-        assert overrun(limits) + overrun(limits, PATIENCE_SHARE) <= 0.1 * limit + 1.0
+        assert overrun(limits) + overrun(limits, STOPPING_SHARE) <= 0.1 * limit + 1.0
 
 
 def test_starting_a_process_counts() -> None:

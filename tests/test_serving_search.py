@@ -16,7 +16,7 @@ from modelkit.instance import Server as Machine
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
 from modelkit.problems.serving import search as searching
-from modelkit.problems.serving.search import MOVED, Plan, Server, annealed_windows, grid_plans, search_schedule, tuned
+from modelkit.problems.serving.search import MOVED, Plan, Server, anneal_windows, grid_plans, search_schedule, tune_gate
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving import serving as solving
@@ -111,13 +111,13 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 
 
 def test_tuning_keeps_what_gains() -> None:
-    """Tests that the gate's patience, tuned by stretches of time, gives better plans than one patience."""
+    """Tests that the gate's threshold, tuned by intervals of time, gives better plans than one threshold."""
     server = Server(chats(300, 10.0))
     best = min(grid_plans(server, Deadline()), key=lambda plan: plan.total)
-    plans = [best, *tuned(server, best, Deadline(), 0)]
+    plans = [best, *tune_gate(server, best, Deadline(), 0)]
     totals = [plan.total for plan in plans]
     assert totals == sorted(totals, reverse=True)
-    assert len(set(plans[-1].rule.patience)) > 1
+    assert len(set(plans[-1].rule.threshold)) > 1
     assert server.run(plans[-1]) == totals[-1]
 
 
@@ -129,7 +129,7 @@ def test_windows_keep_what_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     best = min(grid_plans(server, Deadline()), key=lambda plan: plan.total)
     totals = [best.total]
     plan = best
-    for plan in annealed_windows(server, best, Deadline()):
+    for plan in anneal_windows(server, best, Deadline()):
         totals.append(plan.total)
     assert totals == sorted(totals, reverse=True)
     assert len(totals) > 1
@@ -158,7 +158,7 @@ def test_windows_end_where_all_start_together(mixed: bool, monkeypatch: pytest.M
         return anneal_window(*arguments, **settings)
 
     monkeypatch.setattr(searching, "anneal_window", counted)
-    best = min([plan, *annealed_windows(server, plan, Deadline())], key=lambda plan: plan.total)
+    best = min([plan, *anneal_windows(server, plan, Deadline())], key=lambda plan: plan.total)
     assert np.all(np.diff(windows) < 0)
     assert judge(instance, server.schedule(best)).violations == ()
 

@@ -17,15 +17,15 @@ from modelkit.runtime.interrupts import Held, interrupts_held
 GRACE = 5.0
 #: With a limit, it has this many seconds and GRACE_SHARE of the limit.
 LEAST_GRACE = 0.3
-#: After it was asked to stop it has LEAST_GRACE and PATIENCE_SHARE. All that, and starting Python, is within
+#: After it was asked to stop it has LEAST_GRACE and STOPPING_SHARE. All that, and starting Python, is within
 #: limit / 10 + 2 s; where other programs keep the processors busy, solvers look at the clock late.
-GRACE_SHARE, PATIENCE_SHARE = 0.02, 0.05
+GRACE_SHARE, STOPPING_SHARE = 0.02, 0.05
 #: Share by which a number may differ from the recomputed one.
 ROUNDING = 1e-6
 
 
 def overrun(limits: Limits, share: float = GRACE_SHARE) -> float:
-    """Seconds that a solver has to stop by itself after its limit; with `PATIENCE_SHARE`, after it was asked to."""
+    """Seconds that a solver has to stop by itself after its limit; with `STOPPING_SHARE`, after it was asked to."""
     if limits.time_limit is None:
         return GRACE
     return min(GRACE, LEAST_GRACE + share * limits.time_limit)
@@ -194,8 +194,8 @@ class Watch:
     def ask_to_stop(self, why: str) -> None:
         self.stopping = why
         self.process.stop()
-        patience = GRACE if why == "interrupted" else overrun(self.job.limits, PATIENCE_SHARE)
-        self.deadline = time.monotonic() + patience
+        grace = GRACE if why == "interrupted" else overrun(self.job.limits, STOPPING_SHARE)
+        self.deadline = time.monotonic() + grace
 
     def cut_off(self) -> Outcome:
         self.process.process.kill()  # its lender tidies it up

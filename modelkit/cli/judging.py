@@ -132,10 +132,10 @@ def _lines(found: Judgement) -> list[str]:
         if found.law.untold:
             rows.append(("not told", f"closer than 2 %: {_untold(found.law)}"))
     rows.append(("bound", f"{found.bound.certificate.kind}, certified, recomputed exactly"))
-    return [*_wrapped(found.sentence), *_wrapped(found.verdict), "", *_table(found), "", *two_columns(rows)]
+    return [*_wrap(found.sentence), *_wrap(found.verdict), "", *_table(found), "", *two_columns(rows)]
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 79)
 
 
@@ -183,10 +183,10 @@ def _table(found: Judgement) -> list[str]:
         best += ", any number of tokens an iteration"
     rows.append(row(f"best found ({best})", found.best.metrics))
     rows.append(row("no schedule below", {"mean_latency_ms": found.least_ms}))
-    return _aligned(rows)
+    return _align(rows)
 
 
-def _aligned(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
+def _align(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
     """Names on the left, broken where they are long, and cells on the right, in lines of ``most`` columns."""
     widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
     left = min(max(len(name) for name, _ in rows), max(16, most - sum(widths) - 2 * len(widths)))

@@ -53,14 +53,14 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
             ("ok", verification.confirmed), ("not checked", verification.unconfirmed), ("WRONG", verification.faults)
         ):  # fmt: skip
             for line in lines[:20]:
-                click.echo(_fitted(f"{mark}: {line}"))
+                click.echo(_fit_line(f"{mark}: {line}"))
             if len(lines) > 20:
                 click.echo(f"{mark}: ... and {len(lines) - 20} more")
-        click.echo(_fitted(f"{file}: {verification.summary}"))
+        click.echo(_fit_line(f"{file}: {verification.summary}"))
     return 0 if verification.holds else 5
 
 
-def _fitted(line: str) -> str:
+def _fit_line(line: str) -> str:
     """A line as it is for programs, and broken between words on a terminal."""
     text = printable(line, also="")
     return wrap_lines(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text

@@ -168,7 +168,7 @@ def compare(
     """
     simulated = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens,
                  "chunked_prefill": chunked_prefill}  # fmt: skip
-    loaded = _loaded(instances)
+    loaded = _load_all(instances)
     known = Known(formulations or ())
     wanted = {instance.sha256: _metric(instance, objective) for _, instance in loaded} if objective else {}
     runs = _Wanted(
@@ -213,7 +213,7 @@ def _metric(instance: Instance, objective: str) -> str:
     return problem_of(instance).metric(objective)
 
 
-def _loaded(
+def _load_all(
     instances: str | os.PathLike[str] | Instance | Iterable[str | os.PathLike[str] | Instance],
 ) -> list[tuple[str, Instance]]:
     """(stem, instance), the stems unlike each other; the same instance twice counts once."""

@@ -16,7 +16,7 @@ from itertools import takewhile
 import numpy as np
 
 from modelkit.policies import Policy, Room, Seen, View, policy
-from modelkit.policies.slots import LongestFirst
+from modelkit.policies.slots import LongestFirst, Waiting
 from modelkit.problems.slots.packing import pack
 from modelkit.problems.slots.stage_plan import StagePlan, align
 
@@ -37,13 +37,14 @@ class FollowPlan(Policy):
     def __init__(self, plan: StagePlan, numbers: list[int]) -> None:
         self.boundaries: list[int] = plan.boundaries.tolist()
         self.starts = dict(zip(numbers, plan.start.tolist(), strict=True))
-        self._planned: list[list[tuple[int, int, Seen]]] = [[] for _ in self.boundaries]
-        self._due: list[tuple[int, int, Seen]] = []
+        self._planned: list[list[Waiting]] = [[] for _ in self.boundaries]
+        self._due: list[Waiting] = []
         self._next = 0  # first boundary not yet come
         self._opened = -1  # round in which the last one came
 
     def arrived(self, request: Seen) -> None:
-        insort(self._planned[self.starts[request.number]], (-request.predicted_upper, request.number, request))
+        entry = Waiting(-request.predicted_upper, request.number, request)
+        insort(self._planned[self.starts[request.number]], entry)
 
     def admit(self, view: View) -> Iterator[int]:
         self._come(view.round)
@@ -54,9 +55,9 @@ class FollowPlan(Policy):
         if view.running and self._opened != view.round and self._next < len(self.boundaries):
             return
         room = Room(view)
-        batch = list(takewhile(lambda entry: room.takes(entry[2]), self._due))
+        batch = list(takewhile(lambda entry: room.takes(entry.request), self._due))
         del self._due[: len(batch)]
-        yield from (request.number for _, _, request in batch)
+        yield from (entry.number for entry in batch)
 
     def patience(self, view: View) -> int | None:
         return max(1, self.boundaries[self._next] - view.round) if self._next < len(self.boundaries) else None
@@ -114,7 +115,7 @@ class Hybrid(LongestFirst):
             self._make_plan(view)
         if self._plan is not None and self._plan_holds(view):
             chosen = set(self._plan.admit(view))
-            self.waiting = [entry for entry in self.waiting if entry[1] not in chosen]
+            self.waiting = [entry for entry in self.waiting if entry.number not in chosen]
             self._free -= len(chosen)
             yield from chosen
             return
@@ -130,7 +131,7 @@ class Hybrid(LongestFirst):
         free = view.free_slots or 0
         if view.running or not free < len(self.waiting) <= MOST_PLANNED * free or not math.isfinite(_price(view)):
             return
-        requests = [request for _, _, request in self.waiting]
+        requests = [entry.request for entry in self.waiting]
         if sum(r.predicted_upper - r.predicted_lower for r in requests) > free * _price(view):
             return  # intervals so wide that the plan would be dropped
         output = np.array([request.predicted_upper for request in requests], dtype=np.int64)
@@ -138,7 +139,7 @@ class Hybrid(LongestFirst):
         plan = align(output, free, packing.makespan, _price(view), view.rng)
         if plan.overload:
             return
-        self._plan = FollowPlan(plan, [number for _, number, _ in self.waiting])
+        self._plan = FollowPlan(plan, [entry.number for entry in self.waiting])
         self._slots = free
         for request in requests:
             self._plan.arrived(request)

@@ -11,15 +11,24 @@ import math
 from bisect import insort
 from collections.abc import Iterator
 from itertools import takewhile
+from typing import NamedTuple
 
 from modelkit.policies import Policy, Room, Seen, View, policy
+
+
+class Waiting(NamedTuple):
+    """A request in the order of a queue: smaller places first, ties by number."""
+
+    place: float
+    number: int
+    request: Seen
 
 
 class Queue(Policy):
     """Waiting requests in an order; a stage as soon as a slot is idle."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[float, int, Seen]] = []
+        self.waiting: list[Waiting] = []
 
     def key(self, request: Seen) -> float:
         """Smaller goes first; ties go by position."""
@@ -30,7 +39,7 @@ class Queue(Policy):
         return True
 
     def arrived(self, request: Seen) -> None:
-        insort(self.waiting, (self.key(request), request.number, request))
+        insort(self.waiting, Waiting(self.key(request), request.number, request))
 
     def admit(self, view: View) -> Iterator[int]:
         if self.due(view):
@@ -39,7 +48,7 @@ class Queue(Policy):
     def batch(self, view: View) -> list[Seen]:
         """Who would share the prefill now: the first in order, as many as slots and levels take."""
         room = Room(view)
-        return list(takewhile(room.takes, (request for _, _, request in self.waiting[: view.free_slots])))
+        return list(takewhile(room.takes, (entry.request for entry in self.waiting[: view.free_slots])))
 
     def taken(self, view: View) -> Iterator[int]:
         """The same, who wait no more."""

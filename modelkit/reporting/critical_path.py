@@ -123,9 +123,9 @@ def _words(links: list[Link], instance: Instance, verdict: Verdict, last: Reside
     )
     if staged:
         held = sum(
-            max(0.0, min(link.end, stretch_end) - max(link.begin, stretch_begin))
+            max(0.0, min(link.end, end) - max(link.begin, begin))
             for link in runs
-            for stretch_begin, stretch_end in _decoding(verdict, link)
+            for begin, end in _decoding(verdict, link)
         )
         words += (
             f" Of that {quantity(unit, held)} are decoding and {quantity(unit, covered - held)} prefill stages, its own"

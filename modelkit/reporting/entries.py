@@ -11,7 +11,7 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.policies import policies
-from modelkit.reporting.goals import Goal, Rules, stated
+from modelkit.reporting.goals import Goal, Rules, take_as_stated
 from modelkit.result import Objective, Result
 from modelkit.text import count
 from modelkit.verify.result import OwnRules, verify_result
@@ -110,7 +110,7 @@ def entry(claim: ReadFile, goal: Goal, rules: Rules, instance: Instance | None) 
         if goal.variant:
             as_stated = OwnRules(
                 goal.variant,
-                value=stated(result.objective.value),
+                value=take_as_stated(result.objective.value),
                 objective=goal.objective,
                 unit=goal.unit or None,
                 problem=result.producer.problem,

@@ -40,7 +40,7 @@ def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formu
         entries = distinguish([entry(claim, goal, rules, instance) for claim in results])
         bounds = lower_bounds(mine, entries, goal, instance, formulations)
         if goal.variant:
-            entries, bounds = _joined(goal, rules, entries, bounds, made)
+            entries, bounds = _join(goal, rules, entries, bounds, made)
         made[goal] = (entries, bounds)
     plain = [e for goal, (entries, _) in made.items() if not goal.variant for e in entries]
     hosts = {e.label for e in plain if e.result.producer.kind == "policy" and e.value is not None}
@@ -81,7 +81,7 @@ def _by_goal(
     return {p: sorted(groups[p], key=_rank) for p in sorted(groups, key=lambda p: (p.variant, p.parameters, p.unit))}
 
 
-def _joined(
+def _join(
     goal: Goal,
     rules: Rules,
     entries: list[Entry],

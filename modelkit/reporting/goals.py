@@ -224,6 +224,6 @@ def rules_of(goal: Goal, instance: Instance | None, formulations: Formulations) 
     return Rules(own, unchecked, inherits)
 
 
-def stated(value: float | None) -> Callable[[Verdict], float | None]:
+def take_as_stated(value: float | None) -> Callable[[Verdict], float | None]:
     """An objective that only a formulation can compute that is not at hand: what the file says."""
     return lambda verdict: value if verdict.valid else None

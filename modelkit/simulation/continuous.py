@@ -118,7 +118,7 @@ class ContinuousSimulation:
         return self.offset + len(self.running) * self.time.round
 
     def settle(self) -> None:
-        """What is in progress has changed: a new stretch of rounds that are alike begins."""
+        """What is in progress has changed: a new interval of rounds that are alike begins."""
         if self.time.exclusive or not self.unread:
             self.time.settle(len(self.running), self.held)
         else:

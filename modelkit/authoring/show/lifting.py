@@ -19,6 +19,14 @@ from modelkit.authoring.show.traced import Leaf, Polynomial
 MOST_GROUPS = 8
 
 
+class Member(NamedTuple):
+    """A term of a row: the index of its variable, and its coefficient."""
+
+    row: ModelRow
+    key: tuple[Any, ...]
+    how: Polynomial
+
+
 class Sym(NamedTuple):
     """An index: ``base`` plus ``offset``.
 
@@ -80,10 +88,10 @@ class Side:
 
 def lift(rows: list[ModelRow]) -> Side | None:
     """One formula for one side of all members of a family; None when there is none."""
-    groups: dict[tuple[str, Any], list[tuple[ModelRow, tuple[Any, ...], Polynomial]]] = {}
+    groups: dict[tuple[str, Any], list[Member]] = {}
     for row in rows:
         for (variable, index), how in row.terms.items():
-            groups.setdefault((variable, _shape(how)), []).append((row, index, how))
+            groups.setdefault((variable, _shape(how)), []).append(Member(row, index, how))
     if len(groups) > MOST_GROUPS:
         return None
     terms = []
@@ -93,9 +101,9 @@ def lift(rows: list[ModelRow]) -> Side | None:
             return None
         terms.append(term)
     told = {id(row.world) for row in rows if row.constant}  # elsewhere it is 0
-    bare = [(row, (), row.constant) for row in rows if id(row.world) in told]
-    shapes = {_shape(how) for _, _, how in bare}
-    constant = None if len(shapes) > 1 else _symbolic([how for _, _, how in bare], bare) if bare else {}
+    bare = [Member(row, (), row.constant) for row in rows if id(row.world) in told]
+    shapes = {_shape(member.how) for member in bare}
+    constant = None if len(shapes) > 1 else _symbolic(bare) if bare else {}
     return None if constant is None else Side(tuple(terms), constant)
 
 
@@ -103,15 +111,12 @@ def _shape(how: Polynomial) -> Any:
     return tuple(sorted((c, tuple(leaf.name for leaf in leaves)) for leaves, c in how.items()))
 
 
-_Member = tuple[ModelRow, tuple[Any, ...], Polynomial]
-
-
-def _lift_group(variable: str, members: list[_Member], rows: list[ModelRow]) -> Term | None:
-    coefficient = _symbolic([how for _, _, how in members], members)
+def _lift_group(variable: str, members: list[Member], rows: list[ModelRow]) -> Term | None:
+    coefficient = _symbolic(members)
     if coefficient is None:
         return None
-    index = tuple(_position(q, members) for q in range(len(members[0][1])))
-    worlds = {id(row.world) for row, _, _ in members}
+    index = tuple(_position(q, members) for q in range(len(members[0].key)))
+    worlds = {id(member.row.world) for member in members}
     here = [row for row in rows if id(row.world) in worlds]  # elsewhere its coefficient is 0
     over = _range(variable, index, members, here)
     if over is not None and over.kind == "picked":  # one member, then, that the row does not name
@@ -127,15 +132,15 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _position(q: int, members: list[_Member]) -> Sym:
+def _position(q: int, members: list[Member]) -> Sym:
     """Position q of a variable's index in terms of the row's index, or bound."""
-    rank = len(members[0][0].at)
+    rank = len(members[0].row.at)
     for j in range(rank):
-        if all(row.at[j] == index[q] for row, index, _ in members):
+        if all(member.row.at[j] == member.key[q] for member in members):
             return Sym(f"c{j}")
-    if all(_number(index[q]) for _, index, _ in members):
+    if all(_number(member.key[q]) for member in members):
         for j in range(rank):
-            if not all(_number(row.at[j]) for row, _, _ in members):
+            if not all(_number(member.row.at[j]) for member in members):
                 continue
             offsets = {index[q] - row.at[j] for row, index, _ in members}
             if len(offsets) == 1:
@@ -148,19 +153,19 @@ def _position(q: int, members: list[_Member]) -> Sym:
     return Sym(f"p{q}")
 
 
-def _end(q: int, variable: str, members: list[_Member]) -> Sym:
+def _end(q: int, variable: str, members: list[Member]) -> Sym:
     """Position q where that is always the first or the last of its set, or one number; else bound."""
-    domain = members[0][0].world.domains[variable].get((q,), "")
-    if all(domain in row.world.orders for row, _, _ in members):
+    domain = members[0].row.world.domains[variable].get((q,), "")
+    if all(domain in member.row.world.orders for member in members):
         for word, at in (("first", 0), ("last", -1)):
-            if all(index[q] == list(row.world.orders[domain])[at] for row, index, _ in members):
+            if all(member.key[q] == list(member.row.world.orders[domain])[at] for member in members):
                 return Sym(f"{word} of {domain}")
-    values = {index[q] for _, index, _ in members}
-    return Sym(str(values.pop())) if len(values) == 1 and _number(members[0][1][q]) else Sym(f"p{q}")
+    values = {member.key[q] for member in members}
+    return Sym(str(values.pop())) if len(values) == 1 and _number(members[0].key[q]) else Sym(f"p{q}")
 
 
 def _parameters(
-    members: list[_Member], besides: int
+    members: list[Member], besides: int
 ) -> Iterator[tuple[str, str, Callable[[ModelRow, tuple[Any, ...]], float]]]:
     """Parameters with one index that some other position of the variable, or of the row, gives."""
     row, index, _ = members[0]
@@ -182,9 +187,9 @@ def _at(place: str, row: ModelRow, index: tuple[Any, ...]) -> Any:
 # --- coefficients ------------------------------------------------------------------------------
 
 
-def _symbolic(polynomials: list[Polynomial], members: list[_Member]) -> dict[tuple[SymLeaf, ...], float] | None:
+def _symbolic(members: list[Member]) -> dict[tuple[SymLeaf, ...], float] | None:
     """The coefficient in symbols: each leaf's index is a position that has its value in every term."""
-    keyed = [sorted(how.items(), key=lambda item: (item[1], [(x.name) for x in item[0]])) for how in polynomials]
+    keyed = [sorted(one.how.items(), key=lambda item: (item[1], [x.name for x in item[0]])) for one in members]
     total: dict[tuple[SymLeaf, ...], float] = {}
     for m in range(len(keyed[0])):
         leaves = [how[m][0] for how in keyed]
@@ -198,7 +203,7 @@ def _symbolic(polynomials: list[Polynomial], members: list[_Member]) -> dict[tup
     return total
 
 
-def _leaf(leaves: list[Leaf], members: list[_Member]) -> SymLeaf | None:
+def _leaf(leaves: list[Leaf], members: list[Member]) -> SymLeaf | None:
     if len({leaf.name for leaf in leaves}) > 1:
         return None
     symbols = []
@@ -210,7 +215,7 @@ def _leaf(leaves: list[Leaf], members: list[_Member]) -> SymLeaf | None:
     return SymLeaf(leaves[0].name, tuple(symbols))
 
 
-def _same_as(values: list[Any], members: list[_Member]) -> Sym | None:
+def _same_as(values: list[Any], members: list[Member]) -> Sym | None:
     """A position of the row or the variable that has these values; else a member of a set, or one literal."""
     row, index, _ = members[0]
     places = [f"p{q}" for q in range(len(index))] + [f"c{j}" for j in range(len(row.at))]
@@ -229,7 +234,7 @@ def _same_as(values: list[Any], members: list[_Member]) -> Sym | None:
 # --- ranges ------------------------------------------------------------------------------------
 
 
-def _range(variable: str, index: tuple[Sym, ...], members: list[_Member], rows: list[ModelRow]) -> Range | None:
+def _range(variable: str, index: tuple[Sym, ...], members: list[Member], rows: list[ModelRow]) -> Range | None:
     bound = tuple(q for q, sym in enumerate(index) if sym.base == f"p{q}")
     if not bound:
         return None
@@ -334,7 +339,7 @@ def _limit(
     pairs = [(row, k, tuple(k[q] for q in bound) in taken[id(row)]) for row in rows for k in everything[id(row)]]
     if not any(inside for _, _, inside in pairs):
         return None
-    members: list[_Member] = [(row, k, {}) for row, k, _ in pairs]
+    members = [Member(row, k, {}) for row, k, _ in pairs]
     for q, j in product(bound, range(len(rows[0].at))):
         if not all(_number(k[q]) and _number(row.at[j]) for row, k, _ in pairs):
             continue

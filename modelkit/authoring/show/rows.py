@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modelkit.authoring.show.traced import Polynomial, added, multiplied, polynomial
+from modelkit.authoring.show.traced import Polynomial, add, multiply, polynomial
 
 
 @dataclass
@@ -81,12 +81,12 @@ def read(expression: Any) -> tuple[dict[tuple[str, tuple[Any, ...]], Polynomial]
     def walk(node: Any, factor: Polynomial) -> None:
         nonlocal constant
         if isinstance(node, int | float):
-            constant = added(constant, multiplied(factor, polynomial(node)))
+            constant = add(constant, multiply(factor, polynomial(node)))
         elif node.is_variable_type():
             key = (node.parent_component().local_name, _tuple(node.index()))
-            terms[key] = added(terms.get(key, {}), factor)
+            terms[key] = add(terms.get(key, {}), factor)
         elif not node.is_potentially_variable() and not node.is_expression_type():
-            constant = added(constant, multiplied(factor, polynomial(node.value)))
+            constant = add(constant, multiply(factor, polynomial(node.value)))
         else:
             kind = node.__class__.__name__
             if "Sum" in kind or kind == "LinearExpression":
@@ -99,7 +99,7 @@ def read(expression: Any) -> tuple[dict[tuple[str, tuple[Any, ...]], Polynomial]
                 number = first if isinstance(first, int | float) else second
                 if not isinstance(number, int | float):
                     raise NotLinearError(kind)
-                walk(second if number is first else first, multiplied(factor, polynomial(number)))
+                walk(second if number is first else first, multiply(factor, polynomial(number)))
             else:
                 raise NotLinearError(kind)
 

@@ -30,7 +30,7 @@ def polynomial(value: object) -> Polynomial:
     return {(): float(value)} if value else {}  # type: ignore[arg-type]
 
 
-def added(a: Polynomial, b: Polynomial, factor: float = 1.0) -> Polynomial:
+def add(a: Polynomial, b: Polynomial, factor: float = 1.0) -> Polynomial:
     """``a + factor b``."""
     total = dict(a)
     for leaves, coefficient in b.items():
@@ -40,12 +40,12 @@ def added(a: Polynomial, b: Polynomial, factor: float = 1.0) -> Polynomial:
     return total
 
 
-def multiplied(a: Polynomial, b: Polynomial) -> Polynomial:
+def multiply(a: Polynomial, b: Polynomial) -> Polynomial:
     """``a b``."""
     total: Polynomial = {}
     for one, x in a.items():
         for other, y in b.items():
-            total = added(total, {tuple(sorted((*one, *other), key=repr)): x * y})
+            total = add(total, {tuple(sorted((*one, *other), key=repr)): x * y})
     return total
 
 
@@ -57,17 +57,17 @@ class _Arithmetic:
     def __add__(self, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        return traced(plain(self) + plain(other), added(polynomial(self), polynomial(other)))
+        return trace(plain(self) + plain(other), add(polynomial(self), polynomial(other)))
 
     def __sub__(self, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        return traced(plain(self) - plain(other), added(polynomial(self), polynomial(other), -1.0))
+        return trace(plain(self) - plain(other), add(polynomial(self), polynomial(other), -1.0))
 
     def __mul__(self, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        return traced(plain(self) * plain(other), multiplied(polynomial(self), polynomial(other)))
+        return trace(plain(self) * plain(other), multiply(polynomial(self), polynomial(other)))
 
     def __rsub__(self, other: Any) -> Any:
         return (-self) + other
@@ -75,10 +75,10 @@ class _Arithmetic:
     __radd__, __rmul__ = __add__, __mul__
 
     def __neg__(self) -> Any:
-        return traced(-plain(self), {leaves: -c for leaves, c in self.polynomial.items()})
+        return trace(-plain(self), {leaves: -c for leaves, c in self.polynomial.items()})
 
     def __reduce__(self) -> Any:
-        return traced, (plain(self), self.polynomial)
+        return trace, (plain(self), self.polynomial)
 
 
 def plain(value: Any) -> Any:
@@ -94,7 +94,7 @@ class TracedFloat(_Arithmetic, float):
     """A real number with its polynomial."""
 
 
-def traced(value: float, how: Polynomial) -> Any:
+def trace(value: float, how: Polynomial) -> Any:
     """The number with this polynomial."""
     made = (TracedInt if isinstance(value, int) else TracedFloat)(value)
     made.polynomial = how
@@ -125,4 +125,4 @@ def _member(value: Any) -> Any:
 def _leaf(name: str, index: tuple[Any, ...], value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    return traced(value, {(Leaf(name, index),): 1.0})
+    return trace(value, {(Leaf(name, index),): 1.0})

@@ -2,7 +2,7 @@
 
 With all x_i fixed the bound is linear in the shares, and it is the least of those over all x: concave. So it is
 ascended along supergradients. A larger share of j makes j's own delay dearer, and takes j from those whom the others
-keep waiting while j is present. What others do in a stretch of time is noted where their least terms are found, and
+keep waiting while j is present. What others do in an interval of time is noted where their least terms are found, and
 read off for all requests at once. In floating point: what is found is recomputed exactly.
 """
 
@@ -86,7 +86,7 @@ def _least_terms(
 ) -> float:
     """Sum over requests of their least terms; adds to ``slope`` what a larger share of each adds to its own term.
 
-    ``noted``: what a unit more of presence adds in each stretch between ``times``; ``by_own``: of that, what the
+    ``noted``: what a unit more of presence adds in each interval between ``times``; ``by_own``: of that, what the
     request itself does in its own presence, which does not count.
     """
     total, begin, last = 0.0, 0, len(times) - 1

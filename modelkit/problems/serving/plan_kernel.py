@@ -8,8 +8,8 @@ those released and not admitted are admitted in the order of their ranks while t
 * at most ``batch`` requests in progress.
 
 The scan ends at the misfit number ``misfits``. A *gate* may hold all back: it is open when nobody is in progress, or
-when those who wait have waited, together, ``patience`` times as long as admitting them delays those in progress by the
-fixed part of a prefill: ``sum of waits >= patience * active * prefill_base``.
+when those who wait have waited, together, ``threshold`` times as long as admitting them delays those in progress by the
+fixed part of a prefill: ``sum of waits >= threshold * active * prefill_base``.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class Costs(NamedTuple):
 class Rule(NamedTuple):
     """Limits of an iteration and of its scan.
 
-    Tokens held (< 0: no limit), prompt tokens processed, requests in progress; misfits; the gate's patience in each
-    stretch of ``stretch`` ms from ``origin`` on, the last of which goes on; and the time [ms] from which on there is a
-    gate.
+    Tokens held (< 0: no limit), prompt tokens processed, requests in progress; misfits; the gate's threshold in each
+    interval of ``interval`` ms from ``origin`` on, the last of which goes on; and the time [ms] from which on there is
+    a gate.
     """
 
     capacity: int
     prompts: int
     batch: int
     misfits: int
-    patience: Any
+    threshold: Any
     origin: float
-    stretch: float
+    interval: float
     gated_from: float
 
 
@@ -134,7 +134,7 @@ def run_plan(
         if waiting > 0 and active < rule.batch and iteration >= rescan and (
             active == 0
             or now < rule.gated_from
-            or waiting * now - waits >= patience_at(rule, now) * active * costs.prefill_base
+            or waiting * now - waits >= threshold_at(rule, now) * active * costs.prefill_base
         ):  # fmt: skip
             misfits, wait = 0, ring
             while waiting > 0 and active + fresh < rule.batch and misfits < rule.misfits:
@@ -219,9 +219,9 @@ def run_plan(
 
 
 @kernel
-def patience_at(rule: Rule, now: float) -> float:
-    """The gate's patience at a moment."""
-    return float(rule.patience[min(len(rule.patience) - 1, int((now - rule.origin) / rule.stretch))])
+def threshold_at(rule: Rule, now: float) -> float:
+    """The gate's threshold at a moment."""
+    return float(rule.threshold[min(len(rule.threshold) - 1, int((now - rule.origin) / rule.interval))])
 
 
 @kernel

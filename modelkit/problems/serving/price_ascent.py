@@ -3,7 +3,7 @@
 Every price is a share of what an iteration costs anyhow, ``(base + b0) pi`` or ``p0 pi``. In each bucket the shares of
 memory, of the slots and of the requests whose own prices reach there are a softmax of numbers without limits, so
 whatever these are the prices are covered. The least cost of each request is made smooth at a temperature that falls,
-over the completions at which it may be least: one for each stretch between two borders of buckets on which it is a
+over the completions at which it may be least: one for each interval between two borders of buckets on which it is a
 convex quadratic. Adam climbs; the step falls to 0. Buckets are halved from level to level.
 """
 

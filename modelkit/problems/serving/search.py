@@ -1,10 +1,10 @@
 """Hindsight schedules in real time: list scheduling with gates, then simulated annealing.
 
-1. *Grid*: orders (volume, effective work, output, arrival) by misfits by the gate's patience by limits of the batch;
+1. *Grid*: orders (volume, effective work, output, arrival) by misfits by the gate's threshold by limits of the batch;
    milliseconds for 1,000 requests each.
 2. Up to `WINDOW` requests: *annealing* over when each request is let in (`modelkit.problems.serving.annealing`), from
    the best of the grid.
-3. More: *tuning* of the gate's patience, which may differ between stretches of time, valued by whole runs; then
+3. More: *tuning* of the gate's threshold, which may differ between intervals of time, valued by whole runs; then
    annealing in windows of time, one after the other, whose moves are valued at a horizon beyond the window, where what
    is unfinished counts as going on at the mean pace. A window is kept if the whole plan gains.
 
@@ -31,8 +31,8 @@ from modelkit.problems.serving.plans import MISFITS, Floats, Ints, Plan, Server,
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 
-#: Gates tried: patience, 0 for none. Limits of the batch, as a share of the most in progress.
-PATIENCE = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
+#: Gates tried: threshold, 0 for none. Limits of the batch, as a share of the most in progress.
+THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
 BATCHES = (1.0, 0.75, 0.5)
 #: Requests that are annealed together; of a window, those that are moved.
 WINDOW, MOVED = 1000, 200
@@ -40,8 +40,8 @@ WINDOW, MOVED = 1000, 200
 HEAT, COOLED = 0.015, 0.003
 #: Moves for each request without a time limit; moves between two looks at the clock, by requests.
 EFFORT, BREATH = 250, 4_000_000
-#: Share of the time for tuning the gate where requests are many, and stretches of time with a patience each.
-TUNED, STRETCHES = 0.6, 30
+#: Share of the time for tuning the gate where requests are many, and intervals of time with a threshold each.
+TUNED, INTERVALS = 0.6, 30
 #: Where requests are few: how many kinds of list schedules are annealed as a whole, and the share of the time for that.
 #: Then windows of the best one are: requests of the smallest window (the largest has four times as many), moves in each
 #: window, and windows where there is no time limit.
@@ -130,14 +130,14 @@ def improve_plans(
                     yield whole
         yield from repaired(server, whole, deadline, seed)
     else:
-        for tuned_plan in tuned(server, best, deadline.share(TUNED), seed):
+        for tuned_plan in tune_gate(server, best, deadline.share(TUNED), seed):
             best = tuned_plan
             yield best
-        yield from annealed_windows(server, best, deadline)
+        yield from anneal_windows(server, best, deadline)
 
 
 def grid_plans(server: Server, deadline: Deadline) -> Iterator[Plan]:
-    """List schedules with gates: every order, number of misfits, patience and limit of the batch that can differ."""
+    """List schedules with gates: every order, number of misfits, threshold and limit of the batch that can differ."""
     release = server.requests.arrival
     most = 0
     for share in BATCHES:
@@ -145,8 +145,8 @@ def grid_plans(server: Server, deadline: Deadline) -> Iterator[Plan]:
         bound = server.tight or batch < len(release)
         for rank in server.orders() if bound else [np.arange(len(release))]:
             for misfits in MISFITS if bound else MISFITS[:1]:
-                for patience in PATIENCE:
-                    rule = server.rule._replace(batch=batch, misfits=misfits, patience=np.array([patience]))
+                for threshold in THRESHOLDS:
+                    rule = server.rule._replace(batch=batch, misfits=misfits, threshold=np.array([threshold]))
                     plan = server.plan(release, rank, rule)
                     most = max(most, most_in_progress(server.first, server.requests.output)) if share == 1 else most
                     yield plan
@@ -178,7 +178,7 @@ def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     hot = HEAT * (plan.total - server.requests.arrival.sum()) / n
     copy_state(server.empty, server.begin)
     part = Part(np.argsort(plan.release, kind="stable"), n, math.inf, 0.0, 0.0)
-    yield from cooled(server, plan, part, deadline, hot=hot, breath=max(1, BREATH // (n * 20)))
+    yield from anneal_part(server, plan, part, deadline, hot=hot, breath=max(1, BREATH // (n * 20)))
 
 
 def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
@@ -222,7 +222,7 @@ class Part(NamedTuple):
     price: float
 
 
-def cooled(
+def anneal_part(
     server: Server, plan: Plan, part: Part, deadline: Deadline, *, hot: float, breath: int, most: int | None = None
 ) -> Iterator[Plan]:
     """Anneal a part of a plan from the temperature ``hot`` [ms] down; plans with the best value of the part so far.
@@ -248,29 +248,29 @@ def cooled(
             yield Plan(best_release.copy(), best_rank.copy(), plan.rule, best)
 
 
-def tuned(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
-    """Change the gate's patience in single stretches of time, and keep what gains.
+def tune_gate(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
+    """Change the gate's threshold in single intervals of time, and keep what gains.
 
-    What letting somebody in costs grows with the load to come, so the best patience changes with time.
+    What letting somebody in costs grows with the load to come, so the best threshold changes with time.
     """
     rng = np.random.default_rng(seed)
     arrival = server.requests.arrival
-    stretch = max(1.0, float(arrival[-1] - arrival[0])) / STRETCHES
-    rule = plan.rule._replace(patience=np.full(STRETCHES, plan.rule.patience[0]), stretch=stretch)
+    interval = max(1.0, float(arrival[-1] - arrival[0])) / INTERVALS
+    rule = plan.rule._replace(threshold=np.full(INTERVALS, plan.rule.threshold[0]), interval=interval)
     tries = 0
-    while not deadline.over and (deadline.finite or tries < 4 * STRETCHES):
+    while not deadline.over and (deadline.finite or tries < 4 * INTERVALS):
         tries += 1
-        patience = rule.patience.copy()
-        begin = int(rng.integers(STRETCHES))
-        end = begin + 1 + int(rng.integers(STRETCHES)) // 4
-        patience[begin:end] = np.maximum(0.1, patience[begin:end]) * float(np.exp(rng.normal(0.0, 0.5)))
-        found = server.plan(plan.release, plan.rank, rule._replace(patience=patience))
+        threshold = rule.threshold.copy()
+        begin = int(rng.integers(INTERVALS))
+        end = begin + 1 + int(rng.integers(INTERVALS)) // 4
+        threshold[begin:end] = np.maximum(0.1, threshold[begin:end]) * float(np.exp(rng.normal(0.0, 0.5)))
+        found = server.plan(plan.release, plan.rank, rule._replace(threshold=threshold))
         if found.total < plan.total:
             plan, rule = found, found.rule
             yield plan
 
 
-def annealed_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
+def anneal_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     """Anneal windows of `MOVED` requests one after the other in time; what comes after a window is left to the gate.
 
     A window is kept if the whole plan gains by it.
@@ -345,6 +345,6 @@ def anneal_window(
     part = Part(order, free, horizon, pace, price)
     begun = replace(plan, total=run(pace, price))
     breath = max(1, BREATH // (len(order) * 40))
-    moved = cooled(server, begun, part, deadline, hot=hot, breath=breath, most=most)
+    moved = anneal_part(server, begun, part, deadline, hot=hot, breath=breath, most=most)
     *_, found = [begun, *moved]
     return server.plan(found.release, found.rank, found.rule)

@@ -66,7 +66,7 @@ def values(case: Case) -> Figure | None:
     each = case.stamp.requests if case.objective.startswith("total_") else 1
     metric = case.objective.replace("total_", "mean_")
     noun, least = metric_noun(metric), max(0.0, bound.value / each)
-    rows = [(_named(case, e), (e.value or 0.0) / each, "decode") for e in case.valid]
+    rows = [(_name(case, e), (e.value or 0.0) / each, "decode") for e in case.valid]
     legend = [Swatch("fill", "decode", noun)]
     if case.observation is not None and (seen := case.observation.run.metrics.get(metric)) is not None:
         rows.append((AS_LOGGED, seen, "waiting"))
@@ -89,7 +89,7 @@ def values(case: Case) -> Figure | None:
     return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), tuple(legend))
 
 
-def _named(case: Case, entry: Entry) -> str:
+def _name(case: Case, entry: Entry) -> str:
     """What a schedule is called: beside a log, simulated or the best that was found."""
     if case.observation is None:
         return entry.label

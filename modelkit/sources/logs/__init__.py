@@ -84,7 +84,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Window:
-    """Which requests of a log are taken: those of a model, a stretch of time [s after the first], a number."""
+    """Which requests of a log are taken: those of a model, an interval of time [s after the first], a number."""
 
     model: str | None = None
     since: float | None = None

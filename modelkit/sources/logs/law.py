@@ -146,7 +146,7 @@ class _Fit:
         self.based = apart_from_others(self.weighted, 0) < SAME
         if self.based:
             self.weighted[:, 0] = terms[:, 0] = 0
-        self.coefficients: Floats = _solved(self.weighted)
+        self.coefficients: Floats = _solve_nonnegative(self.weighted)
         self.effect = terms.mean(axis=0) / measured.mean()
         places = [np.arange(len(main.measured)) * PARTS // len(main.measured), np.arange(len(lone.measured)) % PARTS]
         self._part = np.concatenate(places)
@@ -154,7 +154,7 @@ class _Fit:
     def give_or_take(self) -> Floats:
         """Twice the standard error of each coefficient [ms], shape [6]; infinite where there is none."""
         scattered = _give_or_take(self.weighted, self.weighted @ self.coefficients - 1)
-        parts = [_solved(self.weighted[self._part != part], self.coefficients) for part in range(PARTS)]
+        parts = [_solve_nonnegative(self.weighted[self._part != part], self.coefficients) for part in range(PARTS)]
         spread = (PARTS - 1) * np.var(parts, axis=0)
         return np.asarray(np.maximum(scattered, 2 * np.sqrt(spread)))
 
@@ -173,7 +173,7 @@ def _range(values: Floats) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _solved(weighted: Floats, begin: Floats | None = None) -> Floats:
+def _solve_nonnegative(weighted: Floats, begin: Floats | None = None) -> Floats:
     """Coefficients, none negative, with the least squares of relative errors, which are then weighted anew.
 
     The weights are the reciprocals of the errors, so that the sum of the errors falls, not of their squares, and some

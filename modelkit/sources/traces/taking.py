@@ -170,7 +170,7 @@ def taken(
             kept.append((tick, entry))
     if not kept:
         raise InputError(where, [Fault("file", f"no request fits {capacity} tokens")])
-    arrivals, clock_words = _timed([tick for tick, _ in kept], taking)
+    arrivals, clock_words = _convert_times([tick for tick, _ in kept], taking)
     if arrivals[-1] > MAX_TIME:
         raise InputError(where, [Fault("file", f"the last request arrives {arrivals[-1]:g} after the first")])
     stem = stem_of(path, name)
@@ -191,7 +191,7 @@ def taken(
     ]
     if any(entry.blocks for _, entry in kept):
         extra |= {"prefix_block_tokens": reading.block, "prefix_hashes": [entry.blocks or [] for _, entry in kept]}
-        share = _repeated([entry for _, entry in kept], reading.block or 1)
+        share = _measure_repeats([entry for _, entry in kept], reading.block or 1)
         words.append(f"{share:.0%} of the prompt tokens in repeated blocks")
         if share > 0:
             notes.append(
@@ -325,7 +325,7 @@ def _unit_words(entries: list[TraceEntry], reading: Reading) -> str | None:
     return f"times are read in {reading.unit}{rate}{blocks}"
 
 
-def _repeated(entries: list[TraceEntry], block: int) -> float:
+def _measure_repeats(entries: list[TraceEntry], block: int) -> float:
     """Share of the prompt tokens that are in blocks which an earlier request has too."""
     seen: set[int] = set()
     repeated = 0
@@ -338,7 +338,7 @@ def _repeated(entries: list[TraceEntry], block: int) -> float:
     return repeated / sum(entry.prompt for entry in entries)
 
 
-def _timed(ticks: list[int | Fraction], taking: Taking) -> tuple[list[float], str]:
+def _convert_times(ticks: list[int | Fraction], taking: Taking) -> tuple[list[float], str]:
     """Arrivals on the instance's clock, and what to call it."""
     if taking.server is not None:
         return [float(tick / TICKS_PER_SECOND) for tick in ticks], f"on {taking.server}"
@@ -360,8 +360,8 @@ def _arrivals(where: str, entries: list[TraceEntry], rate: float | None, seed: i
         return [tick - first for tick in given]
     if first == last:
         raise InputError(where, [Fault("--rate", "all requests arrive at once; there is no rate to change")])
-    stretch = Fraction((len(given) - 1) * TICKS_PER_SECOND) / ((last - first) * Fraction(rate))
-    return [(tick - first) * stretch for tick in given]
+    factor = Fraction((len(given) - 1) * TICKS_PER_SECOND) / ((last - first) * Fraction(rate))
+    return [(tick - first) * factor for tick in given]
 
 
 def _name(stem: str, n: int, taking: Taking, *, drawn: bool) -> str:
