@@ -264,6 +264,8 @@ def test_what_no_cost_model_explains_is_refused(tmp_path: Path) -> None:
     rows = _passes()
     del rows[3]["scheduled_requests"]["sum_prefill_tokens"]
     refused(rows, "line 4, scheduled_requests, sum_prefill_tokens: is missing")
+    refused([{"a": 1}], "JSON without scheduled_requests or iterLatencyMS; allowed: a log of iterations, or a CSV")
+    refused([], "line 1: is empty; allowed: a CSV table with phase, ")
     statistics = {"iterLatencyMS": 12, "inflightBatchingStats": {"numContextRequests": 1, "numGenRequests": 2}}
     refused([statistics], "line 1, inflightBatchingStats, numCtxTokens: is missing")
 

@@ -283,3 +283,20 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, name: str) -> None:
     path.write_text(path.read_text().replace(f'"{key}"', f'"{key}": 0, "{key}"', 1))
     with pytest.raises(InputError, match=f"line 1: the key '{key}' occurs twice in one object"):
         read_log(path)
+
+
+def test_what_should_be_an_object_and_is_none(tmp_path: Path) -> None:
+    """Tests that fields are not taken for missing where a number stands in place of the object that holds them."""
+    path = write(tmp_path, "aiperf", served(n=20))
+    path.write_text(re.sub(r'("time_to_first_token": )\{[^}]*\}', r"\g<1>50", path.read_text()))
+    with pytest.raises(InputError) as caught:
+        read_log(path)
+    assert str(caught.value.faults[0]) == "line 1, metrics.time_to_first_token: found 50; allowed: a JSON object"
+    assert len(caught.value.faults) == 20
+    run = write(tmp_path, "vllm-run", served(n=20))
+    (tmp_path / "meta.json").write_text('{"engine_kwargs": 3}')
+    with pytest.raises(InputError, match="meta.json, engine_kwargs: found 3; allowed: a JSON object"):
+        read_log(run)
+    run.write_text("\n")
+    with pytest.raises(InputError, match="file: is empty"):
+        read_log(run)

@@ -151,7 +151,7 @@ def test_lengths_on_a_server(tmp_path: Path) -> None:
             ["line 3, timestamp", "line 3, hash_ids", "line 3, input_length", "line 3, output_length"],
         ),
         ("vidur", VIDUR + "5\n", ["line 5, num_decode_tokens"]),
-        ("vidur", "", ["line 1", "line 1", "line 1"]),
+        ("vidur", "", ["line 1"]),
         ("vidur", VIDUR.splitlines()[0] + "\n", ["file"]),
     ],
 )

@@ -81,7 +81,7 @@ def test_all_faults_with_their_lines(tmp_path: Path) -> None:
     [
         ("TIMESTAMP,ContextToken,GeneratedTokens\n", "has no column 'ContextTokens'; did you mean 'ContextToken'"),
         (HEADER, "has no request"),
-        ("", "has no column 'TIMESTAMP'"),
+        ("", "line 1: is empty; allowed: a CSV table with TIMESTAMP"),
     ],
 )
 def test_files_of_another_kind(text: str, words: str, tmp_path: Path) -> None:

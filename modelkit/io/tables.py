@@ -92,6 +92,9 @@ class Table:
     def require(self, columns: Iterable[str]) -> None:
         """Raise unless the table has each of these columns once."""
         columns = tuple(columns)
+        if columns and (self.is_json or not any(self.columns)):
+            found = "it is JSON" if self.is_json else "is empty"
+            raise InputError(self.where, [Fault("line 1", f"{found}; allowed: a CSV table with {', '.join(columns)}")])
         missing = [
             Fault("line 1", f"has no column {c!r}{did_you_mean(c, self.columns)}")
             for c in columns
@@ -99,9 +102,7 @@ class Table:
         ]
         missing += [Fault("line 1", f"the column {c!r} occurs twice") for c in columns if self.columns.count(c) > 1]
         if missing:
-            found = ", ".join(self.columns[:12]) or "none"
-            words = "it is JSON; allowed: a CSV table" if self.is_json else f"its columns: {shown(found, 200)}"
-            missing.append(Fault("line 1", words))
+            missing.append(Fault("line 1", f"its columns: {shown(', '.join(self.columns[:12]), 200)}"))
             raise InputError(self.where, missing)
 
     def rows(self) -> Iterator[Row]:

@@ -192,6 +192,9 @@ def _points(
         rows = _choose_rows(log.where, log.columns, log.rows, wanted)
         return _iterations(log.where, log.columns, rows), log.notes, log.where
     table = read_csv(path)
+    if table.is_json:
+        words = "JSON without scheduled_requests or iterLatencyMS; allowed: a log of iterations, or a CSV table"
+        raise InputError(table.where, [Fault("line 1", words)])
     splitwise = set(_SPLITWISE) <= set(table.columns)
     if not splitwise:
         table.require((*_ITERATIONS, *(() if "kv_tokens" in table.columns else ("kv_tokens_per_request",))))

@@ -64,6 +64,8 @@ def recognised(path: str | os.PathLike[str]) -> str:
         what = "standard input" if os.fspath(path) == "-" else "a pipe"
         raise UsageError(f"{what} is read once, so its format is not looked for; give it: --format NAME")
     head = read_head(path, _HEAD)
+    if not head.strip():
+        raise InputError(where, [Fault("file", "is empty")])
     is_json = head.lstrip()[:1] in ("{", "[")
     found = set(_KEY.findall(head)) if is_json else _columns(head)
     for signature in SIGNATURES:

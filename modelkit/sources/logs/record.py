@@ -94,11 +94,18 @@ class Fields:
         self._reading = reading
 
     def get(self, *path: str) -> Any:
-        """What stands there; None when nothing does."""
+        """What stands there; None when nothing does, with a fault where what should hold it is no object."""
         found: Any = self._data
-        for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
+        for depth, key in enumerate(path):
+            if not isinstance(found, Mapping):
+                return None if found is None else self._no_object(path[:depth], found)
+            found = found.get(key)
         return found
+
+    def _no_object(self, path: tuple[str, ...], found: object) -> None:
+        fault = Fault(f"{self.place}, {'.'.join(path)}", f"found {shown(found)}; allowed: a JSON object")
+        if fault not in self._reading.faults[-len(self._data) :]:
+            self._reading.faults.append(fault)
 
     def fault(self, path: tuple[str, ...], allowed: str) -> None:
         """Note a wrong field."""
