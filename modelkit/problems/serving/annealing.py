@@ -11,11 +11,20 @@ Kirkpatrick, Gelatt, Vecchi, Optimization by simulated annealing (Science 1983).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch, State, copy_state, run_plan
+from modelkit.problems.serving.plan_kernel import (
+    Admitted,
+    Horizon,
+    Releases,
+    Setting,
+    State,
+    Workspace,
+    copy_state,
+    run_plan,
+)
 from modelkit.runtime.kernel import kernel
 
 #: How far a request or a group moves: places in the order, and ms.
@@ -24,17 +33,33 @@ NEAR, SHIFT, FAR = 12, 200.0, 20_000.0
 BLOCK = 100
 
 
+class Walk(NamedTuple):
+    """A number of moves at a temperature [ms], each from one of the first ``free`` of the order.
+
+    ``begin`` is the state that plans are run from; ``current`` and ``best`` are the totals so far [ms].
+    """
+
+    begin: State
+    free: int
+    moves: int
+    temperature: float
+    current: float
+    best: float
+
+
 @kernel
 def anneal(
-    requests: Requests, order: Any, release: Any, rank: Any, costs: Costs, rule: Rule, begin: State, state: State,
-    scratch: Scratch, horizon: float, pace: float, price: float, first: Any, start: Any, free: int, moves: int,
-    temperature: float, current: float, best: float, best_release: Any, best_rank: Any,
-) -> tuple[float, float]:  # fmt: skip
-    """Try that number of moves at a temperature [ms]; returns the current and best totals.
+    setting: Setting, plan: Releases, space: Workspace, until: Horizon, walk: Walk, kept: Releases
+) -> tuple[float, float]:
+    """Walk from the current plan, which is changed in place; ``kept`` is the best. Returns their totals.
 
-    ``order``, ``release`` and ``rank`` are the current plan, changed in place; ``best_release`` and ``best_rank`` the
-    best. Moves begin with one of the first ``free`` of the order. Seed the random numbers by `seed_generator`.
+    Seed the random numbers by `seed_generator`.
     """
+    requests, costs, rule = setting
+    order, release, rank = plan
+    state, scratch, (first, _) = space
+    horizon, pace, price = until
+    begin, free, moves, temperature, current, best = walk
     trial = release.copy()
     earliest = np.empty_like(release)
     block, trial_block = order.copy(), order.copy()
@@ -51,10 +76,8 @@ def anneal(
             for i in order:
                 first[i] = -1
             copy_state(begin, reached)
-            run_plan(
-                requests, order, release, rank, costs, rule, reached, scratch, min(horizon, release[order[w]]),
-                pace, price, first, start,
-            )  # fmt: skip
+            soon = Horizon(min(horizon, release[order[w]]), pace, price)
+            run_plan(setting, plan, Workspace(reached, scratch, space.admitted), soon)
             near, m = 0, 0
             for w in range(len(order)):
                 i = order[w]
@@ -66,13 +89,10 @@ def anneal(
             near = min(near, 2 * NEAR)
             trial_block[:m] = block[:m]
             copy_state(reached, state)
-            of_block = run_plan(
-                requests, block[:m], release, rank, costs, rule, state, scratch, horizon, pace, price, first, start
-            )
+            settled = Releases(block[:m], release, rank)
+            of_block = run_plan(setting, settled, space, until)
             if not tight:
-                gather(
-                    requests.arrival, block[:m], release, trial, first, start, costs.decode_base / 2, rule.gated_from
-                )
+                gather(requests.arrival, settled, trial, space.admitted, costs.decode_base / 2, rule.gated_from)
         w = np.random.randint(near)
         i = block[w]
         swapped = -1
@@ -90,37 +110,35 @@ def anneal(
             trial[i], trial[j] = max(earliest[i], release[j]), max(earliest[j], release[i])
         elif kind < 0.75:  # a group begins when another one arrives, or a little earlier or later
             v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
-            until = requests.arrival[block[v]]
+            moment = requests.arrival[block[v]]
             if np.random.random() < 0.5:
-                until = release[i] + (2 * np.random.random() - 1) * SHIFT
+                moment = release[i] + (2 * np.random.random() - 1) * SHIFT
             low, high = group_of(block[:m], release, w)
             for v in range(low, high):
-                trial[block[v]] = max(earliest[block[v]], until)
+                trial[block[v]] = max(earliest[block[v]], moment)
         elif kind < 0.8:  # a group waits for the next
             low, high = group_of(block[:m], release, w)
             for v in range(low, high):
                 trial[block[v]] = release[block[min(high, m - 1)]]
         elif kind < 0.85:  # those of a group that are there when one of it arrives do not wait for the others
-            until = max(earliest[i], requests.arrival[i])
+            moment = max(earliest[i], requests.arrival[i])
             low, high = group_of(block[:m], release, w)
             for v in range(low, high):
-                if requests.arrival[block[v]] <= until:
-                    trial[block[v]] = until
+                if requests.arrival[block[v]] <= moment:
+                    trial[block[v]] = moment
         else:  # one is put off for long, or let in much sooner
-            until = release[i] + FAR * np.random.random()
+            moment = release[i] + FAR * np.random.random()
             if kind < 0.93:
-                until = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
+                moment = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
             v = w
-            while v < m - 1 and release[block[v]] < until:
+            while v < m - 1 and release[block[v]] < moment:
                 v += 1
-            while v > 0 and release[block[v - 1]] >= until:
+            while v > 0 and release[block[v - 1]] >= moment:
                 v -= 1
             trial[i] = max(earliest[i], release[block[v]])
         sort_nearly_sorted(trial_block[:m], trial)
         copy_state(reached, state)
-        value = run_plan(
-            requests, trial_block[:m], trial, rank, costs, rule, state, scratch, horizon, pace, price, first, start
-        )
+        value = run_plan(setting, Releases(trial_block[:m], trial, rank), space, until)
         if value <= of_block or np.random.random() < math.exp((of_block - value) / temperature):
             current += value - of_block
             of_block = value
@@ -130,8 +148,8 @@ def anneal(
                 release[i] = trial[i]
             if current < best:
                 best = current
-                best_release[order] = release[order]
-                best_rank[order] = rank[order]
+                kept.release[order] = release[order]
+                kept.rank[order] = rank[order]
         else:
             for v in range(m):
                 trial[block[v]] = release[block[v]]
@@ -143,13 +161,13 @@ def anneal(
 
 
 @kernel
-def gather(
-    arrival: Any, order: Any, release: Any, trial: Any, first: Any, start: Any, before: float, until: float
-) -> None:
+def gather(arrival: Any, plan: Releases, trial: Any, admitted: Admitted, before: float, until: float) -> None:
     """Release those together that have started together, when the last arrives or so long before they start.
 
     Nobody starts at another time, as the iteration before lasts longer. Only those that start before ``until``.
     """
+    order, release, _ = plan
+    first, start = admitted
     low = 0
     while low < len(order) and first[order[low]] >= 0 and start[order[low]] < until:
         high, arrived, released, at = low, 0.0, 0.0, start[order[low]]

@@ -85,6 +85,53 @@ class Scratch(NamedTuple):
     refused: Any
 
 
+class Setting(NamedTuple):
+    """What is served, what it costs, and by which rule."""
+
+    requests: Requests
+    costs: Costs
+    rule: Rule
+
+
+class Releases(NamedTuple):
+    """A plan: positions of those to admit by release, shape [m], and release [ms] and rank of all, shape [n]."""
+
+    order: Any
+    release: Any
+    rank: Any
+
+
+class Admitted(NamedTuple):
+    """Iteration and time [ms] of each admission, shape [n]."""
+
+    first: Any
+    start: Any
+
+
+class Workspace(NamedTuple):
+    """What a run changes."""
+
+    state: State
+    scratch: Scratch
+    admitted: Admitted
+
+
+class Horizon(NamedTuple):
+    """The time [ms] at which a run ends, and what counts beyond it: see `run_plan`."""
+
+    end: float
+    pace: float
+    price: float
+
+
+class InProgress(NamedTuple):
+    """Requests in progress, the sum of their offsets, and the iteration."""
+
+    active: int
+    offsets: int
+    iteration: int
+
+
 def empty_state(longest: int) -> State:
     """Nobody in progress, for outputs of at most ``longest`` tokens."""
     ring = longest + 2
@@ -101,20 +148,20 @@ def copy_state(source: State, target: State) -> None:
 
 
 @kernel
-def run_plan(
-    requests: Requests, order: Any, release: Any, rank: Any, costs: Costs, rule: Rule, state: State, scratch: Scratch,
-    horizon: float, pace: float, price: float, first: Any, start: Any,
-) -> float:  # fmt: skip
-    """Run from ``state`` (changed in place) until all have completed or the horizon [ms] is reached.
+def run_plan(setting: Setting, plan: Releases, space: Workspace, until: Horizon) -> float:
+    """Run from the state of ``space`` until all have completed or the horizon [ms] is reached.
 
-    ``order`` [m] holds positions of requests, by release. Fills ``first`` and ``start`` [n]: iteration and time [ms] of
-    admission. Returns the sum of completions [ms], of those in progress at the beginning too; whoever is not done at
-    the horizon counts as if its iterations went on at ``pace`` [ms] from there, and ``price`` for each ms of the work
-    that only it still causes, which all others will wait through.
+    Changes that state and fills ``admitted``. Returns the sum of completions [ms], of those in progress at the
+    beginning too; whoever is not done at the horizon counts as if its iterations went on at ``pace`` [ms] from there,
+    and ``price`` for each ms of the work that only it still causes, which all others will wait through.
     O(iterations + admissions * (log m + longest output)).
     """
-    arrival, prompt, output = requests
-    heap, refused = scratch
+    costs, rule = setting.costs, setting.rule
+    arrival, prompt, output = setting.requests
+    order, release, rank = plan
+    state, (first, start) = space.state, space.admitted
+    heap, refused = space.scratch
+    horizon, pace, price = until
     m = len(order)
     ring = len(state.ending)
     now, first_tokens = state.now
@@ -145,10 +192,8 @@ def run_plan(
                 if prompts + prompt[i] > rule.prompts:
                     more = 1
                 elif 0 <= rule.capacity < peaks + prompt[i] + output[i]:
-                    more = misfit(
-                        state.ending, state.ending_offsets, active + fresh, offsets, iteration, prompt[i], output[i],
-                        rule.capacity,
-                    )  # fmt: skip
+                    there = InProgress(active + fresh, offsets, iteration)
+                    more = misfit(state, there, prompt[i], output[i], rule.capacity)
                 if more > 0:
                     refused[misfits] = entry
                     misfits += 1
@@ -190,11 +235,11 @@ def run_plan(
             state.ending_offsets[place] = 0
         iteration += 1
         if active > 0 and (waiting == 0 or active >= rule.batch or iteration < rescan):
-            until = min(horizon, release[order[known]]) if known < m else horizon
+            pause = min(horizon, release[order[known]]) if known < m else horizon
             last = iteration + ring if waiting == 0 or active >= rule.batch else rescan
             held = offsets + active * iteration
             place = iteration % ring
-            while now < until and state.ending[place] == 0 and iteration < last:
+            while now < pause and state.ending[place] == 0 and iteration < last:
                 now += costs.base + (
                     costs.decode_base + costs.decode_per_request * active + costs.decode_per_kv_token * held
                 )
@@ -237,14 +282,14 @@ def prefill_part(costs: Costs, prompts: int) -> float:
 
 
 @kernel
-def misfit(
-    ending: Any, ending_offsets: Any, active: int, offsets: int, iteration: int, prompt: int, output: int, capacity: int
-) -> int:
+def misfit(state: State, there: InProgress, prompt: int, output: int, capacity: int) -> int:
     """0 where one more request, admitted now, keeps within the capacity until it completes; else how long it cannot.
 
     That is a number of iterations before which it does not fit, whoever else is admitted. Where too many tokens would
     be held in a later iteration, there is one less for each iteration that it is admitted later. O(output).
     """
+    ending, ending_offsets = state.ending, state.ending_offsets
+    active, offsets, iteration = there
     ring = len(ending)
     last = iteration + output - 1
     offsets += prompt + 1 - iteration

@@ -13,7 +13,21 @@ from modelkit.clock import LinearClock
 from modelkit.instance import Instance
 from modelkit.judge.rules import Residency
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
-from modelkit.problems.serving.plan_kernel import Costs, Requests, Rule, Scratch, copy_state, empty_state, run_plan
+from modelkit.problems.serving.plan_kernel import (
+    Admitted,
+    Costs,
+    Horizon,
+    Releases,
+    Requests,
+    Rule,
+    Scratch,
+    Setting,
+    State,
+    Workspace,
+    copy_state,
+    empty_state,
+    run_plan,
+)
 from modelkit.schedule import Admission, Schedule, Segment
 
 Floats = npt.NDArray[np.float64]
@@ -21,6 +35,8 @@ Ints = npt.NDArray[np.int64]
 
 #: Misfits after which a scan of those waiting ends.
 MISFITS = (1, 4)
+#: No horizon.
+TO_THE_END = Horizon(math.inf, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +94,24 @@ class Server:
         self.rule = Rule(most, prompts, slots or len(arrival), 1, np.zeros(1), arrival[0], math.inf, 0.0)
         #: Whether all requests together do not fit the memory.
         self.tight = 0 <= self.rule.capacity < int((prompt + output).sum())
-        self.first, self.start = np.full(len(arrival), -1, np.int64), np.zeros(len(arrival))
+        self.admitted = Admitted(np.full(len(arrival), -1, np.int64), np.zeros(len(arrival)))
+        self.first, self.start = self.admitted
         self.scratch = Scratch(np.zeros(len(arrival), np.int64), np.zeros(max(MISFITS), np.int64))
         self.empty, self.begin, self.state = (empty_state(int(output.max())) for _ in range(3))
+
+    def setting(self, rule: Rule) -> Setting:
+        """What is served, by this rule."""
+        return Setting(self.requests, self.costs, rule)
+
+    def space(self, state: State) -> Workspace:
+        """What a run from this state changes."""
+        return Workspace(state, self.scratch, self.admitted)
 
     def plan(self, release: Floats, rank: Ints, rule: Rule) -> Plan:
         """A plan with its value [ms] by the metric; fills ``first`` and ``start``."""
         copy_state(self.empty, self.state)
         order = np.argsort(release, kind="stable")
-        total = run_plan(
-            self.requests, order, release, rank, self.costs, rule, self.state, self.scratch, math.inf, 0.0, 0.0,
-            self.first, self.start,
-        )  # fmt: skip
+        total = run_plan(self.setting(rule), Releases(order, release, rank), self.space(self.state), TO_THE_END)
         ended, first_tokens = self.state.now
         values = {TOTAL_LATENCY_MS: total, TOTAL_TTFT_MS: first_tokens, MAKESPAN_MS: ended}
         return Plan(release, rank, rule, float(values[self.metric]))

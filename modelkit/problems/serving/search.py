@@ -25,9 +25,9 @@ from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import Instance
 from modelkit.judge.rules import Residency
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
-from modelkit.problems.serving.annealing import anneal, seed_generator
-from modelkit.problems.serving.plan_kernel import copy_state, run_plan
-from modelkit.problems.serving.plans import MISFITS, Floats, Ints, Plan, Server, search_refusal
+from modelkit.problems.serving.annealing import Walk, anneal, seed_generator
+from modelkit.problems.serving.plan_kernel import Horizon, Releases, copy_state, run_plan
+from modelkit.problems.serving.plans import MISFITS, TO_THE_END, Floats, Ints, Plan, Server, search_refusal
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 
@@ -124,11 +124,11 @@ def improve_plans(
         starts += [server.plan_of(begin)] if begin else []
         until, whole = deadline.share(TOGETHER), starts[0]
         for number, start in enumerate(starts):
-            for plan in chain((start,), annealed(server, start, until.share(1 / (len(starts) - number)))):
+            for plan in chain((start,), anneal_all(server, start, until.share(1 / (len(starts) - number)))):
                 if plan.total <= whole.total:
                     whole = plan
                     yield whole
-        yield from repaired(server, whole, deadline, seed)
+        yield from repair(server, whole, deadline, seed)
     else:
         for tuned_plan in tune_gate(server, best, deadline.share(TUNED), seed):
             best = tuned_plan
@@ -172,16 +172,16 @@ def started(server: Server, plan: Plan) -> Plan:
     return server.plan(release, plan.rank, plan.rule._replace(gated_from=math.inf))
 
 
-def annealed(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
+def anneal_all(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]:
     """Anneal all requests together until the deadline."""
     n = len(plan.rank)
     hot = HEAT * (plan.total - server.requests.arrival.sum()) / n
     copy_state(server.empty, server.begin)
-    part = Part(np.argsort(plan.release, kind="stable"), n, math.inf, 0.0, 0.0)
+    part = Part(np.argsort(plan.release, kind="stable"), n, TO_THE_END)
     yield from anneal_part(server, plan, part, deadline, hot=hot, breath=max(1, BREATH // (n * 20)))
 
 
-def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
+def repair(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
     """Anneal windows anywhere, again and again, and keep what gains.
 
     A window is run to from the beginning; behind it, moves are valued by what is left to do.
@@ -196,10 +196,8 @@ def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Itera
         begun = float(np.sort(server.start)[max(0, int(rng.integers(-FEWEST, n)))])
         copy_state(server.empty, server.begin)
         server.first[:] = -1
-        run_plan(
-            requests, order, plan.release, plan.rank, server.costs, plan.rule, server.begin, server.scratch,
-            begun, 0.0, 0.0, server.first, server.start,
-        )  # fmt: skip
+        releases = Releases(order, plan.release, plan.rank)
+        run_plan(server.setting(plan.rule), releases, server.space(server.begin), Horizon(begun, 0.0, 0.0))
         rest = order[server.first[order] < 0]
         free = min(len(rest), int(rng.integers(FEWEST, 4 * FEWEST)))
         horizon = float(plan.release[rest[free - 1]]) + BEYOND * latency
@@ -212,14 +210,12 @@ def repaired(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Itera
 class Part(NamedTuple):
     """What is annealed: requests by release, of which the first ``free`` are moved, and how their moves are valued.
 
-    From ``server.begin`` until the horizon, with ``pace`` and ``price`` as in `run_plan`.
+    From ``server.begin`` until the horizon.
     """
 
     order: Ints
     free: int
-    horizon: float
-    pace: float
-    price: float
+    horizon: Horizon
 
 
 def anneal_part(
@@ -229,23 +225,21 @@ def anneal_part(
 
     ``plan.total`` is the part's value. A look at the clock every ``breath`` moves.
     """
-    order, release, rank = part.order.copy(), plan.release.copy(), plan.rank.copy()
-    best_release, best_rank = release.copy(), rank.copy()
+    releases = Releases(part.order.copy(), plan.release.copy(), plan.rank.copy())
+    kept = Releases(releases.order, plan.release.copy(), plan.rank.copy())
+    setting, space = server.setting(plan.rule), server.space(server.state)
     current = best = plan.total
     whole, done, enough = deadline.left, 0, most or EFFORT * part.free
     timed = deadline.finite and most is None
     while not deadline.over and done < enough:
         share = 1 - deadline.left / whole if timed else done / enough
         heat = hot * (1 - share) + hot * COOLED
-        current, found = anneal(
-            server.requests, order, release, rank, server.costs, plan.rule, server.begin, server.state,
-            server.scratch, part.horizon, part.pace, part.price, server.first, server.start, part.free, breath, heat,
-            current, best, best_release, best_rank,
-        )  # fmt: skip
+        walk = Walk(server.begin, part.free, breath, heat, current, best)
+        current, found = anneal(setting, releases, space, part.horizon, walk, kept)
         done += 0 if timed else breath
         if found < best:
             best = found
-            yield Plan(best_release.copy(), best_rank.copy(), plan.rule, best)
+            yield Plan(kept.release.copy(), kept.rank.copy(), plan.rule, best)
 
 
 def tune_gate(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
@@ -301,10 +295,8 @@ def anneal_windows(server: Server, plan: Plan, deadline: Deadline) -> Iterator[P
         half = past_ties(soonest, free // 2 if free < len(rest) else free)
         reached = float(soonest[half]) if half < len(rest) else math.inf
         server.first[rest] = -1
-        run_plan(
-            requests, settled[:half], plan.release, plan.rank, server.costs, rule, server.begin, server.scratch,
-            reached, 0.0, 0.0, server.first, server.start,
-        )  # fmt: skip
+        releases = Releases(settled[:half], plan.release, plan.rank)
+        run_plan(server.setting(rule), releases, server.space(server.begin), Horizon(reached, 0.0, 0.0))
         rest = rest[server.first[rest] < 0]
         window += 1
 
@@ -334,15 +326,13 @@ def anneal_window(
 
     def run(pace: float, price: float) -> float:
         copy_state(begin, state)
-        return float(run_plan(
-            server.requests, order, plan.release, plan.rank, server.costs, plan.rule, state, server.scratch, horizon,
-            pace, price, server.first, server.start,
-        ))  # fmt: skip
+        releases = Releases(order, plan.release, plan.rank)
+        return float(run_plan(server.setting(plan.rule), releases, server.space(state), Horizon(horizon, pace, price)))
 
     run(0.0, 0.0)
     pace = float((state.now[0] - begin.now[0]) / max(1, state.sums[2] - begin.sums[2]))
     price = PRICE * float(state.sums[0]) if math.isfinite(horizon) else 0.0
-    part = Part(order, free, horizon, pace, price)
+    part = Part(order, free, Horizon(horizon, pace, price))
     begun = replace(plan, total=run(pace, price))
     breath = max(1, BREATH // (len(order) * 40))
     moved = anneal_part(server, begun, part, deadline, hot=hot, breath=breath, most=most)
