@@ -300,3 +300,20 @@ def test_what_should_be_an_object_and_is_none(tmp_path: Path) -> None:
     run.write_text("\n")
     with pytest.raises(InputError, match="file: is empty"):
         read_log(run)
+
+
+def test_what_is_odd_of_requests_is_said(tmp_path: Path) -> None:
+    """Tests that equal ids and requests without stamps are counted, and that an event that is none is refused."""
+    run = served(n=20)
+    path = write(tmp_path, "vllm-run", [*run[:18], run[0], run[1]])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[3]["first_token_ts"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert mk.import_log(path).notes[:2] == (
+        "2 requests with the id of another one, so all are numbered anew",
+        "1 requests without times of their first and last token: no run is observed",
+    )
+    path = write(tmp_path, "dynamo", run)
+    path.write_text(path.read_text().replace('"event": {', '"event": 3, "x": {', 1))
+    with pytest.raises(InputError, match="line 1: has no event_type, and no event that has one"):
+        read_log(path)

@@ -164,6 +164,10 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
         reading.ignored["prompt tokens that were in the prefix cache, left out of the prompts"] = cached
     if (sessions := sum(record.session is not None for record in records)) > 0:
         reading.ignored["requests of sessions, each taken as one of its own"] = sessions
+    if (same := len(records) - len({record.id for record in records})) > 0:
+        reading.ignored["requests with the id of another one, so all are numbered anew"] = same
+    if 0 < (unknown := sum(not record.stamped for record in records)) < len(records):
+        reading.ignored["requests without times of their first and last token: no run is observed"] = unknown
     left_out = Counter({why: n for why, n in left_out.items() if n})
     return Log(reading.where, name, tuple(records), reading.engine, {**left_out, **reading.ignored})
 

@@ -101,7 +101,11 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
     for row in read_json_lines(path, ()):
         event = row.cells.get("event") if isinstance(row.cells.get("event"), Mapping) else row.cells
         assert isinstance(event, Mapping)
-        if event.get("event_type") != "request_end":
+        if "event_type" not in event:
+            words = "has no event_type, and no event that has one; allowed: an event, or an object that wraps one"
+            reading.faults.append(Fault(row.place, words))
+            continue
+        if event["event_type"] != "request_end":
             reading.ignored["events that are no end of a request"] += 1
             continue
         fields = Fields(row.place, event, reading)
