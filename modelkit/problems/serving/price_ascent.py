@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modelkit.problems.serving import price_kernels as kernels
+from modelkit.problems.serving import share_kernels
+from modelkit.problems.serving.share_kernels import Own, Shares
 from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.threads import blocks
 from modelkit.verify.serving_costs import COSTS_PER_MS, ServingCosts
@@ -170,7 +172,7 @@ class Level:
 
         Temperatures are shares of ``mean``.
         """
-        moments = [(np.zeros_like(x), np.zeros_like(x)) for x in self.parameters]
+        moments = [np.zeros((2, len(x))) for x in self.parameters]
         server = self.parameters[0]
         of_server = PRICE_STEP * np.maximum(server, LEAST * max(float(server.mean()), 1e-9))
         allowed = deadline.left
@@ -186,7 +188,7 @@ class Level:
             size = plan.step * (1 - done)
             for k, (x, slope) in enumerate(zip(self.parameters, self._gradient(temperature), strict=True)):
                 step = of_server * size if k == 0 else np.array([STEP * size])
-                kernels.climb(x, slope, *moments[k], step, iteration + 1, 0.0 if k == 0 else -np.inf)
+                share_kernels.climb(x, slope, moments[k], step, iteration + 1, 0.0 if k == 0 else -np.inf)
         return False
 
     def _look(self, listen: Callable[[float], None], temperature: float) -> None:
@@ -208,7 +210,8 @@ class Level:
 
     def _shares(self, own: Floats, common: Floats) -> tuple[Floats, Floats]:
         shares, of_limits = np.empty_like(own), np.empty((2, self.buckets))
-        kernels.shares_of(own, self.first, self.begin, common.reshape(2, -1), self.buckets, shares, of_limits)
+        logits = Shares(own, common.reshape(2, -1))
+        share_kernels.find_shares(Own(self.first, self.begin), logits, Shares(shares, of_limits))
         return shares, of_limits * np.array(self.terms.limits)[:, None]
 
     def _priced(self) -> tuple[tuple[Floats, Floats, Floats, Floats], Priced]:
@@ -236,10 +239,13 @@ class Level:
 
         def work(number: int, some: slice) -> None:
             kernels.soft_minima(
-                facts[some], law, self.height, self.first[some], self.begin[some.start : some.stop + 1], priced.common,
-                priced.decoding, priced.prompts, self.limit[some], temperature, common[number], own, own_prompts,
+                kernels.Terms(facts[some], law, self.height),
+                Own(self.first[some], self.begin[some.start : some.stop + 1]),
+                kernels.Prices(priced.common, priced.decoding, priced.prompts),
+                kernels.Look(self.limit[some], temperature),
+                kernels.Prices(common[number], own, own_prompts),
                 least[some],
-            )  # fmt: skip
+            )
 
         with ThreadPoolExecutor(len(parts)) if len(parts) > 1 else nullcontext() as pool:
             for _ in (pool.map if pool else map)(work, range(len(parts)), (some for (some,) in parts)):
@@ -258,6 +264,7 @@ class Level:
         ):
             more = np.zeros(self.buckets)
             worth = fixed * self.parameters[0]
-            kernels.share_gradient(self.first, self.begin, worth, some, all_shares, slope, rows, more)
+            given = Shares(some, all_shares)
+            share_kernels.share_gradient(Own(self.first, self.begin), worth, given, Shares(slope, rows), more)
             server = server + fixed * more
         return [server, own, own_prompts, common[1:3].ravel(), common[3:5].ravel()]

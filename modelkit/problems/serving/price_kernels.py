@@ -10,10 +10,11 @@ Prices of request i in bucket b, before the running minimum:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from modelkit.problems.serving.share_kernels import Own
 from modelkit.runtime.kernel import kernel
 
 #: Rows of prices on buckets, and of their gradient.
@@ -26,63 +27,56 @@ PER_REQUEST, PER_TOKEN, THETA, PER_CAPACITY, PER_SLOT = range(5)
 WIDTH = 30.0
 
 
-@kernel
-def shares_of(logits: Any, first: Any, begin: Any, common: Any, buckets: int, shares: Any, common_shares: Any) -> None:
-    """Softmax in each bucket over the rows of ``common`` and over the requests whose own prices it has."""
-    highest = np.full(buckets, -1e300)
-    for c in range(common.shape[0]):
-        for b in range(buckets):
-            highest[b] = max(highest[b], common[c, b])
-    for i in range(len(first)):
-        for j in range(begin[i], begin[i + 1]):
-            b = first[i] + j - begin[i]
-            highest[b] = max(highest[b], logits[j])
-    total = np.zeros(buckets)
-    for c in range(common.shape[0]):
-        for b in range(buckets):
-            common_shares[c, b] = math.exp(common[c, b] - highest[b])
-            total[b] += common_shares[c, b]
-    for i in range(len(first)):
-        for j in range(begin[i], begin[i + 1]):
-            b = first[i] + j - begin[i]
-            shares[j] = math.exp(logits[j] - highest[b])
-            total[b] += shares[j]
-    for c in range(common.shape[0]):
-        for b in range(buckets):
-            common_shares[c, b] /= max(total[b], 1e-300)
-    for i in range(len(first)):
-        for j in range(begin[i], begin[i + 1]):
-            shares[j] /= max(total[first[i] + j - begin[i]], 1e-300)
+class Prices(NamedTuple):
+    """Common ones, shape [rows, buckets], and own ones; or the gradient by them."""
+
+    common: Any
+    decoding: Any
+    prompts: Any
 
 
-@kernel
-def share_gradient(
-    first: Any,
-    begin: Any,
-    worth: Any,
-    shares: Any,
-    common_shares: Any,
-    gradient: Any,
-    common_gradient: Any,
-    server: Any,
-) -> None:
-    """From the gradient by prices to that by logits, in place; adds to ``server`` what a higher worth brings.
+class Terms(NamedTuple):
+    """What is known of each request, of the server, and the length of a bucket [ms]."""
 
-    A price is ``worth * pi * share``.
-    """
-    mean = np.zeros(common_shares.shape[1])
-    for c in range(common_shares.shape[0]):
-        mean += common_shares[c] * common_gradient[c]
-    for i in range(len(first)):
-        for j in range(begin[i], begin[i + 1]):
-            mean[first[i] + j - begin[i]] += shares[j] * gradient[j]
-    for c in range(common_shares.shape[0]):
-        common_gradient[c] = worth * common_shares[c] * (common_gradient[c] - mean)
-    for i in range(len(first)):
-        for j in range(begin[i], begin[i + 1]):
-            b = first[i] + j - begin[i]
-            gradient[j] = worth[b] * shares[j] * (gradient[j] - mean[b])
-    server += mean
+    facts: Any
+    law: Any
+    height: float
+
+
+class Look(NamedTuple):
+    """Buckets from the arrival on in which completions are looked at, shape [n], and the temperature."""
+
+    limit: Any
+    temperature: float
+
+
+class Span(NamedTuple):
+    """A number of buckets from ``low`` on."""
+
+    low: int
+    buckets: int
+
+
+class Sums(NamedTuple):
+    """Running minima of prices, and their integrals up to each bucket's beginning."""
+
+    run: Any
+    upto: Any
+
+
+class Found(NamedTuple):
+    """Completions, and what they cost."""
+
+    xs: Any
+    ks: Any
+
+
+class Adjoint(NamedTuple):
+    """Where running minima come from, and the gradient by their integrals: up to a bucket, and within it."""
+
+    where: Any
+    jump: Any
+    part: Any
 
 
 @kernel
@@ -124,9 +118,12 @@ def _credit_moment(jump: Any, part: Any, x: float, weight: float, height: float)
 
 
 @kernel
-def _priced(i: int, facts: Any, law: Any, first: Any, begin: Any, prices: Any, decoding: Any, prompts: Any, low: int,
-            count: int, price: Any) -> None:  # fmt: skip
-    """X, Y, P and F of request i in ``count`` buckets from ``low`` on."""
+def _price(i: int, terms: Terms, where: Own, given: Prices, span: Span, price: Any) -> None:
+    """X, Y, P and F of request i in each bucket of a span."""
+    facts, law, _ = terms
+    first, begin = where
+    prices, decoding, prompts = given
+    low, count = span
     per_token, per_prompt = 1.0 / law[PER_CAPACITY], facts[i, TOKENS] / law[PER_CAPACITY]
     for k in range(count):
         b = low + k
@@ -148,12 +145,14 @@ def _priced(i: int, facts: Any, law: Any, first: Any, begin: Any, prices: Any, d
 
 
 @kernel
-def _candidates(fact: Any, height: float, count: int, run: Any, upto: Any, within: float, xs: Any, ks: Any) -> int:
+def _candidates(fact: Any, height: float, count: int, sums: Sums, within: float, into: Found) -> int:
     """Completions from the first bucket's beginning on at which K may be least, and K above the arrival there.
 
     Between two moments at which one of its intervals has an end on a bucket's border K is a convex quadratic, whose
     least point is one of them. Those beyond the least K so far and ``within`` are left out.
     """
+    run, upto = sums
+    xs, ks = into
     decode, each, held = fact[DECODING], fact[EACH], fact[HELD]
     prefill = fact[PREFILL]
     begins = fact[ARRIVAL] - math.floor(fact[ARRIVAL] / height) * height
@@ -204,15 +203,14 @@ def _candidates(fact: Any, height: float, count: int, run: Any, upto: Any, withi
 
 
 @kernel
-def soft_minima(
-    facts: Any, law: Any, height: float, first: Any, begin: Any, prices: Any, decoding: Any, prompts: Any, limit: Any,
-    temperature: float, gradient: Any, own_gradient: Any, own_prompt_gradient: Any, least: Any,
-) -> None:  # fmt: skip
+def soft_minima(terms: Terms, own: Own, prices: Prices, look: Look, gradient: Prices, least: Any) -> None:
     """``least[i]``: the least K of request i above its arrival, and with a temperature the gradient of a smooth one.
 
     The smooth minimum is over the first ``limit[i]`` buckets from the arrival on, and its gradient is added; the exact
     one, without a temperature, over all, and these are where it begins to look.
     """
+    facts, _, height = terms
+    limit, temperature = look
     longest = 0
     for i in range(len(facts)):
         longest = max(longest, limit[i])
@@ -223,14 +221,14 @@ def soft_minima(
         fact, count = facts[i], limit[i]
         low = math.floor(fact[ARRIVAL] / height)
         while True:
-            _priced(i, facts, law, first, begin, prices, decoding, prompts, low, count, price)
+            _price(i, terms, own, prices, Span(low, count), price)
             for f in range(4):
                 _running(price[f, :count], run[f], where[f], upto[f], height)
             summed = 0.0
             for b in range(count):
                 upto[4, b] = summed
                 summed += run[1, b] * (b + 0.5) * height * height
-            found = _candidates(fact, height, count, run, upto, WIDTH * temperature, xs, ks)
+            found = _candidates(fact, height, count, Sums(run, upto), WIDTH * temperature, Found(xs, ks))
             best = np.inf
             for c in range(found):
                 best = min(best, ks[c])
@@ -255,8 +253,7 @@ def soft_minima(
             if ks[c] - best < WIDTH * temperature:
                 w = math.exp((best - ks[c]) / temperature) / weights
                 _weigh(fact, height, xs[c], w, jump[:, :count], part[:, :count])
-        _collected(i, facts, law, height, first, begin, low, count, where, jump, part, gradient, own_gradient,
-                   own_prompt_gradient)  # fmt: skip
+        _collect(i, terms, own, Span(low, count), Adjoint(where, jump, part), gradient)
 
 
 @kernel
@@ -280,11 +277,13 @@ def _weigh(fact: Any, height: float, x: float, w: float, jump: Any, part: Any) -
 
 
 @kernel
-def _collected(
-    i: int, facts: Any, law: Any, height: float, first: Any, begin: Any, low: int, count: int, where: Any, jump: Any,
-    part: Any, gradient: Any, own_gradient: Any, own_prompt_gradient: Any,
-) -> None:  # fmt: skip
+def _collect(i: int, terms: Terms, place: Own, span: Span, adjoint: Adjoint, into: Prices) -> None:
     """Add the gradient by the running minima to that by the prices that they come from."""
+    facts, law, height = terms
+    first, begin = place
+    low, count = span
+    where, jump, part = adjoint
+    gradient, own_gradient, own_prompt_gradient = into
     per_token, per_prompt = 1.0 / law[PER_CAPACITY], facts[i, TOKENS] / law[PER_CAPACITY]
     behind = np.zeros(5)
     prices_end = gradient.shape[1]
@@ -318,14 +317,3 @@ def _collected(
                     own_gradient[j] += law[THETA] * g
         for f in range(5):
             behind[f] += jump[f, k]
-
-
-@kernel
-def climb(x: Any, gradient: Any, mean: Any, square: Any, step: Any, iteration: int, floor: float) -> None:
-    """One step of Adam upwards (Kingma, Ba, arXiv 1412.6980), ``step`` by entry or one for all; not below a floor."""
-    fade_mean, fade_square = 1 - 0.9**iteration, 1 - 0.99**iteration
-    for j in range(len(x)):
-        mean[j] += 0.1 * (gradient[j] - mean[j])
-        square[j] += 0.01 * (gradient[j] * gradient[j] - square[j])
-        change = mean[j] / fade_mean / (math.sqrt(square[j] / fade_square) + 1e-12)
-        x[j] = max(floor, x[j] + step[j % len(step)] * change)
