@@ -135,6 +135,8 @@ def test_slots_are_tracks_and_rounds_have_a_length(two: mk.Instance) -> None:
     """Tests numbered slots, the unit clock, and a counter that is 0 while nobody is there."""
     questions = mk.generate("gsm8k", requests=30, slots=4, seed=1)
     found = _events(mk.perfetto_trace(mk.simulate(questions, "sorted"), questions))
+    with pytest.raises(UsageError, match="--round-ms: found 5; allowed: none, for the instance counts seconds"):
+        mk.perfetto_trace(mk.simulate(questions, "sorted"), questions, round_ms=5.0)
     names = [e["args"]["name"] for e in found["M"] if e["name"] == "thread_name"]
     assert names == [f"slot {k}" for k in range(4)]
     _check_nesting(found["X"])

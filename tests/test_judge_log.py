@@ -58,6 +58,13 @@ def test_without_limits_the_log_shows_them(bench: Path) -> None:
     assert "how many tokens the KV cache holds" in notes
 
 
+def _faster(path: Path) -> Path:
+    """A server that decodes twice as fast as that of the log, beside ``path``."""
+    fast = path.with_name("fast.json")
+    fast.write_text(json.dumps({"clock": CLOCK.model_dump(exclude_none=True) | {"decode_base_ms": 4.0}}))
+    return fast
+
+
 def test_a_server_that_is_faster_than_its_law_is_no_success(bench: Path) -> None:
     """Tests that a log below the bound is called a contradiction, and a model that explains nothing is called that."""
     slow = bench.with_name("slow.json")
@@ -67,6 +74,10 @@ def test_a_server_that_is_faster_than_its_law_is_no_success(bench: Path) -> None
     assert "(observed, as logged), less than" in found.sentence
     assert "observed, as logged, less than" in found.markdown
     assert "proven least" not in found.markdown
+    unlike = mk.judge_log(bench, max_batch=8, server=str(_faster(slow)), time_limit=1)
+    assert "(observed, as logged), which the server that was named does not explain; on that" in unlike.sentence
+    assert "%, which the model does not explain)" in unlike.markdown
+    assert unlike.best_by in {*unlike.policies, unlike.bound.result.producer.name}
     assert found.document()["bound"]["contradicted"]
     assert "the cost model or the limits are not those of the server" in found.sentence
     assert "does not explain the log" in found.verdict

@@ -101,7 +101,7 @@ def _mooncake(file: str, round_ms: float | None, quiet: bool) -> tuple[str, str,
 def _perfetto(file: str, instance: str | None, round_ms: float | None) -> tuple[str, str, str]:
     result = mk.load_result(file)
     found = mk.load(instance) if instance is not None else instance_of(result, Path(file).parent)
-    text = mk.perfetto_trace(result, found, round_ms=1.0 if round_ms is None else round_ms)
+    text = mk.perfetto_trace(result, found, round_ms=round_ms)
     stem = file_stem(file, result.instance.name or "").removesuffix(".result")
     words = f"the schedule of {result.producer.name}; open it at ui.perfetto.dev"
     return text, file_name(stem, ending=_ENDINGS["perfetto"]), words

@@ -178,7 +178,7 @@ def _table(found: Judgement) -> list[str]:
     rows = [("[s], TPOT [ms]", list(TABLE.values()))]
     rows += [row(AS_LOGGED, found.observed.metrics), row(f"{ENGINE}, simulated", found.simulated.metrics)]
     rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
-    best = found.best.producer.name
+    best = found.best_by
     if best in found.policies and found.best is not found.policies[best] and "max_batch_tokens" in found.limits:
         best += ", any number of tokens an iteration"
     rows.append(row(f"best found ({best})", found.best.metrics))

@@ -84,6 +84,12 @@ class Judgement:
         return min((r for r in found if r.objective.value is not None), key=lambda r: r.objective.value or 0.0)
 
     @property
+    def best_by(self) -> str:
+        """Who found the best schedule: a policy of `policies`, or what the search of the bound began or ended with."""
+        names = (name for name, result in self.policies.items() if result is self.best)
+        return next(names, self.best.producer.name)
+
+    @property
     def observed_ms(self) -> float:
         """The mean latency that the log shows."""
         return self.observed.metrics["mean_latency_ms"] or 0.0
@@ -117,11 +123,12 @@ class Judgement:
                 f" {_s(self.least_ms)} that no schedule undercuts under this cost model: the cost model or"
                 " the limits are not those of the server."
             )
-        return (
-            f"This server took {_s(self.observed_ms)} on average ({AS_LOGGED}); the best schedule found takes"
-            f" {_s(self.best_ms)}, and no schedule takes less than {_s(self.least_ms)}, on"
-            f" {'the cost model fitted to the log' if self.law is not None else 'the server that was named'}."
-        )
+        model = "the cost model fitted to the log" if self.law is not None else "the server that was named"
+        took = f"This server took {_s(self.observed_ms)} on average ({AS_LOGGED})"
+        rest = f"the best schedule found takes {_s(self.best_ms)}, and no schedule takes less than {_s(self.least_ms)}"
+        if abs(self.off) > ROUGHLY:
+            return f"{took}, which {model} does not explain; on that, {rest}."
+        return f"{took}; {rest}, on {model}."
 
     @property
     def verdict(self) -> str:
@@ -154,8 +161,9 @@ class Judgement:
                 f"{head} less than the **{_s(self.least_ms)}** that no schedule undercuts under this cost model, which"
                 f" or whose limits are not those of the server (modelkit {VERSION})"
             )
+        doubt = ", which the model does not explain" if abs(self.off) > ROUGHLY else ""
         return (
-            f"{head} {_s(self.simulated.metrics['mean_latency_ms'])} simulated ({self.off:+.1%}),"
+            f"{head} {_s(self.simulated.metrics['mean_latency_ms'])} simulated ({self.off:+.1%}{doubt}),"
             f" **{_s(self.best_ms)}** best schedule found, **{_s(self.least_ms)}** proven least (modelkit {VERSION})"
         )
 
@@ -180,7 +188,7 @@ class Judgement:
                 "certificate": certificate,
                 "contradicted": self.contradicted,
             },
-            "best": {"mean_latency_ms": self.best_ms, "producer": self.best.producer.name},
+            "best": {"mean_latency_ms": self.best_ms, "producer": self.best_by},
             "policies": {name: dict(result.metrics) for name, result in self.policies.items()},
             "verdict": self.verdict,
             "notes": list(self.notes),

@@ -33,18 +33,18 @@ Event = dict[str, Any]
 
 
 @checked_arguments
-def perfetto_trace(schedule: Schedule | Result, instance: Instance, *, round_ms: float = 1.0) -> str:
+def perfetto_trace(schedule: Schedule | Result, instance: Instance, *, round_ms: float | None = None) -> str:
     """The trace events of a schedule as JSON.
 
     Parameters
     ----------
     round_ms
-        Under the unit clock, how long a round is drawn [ms].
+        Under the unit clock, how long a round is drawn [ms]; 1 by default.
 
     Raises
     ------
     UsageError
-        The result has no schedule, or is about another instance.
+        The result has no schedule, or is about another instance; or ``round_ms`` is none of a round, or there are none.
     """
     if isinstance(schedule, Result):
         if schedule.schedule is None:
@@ -52,8 +52,10 @@ def perfetto_trace(schedule: Schedule | Result, instance: Instance, *, round_ms:
         if schedule.instance.sha256 != instance.sha256:
             raise UsageError("the result is about another instance than the one given: their hashes differ")
         schedule = schedule.schedule
-    if not 0 < round_ms <= 1e9:
-        raise UsageError(f"--round-ms: found {round_ms:g}; allowed: more than 0, up to 10^9")
+    if round_ms is not None and not (instance.is_unit and 0 < round_ms <= 1e9):
+        allowed = "more than 0, up to 10^9" if instance.is_unit else "none, for the instance counts seconds"
+        raise UsageError(f"--round-ms: found {round_ms:g}; allowed: {allowed}")
+    round_ms = 1.0 if round_ms is None else round_ms
     verdict = judge(instance, schedule)
     per = round_ms * _NS if instance.is_unit else float(_NS)
     events = [*_requests(instance, verdict, per), *_counters(instance, verdict, per)]
