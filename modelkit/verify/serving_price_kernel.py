@@ -7,7 +7,7 @@ nonincreasing, and charge less. A cost is followed from one border of a bucket t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,35 +21,59 @@ ARRIVAL, RESIDENCE, DECODING, PROMPT, PREFILL, FINER, LIMIT = range(7)
 ITERATION, TOKEN, READING, FIXED = range(4)
 
 
+class Requests(NamedTuple):
+    """``times[i]`` in the columns above; ``factors[i, j]`` holds a whole number and a shift to the right."""
+
+    times: Any
+    factors: Any
+
+
+class Prices(NamedTuple):
+    """Common prices, by bucket."""
+
+    server: Any
+    memory: Any
+    slots: Any
+    prompt_memory: Any
+    prompt_slots: Any
+
+
+class Own(NamedTuple):
+    """Own prices of each request, from its bucket ``first`` on: those from ``begin`` to ``end`` of the last two."""
+
+    first: Any
+    begin: Any
+    end: Any
+    decoding: Any
+    prompts: Any
+
+
 @kernel
 def _priced(price: int, factor: Any, most: int) -> int:
     return min(most, (price * factor[0]) >> factor[1])  # type: ignore[no-any-return]
 
 
 @kernel
-def least_costs(
-    times: Any, factors: Any, units: int, length: int, server: Any, memory: Any, slots: Any, prompt_memory: Any,
-    prompt_slots: Any, first: Any, begin: Any, end: Any, decoding: Any, prompts: Any, least: Any,
-) -> None:  # fmt: skip
+def least_costs(requests: Requests, units: int, length: int, prices: Prices, own: Own, least: Any) -> None:
     """``least[i]``: the least cost of request i above its arrival, or less by a rounding.
 
-    ``factors[i, j]`` holds a whole number and a shift to the right. All arrays are int64.
+    All arrays are int64.
     """
-    rates = np.zeros((4, len(server) + 1), np.int64)
+    times = requests.times
+    rates = np.zeros((4, len(prices.server) + 1), np.int64)
     at, off = np.zeros(4, np.int64), np.zeros(4, np.int64)
     for i in range(len(times)):
         arrival, residence, decode, prompt, prefill, finer, _ = times[i]
         low = arrival // length
-        count = max(0, len(server) - low) + 1  # the last one is free, and so is all time behind it
-        _running_minima(i, times[i], factors[i], length, low, count, server, memory, slots, prompt_memory, prompt_slots,
-                        first, begin, end, decoding, prompts, rates)  # fmt: skip
+        count = max(0, len(prices.server) - low) + 1  # the last one is free, and so is all time behind it
+        _running_minima(i, requests, length, prices, own, rates[:, :count])
         passed, shift = residence, arrival - low * length  # since the arrival, and up to it
         for p in range(4):  # where C, st, st - p1 s and st - f lie
             y = shift + passed - (0 if p == 0 else decode + (prompt if p == 2 else prefill if p == 3 else 0))
             at[p] = min(y // length, count - 1)
             off[p] = y - at[p] * length
         start = shift + passed - decode
-        cost, tokens = _first_cost(rates, count, length, start, decode, prompt, prefill, finer)
+        cost, tokens = _first_cost(rates[:, :count], length, start, times[i])
         cost += passed << units
         best = cost
         while passed << units < best:
@@ -89,10 +113,9 @@ def _least_change(slope: int, curve: int, finer: int, ahead: int) -> int:
 
 
 @kernel
-def _first_cost(
-    rates: Any, count: int, length: int, start: int, decode: int, prompt: int, prefill: int, finer: int
-) -> tuple[int, int]:
+def _first_cost(rates: Any, length: int, start: int, time: Any) -> tuple[int, int]:
     """What decoding from ``start`` on and all before it is charged, and the sum of the rates of a token more."""
+    count, decode, finer = rates.shape[1], time[DECODING], time[FINER]
     cost = tokens = 0
     for k in range(min(start // length, count - 1), min((start + decode) // length, count - 1) + 1):
         begin, end = max(start, k * length), min(start + decode, (k + 1) * length)
@@ -101,7 +124,7 @@ def _first_cost(
             tokens += some
             cost += rates[ITERATION, k] * (end - begin)
             cost += ((some >> finer) * (begin + end - 2 * start)) >> 1
-    for row, before in ((READING, prompt), (FIXED, prefill)):
+    for row, before in ((READING, time[PROMPT]), (FIXED, time[PREFILL])):
         for k in range(min((start - before) // length, count - 1), min(start // length, count - 1) + 1):
             begin, end = max(start - before, k * length), min(start, (k + 1) * length)
             if begin < end:
@@ -110,11 +133,12 @@ def _first_cost(
 
 
 @kernel
-def _running_minima(
-    i: int, time: Any, factor: Any, length: int, low: int, count: int, server: Any, memory: Any, slots: Any,
-    prompt_memory: Any, prompt_slots: Any, first: Any, begin: Any, end: Any, decoding: Any, prompts: Any, rates: Any,
-) -> None:  # fmt: skip
-    """Rates of request i in each bucket from its arrival's on."""
+def _running_minima(i: int, requests: Requests, length: int, prices: Prices, owned: Own, rates: Any) -> None:
+    """Rates of request i in each bucket from its arrival's on; the last one is free."""
+    time, factor = requests.times[i], requests.factors[i]
+    server, memory, slots, prompt_memory, prompt_slots = prices
+    first, begin, end, decoding, prompts = owned
+    low, count = time[ARRIVAL] // length, rates.shape[1]
     iteration, token = (1 << MOST) // (time[DECODING] + length), (1 << MOST) // (time[DECODING] + length)
     more, reading = time[LIMIT], (1 << MOST) // (time[PROMPT] + length)
     fixed = (1 << MOST) // (time[PREFILL] + length)

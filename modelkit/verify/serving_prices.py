@@ -70,20 +70,26 @@ def serving_prices_bound(instance: Instance, prices: ServingPrices) -> Fraction:
         found = np.zeros(len(priced), dtype=np.int64)
         begin = np.cumsum([0, *map(len, prices.decoding)])
         kernel.least_costs(
-            np.array([rows[i].times for i in priced], dtype=np.int64),
-            np.array([rows[i].factors for i in priced], dtype=np.int64),
+            kernel.Requests(
+                np.array([rows[i].times for i in priced], dtype=np.int64),
+                np.array([rows[i].factors for i in priced], dtype=np.int64),
+            ),
             units,
             prices.bucket,
-            _ints(prices.server),
-            _ints(prices.memory),
-            _ints(prices.slots),
-            _ints(prices.prompt_memory),
-            _ints(prices.prompt_slots),
-            _ints(prices.first)[priced],
-            begin[:-1][priced],
-            begin[1:][priced],
-            _ints(chain.from_iterable(prices.decoding)),
-            _ints(chain.from_iterable(prices.prompts)),
+            kernel.Prices(
+                _ints(prices.server),
+                _ints(prices.memory),
+                _ints(prices.slots),
+                _ints(prices.prompt_memory),
+                _ints(prices.prompt_slots),
+            ),
+            kernel.Own(
+                _ints(prices.first)[priced],
+                begin[:-1][priced],
+                begin[1:][priced],
+                _ints(chain.from_iterable(prices.decoding)),
+                _ints(chain.from_iterable(prices.prompts)),
+            ),
             found,
         )
         for i, cost in zip(priced, found.tolist(), strict=True):

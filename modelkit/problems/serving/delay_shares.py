@@ -8,7 +8,7 @@ read off for all requests at once. In floating point: what is found is recompute
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,40 @@ from modelkit.verify.serving_costs import COSTS_PER_MS, ServingCosts
 STEPS, FEWEST_STEPS, WORK, FIRST_STEP = 40, 6, 120_000, 0.05
 #: No share is below or above.
 LOWEST, HIGHEST = 0.003, 0.999
+
+
+class Jobs(NamedTuple):
+    """Columns of requests by arrival, shape [n] [ms]; densities are shares of the time of decoding."""
+
+    arrival: Any
+    own: Any
+    prefill: Any
+    decoding: Any
+    end: Any
+    density: Any
+    dearest: Any
+
+
+class Presence(NamedTuple):
+    """How much is present from each of the times on."""
+
+    times: Any
+    present: Any
+
+
+class Weights(NamedTuple):
+    """The share of delay of each request, and what is charged for its prefill, shape [n]."""
+
+    shares: Any
+    charged: Any
+
+
+class Slopes(NamedTuple):
+    """What larger shares add: see `_least_terms`."""
+
+    slope: Any
+    noted: Any
+    by_own: Any
 
 
 def ascended_shares(costs: ServingCosts, share: int, deadline: Deadline) -> list[int]:
@@ -41,7 +75,7 @@ def ascended_shares(costs: ServingCosts, share: int, deadline: Deadline) -> list
     own, prefill_base = costs.prefill_per_token / COSTS_PER_MS * prompt, costs.prefill_base / COSTS_PER_MS
     times = np.unique(np.concatenate([arrival, end]))
     begins, ends = np.searchsorted(times, arrival), np.searchsorted(times, end)
-    rows = (arrival, own, prefill, decoding, end, density, dearest, times)
+    jobs = Jobs(arrival, own, prefill, decoding, end, density, dearest)
     shares = np.full(len(order), share / SHARE)
     best, best_shares = -np.inf, shares
     mean, square = np.zeros(len(order)), np.zeros(len(order))
@@ -53,7 +87,8 @@ def ascended_shares(costs: ServingCosts, share: int, deadline: Deadline) -> list
         np.add.at(changes, begins, 1 - shares)
         np.add.at(changes, ends, shares - 1)
         slope, noted, by_own = np.full(len(order), prefill_base), np.zeros(len(times) + 1), np.zeros(len(order))
-        value = _least_terms(*rows, np.cumsum(changes), shares, prefill_base * (1 - shares), slope, noted, by_own)
+        presence, weights = Presence(times, np.cumsum(changes)), Weights(shares, prefill_base * (1 - shares))
+        value = _least_terms(jobs, presence, weights, Slopes(slope, noted, by_own))
         value -= prefill_base * (1 - shares).sum()
         if value > best:
             best, best_shares = value, shares
@@ -68,36 +103,22 @@ def ascended_shares(costs: ServingCosts, share: int, deadline: Deadline) -> list
 
 
 @kernel
-def _least_terms(
-    arrival: Any,
-    own: Any,
-    prefill: Any,
-    decoding: Any,
-    end: Any,
-    density: Any,
-    dearest: Any,
-    times: Any,
-    present: Any,
-    shares: Any,
-    charged: Any,
-    slope: Any,
-    noted: Any,
-    by_own: Any,
-) -> float:
+def _least_terms(jobs: Jobs, presence: Presence, weights: Weights, slopes: Slopes) -> float:
     """Sum over requests of their least terms; adds to ``slope`` what a larger share of each adds to its own term.
 
     ``noted``: what a unit more of presence adds in each interval between ``times``; ``by_own``: of that, what the
     request itself does in its own presence, which does not count.
     """
+    arrival, own, prefill, decoding, end, density, dearest = jobs
+    times, present = presence
+    shares, charged = weights
+    slope, noted, by_own = slopes
     total, begin, last = 0.0, 0, len(times) - 1
     for i in range(len(arrival)):
         while begin < last and times[begin + 1] <= arrival[i]:
             begin += 1
         cap = shares[i] / dearest[i] if dearest[i] > 0 else np.inf
-        x, least = _best_start(
-            arrival[i], own[i], prefill[i], decoding[i], end[i], density[i], cap, times, present, shares[i], charged[i],
-            begin,
-        )  # fmt: skip
+        x, least = _best_start(i, jobs, presence, weights, cap, begin)
         total += least
         weight, gone = 1 - shares[i], end[i]
         if shares[i] * (x - arrival[i]) > charged[i]:
@@ -140,20 +161,12 @@ def _least_terms(
 
 @kernel
 def _best_start(
-    arrival: float,
-    own: float,
-    prefill: float,
-    decoding: float,
-    gone: float,
-    density: float,
-    cap: float,
-    times: Any,
-    present: Any,
-    share: float,
-    charged: float,
-    begin: int,
+    i: int, jobs: Jobs, presence: Presence, weights: Weights, cap: float, begin: int
 ) -> tuple[float, float]:
     """The x at which a request's term is least, and the term: see ``modelkit.verify.serving_interference``."""
+    times, present = presence
+    arrival, own, prefill, decoding = jobs.arrival[i], jobs.own[i], jobs.prefill[i], jobs.decoding[i]
+    gone, density, share, charged = jobs.end[i], jobs.density[i], weights.shares[i], weights.charged[i]
     last, weight = len(times) - 1, 1 - share
     offsets = (0.0, own, prefill, prefill + decoding)
     at = np.full(4, begin)
