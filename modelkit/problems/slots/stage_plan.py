@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,20 +103,18 @@ def align(
     boundaries[-1] = horizon
     start = np.zeros(len(output), dtype=np.int64)
     occupied = np.zeros(stages, dtype=np.int64)
-    _place(np.argsort(-output, kind="stable"), output, boundaries, slots, start, occupied)
+    filling = _Filling(output, boundaries, slots, start, occupied)
+    _place(np.argsort(-output, kind="stable"), filling)
     trials = TRIALS_PER_REQUEST * len(output) if trials is None else trials
     scale = float(output.mean())
-    overload = _anneal(
-        output, boundaries, slots, start, occupied, trials, (4.0, 100.0), (0.025 * scale, 0.004 * scale), rng
-    )
+    overload = _anneal(filling, _Cooling(trials, (4.0, 100.0), (0.025 * scale, 0.004 * scale)), rng)
     for _ in range(_GROWTHS):
         if not overload:
             break
         boundaries[-1] += max(1, round(_GROWTH * horizon))
-        overload = _anneal(
-            output, boundaries, slots, start, occupied, trials // 4, (50.0, 200.0), (0.01 * scale, 0.002 * scale), rng
-        )
-    overload = _settle(np.argsort(output, kind="stable"), output, boundaries, slots, start, occupied)
+        cooling = _Cooling(trials // 4, (50.0, 200.0), (0.01 * scale, 0.002 * scale))
+        overload = _anneal(filling, cooling, rng)
+    overload = _settle(np.argsort(output, kind="stable"), filling)
     return StagePlan(boundaries, start, int(overload))
 
 
@@ -147,16 +145,35 @@ def squeeze(
         if not shift or (boundaries[start] + output > boundaries[-1]).any():
             continue
         occupied = np.zeros(len(boundaries) - 1, dtype=np.int64)
-        heat = (0.004 * scale, 0.002 * scale)
-        overload = _anneal(output, boundaries, slots, start, occupied, trials, (5.0, 5.0), heat, rng)
+        filling = _Filling(output, boundaries, slots, start, occupied)
+        overload = _anneal(filling, _Cooling(trials, (5.0, 5.0), (0.004 * scale, 0.002 * scale)), rng)
         if not overload and boundaries[-1] < plan.boundaries[-1]:
             plan = StagePlan(boundaries, start, 0)
     return plan
 
 
+class _Filling(NamedTuple):
+    """A plan that is changed in place: outputs, boundaries, slots, starts, and requests in each period."""
+
+    output: Any
+    boundaries: Any
+    slots: int
+    start: Any
+    occupied: Any
+
+
+class _Cooling(NamedTuple):
+    """Trials, and at the beginning and at the end: weight of the overload against J T, temperature in overload."""
+
+    trials: int
+    weights: tuple[float, float]
+    heat: tuple[float, float]
+
+
 @kernel
-def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> None:
+def _place(order: Any, filling: _Filling) -> None:
     """In this order, each request where it overloads least, and then wastes least."""
+    output, boundaries, slots, start, occupied = filling
     last = len(boundaries) - 1
     for i in order:
         best, best_over, best_waste = 0, -1, 0
@@ -174,12 +191,13 @@ def _place(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occ
             if best_over < 0 or over < best_over or (over == best_over and waste < best_waste):
                 best, best_over, best_waste = k, over, waste
         start[i] = best
-        _occupy(i, best, output, boundaries, slots, occupied)
+        _occupy(i, best, filling)
 
 
 @kernel
-def _occupy(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: Any) -> int:
+def _occupy(i: int, k: int, filling: _Filling) -> int:
     """Request i starts at boundary k; returns the overload that it adds."""
+    output, boundaries, slots, _, occupied = filling
     end = boundaries[k] + output[i]
     added = 0
     p = k
@@ -192,8 +210,9 @@ def _occupy(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: 
 
 
 @kernel
-def _vacate(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: Any) -> int:
+def _vacate(i: int, k: int, filling: _Filling) -> int:
     """Request i no longer starts at boundary k; returns the overload that it takes away."""
+    output, boundaries, slots, _, occupied = filling
     end = boundaries[k] + output[i]
     gone = 0
     p = k
@@ -206,8 +225,9 @@ def _vacate(i: int, k: int, output: Any, boundaries: Any, slots: int, occupied: 
 
 
 @kernel
-def _overload(output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> int:
+def _overload(filling: _Filling) -> int:
     """Fill ``occupied`` anew; returns the overload, or -1 when a request ends after T."""
+    output, boundaries, slots, start, occupied = filling
     occupied[:] = 0
     last = len(boundaries) - 1
     for i in range(len(output)):
@@ -244,18 +264,17 @@ def _waste(end: int, boundaries: Any, table: Any) -> int:
 
 
 @kernel
-def _anneal(
-    output: Any, boundaries: Any, slots: int, start: Any, occupied: Any, trials: int, weights: Any, heat: Any, rng: Any
-) -> int:
-    """Improve ``boundaries`` and ``start`` in place; returns the overload.
+def _anneal(filling: _Filling, cooling: _Cooling, rng: Any) -> int:
+    """Improve boundaries and starts in place; returns the overload.
 
     A trial starts a request at another boundary, mostly in exchange with one that starts there, or shifts a
-    boundary, alone or with all after it. ``weights`` of the overload against J T, and ``heat``, the temperatures in
-    units of overload, both at the beginning and at the end.
+    boundary, alone or with all after it.
     """
+    output, boundaries, slots, start, _ = filling
+    trials, weights, heat = cooling
     n = len(output)
     last = len(boundaries) - 1
-    over = _overload(output, boundaries, slots, start, occupied)
+    over = _overload(filling)
     best, best_start, best_boundaries = weights[1] * over + slots * boundaries[last], start.copy(), boundaries.copy()
     table = np.zeros(min(_TABLE, 2 * boundaries[last]), dtype=np.int64)
     _tabulate(boundaries, table)
@@ -271,14 +290,14 @@ def _anneal(
             if boundaries[p] + shift <= boundaries[p - 1] or (q < last and boundaries[p] + shift >= boundaries[p + 1]):
                 continue
             boundaries[p : q + 1] += shift
-            new = _overload(output, boundaries, slots, start, occupied)
+            new = _overload(filling)
             change = weight * (new - over) + slots * (shift if q == last else 0)
             if new >= 0 and (change <= 0 or rng.random() < np.exp(-change / temperature)):
                 over = new
                 _tabulate(boundaries, table)
             else:
                 boundaries[p : q + 1] -= shift
-                _overload(output, boundaries, slots, start, occupied)
+                _overload(filling)
         else:
             i = int(rng.integers(0, n))
             k = start[i]
@@ -298,44 +317,45 @@ def _anneal(
                     target, j, least = to, other, waste
             if target < 0:
                 continue
-            change = -_vacate(i, k, output, boundaries, slots, occupied)
+            change = -_vacate(i, k, filling)
             if j >= 0:
-                change -= _vacate(j, target, output, boundaries, slots, occupied)
-            change += _occupy(i, target, output, boundaries, slots, occupied)
+                change -= _vacate(j, target, filling)
+            change += _occupy(i, target, filling)
             if j >= 0:
-                change += _occupy(j, k, output, boundaries, slots, occupied)
+                change += _occupy(j, k, filling)
             if change <= 0 or rng.random() < np.exp(-change / temperature):
                 over += change
                 start[i] = target
                 if j >= 0:
                     start[j] = k
             else:
-                _vacate(i, target, output, boundaries, slots, occupied)
-                _occupy(i, k, output, boundaries, slots, occupied)
+                _vacate(i, target, filling)
+                _occupy(i, k, filling)
                 if j >= 0:
-                    _vacate(j, k, output, boundaries, slots, occupied)
-                    _occupy(j, target, output, boundaries, slots, occupied)
+                    _vacate(j, k, filling)
+                    _occupy(j, target, filling)
         if weights[1] * over + slots * boundaries[last] < best:
             best = weights[1] * over + slots * boundaries[last]
             best_start[:] = start
             best_boundaries[:] = boundaries
     start[:] = best_start
     boundaries[:] = best_boundaries
-    return _overload(output, boundaries, slots, start, occupied)
+    return _overload(filling)
 
 
 @kernel
-def _settle(order: Any, output: Any, boundaries: Any, slots: int, start: Any, occupied: Any) -> int:
+def _settle(order: Any, filling: _Filling) -> int:
     """Take the shortest requests out of overloaded periods, to where they fit; T grows when they fit nowhere."""
+    output, boundaries, slots, start, occupied = filling
     last = len(boundaries) - 1
-    over = _overload(output, boundaries, slots, start, occupied)
+    over = _overload(filling)
     for _ in range(_SETTLED):
         if over == 0:
             break
         moved, to, growth = -1, -1, 0
         for i in order:
             k = start[i]
-            if _vacate(i, k, output, boundaries, slots, occupied) > 0:
+            if _vacate(i, k, filling) > 0:
                 for other in range(last - 1, -1, -1):
                     end = boundaries[other] + output[i]
                     p = other
@@ -344,12 +364,12 @@ def _settle(order: Any, output: Any, boundaries: Any, slots: int, start: Any, oc
                     beyond = max(0, end - boundaries[last])
                     if (p == last or boundaries[p] >= end) and (moved < 0 or beyond < growth):
                         moved, to, growth = i, other, beyond
-            _occupy(i, k, output, boundaries, slots, occupied)
+            _occupy(i, k, filling)
             if moved >= 0 and growth == 0:
                 break
         if moved < 0:
             break
         boundaries[last] += growth
         start[moved] = to
-        over = _overload(output, boundaries, slots, start, occupied)
+        over = _overload(filling)
     return over
