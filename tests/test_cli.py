@@ -118,7 +118,7 @@ def test_results_are_found_by_hash(home: Path, cli: Cli) -> None:
         (["verify", "a.json"], 2, "$.schema: found 'modelkit/instance/1'; allowed: 'modelkit/result/1'"),
         (["generate", "chat", "--requests", "0", "--rate", "-1"], 2, "--requests: found 0; allowed: 1 or more"),
         (["generate", "chatt"], 2, "No such command 'chatt'"),
-        (["import", "azure", "bad.json"], 2, "line 1: has no column 'TIMESTAMP'"),
+        (["import", "azure", "bad.json"], 2, "line 1: it is JSON; allowed: a CSV table with TIMESTAMP"),
         (["frobnicate"], 2, "No such command 'frobnicate'"),
         (["list", "wishes"], 2, "'wishes' is not one of"),
     ],

@@ -106,7 +106,7 @@ def test_lists(run: Callable[..., Made]) -> None:
         (("simulate", "c.json", "-p", "mc-sf", "--max-batch-tokens", "1"), "raise --max-batch-tokens"),
         (("generate", "chat", "--server", "llama"), "unknown server 'llama'"),
         (("generate", "chat", "--predictions", "class:x"), "prediction model"),
-        (("calibrate", "c.json"), "has no column"),
+        (("calibrate", "c.json"), "allowed: a log of iterations, or a CSV table"),
         (("calibrate", "nothing.csv"), "cannot read"),
         (("calibrate", "c.json", "--where", "x"), "--where takes COLUMN=VALUE"),
     ],
