@@ -29,7 +29,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("extends", [pytest.param(None, marks=pytest.mark.slow), "kv-hindsight"])
+@pytest.mark.slow
+@pytest.mark.parametrize("extends", [None, "kv-hindsight"])
 def test_new_works_as_written(extends: str | None, home: Path, cli: Cli) -> None:
     """Tests that what `new` writes keeps the rules, solves, is shown, and is not written over."""
     said = cli("new", "formulation", "my-own", *(["--extends", extends] if extends else []))
