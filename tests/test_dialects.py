@@ -236,3 +236,13 @@ def test_workloads_of_llmservingsim(read: Read) -> None:
     lacking = {key: value for key, value in own.items() if key != "arrival_time_ns"}
     with pytest.raises(InputError, match="line 1: has no key 'arrival_time_ns'"):
         read([lacking], "servingsim")
+
+
+def test_a_fault_is_told_before_the_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that a file of which nothing is taken because of a fault is not called too large."""
+    monkeypatch.setattr("modelkit.sources.traces.taking.MOST_REQUESTS", 3)
+    rows = [{"timestamp": 100 * k, "input_length": 650, "output_length": 5, "hash_ids": [1, 2, 3]} for k in range(9)]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"3 blocks of 64 tokens do not make a prompt of 650"):
+        mk.import_trace("mooncake", path, time_unit="ms", block=64, from_="0.2", until="0.3")

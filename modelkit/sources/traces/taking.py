@@ -284,6 +284,8 @@ def _entries(
             left_out["failed"].append(entry.line)
         elif not entry.output:
             left_out["no_output"].append(entry.line)
+        elif reading.faults:
+            entries.clear()  # what is read from here on is only looked at
         elif len(entries) == MOST_REQUESTS:
             words = f"more than {MOST_REQUESTS:,} requests, the most of an instance; take a part: --requests, --skip"
             raise InputError(where, [Fault(f"{reading.noun} {entry.line}", f"{words}, or --from and --until")])
