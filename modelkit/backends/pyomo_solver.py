@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from modelkit.backends.standard_form import CompiledModel, compile_model, pyomo_
 from modelkit.backends.watch import Incumbents
 from modelkit.errors import SolverError
 from modelkit.runtime.scratch import scratch_folder
-from modelkit.runtime.threads import PYOMO
+from modelkit.runtime.threads import PYOMO, pyomo_silent
 
 
 class PyomoBackend:
@@ -76,14 +74,14 @@ class PyomoBackend:
             log_path = str(folder / "solver.log")
             extra = self._arguments(solver, limits, use_start, log_path)
             try:
-                with _quiet():
+                with pyomo_silent():
                     results = solver.solve(model, load_solutions=False, options=options, **extra)
             except KeyboardInterrupt:
                 return Outcome("interrupted", "nothing", message=f"{self.name} was interrupted", size=form.size)
             except (ApplicationError, ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
                 raise SolverError(f"solver {self.name!r} failed: {_first_line(error)}") from error
             log = Path(log_path).read_text(errors="replace") if os.path.exists(log_path) else ""
-        with _quiet():
+        with pyomo_silent():
             loaded = self._load(solver, model, results)
         conditions = pyo.TerminationCondition
         condition = results.solver.termination_condition
@@ -128,7 +126,7 @@ class PyomoBackend:
         import pyomo.environ as pyo
 
         try:
-            with _quiet():
+            with pyomo_silent():
                 solver = pyo.SolverFactory(self.name)
                 available = bool(solver.available(exception_flag=False))
         except Exception as error:  # Pyomo lets each solver raise what it likes here
@@ -161,18 +159,6 @@ class PyomoBackend:
             return False
         model.solutions.load_from(results)
         return True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Pyomo from logging what the outcome or the error says."""
-    logger = logging.getLogger("pyomo")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,11 +7,9 @@ extends and adds to it.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,7 +19,7 @@ from modelkit.formulation.asking import asking
 from modelkit.formulation.parameters import Parameter, settle
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
-from modelkit.runtime.threads import PYOMO
+from modelkit.runtime.threads import PYOMO, pyomo_silent
 from modelkit.schedule import Schedule
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
@@ -299,24 +297,12 @@ class Formulation:
         values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             # nothing that is built here is garbage; looking for it costs a tenth of the time
-            with PYOMO, _pyomo_silent(), asking(self.words, "build", passing=_REFUSED), PauseGC():
+            with PYOMO, pyomo_silent(), asking(self.words, "build", passing=_REFUSED), PauseGC():
                 return abstract.create_instance({None: values}, report_timing=False)
         except _REFUSED as error:
             raise FormulationError(
                 f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
-
-
-@contextmanager
-def _pyomo_silent() -> Iterator[None]:
-    """Pyomo logs what it raises as well; the error says it."""
-    logger = logging.getLogger("pyomo")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _knowing(data: Callable[..., Any]) -> Callable[[Instance, Any], Any]:

@@ -1,12 +1,14 @@
-"""Locks that a forked process finds free, and work shared among threads that a fork does not miss."""
+"""Locks that a forked process finds free, what Pyomo needs of them, and work in threads that a fork does not miss."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -47,6 +49,18 @@ class Lock:
 
 #: Held while Pyomo works: it keeps settings of the whole process while it builds, compiles and captures output.
 PYOMO = Lock()
+
+
+@contextmanager
+def pyomo_silent() -> Iterator[None]:
+    """Keep Pyomo from logging what the outcome or the error says."""
+    logger = logging.getLogger("pyomo")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def share_work(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> None:
