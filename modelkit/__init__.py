@@ -14,7 +14,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from modelkit.resources import VERSION
+from modelkit.runtime.resources import VERSION
 
 if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.authoring.check import check as check

@@ -15,8 +15,8 @@ import pytest
 import modelkit as mk
 from modelkit.cli import main
 from modelkit.instance import Instance, Request, Server
-from modelkit.resources import bundled
 from modelkit.result import Result
+from modelkit.runtime.resources import bundled
 
 #: Text that would do harm where it is not escaped.
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' {{7*7}} {% raw %}\u202e\x00\x1b"

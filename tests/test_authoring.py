@@ -16,7 +16,7 @@ import modelkit as mk
 from modelkit.authoring.diagnose import obstacles
 from modelkit.authoring.export import export_model
 from modelkit.formulation.loading import FOLDERS_VARIABLE
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 Cli = Callable[..., Any]
 TWO = str(bundled("instances") / "two-requests.json")

@@ -15,7 +15,7 @@ from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.errors import UsageError
 from modelkit.formulation.loading import found_formulations, load_formulation
 from modelkit.judge import judge
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 Edited = Callable[..., Path]
 #: The rule that each wrong formulation is meant for, and what is replaced in the template by what to make it.

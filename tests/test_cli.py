@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from modelkit.io import save_instance
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 Cli = Callable[..., Any]
 

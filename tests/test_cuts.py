@@ -22,7 +22,7 @@ from modelkit.instance import Instance, Request, Server
 from modelkit.problems.kv.cuts import Candidates, Cut, Family, conflict_cliques, triples
 from modelkit.problems.kv.cuts.triples import exceed
 from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.solving.known import known_of, start_windows
 from modelkit.sources.families import generate
 

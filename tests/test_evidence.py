@@ -14,8 +14,8 @@ from modelkit.judge import judge
 from modelkit.reporting.evidence import Case, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
-from modelkit.resources import bundled
 from modelkit.result import Objective, Producer, Result
+from modelkit.runtime.resources import bundled
 from modelkit.schedule import schedule_from_starts
 from modelkit.text import percent
 from modelkit.verify.exact_bounds import certify

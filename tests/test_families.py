@@ -9,7 +9,7 @@ import pytest
 
 from modelkit.errors import InputError, UsageError
 from modelkit.io import load
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.sources.families import families, generate
 
 

@@ -12,7 +12,7 @@ from modelkit.instance import InstanceStamp
 from modelkit.judge import judge
 from modelkit.problems.kv.diagram import Search
 from modelkit.problems.kv.local_search import schedule_of
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.solving.known import Known
 
 FOLDER = bundled("instances") / "hard"

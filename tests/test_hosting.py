@@ -24,8 +24,8 @@ from modelkit.formulation.hosting import HeldFormulation, found_formulations, ho
 from modelkit.formulation.loading import FOLDERS_VARIABLE
 from modelkit.formulation.loading import load_formulation as load_here
 from modelkit.instance import Instance
-from modelkit.resources import bundled
 from modelkit.result import Result
+from modelkit.runtime.resources import bundled
 from modelkit.solving import solve
 from modelkit.solving.known import known_of
 

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import modelkit as mk
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 OPTIMA = json.loads((bundled("instances") / "optima.json").read_text())
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ import pytest
 from modelkit.errors import InputError, UsageError
 from modelkit.instance import Instance
 from modelkit.io import instance_schema, load, load_result, parse_result, save_instance, save_result, write_text
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.simulation.simulate import simulate
 
 ROWS: dict[str, Any] = {

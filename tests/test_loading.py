@@ -13,7 +13,7 @@ from modelkit.errors import FormulationError, UsageError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import FOLDERS_VARIABLE, formulation_files, found_formulations, load_formulation
 from modelkit.instance import Instance
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.solving import solve
 
 VARIANT = '''

@@ -26,7 +26,7 @@ from modelkit.problems.problem import (
     problem_modelled,
     problem_of,
 )
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.solving.bound import bound
 from modelkit.solving.methods import METHODS
 from modelkit.verify.exact_bounds import RECOMPUTED

@@ -21,8 +21,8 @@ from modelkit.judge import judge
 from modelkit.reporting import render as reporting
 from modelkit.reporting.charts.present import present
 from modelkit.reporting.charts.timeline import Scene
-from modelkit.resources import VERSION, bundled
 from modelkit.result import Result, Seconds
+from modelkit.runtime.resources import VERSION, bundled
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.sources.families import generate
 from modelkit.text import quantity

@@ -14,8 +14,8 @@ from modelkit.instance import LinearClock, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.serving.bounds import serving_bounds
 from modelkit.problems.serving.states import MOST_STEPS, loose_windows, start_windows
-from modelkit.resources import bundled
 from modelkit.runtime.deadline import Deadline, within
+from modelkit.runtime.resources import bundled
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.known import known_of
 

@@ -15,7 +15,7 @@ from modelkit.formulation.hosting import load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.io import check_writable, write_text
 from modelkit.problems.problem import KV, problem_modelled
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 #: A name in kebab-case.
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

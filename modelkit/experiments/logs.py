@@ -20,8 +20,8 @@ from modelkit.errors import Fault, InputError, PolicyError, UsageError
 from modelkit.instance import Instance
 from modelkit.reporting.evidence import sentence_of
 from modelkit.reporting.observation import Observation
-from modelkit.resources import VERSION
 from modelkit.result import Progress, Result
+from modelkit.runtime.resources import VERSION
 from modelkit.simulation.simulate import fitting_policies, simulate
 from modelkit.solving.bound import bound
 from modelkit.solving.certified import CertifiedBound

@@ -20,8 +20,8 @@ from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
-from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, with_command
+from modelkit.runtime.resources import VERSION
 
 #: Default limit of solvers and bounds [s].
 TIME_LIMIT = 60.0

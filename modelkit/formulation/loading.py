@@ -22,7 +22,7 @@ from modelkit.formulation.asking import LOADED, asking
 from modelkit.formulation.formulation import Formulation
 from modelkit.io.files import read_bytes
 from modelkit.registry import Registry
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 from modelkit.runtime.threads import Lock
 
 #: Environment variable with folders of formulation files, separated like PATH.

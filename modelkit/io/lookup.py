@@ -9,7 +9,7 @@ from pathlib import Path
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
-from modelkit.resources import bundled
+from modelkit.runtime.resources import bundled
 
 #: Endings of files that hold no instance.
 _OTHERS = (".result.json", ".certificate.json")

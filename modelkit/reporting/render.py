@@ -30,8 +30,8 @@ from modelkit.reporting.goals import Formulations
 from modelkit.reporting.observation import Observation
 from modelkit.reporting.pages import figure_table, instance_page, many_page
 from modelkit.reporting.pages.tables import Table
-from modelkit.resources import VERSION, bundled
 from modelkit.result import Result
+from modelkit.runtime.resources import VERSION, bundled
 from modelkit.solving.bound import CertifiedBound
 
 #: What can be reported: what the library returns, or files and folders of them.

@@ -19,9 +19,9 @@ from modelkit.judge.load import load_words
 from modelkit.policies import PolicyEntry, Predictions, chosen_policy, policies
 from modelkit.policies.predictions import predicted_lengths
 from modelkit.problems.problem import SLOTS, objective_of, problem_of
-from modelkit.resources import VERSION
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.interrupts import interruptible
+from modelkit.runtime.resources import VERSION
 from modelkit.schedule import Schedule
 from modelkit.simulation.continuous import ContinuousSimulation
 from modelkit.simulation.limits import BatchLimits

@@ -10,9 +10,9 @@ from modelkit.certificate import Certificate
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge import Verdict, judge
-from modelkit.resources import VERSION
 from modelkit.result import Objective, Producer, Progress, Result, Seconds, status_of
 from modelkit.runtime.deadline import Deadline
+from modelkit.runtime.resources import VERSION
 from modelkit.schedule import Schedule
 
 #: Share of the value by which floating point may put it below an exact bound.

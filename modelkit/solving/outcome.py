@@ -16,7 +16,6 @@ from modelkit.problems.kv.diagram import NEIGHBOURHOODS, Search
 from modelkit.problems.kv.relaxation import Floats
 from modelkit.problems.kv.start_windows import Starts
 from modelkit.problems.problem import problem_modelled, problem_of
-from modelkit.resources import VERSION
 from modelkit.result import (
     InstanceStamp,
     ModelSize,
@@ -31,6 +30,7 @@ from modelkit.result import (
     status_of,
 )
 from modelkit.runtime.deadline import Deadline
+from modelkit.runtime.resources import VERSION
 from modelkit.schedule import Schedule
 from modelkit.solving.known import known_of
 from modelkit.solving.methods import method_of

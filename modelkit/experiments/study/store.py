@@ -30,8 +30,8 @@ from modelkit.experiments.study.grid import Cell, InstanceSpec
 from modelkit.experiments.study.paper_figures import Measured
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load, load_result, save_instance, write_bytes, write_text
-from modelkit.resources import VERSION
 from modelkit.result import Result
+from modelkit.runtime.resources import VERSION
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,6 @@ def bundled(kind: str) -> Path:
 
     In an installed wheel it lies in the package; in a checkout beside it.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     inside = package / "_bundled" / kind
     return inside if inside.is_dir() else package.parent / kind
