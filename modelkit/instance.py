@@ -20,6 +20,7 @@ from modelkit.arguments import Data, column_of, columns_of
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import UnitClock as UnitClock
 from modelkit.errors import ArgumentError, Fault, InfeasibleError, InputError, shown
+from modelkit.requests import ATTRIBUTES, REQUEST_KEYS
 from modelkit.requests import MAX_TIME as MAX_TIME
 from modelkit.requests import Request as Request
 from modelkit.requests import RequestArrays as RequestArrays
@@ -93,14 +94,17 @@ class Instance(Data):
     ) -> Instance:
         """The instance of these columns; ``more`` are other columns of requests, or fields such as ``name``."""
         columns = {"arrival": arrival} if np.ndim(arrival) else {}
-        columns |= {name: more.pop(name) for name in Request.model_fields if name in more}
+        own = {*REQUEST_KEYS, *ATTRIBUTES} - {"extra"}
+        columns |= {name: more.pop(name) for name in own & set(more)}
         columns |= {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
         return cls(server=server, requests={name: column_of(values) for name, values in columns.items()}, **more)
 
     @classmethod
     def from_frame(cls, frame: Any, *, server: Any, **fields: Any) -> Instance:
-        """The instance of those columns of a pandas frame that are called as fields of requests are."""
-        columns = columns_of(frame, Request.model_fields, ("prompt_tokens", "output_tokens"))
+        """The instance of those columns of a pandas frame that are called as keys of requests are."""
+        columns = columns_of(frame, REQUEST_KEYS, ("prompt_tokens", "output_tokens"))
+        for key in columns.keys() & ATTRIBUTES.values():  # not a number is what frames have for None
+            columns[key] = [None if value != value else value for value in columns[key]]
         return cls(server=server, requests=columns, **fields)
 
     def __repr__(self) -> str:
@@ -186,6 +190,10 @@ class Instance(Data):
         }
         if any(r.predicted_output_tokens is not None for r in self.requests):
             requests["predicted_output_tokens"] = [_collapse(r.prediction) for r in self.requests]
+        for name, key in {**ATTRIBUTES, "extra": "extra"}.items():
+            column = [whole(getattr(r, name)) for r in self.requests]
+            if column.count(None) < len(column):
+                requests[key] = column
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "name": self.name,

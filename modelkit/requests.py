@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from modelkit.arguments import Data
 from modelkit.clock import LinearClock, Tokens, UnitClock
@@ -19,10 +19,18 @@ from modelkit.errors import MOST_FAULTS, Fault, shown
 MAX_TIME = 1_000_000_000
 
 
-class Request(Data):
-    """One request: when it is known, how long its prompt is and how many tokens it will produce."""
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 
-    id: Annotated[str, Field(min_length=1, max_length=200)]
+
+class Request(Data):
+    """One request: when it is known, how long its prompt is and how many tokens it will produce.
+
+    ``class``, a keyword of Python, is ``request_class`` there.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: Name
     arrival: Annotated[float, Field(strict=True, ge=0, le=MAX_TIME, allow_inf_nan=False)] = Field(
         default=0, description="a_i: known from this moment; round under the unit clock, second otherwise."
     )
@@ -32,6 +40,14 @@ class Request(Data):
         default=None,
         description="What a policy may see of o_i: a number or an interval [lower, upper]; default o_i.",
     )
+    request_class: Name | None = Field(default=None, alias="class", description="Which kind of request it is.")
+    session: Name | None = Field(default=None, description="The conversation that it is a turn of.")
+    priority: Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=False)] | None = Field(
+        default=None, description="How urgent it is; what the number means is for those to say who use it."
+    )
+    extra: dict[str, Any] | None = Field(
+        default=None, description="Parameters of formulation variants for this request, by name."
+    )
 
     @property
     def prediction(self) -> tuple[int, int]:
@@ -40,6 +56,12 @@ class Request(Data):
         if isinstance(predicted, tuple):
             return predicted
         return (predicted or self.output_tokens,) * 2
+
+
+#: Keys of a request, in the order of the file.
+REQUEST_KEYS = tuple(field.alias or name for name, field in Request.model_fields.items())
+#: Those of them that say what a request is about, by the attribute that holds them.
+ATTRIBUTES = {"request_class": "class", "session": "session", "priority": "priority"}
 
 
 @dataclass(frozen=True)

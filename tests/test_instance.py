@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from modelkit.errors import InfeasibleError, InputError
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.io import load
 
 
 def test_columns_are_the_rows(two: Instance) -> None:
@@ -85,3 +88,30 @@ def test_says_who_can_never_fit(two: Instance) -> None:
     small = Instance(server=Server(kv_capacity_tokens=5), requests=two.requests)
     with pytest.raises(InfeasibleError, match=r"holds 5 tokens, but\n  request 'long' needs 2 \+ 4 = 6 tokens$"):
         small.check_fits()
+
+
+def test_requests_carry_attributes_and_data_of_ones_own(two: Instance) -> None:
+    """Tests class, session, priority and ``extra`` in rows, columns and frames; without them nothing changes."""
+    rows: list[dict[str, Any]] = [
+        {"prompt_tokens": 1, "output_tokens": 2, "class": "chat", "priority": 2.0, "extra": {"due": 5}},
+        {"prompt_tokens": 1, "output_tokens": 1, "session": "s"},
+    ]
+    document = {"schema": "modelkit/instance/1", "server": {}, "requests": rows}
+    instance = load(document)
+    assert [(r.request_class, r.session, r.priority, r.extra) for r in instance.requests] == [
+        ("chat", None, 2, {"due": 5}), (None, "s", None, None),
+    ]  # fmt: skip
+    columns = instance.document()["requests"]
+    assert (columns["class"], columns["priority"]) == (["chat", None], [2, None])
+    assert load(instance.document()) == instance
+    assert not {"class", "session", "priority", "extra"} & two.document()["requests"].keys()
+    made = Instance.from_arrays([1, 1], [2, 1], request_class=["chat", "code"], priority=[1, 2], server={})
+    assert [r.request_class for r in made.requests] == ["chat", "code"]
+    rows[0] |= {"class": 3, "priotity": 1, "colour": "red"}
+    with pytest.raises(InputError) as wrong:
+        load(document)
+    assert {fault.path: fault.message for fault in wrong.value.faults} == {
+        "$.requests[0].class": "found 3; allowed: a valid string",
+        "$.requests[0].priotity": "unknown key; did you mean 'priority'?",
+        "$.requests[0].colour": "unknown key; data of your own belong in extra",
+    }

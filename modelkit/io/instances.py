@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, did_you_mean, shown
-from modelkit.instance import SCHEMA, Instance, LinearClock, Request, Server, UnitClock, cross_faults
+from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, shown
+from modelkit.instance import SCHEMA, Instance, LinearClock, Server, UnitClock, cross_faults
 from modelkit.io.files import where_of
 from modelkit.io.json_reading import (
     MOST_NESTING,
@@ -21,14 +21,12 @@ from modelkit.io.json_reading import (
     read_json,
     without_collecting,
 )
-from modelkit.io.validation import faults_of, trim
+from modelkit.io.validation import faults_of, trim, unknown_key
 from modelkit.io.writing import write_text
+from modelkit.requests import REQUEST_KEYS
 
 #: Requests of an instance.
 MOST_REQUESTS = 1_000_000
-
-#: Keys of a request, in the order of the file.
-REQUEST_KEYS = tuple(Request.model_fields)
 
 _KNOWN_KEYS = {
     (): tuple(Instance.model_fields),
@@ -135,7 +133,7 @@ def _rows(columns: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]:
     usable = {}
     for key, values in columns.items():
         if key not in REQUEST_KEYS:
-            faults.append(Fault(f"$.requests.{key}", f"unknown key{did_you_mean(key, REQUEST_KEYS)}"))
+            faults.append(Fault(f"$.requests.{key}", unknown_key(key, REQUEST_KEYS)))
         elif not isinstance(values, list):
             faults.append(Fault(f"$.requests.{key}", f"found {shown(values)}; allowed: a list, one value per request"))
         else:

@@ -75,7 +75,7 @@ def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Se
         return "is empty; allowed: one entry or more"
     if kind == "extra_forbidden":
         known = keys.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
-        return f"unknown key{did_you_mean(str(location[-1]), known)}"
+        return unknown_key(location[-1], known)
     text = detail["msg"]
     for before, after in (
         ("Input should be ", "allowed: "),
@@ -84,6 +84,12 @@ def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Se
     ):
         text = text.replace(before, after)
     return f"found {shown(detail['input'])}; {text}"
+
+
+def unknown_key(key: object, known: Sequence[str]) -> str:
+    """What to say of a key that is none of those known: the one that is nearly it, or where data of one's own go."""
+    room = "; data of your own belong in extra" if "extra" in known else ""
+    return f"unknown key{did_you_mean(str(key), known) or room}"
 
 
 def _json_path(location: list[Any]) -> str:
