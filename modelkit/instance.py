@@ -22,9 +22,12 @@ from modelkit.clock import UnitClock as UnitClock
 from modelkit.errors import ArgumentError, Fault, InfeasibleError, InputError, shown
 from modelkit.requests import ATTRIBUTES, REQUEST_KEYS
 from modelkit.requests import MAX_TIME as MAX_TIME
+from modelkit.requests import Prefix as Prefix
 from modelkit.requests import Request as Request
 from modelkit.requests import RequestArrays as RequestArrays
+from modelkit.requests import SharedPrefixes as SharedPrefixes
 from modelkit.requests import cross_faults as cross_faults
+from modelkit.requests import prefix_faults as prefix_faults
 
 SCHEMA = "modelkit/instance/1"
 
@@ -33,6 +36,16 @@ MAX_NAME = 500
 
 #: Keys of ``extra`` that importers write: they describe requests and ask nothing of a formulation.
 TRACE_ATTRIBUTES = ("failed_lines", "no_output_lines", "oversized_lines", "prefix_block_tokens", "prefix_hashes")
+
+
+class PrefixCache(Data):
+    """Tokens of prefixes are held once for all requests of a group in progress, and read once."""
+
+    keep: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="Whether tokens stay when no request in progress uses them, until memory is needed: then those go"
+        " first whose group was longest without a request that came or went.",
+    )
 
 
 class Server(Data):
@@ -45,6 +58,9 @@ class Server(Data):
         default=None, description="J: requests that can be in progress at once; absent means no limit."
     )
     clock: Annotated[UnitClock | LinearClock, Field(discriminator="kind")] = Field(default=UnitClock())
+    prefix_cache: PrefixCache | None = Field(
+        default=None, description="Requests of a group share the tokens of their prefix; absent means that none does."
+    )
 
 
 class Instance(Data):
@@ -72,6 +88,7 @@ class Instance(Data):
             [r.predicted_output_tokens for r in self.requests],
             self.server.clock,
         )
+        faults += prefix_faults([r.prompt_tokens for r in self.requests], [r.prefix for r in self.requests])
         if faults:
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
         return self
@@ -173,6 +190,12 @@ class Instance(Data):
             predicted_upper=column(upper for _, upper in predictions),
         )
 
+    @cached_property
+    def shared_prefixes(self) -> SharedPrefixes | None:
+        """What requests share through the server's prefix cache; None where that is nothing."""
+        cache = self.server.prefix_cache
+        return None if cache is None else SharedPrefixes.of(self.requests, cache.keep)
+
     def document(self) -> dict[str, Any]:
         """The instance as JSON-ready data in its canonical form: columns, defaults written out."""
         clock = self.server.clock.model_dump(exclude_none=True)
@@ -182,6 +205,8 @@ class Instance(Data):
         for limit in ("kv_capacity_tokens", "slots"):
             if (value := getattr(self.server, limit)) is not None:
                 server[limit] = value
+        if self.server.prefix_cache is not None:
+            server["prefix_cache"] = self.server.prefix_cache.model_dump()
         requests: dict[str, Any] = {
             "id": [r.id for r in self.requests],
             "arrival": [whole(r.arrival) for r in self.requests],
@@ -194,6 +219,8 @@ class Instance(Data):
             column = [whole(getattr(r, name)) for r in self.requests]
             if column.count(None) < len(column):
                 requests[key] = column
+        if any(r.prefix is not None for r in self.requests):
+            requests["prefix"] = [None if r.prefix is None else r.prefix.model_dump() for r in self.requests]
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "name": self.name,

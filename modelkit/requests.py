@@ -18,8 +18,17 @@ from modelkit.errors import MOST_FAULTS, Fault, shown
 #: Latest arrival, in rounds or seconds.
 MAX_TIME = 1_000_000_000
 
-
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Prefix(Data):
+    """The beginning of a prompt that requests of a group have in common.
+
+    Within a group the prefixes are nested: of two requests the shorter prefix is the beginning of the longer one.
+    """
+
+    group: Name = Field(description="Requests of one group share.")
+    tokens: Tokens = Field(description="p_i: tokens of the prompt that are of the group's prefix [token].")
 
 
 class Request(Data):
@@ -47,6 +56,11 @@ class Request(Data):
     )
     extra: dict[str, Any] | None = Field(
         default=None, description="Parameters of formulation variants for this request, by name."
+    )
+    prefix: Prefix | None = Field(
+        default=None,
+        description="The beginning of the prompt that others of its group have too; read where the server has a"
+        " prefix cache.",
     )
 
     @property
@@ -84,6 +98,37 @@ class RequestArrays:
         return self.prompt + self.output
 
 
+@dataclass(frozen=True)
+class SharedPrefixes:
+    """What requests share through a prefix cache, one entry for each request.
+
+    Parameters
+    ----------
+    group
+        Number of its group, -1 for none.
+    tokens
+        Tokens that it may share, 0 for none: those of its prefix, less one where that is the whole prompt, for the
+        last token of a prompt is always computed.
+    keep
+        Whether tokens stay in the cache when nobody uses them.
+    """
+
+    group: tuple[int, ...]
+    tokens: tuple[int, ...]
+    keep: bool
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], keep: bool) -> SharedPrefixes | None:
+        """What requests may share; None where that is nothing."""
+        numbers: dict[str, int] = {}
+        group, tokens = [], []
+        for r in requests:
+            shared = 0 if r.prefix is None else min(r.prefix.tokens, r.prompt_tokens - 1)
+            group.append(numbers.setdefault(r.prefix.group, len(numbers)) if r.prefix is not None and shared else -1)
+            tokens.append(shared)
+        return cls(tuple(group), tuple(tokens), keep) if numbers else None
+
+
 def cross_faults(
     ids: Sequence[object], arrivals: Sequence[object], predictions: Sequence[object], clock: object
 ) -> list[Fault]:
@@ -92,6 +137,16 @@ def cross_faults(
     Takes raw values too, and passes over what is not of the right type (that is another fault).
     """
     return list(itertools.islice(_cross_faults(ids, arrivals, predictions, clock), MOST_FAULTS))
+
+
+def prefix_faults(prompts: Sequence[object], prefixes: Sequence[object]) -> list[Fault]:
+    """Prefixes that are longer than their prompts; takes raw values too."""
+    found = [p.tokens if isinstance(p, Prefix) else p.get("tokens") if isinstance(p, dict) else None for p in prefixes]
+    return [
+        Fault(f"$.requests[{i}].prefix.tokens", f"found {shown(p)}; allowed: at most the prompt_tokens, {s}")
+        for i, (s, p) in enumerate(zip(prompts, found, strict=True))
+        if isinstance(p, int) and isinstance(s, int) and p > s
+    ][:MOST_FAULTS]
 
 
 def _cross_faults(

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
 from modelkit.errors import MOST_FAULTS, ArgumentError, Fault, InputError, UsageError, shown
-from modelkit.instance import SCHEMA, Instance, LinearClock, Server, UnitClock, cross_faults
+from modelkit.instance import (
+    SCHEMA,
+    Instance,
+    LinearClock,
+    Prefix,
+    PrefixCache,
+    Server,
+    UnitClock,
+    cross_faults,
+    prefix_faults,
+)
 from modelkit.io.files import where_of
 from modelkit.io.json_reading import (
     MOST_NESTING,
@@ -32,7 +43,9 @@ _KNOWN_KEYS = {
     (): tuple(Instance.model_fields),
     ("server",): tuple(Server.model_fields),
     ("server", "clock"): tuple(LinearClock.model_fields),
+    ("server", "prefix_cache"): tuple(PrefixCache.model_fields),
     ("requests",): REQUEST_KEYS,
+    ("requests", "prefix"): tuple(Prefix.model_fields),
 }
 
 
@@ -155,8 +168,8 @@ def _column_path(path: str) -> str:
     position, closing, tail = rest.partition("].")
     if head or not bracket or not closing:
         return path
-    key, bracket, deeper = tail.partition("[")
-    return f"$.requests.{key}[{position}]{bracket}{deeper}"
+    key = re.match(r"[^.\[]*", tail)[0]  # type: ignore[index]
+    return f"$.requests.{key}[{position}]{tail[len(key) :]}"
 
 
 def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
@@ -173,7 +186,7 @@ def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
         [row.get("arrival") for row in rows],
         [row.get("predicted_output_tokens") for row in rows],
         clock,
-    )
+    ) + prefix_faults([row.get("prompt_tokens") for row in rows], [row.get("prefix") for row in rows])
 
 
 def instance_schema() -> dict[str, Any]:
