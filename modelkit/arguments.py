@@ -181,3 +181,24 @@ def _fits(value: object, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, str) and Sequence in kinds and str not in kinds:
         return False
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def rows_of(columns: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Rows from columns of one length."""
+    wrong = [
+        Fault(f"requests.{key}", f"found {shown(values)}; allowed: a list or array, one value per request")
+        for key, values in columns.items()
+        if not isinstance(values, list | tuple)
+    ]
+    lengths = {} if wrong else {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        wrong = [Fault("requests", f"columns of other lengths: {shown(lengths, 200)}")]
+    if wrong:
+        raise ArgumentError("Instance", wrong)
+    keys = list(columns)
+    return with_ids([dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+def with_ids(rows: list[Any]) -> tuple[Any, ...]:
+    """Rows of data get their ids by position where they have none."""
+    return tuple({"id": f"r{i}", **row} if isinstance(row, dict) else row for i, row in enumerate(rows, start=1))

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr, model_validator
 
-from modelkit.arguments import Data, column_of, columns_of
+from modelkit.arguments import Data, column_of, columns_of, rows_of, with_ids
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import UnitClock as UnitClock
-from modelkit.errors import ArgumentError, Fault, InfeasibleError, InputError, shown
+from modelkit.errors import Fault, InfeasibleError, InputError, shown
 from modelkit.requests import ATTRIBUTES, REQUEST_KEYS
 from modelkit.requests import MAX_TIME as MAX_TIME
 from modelkit.requests import Prefix as Prefix
@@ -31,6 +31,8 @@ from modelkit.requests import prefix_faults as prefix_faults
 
 SCHEMA = "modelkit/instance/1"
 
+#: Replicas of a server.
+MAX_REPLICAS = 1000
 #: Longest name of an instance [character].
 MAX_NAME = 500
 
@@ -58,6 +60,9 @@ class Server(Data):
         default=None, description="J: requests that can be in progress at once; absent means no limit."
     )
     clock: Annotated[UnitClock | LinearClock, Field(discriminator="kind")] = Field(default=UnitClock())
+    replicas: Annotated[int, Field(strict=True, ge=1, le=MAX_REPLICAS)] = Field(
+        default=1, description="R: servers alike, each with memory, slots and a clock of its own."
+    )
     prefix_cache: PrefixCache | None = Field(
         default=None, description="Requests of a group share the tokens of their prefix; absent means that none does."
     )
@@ -102,8 +107,8 @@ class Instance(Data):
         """
         columns = fields.get("requests")
         if isinstance(columns, dict):
-            return {**fields, "requests": _rows_of(columns)}
-        return fields if not isinstance(columns, list) else {**fields, "requests": _with_ids(columns)}
+            return {**fields, "requests": rows_of(columns)}
+        return fields if not isinstance(columns, list) else {**fields, "requests": with_ids(columns)}
 
     @classmethod
     def from_arrays(
@@ -126,9 +131,10 @@ class Instance(Data):
 
     def __repr__(self) -> str:
         server = self.server
+        replicas = server.replicas if server.replicas > 1 else None
         limits = [
             f"{name} {value:,}"
-            for name, value in (("M", server.kv_capacity_tokens), ("slots", server.slots))
+            for name, value in (("M", server.kv_capacity_tokens), ("slots", server.slots), ("replicas", replicas))
             if value is not None
         ]
         n = len(self.requests)
@@ -205,6 +211,8 @@ class Instance(Data):
         for limit in ("kv_capacity_tokens", "slots"):
             if (value := getattr(self.server, limit)) is not None:
                 server[limit] = value
+        if self.server.replicas > 1:
+            server["replicas"] = self.server.replicas
         if self.server.prefix_cache is not None:
             server["prefix_cache"] = self.server.prefix_cache.model_dump()
         requests: dict[str, Any] = {
@@ -273,27 +281,6 @@ class Instance(Data):
                     if r.prompt_tokens > largest
                 ],
             )
-
-
-def _rows_of(columns: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Rows from columns of one length."""
-    wrong = [
-        Fault(f"requests.{key}", f"found {shown(values)}; allowed: a list or array, one value per request")
-        for key, values in columns.items()
-        if not isinstance(values, list | tuple)
-    ]
-    lengths = {} if wrong else {key: len(values) for key, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        wrong = [Fault("requests", f"columns of other lengths: {shown(lengths, 200)}")]
-    if wrong:
-        raise ArgumentError("Instance", wrong)
-    keys = list(columns)
-    return _with_ids([dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-
-
-def _with_ids(rows: list[Any]) -> tuple[Any, ...]:
-    """Rows of data get their ids by position where they have none."""
-    return tuple({"id": f"r{i}", **row} if isinstance(row, dict) else row for i, row in enumerate(rows, start=1))
 
 
 class InstanceStamp(Data):

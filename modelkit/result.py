@@ -70,6 +70,7 @@ class _SegmentRecord(_Record):
     ] = ()
     evict: tuple[str, ...] = ()
     rounds: Annotated[int, Field(strict=True, ge=0, le=MAX_ROUNDS)] = 0
+    replica: Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] = 1
 
 
 class _ScheduleRecord(_Record):
@@ -82,7 +83,9 @@ def _schedule(value: object) -> object:
         return value
     record = _ScheduleRecord.model_validate(value)
     return Schedule(
-        tuple(Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds) for s in record.segments),
+        tuple(
+            Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds, s.replica) for s in record.segments
+        ),
         record.tokens_per_iteration,
     )
 

@@ -40,22 +40,25 @@ class Segment:
         Requests in progress that lose their tokens.
     rounds
         Decode rounds to run, D >= 0.
+    replica
+        Which of the servers alike does this, from 1; each has a sequence of segments of its own.
 
     Raises
     ------
     InputError
-        ``at`` or ``rounds`` is negative, not finite or beyond 10^15, or ``rounds`` is not whole.
+        ``at`` or ``rounds`` is negative, not finite or beyond 10^15, or ``rounds`` or ``replica`` is not whole.
     """
 
     at: float
     admit: tuple[Admission, ...] = ()
     evict: tuple[str, ...] = ()
     rounds: int = 0
+    replica: int = 1
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []
-        if type(self.rounds) is not int or type(self.at) not in (int, float):  # numpy's numbers, or none at all
-            for field in ("at", "rounds"):
+        if type(self.rounds) is not int or type(self.at) not in (int, float) or type(self.replica) is not int:
+            for field in ("at", "rounds", "replica"):  # numpy's numbers, or none at all
                 object.__setattr__(self, field, plain(getattr(self, field)))
         if type(self.admit) is not tuple or not all(type(a) is Admission for a in self.admit):
             object.__setattr__(self, "admit", _admissions(self.admit, faults))
@@ -65,6 +68,8 @@ class Segment:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
         if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
             faults.append(Fault("rounds", f"found {shown(self.rounds)}; allowed: a whole number from 0 to 10^15"))
+        if isinstance(self.replica, bool) or not isinstance(self.replica, int) or abs(self.replica) > MAX_ROUNDS:
+            faults.append(Fault("replica", f"found {shown(self.replica)}; allowed: a whole number, the first is 1"))
         if faults:
             raise InputError("segment", faults)
 
@@ -94,7 +99,7 @@ def _admissions(found: object, faults: list[Fault]) -> tuple[Admission, ...]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Schedule:
-    """Segments in time order.
+    """Segments in time order, on each replica.
 
     Parameters
     ----------
@@ -136,6 +141,7 @@ class Schedule:
                     "admit": [a.request if a.slot is None else list(a) for a in segment.admit],
                     "evict": list(segment.evict),
                     "rounds": segment.rounds,
+                    **({} if segment.replica == 1 else {"replica": segment.replica}),
                 }
                 for segment in self.segments
             ],

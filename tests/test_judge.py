@@ -87,6 +87,11 @@ def evicting(clock: str) -> Schedule:
     return plan((times[0], [("a", 0)], 1), (times[1], [("b", 0)], 2, ["a"]), (times[2], [("a", 0)], 3))
 
 
+def on_replica(schedule: Schedule, replica: int, *admit: Any) -> Schedule:
+    """The schedule, followed by a segment on this replica."""
+    return Schedule((*schedule.segments, Segment(1, admissions([*admit]), replica=replica)))
+
+
 def overlapping(clock: str, a: Any = ("a", 0), b: Any = ("b", 1)) -> Schedule:
     """Schedule in which b begins a round before a is done: together they hold 5 + 4 = 9 tokens in that round."""
     return plan((0, [a], 2), (2 if clock == "unit" else 0.5, [b], 2))
@@ -197,6 +202,14 @@ MUTATIONS: list[tuple[str, tuple[str, ...], float, Callable[[str], Case]]] = [
         lambda c: (under(c), replace(one_by_one(c), tokens_per_iteration=4)),
     ),
     ("whole_rounds", ("unit",), 0.25, change(1, at=3.25)),
+    ("unknown_replica", tuple(CLOCKS), 2, lambda c: (under(c), on_replica(one_by_one(c), 3))),
+    ("unknown_replica", tuple(CLOCKS), 1, lambda c: (with_server(under(c), replicas=2), on_replica(one_by_one(c), 0))),
+    (
+        "two_replicas",
+        tuple(CLOCKS),
+        1,
+        lambda c: (with_server(under(c), replicas=2), on_replica(one_by_one(c), 2, ("b", 1))),
+    ),
 ]
 
 
@@ -552,12 +565,12 @@ def test_times_are_shown_in_full() -> None:
 def test_replay_for_charts() -> None:
     """Residencies and intervals tell the replay: who held which slot when, and how many tokens were held."""
     verdict = judge(PAIR, evicting("unit"))
-    assert [tuple(residency) for residency in verdict.residencies] == [
+    assert [tuple(residency[:6]) for residency in verdict.residencies] == [
         (0, 0, 0, 1, 1, False),
         (1, 0, 1, 2, 3, True),
         (0, 0, 3, 4, 6, True),
     ]
-    assert [tuple(interval) for interval in verdict.intervals] == [
+    assert [tuple(interval[:6]) for interval in verdict.intervals] == [
         (0, 1, 1, 1, 3, 3),
         (1, 2, 1, 1, 4, 4),
         (2, 3, 1, 1, 5, 5),
@@ -566,7 +579,7 @@ def test_replay_for_charts() -> None:
     ]
     # nobody begins or ends after round 2, although b, evicted, would have ended there
     verdict = judge(with_request(PAIR, "b", arrival=0), plan((0, ["a", "b"], 1), (1, [], 2, ["b"])))
-    assert [tuple(interval) for interval in verdict.intervals] == [(0, 1, 1, 2, 7, 7), (1, 3, 2, 1, 4, 5)]
+    assert [tuple(interval[:6]) for interval in verdict.intervals] == [(0, 1, 1, 2, 7, 7), (1, 3, 2, 1, 4, 5)]
 
 
 def test_formulation_files_may_use_the_former_names() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, metric_names, percentile
-from modelkit.judge.replay import TIME_TOLERANCE_MS, Replay
+from modelkit.judge.replay import TIME_TOLERANCE_MS
+from modelkit.judge.replicas import SystemReplay
 from modelkit.judge.rules import RULES, Interval, Residency, Verdict, Violation
 from modelkit.judge.times import RequestTime, RequestTimes, request_times
 from modelkit.schedule import Schedule
@@ -36,8 +37,4 @@ def judge(instance: Instance, schedule: Schedule) -> Verdict:
 
     Never raises for what a schedule says; an absurd schedule has many violations.
     """
-    replay = Replay(instance, schedule.tokens_per_iteration)
-    for segment in schedule.segments:
-        replay.run_segment(segment)
-    replay.close()
-    return replay.verdict()
+    return SystemReplay(instance, schedule).verdict()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -34,11 +34,11 @@ METRICS: dict[str, str] = {
     "p99_tpot_ms": "time per output token that 99 % of the requests with o > 1 do not exceed",
     "makespan_{t}": "completion of the last request, from time 0",
     "throughput_tokens_per_{s}": "output tokens / makespan",
-    "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan)",
+    "slot_utilisation": "time in which slots hold an unfinished request / (J * makespan); of R replicas, / (R J ...)",
     "slot_decode_utilisation": "time in which slots decode / (J * makespan); prefills are not in it",
-    "kv_utilisation": "held tokens integrated over time / (M * makespan)",
-    "peak_kv_tokens": "most tokens held in any round",
-    "rounds": "decode rounds run",
+    "kv_utilisation": "held tokens integrated over time / (M * makespan); of R replicas, / (R M ...)",
+    "peak_kv_tokens": "most tokens held in any round, by one replica",
+    "rounds": "decode rounds run, by all replicas",
     "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
     "evictions": "requests that lost their tokens",
     "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
@@ -62,6 +62,13 @@ class Totals:
     idle_rounds: float = 0
     evictions: int = 0
     recomputed: int = 0
+
+    @classmethod
+    def of(cls, replicas: Iterable[Totals]) -> Totals:
+        """Those of several replicas: all is added up but the peak, which is that of one."""
+        every = list(replicas)
+        sums = {field.name: sum(getattr(totals, field.name) for totals in every) for field in fields(cls)}
+        return cls(**{**sums, "peak": max(totals.peak for totals in every)})
 
 
 def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Totals) -> dict[str, float | None]:
@@ -88,7 +95,7 @@ def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Tota
         return whole(float(value())) if complete else None
 
     def share(amount: float, limit: int | None) -> float | None:
-        return amount / (limit * makespan) if complete and limit and makespan else None
+        return amount / (server.replicas * limit * makespan) if complete and limit and makespan else None
 
     def quantile(values: list[float], q: float) -> float | None:
         return known(lambda: percentile(values, q)) if values else None

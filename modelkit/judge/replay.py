@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from modelkit.clock import add_time
 from modelkit.instance import Instance, LinearClock
-from modelkit.judge.metrics import Totals, metrics
-from modelkit.judge.rules import RULES, Interval, Residency, Verdict, Violation
+from modelkit.judge.excess import Excess
+from modelkit.judge.metrics import Totals
+from modelkit.judge.rules import Interval, Residency, Violation
 from modelkit.schedule import Segment
 
 #: Under the linear clock, times closer than this are the same moment [ms].
@@ -59,18 +60,29 @@ class _Residency:
 
 
 class Replay:
-    """A schedule replayed, segment by segment; see the module."""
+    """A schedule replayed on one replica, segment by segment; see the module.
 
-    def __init__(self, instance: Instance, tokens_per_iteration: int | None) -> None:
+    Parameters
+    ----------
+    beside
+        Replay of another replica of the server.
+    """
+
+    def __init__(
+        self, instance: Instance, tokens_per_iteration: int | None, replica: int = 1, beside: Replay | None = None
+    ) -> None:
         self.instance = instance
+        self.replica = replica
         clock = instance.server.clock
         self.linear = clock if isinstance(clock, LinearClock) else None
         self.chunk = tokens_per_iteration if self.linear is not None and self.linear.mixed else None
         self.tolerance = TIME_TOLERANCE_MS if self.linear else 0.0
         self.per_time = 1000.0 if self.linear else 1.0  # replay time units in one unit of `at`
-        self.prompt = instance.arrays.prompt.tolist()
-        self.output = instance.arrays.output.tolist()
-        self.arrival = [a * self.per_time for a in instance.arrays.arrival.tolist()]
+        self.prompt: list[int] = beside.prompt if beside else instance.arrays.prompt.tolist()
+        self.output: list[int] = beside.output if beside else instance.arrays.output.tolist()
+        self.arrival: list[float] = (
+            beside.arrival if beside else [a * self.per_time for a in instance.arrays.arrival.tolist()]
+        )
 
         self.now: float = 0.0
         self.lost = 0.0  # by so much the sum of all durations is above its double, `now`
@@ -85,11 +97,11 @@ class Replay:
         self.residencies: list[_Residency] = []
         self.violations: list[Violation] = []
         self.intervals: list[Interval] = []
-        self.over = _Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
-        self.crowd = _Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
+        self.over = Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
+        self.crowd = Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
         self.totals = Totals()
-        if self.chunk != tokens_per_iteration:
+        if self.chunk != tokens_per_iteration and beside is None:
             self.violate("chunked_prefill", 1, None, "the schedule splits prompts, which this clock does not allow")
 
     # --- what a segment does -------------------------------------------------------------------
@@ -225,7 +237,7 @@ class Replay:
             return self.linear.iterations_ms(rounds, prompts, decoding, kv_tokens)
 
         duration = lasting(span)
-        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last))
+        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last, self.replica))
         self.over.see_span(first, last, growing, span, lasting)
         self.crowd.see(self.active, span)
         self.totals.token_time += duration * (first + last) / 2
@@ -295,28 +307,22 @@ class Replay:
 
     # --- the end -------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, expected: Iterable[int]) -> None:
+        """No segment follows; these requests should have been served."""
         self.over.close()
         self.crowd.close()
-        for i, request in enumerate(self.instance.requests):
-            residency = self.current.get(i)
+        for i in expected:
+            residency, request = self.current.get(i), self.instance.requests[i]
             if residency is None:
                 self.violate("missing", self.output[i], request.id, f"request {request.id!r} is never admitted")
             elif not residency.completed:
                 left = self.output[i] if residency.end is not None else residency.ends_at - self.round
                 self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens")
 
-    def verdict(self) -> Verdict:
-        """What the replay came to, once it is closed."""
-        residencies = tuple(
-            Residency(s.request, s.slot, s.begin, s.first_token, s.end, s.completed) for s in self.residencies
-        )
-        return Verdict(
-            violations=tuple(self.violations),
-            metrics=metrics(self.instance, residencies, self.totals),
-            intervals=tuple(self.intervals),
-            residencies=residencies,
-        )
+    def replayed(self) -> Iterator[Residency]:
+        """The residencies, once it is closed."""
+        for s in self.residencies:
+            yield Residency(s.request, s.slot, s.begin, s.first_token, s.end, s.completed, self.replica)
 
     # --- small things --------------------------------------------------------------------------
 
@@ -344,55 +350,3 @@ class Replay:
     def violate(self, rule: str, size: float, request: str | None, message: str) -> None:
         at = self.now / self.per_time
         self.violations.append(Violation(rule, size, at, request, f"at {self.clock(self.now)}: {message}"))
-
-
-class _Excess:
-    """Watches a quantity against its limit; one violation for each unbroken time above it."""
-
-    def __init__(self, replay: Replay, rule: str, limit: int | None, limit_words: str) -> None:
-        self.replay = replay
-        self.rule = rule
-        self.limit = limit
-        self.words = limit_words
-        self.worst = self.rounds = 0
-        self.since: float | None = None
-
-    def see(self, value: int, rounds: int, later: float = 0.0) -> None:
-        """``value`` holds for ``rounds`` rounds, from ``later`` after now on."""
-        if self.limit is None:
-            return
-        if value <= self.limit:
-            self.close()
-            return
-        if self.since is None:
-            self.since = self.replay.now + later
-        self.worst = max(self.worst, value)
-        self.rounds += rounds
-
-    def see_span(self, first: int, last: int, step: int, rounds: int, lasting: Callable[[int], float]) -> None:
-        """The value grows by ``step`` a round from ``first`` to ``last``; ``lasting``: duration of the first rounds."""
-        if self.limit is None:
-            return
-        above = min(rounds, max(0, -((self.limit - last) // max(1, step))))
-        below = rounds - above
-        if below:
-            self.see(first, 0)
-        if above:
-            self.see(last, above, lasting(below) if below else 0.0)
-
-    def close(self) -> None:
-        if self.since is not None and self.limit is not None:
-            unit = RULES[self.rule][1]
-            lasting = "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
-            verb = "in progress" if unit == "requests" else "held"
-            self.replay.violations.append(
-                Violation(
-                    self.rule,
-                    self.worst - self.limit,
-                    self.since / self.replay.per_time,
-                    None,
-                    f"from {self.replay.clock(self.since)} for {lasting}: up to {self.worst} {unit}"
-                    f" {verb}, {self.words} {self.limit}",
-                )
-            )
-        self.since, self.worst, self.rounds = None, 0, 0

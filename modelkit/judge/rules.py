@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from modelkit.instance import whole
@@ -22,6 +22,8 @@ RULES: dict[str, tuple[str, str]] = {
     "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
     "time_order": ("a segment begins before the one ahead of it has ended", "time"),
     "chunked_prefill": ("prompts are split although the clock does not mix prefill and decoding", "schedules"),
+    "unknown_replica": ("a segment is on a replica that the server does not have", "replicas"),
+    "two_replicas": ("a request is admitted on a second replica", "admissions"),
     "whole_rounds": ("under the unit clock a segment begins within a round", "time"),
 }
 
@@ -57,6 +59,7 @@ class Interval(NamedTuple):
     active: int
     first_tokens: int
     last_tokens: int
+    replica: int = 1
 
 
 class Residency(NamedTuple):
@@ -71,6 +74,7 @@ class Residency(NamedTuple):
     first_token: float | None
     end: float | None
     completed: bool
+    replica: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Verdict:
     metrics
         See ``METRICS``; None where unknown, as all latencies are unless every request completes.
     intervals, residencies
-        The replay itself, for charts. Times in rounds or ms.
+        The replay itself, for charts, in the order of their beginnings. Times in rounds or ms.
     """
 
     violations: tuple[Violation, ...]
@@ -101,6 +105,14 @@ class Verdict:
     def stays(self) -> tuple[Residency, ...]:
         """Former name of ``residencies``, for formulation files that ask for it."""
         return self.residencies
+
+    def on(self, replica: int) -> Verdict:
+        """The replay of one replica, under the violations and metrics of all."""
+        return replace(
+            self,
+            intervals=tuple(interval for interval in self.intervals if interval.replica == replica),
+            residencies=tuple(residency for residency in self.residencies if residency.replica == replica),
+        )
 
     @property
     def valid(self) -> bool:

@@ -18,7 +18,7 @@ from modelkit.judge.rules import Residency, Verdict
 class RequestTime(NamedTuple):
     """When a request arrived, started, had its first token and finished, and finish - arrival; None where it never did.
 
-    Where it was evicted, ``start`` and ``first_token`` are of the residency that ended last.
+    Where it was evicted, ``start`` and ``first_token`` are of the residency that ended last. ``replica`` served it.
     """
 
     id: str
@@ -27,6 +27,7 @@ class RequestTime(NamedTuple):
     first_token: float | None
     finish: float | None
     latency: float | None
+    replica: int | None = 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,10 +38,13 @@ class RequestTimes(Sequence[RequestTime]):
     ----------
     unit
         ``rounds`` under the unit clock, else ``ms``; of all times.
+    replicas
+        Of the server; columns say which one served a request where there are several.
     """
 
     unit: str
     rows: tuple[RequestTime, ...]
+    replicas: int = 1
 
     @overload
     def __getitem__(self, position: int) -> RequestTime: ...
@@ -60,7 +64,8 @@ class RequestTimes(Sequence[RequestTime]):
 
     def columns(self) -> dict[str, list[Any]]:
         """The same as lists by column; the names of times end in their unit, such as ``latency_ms``."""
-        names = ["id", *(f"{name}_{self.unit}" for name in RequestTime._fields[1:])]
+        names = ["id", *(f"{name}_{self.unit}" for name in RequestTime._fields[1:-1])]
+        names += ["replica"] if self.replicas > 1 else []
         return {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
 
     def to_frame(self) -> Any:
@@ -89,7 +94,7 @@ class RequestTimes(Sequence[RequestTime]):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(self.rows)
+        writer.writerows(zip(*columns.values(), strict=True))
         if path is not None:
             try:
                 Path(path).write_text(text.getvalue(), encoding="utf-8", newline="")
@@ -109,12 +114,8 @@ def request_times(instance: Instance, verdict: Verdict) -> RequestTimes:
     for i, request in enumerate(instance.requests):
         arrival, residency = request.arrival * per_time, last.get(i)
         finish = residency.end if residency is not None and residency.completed else None
-        times = (
-            arrival,
-            None if residency is None else residency.begin,
-            None if residency is None else residency.first_token,
-            finish,
-            None if finish is None else finish - arrival,
-        )
-        rows.append(RequestTime(request.id, *(whole(time) for time in times)))
-    return RequestTimes(instance.unit, tuple(rows))
+        begin, first = (None, None) if residency is None else (residency.begin, residency.first_token)
+        times = (arrival, begin, first, finish, None if finish is None else finish - arrival)
+        row = RequestTime(request.id, *(whole(time) for time in times))
+        rows.append(row._replace(replica=None if residency is None else residency.replica))
+    return RequestTimes(instance.unit, tuple(rows), instance.server.replicas)

@@ -1,15 +1,18 @@
 """The problems that an instance may pose, one object each: what is minimised, and which instances are of it.
 
-========== =============================================== ============================================
-name       instances                                       objective
-========== =============================================== ============================================
-kv         unit clock, no slots                            total latency [round]
-unit-slots unit clock, slots                               total latency [round]
-slots      linear clock, exclusive prefills, slots, and a  makespan, total latency or total time to
-           memory that cannot fill                         first token [ms]
-serving    linear clock otherwise                          total latency, makespan or total time to
-                                                           first token [ms]
-========== =============================================== ============================================
+================ =============================================== ============================================
+name             instances                                       objective
+================ =============================================== ============================================
+kv               unit clock, no slots                            total latency [round]
+unit-slots       unit clock, slots                               total latency [round]
+slots            linear clock, exclusive prefills, slots, and a  makespan, total latency or total time to
+                 memory that cannot fill                         first token [ms]
+serving          linear clock otherwise                          total latency, makespan or total time to
+                                                                 first token [ms]
+unit-replicas    unit clock, several replicas                    total latency [round]
+serving-replicas linear clock, several replicas                  total latency, makespan or total time to
+                                                                 first token [ms]
+================ =============================================== ============================================
 
 Every instance poses one of them. Whoever needs to know which asks `problem_of`, and keeps what depends on it in a table
 by problem.
@@ -30,6 +33,8 @@ from modelkit.text import metric_noun, unit_of
 #: Metrics of the judge that are minimised; what depends on one compares with these.
 TOTAL_LATENCY_ROUNDS, TOTAL_LATENCY_MS = "total_latency_rounds", "total_latency_ms"
 MAKESPAN_MS, TOTAL_TTFT_MS = "makespan_ms", "total_ttft_ms"
+#: Why problems of one server are not those of an instance with more.
+SEVERAL = "does not support several replicas"
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ def kv_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the KV-cache problem, or None."""
     if not instance.is_unit:
         return "needs the unit clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return None if instance.server.slots is None else "does not support slots"
 
 
@@ -120,6 +127,8 @@ def unit_slots_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the problem of slots in rounds, or None."""
     if not instance.is_unit:
         return "needs the unit clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return "needs a number of slots" if instance.server.slots is None else None
 
 
@@ -131,6 +140,8 @@ def stages_refusal(instance: Instance) -> str | None:
     server = instance.server
     if not isinstance(server.clock, LinearClock) or server.clock.mixed:
         return "needs the linear clock with mixed = false"
+    if server.replicas > 1:
+        return SEVERAL
     if server.slots is None:
         return "needs a number of slots"
     peak = np.sort(instance.arrays.peak)[-server.slots :]
@@ -143,7 +154,23 @@ def serving_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the serving problem, or None."""
     if not isinstance(instance.server.clock, LinearClock):
         return "needs the linear clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return None if stages_refusal(instance) else f"poses {SLOTS.title}"
+
+
+def unit_replicas_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the problem of replicas in rounds, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    return None if instance.server.replicas > 1 else "needs several replicas"
+
+
+def serving_replicas_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the serving problem of several replicas, or None."""
+    if not isinstance(instance.server.clock, LinearClock):
+        return "needs the linear clock"
+    return None if instance.server.replicas > 1 else "needs several replicas"
 
 
 KV = Problem(
@@ -179,7 +206,23 @@ SERVING = Problem(
     refusal=serving_refusal,
     model="serving",
 )
-PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING)
+UNIT_REPLICAS = Problem(
+    name="unit-replicas",
+    title="the problem of replicas in rounds",
+    instances="the unit clock with several replicas",
+    objectives=(TOTAL_LATENCY_ROUNDS,),
+    refusal=unit_replicas_refusal,
+    model="kv-replicas",
+)
+SERVING_REPLICAS = Problem(
+    name="serving-replicas",
+    title="the serving problem of several replicas",
+    instances="the linear clock with several replicas",
+    objectives=(TOTAL_LATENCY_MS, MAKESPAN_MS, TOTAL_TTFT_MS),
+    refusal=serving_replicas_refusal,
+    model="serving-replicas",
+)
+PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING, UNIT_REPLICAS, SERVING_REPLICAS)
 
 #: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
 #: for every schedule.

@@ -160,6 +160,8 @@ def _run(
             f"  policies for it: {fitting}"
         )
     instance.check_fits()
+    if instance.server.replicas > 1:
+        raise UsageError("policies run on one server; this instance has several replicas")
     rng = np.random.default_rng(seed)
     if entry.clairvoyant:
         predicted = instance.arrays.output, instance.arrays.output

@@ -16,10 +16,10 @@ METHODS: dict[Problem, Method] = {
     SLOTS: SlotMethod(),
     SERVING: ServingMethod(),
 }
-#: That of formulations of no problem.
+#: That of formulations of no problem, and of problems of which no more is known.
 PLAIN = Method()
 
 
 def method_of(problem: Problem | None) -> Method:
     """The method of a problem; that of policies where there is none."""
-    return PLAIN if problem is None else METHODS[problem]
+    return PLAIN if problem is None else METHODS.get(problem, PLAIN)
