@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from modelkit.arguments import Data, column_of, columns_of, rows_of, with_ids
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import UnitClock as UnitClock
-from modelkit.errors import Fault, InfeasibleError, InputError, shown
+from modelkit.errors import InfeasibleError, InputError
 from modelkit.requests import ATTRIBUTES, REQUEST_KEYS
 from modelkit.requests import MAX_TIME as MAX_TIME
 from modelkit.requests import Prefix as Prefix
