@@ -170,8 +170,15 @@ class Instance(Data):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``extra`` says to formulation variants: all of it but the attributes that traces keep there."""
-        return {key: value for key, value in self.extra.items() if key not in TRACE_ATTRIBUTES}
+        """What ``extra`` says to formulation variants: all of it but the attributes that traces keep there.
+
+        What requests say in their own is an object by request id.
+        """
+        said: dict[str, Any] = {}
+        for request in self.requests:
+            for key, value in (request.extra or {}).items():
+                said.setdefault(key, {})[request.id] = value
+        return {**said, **{key: value for key, value in self.extra.items() if key not in TRACE_ATTRIBUTES}}
 
     @cached_property
     def index(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,76 @@ def test_names_are_checked(two: mk.Instance) -> None:
         settle((NUMBER,), with_extra(two, cpa=1), {}, "x")
 
 
+QUOTA = Parameter(name="quota", doc="most at once [request]", least=1, by="class")
+LEVELS = Parameter(name="levels", doc="prices of levels [$]", kind=float, by="list")
+RATES = Parameter(name="rates", doc="rates [1]", kind=float, by="key", optional=True)
+PAIRS = Parameter(name="apart", doc="rounds between [round]", by=("request", "request"), optional=True)
+HASHES = Parameter(name="prefix_hashes", doc="blocks [1]", by=("request", "list"), most=2**63)
+URGENCY = Parameter(name="priority", doc="how urgent [1]", kind=float, per_request=True, default=0)
+TIER = Parameter(name="tier", doc="who pays [1]", kind=str, choices=("gold", "free"), default="free")
+
+
+def of_classes(instance: mk.Instance, *classes: str, **rest: Any) -> mk.Instance:
+    """The same with classes of its requests and other data of theirs by name."""
+    rows = [
+        request.model_copy(update={"request_class": name, **{key: values[i] for key, values in rest.items()}})
+        for i, (request, name) in enumerate(zip(instance.requests, classes, strict=True))
+    ]
+    return instance.replace(requests=tuple(rows))
+
+
+def test_values_have_shapes(two: mk.Instance) -> None:
+    """Tests lists, maps, and values for groups, pairs and requests, from all places where they may stand."""
+    instance = of_classes(two, "chat", "code", priority=[3, None], extra=[None, {"apart": {"short": 2}}]).replace(
+        extra={"quota": {"code": 1, "chat": 2, "mail": 9}, "prefix_hashes": [[1, 10**15], []], "levels": [1, 2.5]}
+    )
+    assert settle((QUOTA, LEVELS, RATES, PAIRS, HASHES, URGENCY, TIER), instance, {"rates": {"a": 1}}, "x") == {
+        "quota": {"chat": 2, "code": 1},
+        "levels": [1.0, 2.5],
+        "rates": {"a": 1.0},
+        "apart": {"long": {"short": 2}},
+        "prefix_hashes": {"short": [1, 10**15], "long": []},
+        "priority": {"short": 3.0, "long": 0.0},
+        "tier": "free",
+    }
+    assert settle((QUOTA,), instance, {"quota": 3}, "x") == {"quota": {"chat": 3, "code": 3}}
+    assert settle((NUMBER,), two, {"cap": "2 request"}, "x") == {"cap": 2}
+    assert settle((NUMBER,), two, {"cap": {"value": 2, "unit": "request"}}, "x") == {"cap": 2}
+    team = replace(QUOTA, by="team")
+    of_teams = of_classes(two, "a", "b", extra=[{"team": "red"}, {"team": "blue"}])
+    assert settle((team,), of_teams, {"quota": {"red": 1, "blue": 2}}, "x") == {"quota": {"red": 1, "blue": 2}}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "extra", "requests", "fault"),
+    [
+        (QUOTA, {"quota": {"cod": 1, "chat": 1}}, None, "$.extra.quota.cod: the instance has no such class; did"),
+        (QUOTA, {"quota": {"chat": 1}}, None, "$.extra.quota: says nothing about 1 classes, the first 'code'"),
+        (QUOTA, {"quota": {"chat": 0, "code": 1}}, None, "$.extra.quota.chat: found 0; allowed: an object from each"),
+        (LEVELS, {"levels": 3}, None, "$.extra.levels: found 3; allowed: a list with a number in each place"),
+        (LEVELS, {"levels": [1, "x"]}, None, "$.extra.levels[1]: found 'x'"),
+        (RATES, {"rates": [1]}, None, "$.extra.rates: found [1]; allowed: an object from names to a number"),
+        (PAIRS, {"apart": {"short": {"lng": 1}}}, None, "$.extra.apart.short.lng: the instance has no such request"),
+        (PAIRS, {"apart": {"short": {"long": 0.5}}}, None, "$.extra.apart.short.long: found 0.5; allowed: a whole"),
+        (HASHES, {"prefix_hashes": [[1]]}, None, "$.extra.prefix_hashes: has 1 values; allowed: one for each of 2"),
+        (TIER, {"tier": "golden"}, None, "$.extra.tier: found 'golden'; allowed: 'gold' or 'free'"),
+        (NUMBER, {"cap": "2 token"}, None, "$.extra.cap: found '2 token'; allowed: the unit 'request'"),
+        (NUMBER, {"cap": {"value": 2, "unit": "s"}}, None, "$.extra.cap.unit: found 's'; allowed: 'request'"),
+        (EACH, {}, [None, {"weight": -1}], "$.requests[1].extra.weight: found -1"),
+        (EACH, {}, [None, {"wieght": 1}], "$.requests[1].extra.wieght: formulation 'x' has no such parameter; did you"),
+        (NUMBER, {"cap": 1}, [{"cap": 2}, None], "$.requests[0].extra.cap: cap is no value of each request"),
+    ],
+)  # fmt: skip
+def test_shapes_are_checked(
+    parameter: Parameter, extra: dict[str, Any], requests: list[Any] | None, fault: str, two: mk.Instance
+) -> None:
+    """Tests that what has not the shape, type, range or unit is refused with its JSON path."""
+    instance = of_classes(two, "chat", "code", extra=requests or [None, None]).replace(extra=extra)
+    with pytest.raises(InputError) as refused:
+        settle((parameter,), instance, {}, "x")
+    assert fault in str(refused.value)
+
+
 def test_texts_are_json() -> None:
     """Tests values as they are typed."""
     assert parse_parameters(["batch-cap=3", 'w={"a": 1.5}', "s=x", "n=NaN"]) == {
@@ -112,8 +183,6 @@ def test_infeasible_deadlines(two: mk.Instance) -> None:
 
 def test_a_schedule_that_breaks_the_variants_rules_is_refused(two: mk.Instance) -> None:
     """Tests that what a variant says in plain Python is held against what its model gives."""
-    from dataclasses import replace
-
     from modelkit.formulation.loading import load_formulation
 
     right = load_formulation("kv-batch-cap")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from modelkit.backends.separator import Separator
 from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError, did_you_mean, shown
 from modelkit.formulation.asking import asking
-from modelkit.formulation.parameters import Parameter, settle
+from modelkit.formulation.parameters import Parameter, settle, unit_at_end
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.runtime.threads import PYOMO, pyomo_silent
@@ -174,10 +173,9 @@ class Formulation:
             return float(self.ask("value", instance, verdict))
         return verdict.metrics.get(self.metric(instance))
 
-    def chosen_for(self, instance: Instance) -> bool:
-        """Whether ``solve`` should take it by itself: it understands all of ``extra`` and, if a variant, any of it."""
+    def chosen_for(self, asked: Collection[str]) -> bool:
+        """Whether ``solve`` should take it by itself: it has all of the parameters and, if a variant, any of them."""
         known = {p.name for p in self.parameters}
-        asked = instance.parameters.keys()
         return known.issuperset(asked) and bool(known) == bool(asked) and (self.extends is None or bool(known))
 
     def refusal(self, instance: Instance) -> str | None:
@@ -294,7 +292,7 @@ class Formulation:
         faults = key_faults(abstract, data)
         if faults:
             raise FormulationError(f"formulation {self.name!r}: {faults[0]}")
-        values = {key: value if isinstance(value, dict) else {None: value} for key, value in data.items()}
+        values = {key: _flat(value) if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             # nothing that is built here is garbage; looking for it costs a tenth of the time
             with PYOMO, pyomo_silent(), asking(self.words, "build", passing=_REFUSED), PauseGC():
@@ -317,12 +315,6 @@ def _knowing(data: Callable[..., Any]) -> Callable[[Instance, Any], Any]:
     return lambda instance, known: data(instance)
 
 
-def unit_at_end(doc: str) -> str | None:
-    """The unit in brackets that words end in: ``$`` of ``cost of the energy [$]``."""
-    found = re.search(r"\[([^\[\]]{1,40})\]$", doc.strip())
-    return found[1] if found and found[1].isprintable() else None
-
-
 #: What Pyomo raises where a rule fails or a value is outside its set.
 _REFUSED = (ValueError, KeyError, RuntimeError, TypeError)
 
@@ -342,6 +334,17 @@ _RETURNS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 #: What is made of answers that other types stand for too, such as NumPy's.
 _MADE: dict[str, Callable[[Any], Any]] = {"value": float}
+
+
+def _flat(values: dict[Any, Any]) -> dict[Any, Any]:
+    """Values by index; an object of objects, such as parameters of pairs are, by pairs of their keys."""
+    if not isinstance(next(iter(values.values()), None), dict):
+        return values
+    return {
+        (key, *(inner if isinstance(inner, tuple) else (inner,))): value
+        for key, entries in values.items()
+        for inner, value in _flat(entries).items()
+    }
 
 
 def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:

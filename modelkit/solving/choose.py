@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from modelkit.errors import Fault, FormulationFailedError, InputError, NoFormulationError, UsageError, did_you_mean
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import formulation_of, found_formulations
 from modelkit.formulation.loading import FoundFormulation
-from modelkit.instance import Instance
+from modelkit.formulation.parameters import places_in_extra
+from modelkit.instance import TRACE_ATTRIBUTES, Instance
 from modelkit.problems.kv.diagram import refusal as search_refusal
 from modelkit.problems.problem import KV, problem_modelled
 from modelkit.solving.outcome import SEARCH
@@ -50,14 +51,17 @@ def choose(
     for key in sorted(set(parameters or ()) - known):
         words = did_you_mean(key, known) or f"; they take {', '.join(sorted(known))}"
         raise UsageError(f"no formulation has a parameter {key!r}{words}")
-    named = instance.replace(extra=_understood(instance, known) | dict(parameters or {}))
+    understood = _understood(instance, known)
+    asked = understood | (parameters or {}).keys()
+    kept = {key: value for key, value in instance.extra.items() if key in understood or key in TRACE_ATTRIBUTES}
+    named = instance.replace(extra=kept | dict(parameters or {}))
     reasons = []
     for entry in found:
         if entry.formulation is None:
             reasons.append(f"{entry.name}: {entry.error}")
             continue
         try:
-            if not _is_candidate(entry.formulation, named):
+            if not _is_candidate(entry.formulation, named, asked):
                 continue
             parametrised = entry.formulation.with_parameters(named)
             why = entry.formulation.refusal(parametrised)
@@ -66,15 +70,15 @@ def choose(
         if why is None:
             return entry.formulation, parametrised
         reasons.append(f"{entry.name}: {why}")
-    if not named.parameters:
+    if not asked:
         raise NoFormulationError("no formulation takes this instance\n  " + "\n  ".join(reasons))
-    reasons.insert(0, f"none has all the parameters {', '.join(named.parameters)}; choose one with -f")
+    reasons.insert(0, f"none has all the parameters {', '.join(sorted(asked))}; choose one with -f")
     raise UsageError("no formulation takes this instance\n  " + "\n  ".join(reasons))
 
 
-def _is_candidate(formulation: Formulation, instance: Instance) -> bool:
+def _is_candidate(formulation: Formulation, instance: Instance, asked: Collection[str]) -> bool:
     """Whether ``solve`` takes it by itself where it accepts the instance: of each problem the fastest exact one."""
-    if formulation.claim != "exact" or not formulation.chosen_for(instance):
+    if formulation.claim != "exact" or not formulation.chosen_for(asked):
         return False
     if problem_modelled(formulation.problem) is not KV or formulation.parameters:
         return True
@@ -83,8 +87,8 @@ def _is_candidate(formulation: Formulation, instance: Instance) -> bool:
     return formulation.name == fastest
 
 
-def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
-    """The instance's ``extra`` without the keys that no formulation knows: notes of whoever made it.
+def _understood(instance: Instance, known: set[str]) -> set[str]:
+    """The keys of ``extra``, of the instance and its requests, that a formulation knows; others are notes.
 
     Raises
     ------
@@ -92,11 +96,12 @@ def _understood(instance: Instance, known: set[str]) -> dict[str, Any]:
         One of them is nearly a parameter.
     """
     unknown = sorted(instance.parameters.keys() - known)
-    near = [Fault(f"$.extra.{key}", f"no formulation has such a parameter{words}") for key in unknown
+    places = places_in_extra(instance)
+    near = [Fault(places[key], f"no formulation has such a parameter{words}") for key in unknown
             if (words := did_you_mean(key, known))]  # fmt: skip
     if near:
         raise InputError(instance.name or "the instance", near)
-    return {key: value for key, value in instance.extra.items() if key not in unknown}
+    return instance.parameters.keys() & known
 
 
 def search_suits(instance: Instance, formulation: Formulation) -> bool:

@@ -10,7 +10,10 @@ import numpy as np
 
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.parameters import Parameter
+from modelkit.formulation.shapes import KEY, LIST, REQUEST, group_of
 from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.requests import ATTRIBUTES
 from modelkit.sources.families import generate
 
 #: Draws of each kind before it is given up because the formulation takes none of them.
@@ -97,7 +100,8 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
         for seed in count():
             if found == 0 and seed == DRAWS:
                 return
-            for instance in _kinds(formulation, seed):
+            for drawn in _kinds(formulation, seed):
+                instance = _grouped(formulation, drawn)
                 try:
                     parametrised = formulation.with_parameters(
                         instance, {**examples(formulation, instance, seed), **given}
@@ -117,20 +121,36 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
 
 def examples(formulation: Formulation, instance: Instance, seed: int) -> dict[str, Any]:
     """An example for each parameter that has some; for each request another, and for some none where that may be."""
-    values: dict[str, Any] = {}
-    for parameter in formulation.parameters:
-        choices = parameter.examples
-        if not choices:
-            continue
-        if not parameter.per_request:
-            values[parameter.name] = choices[seed % len(choices)]
-            continue
-        values[parameter.name] = {
-            request: choices[(seed + i) % len(choices)]
-            for i, request in enumerate(instance.index)
-            if not (parameter.optional and (seed + i) % 4 == 3)
-        }
-    return values
+    return {
+        parameter.name: _example(parameter, parameter.axes, instance, seed)
+        for parameter in formulation.parameters
+        if parameter.examples
+    }
+
+
+def _example(parameter: Parameter, axes: tuple[str, ...], instance: Instance, seed: int) -> Any:
+    """An example for what these axes of a parameter are; lists and maps are examples as a whole."""
+    if not axes or axes[0] in (LIST, KEY):
+        return parameter.examples[seed % len(parameter.examples)]
+    members = instance.index if axes[0] == REQUEST else dict.fromkeys(group_of(instance, axes[0]).values())
+    return {
+        member: _example(parameter, axes[1:], instance, seed + i)
+        for i, member in enumerate(members)
+        if not (parameter.optional and (seed + i) % 4 == 3)
+    }
+
+
+def _grouped(formulation: Formulation, instance: Instance) -> Instance:
+    """The instance with its requests in the groups that parameters are by: every other one in the first of two."""
+    groups = {axis for parameter in formulation.parameters for axis in parameter.axes} - {REQUEST, LIST, KEY}
+    if not groups:
+        return instance
+    rows = []
+    for i, request in enumerate(instance.requests):
+        said = {group: f"{group}-{'ab'[i % 2]}" for group in sorted(groups)}
+        own = {field: said.pop(key) for field, key in ATTRIBUTES.items() if key in said}
+        rows.append(request.model_copy(update={**own, "extra": said or None}))
+    return instance.replace(requests=tuple(rows))
 
 
 def growing(instance: Instance, requests: int) -> Instance:

@@ -212,7 +212,7 @@ def head(mathematics: Mathematics) -> list[tuple[str, str]]:
     rows.append(("reference", mathematics.reference or f.reference))
     rows.append(("verified", "each formula gives the rows of the models looked at; variables that are not there are 0"))
     for p in f.parameters:
-        default = "" if p.default is None else f", default {p.default:g}"
+        default = "" if p.default is None else f", default {p.default!r}"
         rows.append((f"--param {p.name}", f"{p.doc}: {p.allowed}{default}"))
     return rows
 

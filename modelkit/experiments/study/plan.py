@@ -313,9 +313,9 @@ def _wrong_parameters(where: str, entry: Formulations, known: Iterable[str], fol
                 )
                 continue
             for value in values if isinstance(values, list) else [values]:
-                each = value.values() if taken[key].per_request and isinstance(value, dict) else [value]
-                if why := next((why for number in each if (why := taken[key].fault(number))), None):
-                    yield Fault(f"{where}.{key}", why)
+                found: list[Fault] = []
+                taken[key].resolved(value, None, f"{where}.{key}", found)
+                yield from found
 
 
 def _may_run(file: str, folder: Path) -> bool:
