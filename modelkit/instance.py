@@ -20,7 +20,7 @@ from modelkit.arguments import Data, column_of, columns_of, rows_of, with_ids
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import UnitClock as UnitClock
 from modelkit.errors import InfeasibleError, InputError
-from modelkit.requests import ATTRIBUTES, REQUEST_KEYS
+from modelkit.requests import ATTRIBUTES, REQUEST_KEYS, ServiceLevels
 from modelkit.requests import MAX_TIME as MAX_TIME
 from modelkit.requests import Prefix as Prefix
 from modelkit.requests import Request as Request
@@ -28,6 +28,7 @@ from modelkit.requests import RequestArrays as RequestArrays
 from modelkit.requests import SharedPrefixes as SharedPrefixes
 from modelkit.requests import cross_faults as cross_faults
 from modelkit.requests import prefix_faults as prefix_faults
+from modelkit.requests import slo_faults as slo_faults
 
 SCHEMA = "modelkit/instance/1"
 
@@ -63,6 +64,9 @@ class Server(Data):
     replicas: Annotated[int, Field(strict=True, ge=1, le=MAX_REPLICAS)] = Field(
         default=1, description="R: servers alike, each with memory, slots and a clock of its own."
     )
+    slo: ServiceLevels | None = Field(
+        default=None, description="Service levels: limits that requests are to keep, for all or by class; absent: none."
+    )
     prefix_cache: PrefixCache | None = Field(
         default=None, description="Requests of a group share the tokens of their prefix; absent means that none does."
     )
@@ -93,6 +97,7 @@ class Instance(Data):
             [r.predicted_output_tokens for r in self.requests],
             self.server.clock,
         )
+        faults += slo_faults(self.server.slo, self.server.clock)
         faults += prefix_faults([r.prompt_tokens for r in self.requests], [r.prefix for r in self.requests])
         if faults:
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
@@ -220,6 +225,8 @@ class Instance(Data):
                 server[limit] = value
         if self.server.replicas > 1:
             server["replicas"] = self.server.replicas
+        if self.server.slo is not None:
+            server["slo"] = self.server.slo.document()
         if self.server.prefix_cache is not None:
             server["prefix_cache"] = self.server.prefix_cache.model_dump()
         requests: dict[str, Any] = {

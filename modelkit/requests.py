@@ -31,6 +31,53 @@ class Prefix(Data):
     tokens: Tokens = Field(description="p_i: tokens of the prompt that are of the group's prefix [token].")
 
 
+_Limit = Annotated[float, Field(strict=True, gt=0, le=1e12, allow_inf_nan=False)]
+
+
+class ServiceLimits(Data):
+    """What a request has to keep to count as served well; a limit that is absent is none."""
+
+    ttft_ms: _Limit | None = Field(default=None, description="Most time from arrival to first token [ms].")
+    tpot_ms: _Limit | None = Field(
+        default=None,
+        description="Most time per output token after the first, (completion - first token) / (o - 1) [ms].",
+    )
+    latency_ms: _Limit | None = Field(default=None, description="Most time from arrival to completion [ms].")
+
+    def __bool__(self) -> bool:
+        return any(limit is not None for limit in (self.ttft_ms, self.tpot_ms, self.latency_ms))
+
+    def document(self) -> dict[str, Any]:
+        """The limits that there are, as JSON-ready data."""
+        limits = {name: getattr(self, name) for name in ServiceLimits.model_fields}
+        return {name: int(ms) if ms.is_integer() else ms for name, ms in limits.items() if ms is not None}
+
+
+class ServiceLevels(ServiceLimits):
+    """Limits for all requests; those of a class stand in their place for its requests.
+
+    ``class``, a keyword of Python, is ``classes`` there.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    classes: dict[Name, ServiceLimits] = Field(
+        default={}, alias="class", description="Limits by class of requests, in place of those for all."
+    )
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or any(self.classes.values())
+
+    def limits_of(self, request: Request) -> ServiceLimits:
+        """The limits of one request."""
+        return self.classes.get(request.request_class or "", self)
+
+    def document(self) -> dict[str, Any]:
+        """The levels as JSON-ready data."""
+        classes = {name: limits.document() for name, limits in self.classes.items()}
+        return super().document() | ({"class": classes} if classes else {})
+
+
 class Request(Data):
     """One request: when it is known, how long its prompt is and how many tokens it will produce.
 
@@ -49,7 +96,9 @@ class Request(Data):
         default=None,
         description="What a policy may see of o_i: a number or an interval [lower, upper]; default o_i.",
     )
-    request_class: Name | None = Field(default=None, alias="class", description="Which kind of request it is.")
+    request_class: Name | None = Field(
+        default=None, alias="class", description="Which kind of request it is; service levels may be stated by class."
+    )
     session: Name | None = Field(default=None, description="The conversation that it is a turn of.")
     priority: Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=False)] | None = Field(
         default=None, description="How urgent it is; what the number means is for those to say who use it."
@@ -137,6 +186,17 @@ def cross_faults(
     Takes raw values too, and passes over what is not of the right type (that is another fault).
     """
     return list(itertools.islice(_cross_faults(ids, arrivals, predictions, clock), MOST_FAULTS))
+
+
+def slo_faults(slo: object, clock: object) -> list[Fault]:
+    """Service levels that state nothing, or stand beside a clock without ms; takes raw values too."""
+    faults = []
+    if slo is not None and isinstance(clock, UnitClock):
+        faults.append(Fault("$.server.slo", "its limits are in ms; allowed: under the linear clock only"))
+    if isinstance(slo, ServiceLevels) and not slo:
+        allowed = ", ".join(ServiceLimits.model_fields)
+        faults.append(Fault("$.server.slo", f"states no limit; allowed: {allowed}, or class"))
+    return faults
 
 
 def prefix_faults(prompts: Sequence[object], prefixes: Sequence[object]) -> list[Fault]:

@@ -25,6 +25,7 @@ from modelkit.errors import Fault, InputError, UsageError, shown
 from modelkit.instance import Instance, whole
 from modelkit.instance import InstanceStamp as InstanceStamp
 from modelkit.judge import RequestTimes, Verdict, judge, request_times
+from modelkit.requests import ServiceLevels
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
 
 SCHEMA = "modelkit/result/1"
@@ -181,7 +182,8 @@ class SolveStage(_Record):
 class Result(_Record):
     """One run on one instance.
 
-    ``load`` is the least share of the server that the arrivals need (`modelkit.judge.load`).
+    ``load`` is the least share of the server that the arrivals need (`modelkit.judge.load`). ``slo`` are the service
+    levels that the metrics are about, where they were asked for beside the instance; None: those of the instance.
     """
 
     instance: InstanceStamp
@@ -191,6 +193,7 @@ class Result(_Record):
     message: str = ""
     load: Number | None = None
     objective: Objective = Objective()
+    slo: ServiceLevels | None = None
     metrics: dict[str, Number | None] = {}
     violations: list[dict[str, Any]] = []
     schedule: Annotated[Schedule | None, BeforeValidator(_schedule), PlainSerializer(lambda s: s and s.document())] = (
@@ -243,6 +246,13 @@ class Result(_Record):
             raise UsageError("the result has no schedule, so no request has times")
         return request_times(instance, judge(instance, self.schedule))
 
+    def under(self, slo: ServiceLevels | None, instance: Instance) -> Result:
+        """The result with the metrics of other service levels than the instance's; itself for None."""
+        if slo is None:
+            return self
+        metrics = {} if self.schedule is None else judge(instance, self.schedule, slo).metrics
+        return self.model_copy(update={"slo": slo, "metrics": metrics})
+
     def to_frame(self, instance: Instance | None = None) -> Any:
         """The times of every request as a pandas frame; see `requests`."""
         return self.requests(instance).to_frame()
@@ -251,6 +261,10 @@ class Result(_Record):
         """The result as JSON-ready data."""
         document = {"schema": SCHEMA, **self.model_dump(by_alias=True, mode="python")}
         document["objective"] = {**document["objective"], "gap": self.objective.gap}
+        if self.slo is None:
+            del document["slo"]
+        else:
+            document["slo"] = self.slo.document()
         return document
 
 

@@ -18,7 +18,8 @@ THIN = "\u202f"
 _NOUNS = {
     "total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency",
     "total_ttft": "total time to first token", "mean_ttft": "mean time to first token",
-    "mean_tpot": "mean time per output token",
+    "mean_tpot": "mean time per output token", "requests_within_slo": "requests within service levels",
+    "within_slo": "share within service levels", "goodput_requests_per_second": "goodput",
 }  # fmt: skip
 
 
@@ -69,7 +70,8 @@ def percent(share: float, rounding: str = "near") -> str:
 
 def unit_of(metric: str) -> str:
     """The unit that a metric's name ends in: ``rounds``, ``ms``, ``tokens``, ``share`` or nothing."""
-    if metric.endswith("utilisation"):
+    metric = metric.partition("[")[0]  # what is counted by class ends in the class
+    if metric.endswith("utilisation") or metric == "within_slo":
         return "share"
     last = metric.rpartition("_")[2]
     return last if last in ("rounds", "ms", "tokens", "second", "round") else ""
@@ -86,7 +88,8 @@ def quantity(metric: str, value: float | None) -> str:
         return percent(value)
     shown = number(value)
     if unit in ("second", "round"):
-        return f"{shown}{THIN}tokens/{'s' if unit == 'second' else 'round'}"
+        what = "requests" if "_requests_per_" in metric else "tokens"
+        return f"{shown}{THIN}{what}/{'s' if unit == 'second' else 'round'}"
     if unit == "rounds" and metric not in ("rounds", "idle_rounds"):
         return f"{shown}{THIN}{'round' if value == 1 else 'rounds'}"
     return f"{shown}{THIN}tokens" if unit == "tokens" else shown

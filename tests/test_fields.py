@@ -60,6 +60,12 @@ def text(kind: str) -> tuple[str, Instance]:
         return json.dumps(mk.solve(TWO, "kv-weighted-latency").document()), TWO
     if kind == "packed":
         return json.dumps(mk.bound(SLOTS).result.document()), SLOTS
+    if kind == "levelled":
+        limits = {"ttft_ms": 70, "tpot_ms": 9, "latency_ms": 100}
+        slo = {**limits, "class": {"b": limits}}
+        requests = [r.model_copy(update={"request_class": "b"}) if i % 2 else r for i, r in enumerate(SERVED.requests)]
+        instance = SERVED.replace(requests=requests)
+        return json.dumps(mk.simulate(instance, "mc-sf", slo=slo).document()), instance
     if kind in ("worked", "counted", "interfering", "first tokens"):
         return served(kind)
     document = mk.simulate(TWO, "mc-sf").document()
@@ -152,6 +158,18 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "objective.value": ("priced", put("objective", "value", value=10.5), "objective: the file says 10.5, the replay"),
     "objective.bound": ("priced", put("objective", "bound", value=9), "the bound is 9, its certificate says 8"),
     "objective.bound_by": ("priced", put("objective", "bound_by", value="solver"), "but bound_by says solver"),
+    **{
+        f"slo.{name}_ms": ("levelled", put("slo", f"{name}_ms", value=1), "metric within_slo: the file says")
+        for name in ("ttft", "tpot", "latency")
+    },
+    **{
+        f"slo.classes.{name}_ms": (
+            "levelled",
+            put("slo", "class", "b", f"{name}_ms", value=1),
+            "metric within_slo[b]: the file says",
+        )
+        for name in ("ttft", "tpot", "latency")
+    },
     "metrics": ("simulated", put("metrics", "rounds", value=5), "metric rounds: the file says 5, the replay"),
     "violations": ("simulated", put("violations", value=[GHOST]), "violations: the file lists 1, the replay finds 0"),
     "schedule": ("simulated", put("schedule", "segments", -1, "admit", value=[]), "missing: "),

@@ -22,6 +22,7 @@ from modelkit.cli.options import (
     param_option,
     quiet_option,
     simulation_options,
+    slo_option,
     time_limit_option,
 )
 from modelkit.cli.output import PRECISE, remark, say
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     " instance]",
 )  # fmt: skip
 @simulation_options
+@slo_option
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Also compute the certified bound.")
 @objective_option("Objective to compare policies by and to bound.")

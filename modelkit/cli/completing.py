@@ -98,6 +98,16 @@ def _shown() -> Iterable[str]:
     return [*_formulations(), *_policies(), *families(), *_formats()]
 
 
+def service_levels(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Presets of service levels, and names of limits after the ones that stand there."""
+    from modelkit.judge.slo import LIMITS, MLPERF, PRESET
+
+    before, comma, part = incomplete.rpartition(",")
+    given = {text.partition("=")[0] for text in before.split(",")}
+    texts = [f"{name}=" for name in LIMITS if name not in given] + [f"{PRESET}{name}" for name in MLPERF]
+    return [CompletionItem(before + comma + text) for text in texts if text.startswith(part)]
+
+
 def any_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The shell's own completion of files."""
     return [CompletionItem(incomplete, type="file")]

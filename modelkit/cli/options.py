@@ -174,6 +174,13 @@ def simulation_options(command: F) -> F:
     return command
 
 
+slo_option = click.option(
+    "--slo", multiple=True, metavar="[CLASS:]LIMITS", shell_complete=completing.service_levels,
+    help="Service levels: ttft=450ms,tpot=40ms,latency=20s, any of them, or mlperf:NAME; after CLASS: for the requests"
+    " of a class; repeatable.  [default: the instance's]",
+)  # fmt: skip
+
+
 def command_line() -> str:
     """The command as it was typed, for the record."""
     return shlex.join(["modelkit", *sys.argv[1:]])

@@ -13,7 +13,7 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
-from modelkit.text import count, metric_noun, number, plural, unit_of
+from modelkit.text import THIN, count, metric_noun, milliseconds, number, percent, plural, unit_of
 
 if TYPE_CHECKING:
     from modelkit.result import Objective, Result
@@ -106,11 +106,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         how = "certified, recomputed exactly" if objective.bound_by == "certificate" else "claimed by the solver"
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
         rows.append(("lower bound", f"{number(objective.bound, PRECISE)} ({how}{gap})"))
-    for key, words in (("mean_latency", "mean latency"), ("p99_latency", "p99 latency"), ("makespan", "makespan")):
-        for unit in ("rounds", "ms"):
-            value = result.metrics.get(f"{key}_{unit}")
-            if value is not None and f"{key}_{unit}" != objective.name:
-                rows.append((words, f"{number(value)} {unit}"))
+    rows += _times(result)
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
     if peak and used is not None:
         rows.append(("KV cache", f"peak {number(peak)} tokens, {used:.1%} used on average"))
@@ -145,6 +141,43 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         rows.append(("", f"... and {len(result.violations) - 5} more violations"))
     if result.message:
         rows.append(("note", result.message))
+    return rows
+
+
+#: Times of requests in real time, with their words.
+_TIMES = {"latency": "latency", "ttft": "TTFT", "tpot": "TPOT"}
+
+
+def _times(result: Result) -> list[tuple[str, str]]:
+    """How long requests wait and the server runs, and what is within service levels, where there are some."""
+    metrics, rows = result.metrics, []
+    for key, words in (("mean_latency_rounds", "mean latency"), ("p99_latency_rounds", "p99 latency")):
+        if (value := metrics.get(key)) is not None:
+            rows.append((words, f"{number(value)} rounds"))
+    for key, words in _TIMES.items():
+        values = [(name, metrics.get(f"{name}_{key}_ms")) for name in ("mean", "p50", "p90", "p99")]
+        if any(value is not None for _, value in values):
+            parts = [f"{name} {milliseconds(value)}" for name, value in values if value is not None]
+            rows.append((words, ", ".join(parts).replace(THIN, " ")))
+    if (made := metrics.get("makespan_rounds")) is not None and result.objective.name != "makespan_rounds":
+        rows.append(("makespan", f"{number(made)} rounds"))
+    if (made := metrics.get("makespan_ms")) is not None and result.objective.name != "makespan_ms":
+        rows.append(("makespan", milliseconds(made).replace(THIN, " ")))
+    return rows + _service_rows(result)
+
+
+def _service_rows(result: Result) -> list[tuple[str, str]]:
+    """Share within service levels and goodput, of all and by class."""
+    rows = []
+    for name, share in result.metrics.items():
+        if not name.startswith("within_slo") or share is None:
+            continue
+        group = name.removeprefix("within_slo")
+        served, tokens = (result.metrics.get(f"goodput_{what}_per_second{group}") for what in ("requests", "tokens"))
+        words = f"{percent(share)}".replace(THIN, " ")
+        if served is not None and tokens is not None:
+            words += f"; goodput {number(served)} requests/s, {number(tokens)} tokens/s"
+        rows.append((f"within SLO {group}".rstrip(), words))
     return rows
 
 

@@ -26,6 +26,7 @@ from modelkit.cli.options import (
     report_option,
     seed_option,
     simulation_options,
+    slo_option,
     time_limit_option,
 )
 from modelkit.cli.output import bound_summary, remark, say, summary, with_this_command
@@ -54,6 +55,7 @@ from modelkit.text import values_in_a_name
     help="Schedule to start from: that of POLICY told the true lengths; best: a local search from the best one.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
+@slo_option
 @output_option
 @report_option
 @quiet_option
@@ -130,6 +132,7 @@ def _key_value(text: str) -> tuple[str, str]:
     " options.",
 )  # fmt: skip
 @simulation_options
+@slo_option
 @seed_option
 @click.option(
     "--slots-at", multiple=True, metavar="SECONDS=SLOTS",

@@ -18,6 +18,7 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies.files import split_file
 from modelkit.problems.problem import problem_of
 from modelkit.reporting.evidence import Comparison, ReadFile
@@ -87,6 +88,7 @@ class _Wanted(NamedTuple):
     objective: str | None
     parameters: dict[str, Any]
     simulated: dict[str, Any]
+    slo: dict[str, Any] | None
     seeds: Sequence[int]
     limits: dict[str, Any]
 
@@ -119,6 +121,7 @@ def compare(
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
     chunked_prefill: bool = False,
+    slo: Slo = None,
     jobs: int | None = None,
     command: str | None = None,
     started: Callable[[Run], None] | None = None,
@@ -152,6 +155,8 @@ def compare(
     predictions, max_batch, max_batch_tokens, chunked_prefill
         Of the policies, as in `modelkit.simulate`; formulations and bounds know neither wrong predictions nor limits of
         an engine.
+    slo
+        Service levels that the metrics of every schedule are about, as in `modelkit.simulate`.
     jobs
         Runs at a time; None: one for each processor.
     command
@@ -180,6 +185,7 @@ def compare(
         objective=objective,
         parameters=dict(parameters or {}),
         simulated={name: value for name, value in simulated.items() if value},
+        slo=_service_levels(slo, loaded),
         seeds=seeds,
         limits={"time_limit": time_limit, "gap": gap, "command": command,
                 "threads": threads or max(1, cores() // (jobs or cores()))},
@@ -206,6 +212,12 @@ def compare(
     stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
     named = tuple(stems[case.stamp.sha256] for case in found)
     return Comparison(Path(folder), results, tuple(found), named, plan.left_out, interrupted)
+
+
+def _service_levels(slo: Slo, loaded: Sequence[tuple[str, Instance]]) -> dict[str, Any] | None:
+    """Service levels as a run keeps them, checked against every instance; None for none."""
+    levels = [service_levels(slo, instance) for _, instance in loaded]
+    return levels[0].document() if levels and levels[0] is not None else None
 
 
 def _metric(instance: Instance, objective: str) -> str:
@@ -269,10 +281,11 @@ def _plan(loaded: Sequence[tuple[str, Instance]], folder: Path, wanted: _Wanted)
         left_out += [f"{stem}: {reason}" for reason in refusals]
         for kind, name, solver in cells:
             for seed in dict.fromkeys(wanted.seeds):
-                given = wanted.simulated if kind == "policy" else {"objective": objective} if objective else {}
+                given = dict(wanted.simulated) if kind == "policy" else {"objective": objective} if objective else {}
                 taken = known.taken(wanted.parameters, name) if kind == "formulation" else {}
                 if kind == "formulation":
                     given = {"parameters": taken} if taken else {}
+                given |= {"slo": wanted.slo} if wanted.slo else {}
                 run = plan_run(instance, file, kind, name, solver=solver, seed=seed, parameters=given, **wanted.limits)
                 mark = f"seed{seed}" if len(set(wanted.seeds)) > 1 else ""
                 called = Path(name).stem.replace("_", "-") if name.endswith(".py") else split_file(name)[1]

@@ -34,15 +34,18 @@ from modelkit.io.json_reading import (
 )
 from modelkit.io.validation import faults_of, trim, unknown_key
 from modelkit.io.writing import write_text
-from modelkit.requests import REQUEST_KEYS
+from modelkit.requests import REQUEST_KEYS, ServiceLimits, slo_faults
 
 #: Requests of an instance.
 MOST_REQUESTS = 1_000_000
 
+_SLO_KEYS = (*ServiceLimits.model_fields, "class")
 _KNOWN_KEYS = {
     (): tuple(Instance.model_fields),
     ("server",): tuple(Server.model_fields),
     ("server", "clock"): tuple(LinearClock.model_fields),
+    ("server", "slo"): _SLO_KEYS,
+    ("server", "slo", "class", "*"): _SLO_KEYS[:-1],
     ("server", "prefix_cache"): tuple(PrefixCache.model_fields),
     ("requests",): REQUEST_KEYS,
     ("requests", "prefix"): tuple(Prefix.model_fields),
@@ -176,17 +179,22 @@ def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
     """Cross-field faults of a document that has other faults too."""
     requests = document.get("requests")
     rows = [row if isinstance(row, dict) else {} for row in requests] if isinstance(requests, list) else []
+    server = document.get("server")
+    slo = server.get("slo") if isinstance(server, dict) else None
     clock: object = None
     with contextlib.suppress(ValidationError):
-        server = document.get("server")
         raw = server.get("clock", {"kind": "unit"}) if isinstance(server, dict) else None
         clock = TypeAdapter(UnitClock | LinearClock).validate_python(raw)
-    return cross_faults(
-        [row.get("id") for row in rows],
-        [row.get("arrival") for row in rows],
-        [row.get("predicted_output_tokens") for row in rows],
-        clock,
-    ) + prefix_faults([row.get("prompt_tokens") for row in rows], [row.get("prefix") for row in rows])
+    return (
+        cross_faults(
+            [row.get("id") for row in rows],
+            [row.get("arrival") for row in rows],
+            [row.get("predicted_output_tokens") for row in rows],
+            clock,
+        )
+        + slo_faults(slo, clock)
+        + prefix_faults([row.get("prompt_tokens") for row in rows], [row.get("prefix") for row in rows])
+    )
 
 
 def instance_schema() -> dict[str, Any]:

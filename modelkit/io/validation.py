@@ -74,7 +74,8 @@ def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Se
     if kind == "too_short":
         return "is empty; allowed: one entry or more"
     if kind == "extra_forbidden":
-        known = keys.get(tuple(p for p in location[:-1] if isinstance(p, str)), ())
+        path = tuple(p for p in location[:-1] if isinstance(p, str))
+        known = keys.get(path) or keys.get((*path[:-1], "*"), ())
         return unknown_key(location[-1], known)
     text = detail["msg"]
     for before, after in (

@@ -6,12 +6,16 @@ metric is computed, it takes any schedule from anywhere, and it knows no solver.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from modelkit.instance import Instance
 from modelkit.judge.metrics import METRICS, latencies, metric_names, percentile
 from modelkit.judge.replay import TIME_TOLERANCE_MS
 from modelkit.judge.replicas import SystemReplay
 from modelkit.judge.rules import RULES, Interval, Residency, Verdict, Violation
+from modelkit.judge.slo import slo_metrics
 from modelkit.judge.times import RequestTime, RequestTimes, request_times
+from modelkit.requests import ServiceLevels
 from modelkit.schedule import Schedule
 
 __all__ = [
@@ -32,9 +36,11 @@ __all__ = [
 ]
 
 
-def judge(instance: Instance, schedule: Schedule) -> Verdict:
+def judge(instance: Instance, schedule: Schedule, slo: ServiceLevels | None = None) -> Verdict:
     """Replay ``schedule`` against ``instance``.
 
-    Never raises for what a schedule says; an absurd schedule has many violations.
+    Never raises for what a schedule says; an absurd schedule has many violations. ``slo`` are service levels in place
+    of the instance's own.
     """
-    return SystemReplay(instance, schedule).verdict()
+    verdict = SystemReplay(instance, schedule).verdict()
+    return replace(verdict, metrics=verdict.metrics | slo_metrics(instance, verdict.residencies, slo))

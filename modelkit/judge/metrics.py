@@ -10,6 +10,7 @@ import numpy as np
 
 from modelkit.instance import Instance, whole
 from modelkit.judge.rules import Residency, Verdict
+from modelkit.judge.slo import SLO_METRICS
 
 #: Metrics and what they mean. ``{t}`` is the time unit: ``rounds`` under the unit clock, else ``ms``; names that end in
 #: ``_ms`` as they stand are metrics of real time alone.
@@ -42,13 +43,15 @@ METRICS: dict[str, str] = {
     "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
     "evictions": "requests that lost their tokens",
     "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
+    **SLO_METRICS,
 }
 
 
-def metric_names(is_unit: bool) -> list[str]:
-    """The metrics of results under the unit clock, or in real time, in their order."""
+def metric_names(is_unit: bool, slo: bool = False) -> list[str]:
+    """The metrics of results under the unit clock, or in real time, in their order; with those of service levels."""
     unit, second = ("rounds", "round") if is_unit else ("ms", "second")
-    return [name.format(t=unit, s=second) for name in METRICS if not (is_unit and name.endswith("_ms"))]
+    names = [name for name in METRICS if (slo or name not in SLO_METRICS) and not (is_unit and name.endswith("_ms"))]
+    return [name.format(t=unit, s=second) for name in names]
 
 
 @dataclass(slots=True)
@@ -72,7 +75,10 @@ class Totals:
 
 
 def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Totals) -> dict[str, float | None]:
-    """Every metric of ``METRICS``; None where unknown, as all latencies are unless every request completes."""
+    """Every metric of ``METRICS``; None where unknown, as all latencies are unless every request completes.
+
+    Those of service levels are not among them (`slo_metrics`).
+    """
     unit, second, per_second = ("rounds", "round", 1.0) if instance.is_unit else ("ms", "second", 1000.0)
     arrival = [a * per_second for a in instance.arrays.arrival.tolist()]
     output = instance.arrays.output.tolist()

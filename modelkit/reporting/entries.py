@@ -121,7 +121,7 @@ def entry(claim: ReadFile, goal: Goal, rules: Rules, instance: Instance | None) 
             unchecked = f"rules of {goal.variant} not checked: {type(error).__name__}: {error}"
             faults = verify_result(result, instance, as_stated).faults
         if result.schedule is not None:
-            verdict = judge(instance, result.schedule)
+            verdict = judge(instance, result.schedule, result.slo)
     standing: Standing = "stated" if instance is None or unchecked else "checked"
     sound = result.status in ("optimal", "feasible") and not faults and not result.violations
     value = result.objective.value if goal.variant else result.metrics.get(goal.objective)

@@ -16,6 +16,7 @@ from modelkit.io import load
 from modelkit.judge import judge
 from modelkit.judge.load import load as load_of
 from modelkit.judge.load import load_words
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies import PolicyEntry, Predictions, chosen_policy, policies
 from modelkit.policies.predictions import predicted_lengths
 from modelkit.problems.problem import SLOTS, objective_of, problem_of
@@ -42,6 +43,7 @@ def simulate(
     max_batch_tokens: int | None = None,
     chunked_prefill: bool = False,
     slots_over_time: Sequence[tuple[float, int]] | None = None,
+    slo: Slo = None,
 ) -> Result:
     """Run an online policy on an instance and judge what it did.
 
@@ -59,6 +61,9 @@ def simulate(
     slots_over_time
         Where stages run: (second, number of slots) in time order; from then on this many of the server's
         slots are open. None: all of them.
+    slo
+        Service levels that the metrics are about, such as ``"ttft=450ms,tpot=40ms"`` (`modelkit.judge.slo`). None:
+        the instance's own.
 
     Raises
     ------
@@ -70,6 +75,7 @@ def simulate(
         The policy admitted what does not fit or evicted what does not run.
     """
     instance = load(instance)
+    levels = service_levels(slo, instance)
     limits = BatchLimits(max_batch, max_batch_tokens, chunked_prefill)
     begun = time.perf_counter()
     entry, options = chosen_policy(policy)
@@ -77,7 +83,7 @@ def simulate(
     schedule = _run(instance, entry, options, seed, predicted, limits=limits, slots_over_time=slots_over_time)
     share = load_of(instance, max_batch=max_batch, max_batch_tokens=max_batch_tokens, slots_over_time=slots_over_time)
     simulated = time.perf_counter()
-    verdict = judge(instance, schedule)
+    verdict = judge(instance, schedule, levels)
     judged = time.perf_counter()
     name = objective_of(instance)
     settings = {"predictions": predictions, "max_batch": max_batch, "max_batch_tokens": max_batch_tokens}
@@ -92,6 +98,7 @@ def simulate(
         load=share,
         message=load_words(share) or "",
         objective=Objective(name=name, value=verdict.metrics[name]),
+        slo=levels,
         metrics=verdict.metrics,
         violations=[v.document() for v in verdict.violations],
         schedule=schedule,

@@ -16,6 +16,7 @@ from modelkit.errors import InfeasibleError, NoFormulationError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies import policies
 from modelkit.problems.problem import problem_of
 from modelkit.result import Progress, Result
@@ -47,6 +48,7 @@ def solve(
     warm_start: str = "best",
     options: dict[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    slo: Slo = None,
     listen: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Solve an instance with a formulation and judge the schedule.
@@ -76,6 +78,8 @@ def solve(
         The solver's own options by its own names.
     parameters
         Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
+    slo
+        Service levels that the metrics are about, such as ``"ttft=450ms,tpot=40ms"``. None: the instance's own.
     listen
         Called with the phases, incumbents and bounds.
 
@@ -99,6 +103,7 @@ def solve(
     """
     began = time.perf_counter()
     instance = load(instance)
+    levels = service_levels(slo, instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
     engine = backend("highs" if solver in (None, SEARCH) else str(solver))
@@ -108,7 +113,7 @@ def solve(
         task = Task(
             instance, problem_of(instance).objective, time_limit, gap, seed, listen or (lambda progress: None), began
         )
-        return _without_formulation(task, str(refused))
+        return _without_formulation(task, str(refused)).under(levels, instance)
     if solver == SEARCH:
         check_search(instance, chosen, options)
     nothing_asked = (solver, formulation, options or None) == (None, None, None) and warm_start != "none"
@@ -129,7 +134,7 @@ def solve(
         instance.check_fits()
     except InfeasibleError as error:
         return run.result("infeasible", "finished", message=str(error))
-    return run.go()
+    return run.go().under(levels, instance)
 
 
 def _without_formulation(task: Task, reason: str) -> Result:

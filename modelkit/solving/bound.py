@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance
 from modelkit.io import load
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.problems.problem import problem_of
 from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
@@ -29,6 +31,7 @@ def bound(
     time_limit: float | None = TIME_LIMIT,
     gap: float = 0.0,
     seed: int = 0,
+    slo: Slo = None,
     listen: Callable[[Progress], None] | None = None,
 ) -> CertifiedBound:
     """Lower bound on any schedule, recomputed exactly, and a schedule close to it.
@@ -49,6 +52,8 @@ def bound(
         Gap (value - bound) / value at which the search stops.
     seed
         Of the search.
+    slo
+        Service levels that the metrics of the schedule are about, as in `modelkit.simulate`.
     listen
         Called with the phases, schedules and bounds.
 
@@ -63,7 +68,10 @@ def bound(
     """
     began = time.perf_counter()
     instance = load(instance)
+    levels = service_levels(slo, instance)
     instance.check_fits()
     problem = problem_of(instance)
     listener = listen or (lambda progress: None)
-    return METHODS[problem].bound(Task(instance, problem.metric(objective), time_limit, gap, seed, listener, began))
+    task = Task(instance, problem.metric(objective), time_limit, gap, seed, listener, began)
+    found = METHODS[problem].bound(task)
+    return found if levels is None else replace(found, result=found.result.under(levels, instance))

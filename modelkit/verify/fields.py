@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel
 
 from modelkit.certificate import ServingPrices
+from modelkit.requests import ServiceLimits
 from modelkit.result import Result
 
 
@@ -55,6 +56,10 @@ FIELDS: dict[str, Check] = {
     "objective.value": Check("recomputed", "by replaying the schedule"),
     "objective.bound": Check("recomputed", "from the certificate; a solver's bound is named as not checked"),
     "objective.bound_by": Check("compared", "whether there is a certificate"),
+    **{
+        f"slo.{name}": Check("recomputed", "the metrics of service levels are computed again with it")
+        for name in (*ServiceLimits.model_fields, *(f"classes.{limit}" for limit in ServiceLimits.model_fields))
+    },
     "metrics": Check("recomputed", "by replaying the schedule, each of them"),
     "violations": Check("recomputed", "by replaying the schedule, each of them"),
     "schedule": Check("recomputed", "replayed against every rule of the judge and of the formulation"),

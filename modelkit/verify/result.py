@@ -181,7 +181,7 @@ def _load(result: Result, instance: Instance) -> float | None:
 def _verify_schedule(
     result: Result, schedule: Schedule, instance: Instance, own: OwnRules | None, found: Findings
 ) -> None:
-    verdict = judge(instance, schedule)
+    verdict = judge(instance, schedule, result.slo)
     found.faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
     if verdict.valid:
         found.confirmed["schedule"] = f"the schedule of {len(instance.requests)} requests breaks no rule"
