@@ -9,7 +9,8 @@ which no schedule's total latency is below. With lambda_t = n_t / d for integers
 
 A schedule with evictions is no exception: the last residency of each request is a schedule without. Nor is one on
 slots: it is a schedule of the instance without them. There ``slot-rounds`` (``modelkit.verify.slot_rounds``) counts
-what J slots can do.
+what J slots can do. Where requests may be paused, the prices must never rise (``modelkit.verify.kv_bound``);
+``kv-volume`` (``modelkit.verify.volume_bound``) counts what memory and slots can do there.
 
 ``slot-closed-form`` and ``packing`` bound the makespan of the slot problem (``modelkit.verify.slot_bound``); the first
 needs nothing but the instance, the second carries weights that prove how many rounds some slot must decode.
@@ -29,7 +30,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelkit.instance import InstanceStamp
-from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_SLOTS, Problem
+from modelkit.problems.problem import KV, PREEMPTIVE, SERVING, SLOTS, UNIT_SLOTS, Problem
 
 SCHEMA = "modelkit/certificate/1"
 
@@ -39,7 +40,14 @@ TICKS_PER_MS = 2**10
 SHARE = 2**10
 
 CertificateKind = Literal[
-    "kv-prices", "slot-closed-form", "packing", "slot-rounds", "serving-work", "serving-interference", "serving-prices"
+    "kv-prices",
+    "kv-volume",
+    "slot-closed-form",
+    "packing",
+    "slot-rounds",
+    "serving-work",
+    "serving-interference",
+    "serving-prices",
 ]
 
 
@@ -72,6 +80,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[CertificateKind, Kind] = {
     "kv-prices": Kind(KV, "prices", "prices", KV.objectives, whole=True),
+    "kv-volume": Kind(PREEMPTIVE, "memory of all rounds", None, PREEMPTIVE.objectives, whole=True),
     "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives[:1]),
     "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives[:1]),
     "slot-rounds": Kind(UNIT_SLOTS, "rounds on slots", None, UNIT_SLOTS.objectives, whole=True),

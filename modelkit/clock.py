@@ -25,8 +25,12 @@ def add_time(now: float, lost: float, duration: float) -> tuple[float, float]:
     return end, due - (end - now)
 
 
+#: Parts of the law that an instance leaves out of its canonical form where they are 0.
+LATER_PARTS = ("base_ms", "swap_out_per_token_ms", "swap_in_per_token_ms")
+
+
 class UnitClock(Data):
-    """Every round lasts 1, and a prompt is processed in its request's first round."""
+    """Every round lasts 1, and a prompt is processed in its request's first round; copies of tokens take no time."""
 
     kind: Literal["unit"] = "unit"
 
@@ -39,6 +43,7 @@ class LinearClock(Data):
     ``prefill_levels`` that holds the tokens says; its decode part with B active requests
     holding KV tokens lasts ``decode_base_ms + decode_per_request_ms * B + decode_per_kv_token_ms * KV``.
     ``base_ms`` is added once to every iteration, whatever its parts.
+    Copies of the tokens of paused requests are between iterations and last so much a token, out or in.
     """
 
     kind: Literal["linear"]
@@ -53,6 +58,10 @@ class LinearClock(Data):
     decode_base_ms: Milliseconds = 0.0
     decode_per_request_ms: Milliseconds = 0.0
     decode_per_kv_token_ms: Milliseconds = 0.0
+    swap_out_per_token_ms: Milliseconds = Field(
+        default=0.0, description="Time to copy a token of a paused request out of the KV cache; nobody runs meanwhile."
+    )
+    swap_in_per_token_ms: Milliseconds = Field(default=0.0, description="The same back into it, when it is resumed.")
     prefill_levels: tuple[tuple[Tokens, Milliseconds], ...] | None = Field(
         default=None,
         min_length=1,

@@ -10,13 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
 
 from modelkit.arguments import Data, column_of, columns_of, rows_of, with_ids
+from modelkit.clock import LATER_PARTS
 from modelkit.clock import LinearClock as LinearClock
 from modelkit.clock import UnitClock as UnitClock
 from modelkit.errors import InfeasibleError, InputError
@@ -51,6 +53,15 @@ class PrefixCache(Data):
     )
 
 
+class Pause(Data):
+    """That requests may be paused, and where their tokens are kept meanwhile."""
+
+    keep: Literal["held", "swapped"] = Field(
+        description="held: in the KV cache, and the request in its slot. swapped: elsewhere; memory and slot are free,"
+        " and the clock says what copying costs."
+    )
+
+
 class Server(Data):
     """What serves the requests: memory, slots and the clock."""
 
@@ -70,6 +81,18 @@ class Server(Data):
     prefix_cache: PrefixCache | None = Field(
         default=None, description="Requests of a group share the tokens of their prefix; absent means that none does."
     )
+    pause: Pause | None = Field(
+        default=None, description="Whether requests may be paused and resumed; absent means never."
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Server:
+        beside = [f"replicas {self.replicas}"] if self.replicas > 1 else []
+        beside += ["a prefix_cache"] if self.prefix_cache is not None else []
+        if self.pause is not None and beside:
+            words = f"pause beside {' and '.join(beside)} is not supported; leave one out"
+            raise PydanticCustomError("together", "{words}", {"words": words})
+        return self
 
 
 class Instance(Data):
@@ -217,8 +240,9 @@ class Instance(Data):
     def document(self) -> dict[str, Any]:
         """The instance as JSON-ready data in its canonical form: columns, defaults written out."""
         clock = self.server.clock.model_dump(exclude_none=True)
-        if not clock.get("base_ms"):
-            clock.pop("base_ms", None)  # an instance without it is the same document as before it existed
+        for part in LATER_PARTS:
+            if not clock.get(part):
+                clock.pop(part, None)  # an instance without it is the same document as before it existed
         server: dict[str, Any] = {"clock": clock}
         for limit in ("kv_capacity_tokens", "slots"):
             if (value := getattr(self.server, limit)) is not None:
@@ -229,6 +253,8 @@ class Instance(Data):
             server["slo"] = self.server.slo.document()
         if self.server.prefix_cache is not None:
             server["prefix_cache"] = self.server.prefix_cache.model_dump()
+        if self.server.pause is not None:
+            server["pause"] = self.server.pause.model_dump()
         requests: dict[str, Any] = {
             "id": [r.id for r in self.requests],
             "arrival": [whole(r.arrival) for r in self.requests],

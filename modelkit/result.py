@@ -60,18 +60,23 @@ def _admission(value: object) -> object:
     return (value, None) if isinstance(value, str) else value
 
 
+_Slot = Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)]
+_AdmissionRecords = tuple[Annotated[tuple[str, _Slot | None], BeforeValidator(_admission)], ...]
+
+
 class _SegmentRecord(_Record):
     at: Annotated[float, Field(strict=True, ge=0, le=MAX_ROUNDS, allow_inf_nan=False)]
-    admit: tuple[
-        Annotated[
-            tuple[str, Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] | None],
-            BeforeValidator(_admission),
-        ],
-        ...,
-    ] = ()
+    admit: _AdmissionRecords = ()
     evict: tuple[str, ...] = ()
     rounds: Annotated[int, Field(strict=True, ge=0, le=MAX_ROUNDS)] = 0
     replica: Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] = 1
+    pause: tuple[str, ...] = ()
+    resume: _AdmissionRecords = ()
+
+    def segment(self) -> Segment:
+        """The segment that was written."""
+        admit, resume = (tuple(Admission(*a) for a in entries) for entries in (self.admit, self.resume))
+        return Segment(self.at, admit, self.evict, self.rounds, self.replica, self.pause, resume)
 
 
 class _ScheduleRecord(_Record):
@@ -83,12 +88,7 @@ def _schedule(value: object) -> object:
     if not isinstance(value, dict):
         return value
     record = _ScheduleRecord.model_validate(value)
-    return Schedule(
-        tuple(
-            Segment(s.at, tuple(Admission(*a) for a in s.admit), s.evict, s.rounds, s.replica) for s in record.segments
-        ),
-        record.tokens_per_iteration,
-    )
+    return Schedule(tuple(s.segment() for s in record.segments), record.tokens_per_iteration)
 
 
 class Producer(_Record):

@@ -27,7 +27,7 @@ class Admission(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """At moment ``at``: evict, then admit, then run ``rounds`` decode rounds.
+    """At moment ``at``: evict, pause, resume, then admit, then run ``rounds`` decode rounds.
 
     Parameters
     ----------
@@ -42,6 +42,10 @@ class Segment:
         Decode rounds to run, D >= 0.
     replica
         Which of the servers alike does this, from 1; each has a sequence of segments of its own.
+    pause
+        Requests that stop making tokens and keep those they have.
+    resume
+        Paused requests that go on, each as in ``admit``: one that was swapped out may take another slot.
 
     Raises
     ------
@@ -54,16 +58,21 @@ class Segment:
     evict: tuple[str, ...] = ()
     rounds: int = 0
     replica: int = 1
+    pause: tuple[str, ...] = ()
+    resume: tuple[Admission, ...] = ()
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []
         if type(self.rounds) is not int or type(self.at) not in (int, float) or type(self.replica) is not int:
             for field in ("at", "rounds", "replica"):  # numpy's numbers, or none at all
                 object.__setattr__(self, field, plain(getattr(self, field)))
-        if type(self.admit) is not tuple or not all(type(a) is Admission for a in self.admit):
-            object.__setattr__(self, "admit", _admissions(self.admit, faults))
-        if type(self.evict) is not tuple:
-            object.__setattr__(self, "evict", tuple(_ids(self.evict, faults)))
+        for field in ("admit", "resume"):
+            found = getattr(self, field)
+            if type(found) is not tuple or not all(type(a) is Admission for a in found):
+                object.__setattr__(self, field, _admissions(found, field, faults))
+        for field in ("evict", "pause"):
+            if type(found := getattr(self, field)) is not tuple:
+                object.__setattr__(self, field, tuple(_ids(found, field, faults)))
         if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
         if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
@@ -74,16 +83,16 @@ class Segment:
             raise InputError("segment", faults)
 
 
-def _ids(found: object, faults: list[Fault]) -> list[str]:
+def _ids(found: object, field: str, faults: list[Fault]) -> list[str]:
     """Requests' ids from one or a list of them."""
     ids: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
     faults += [
-        Fault("evict", f"found {shown(entry)}; allowed: a request's id") for entry in ids if not isinstance(entry, str)
+        Fault(field, f"found {shown(entry)}; allowed: a request's id") for entry in ids if not isinstance(entry, str)
     ]
     return ids
 
 
-def _admissions(found: object, faults: list[Fault]) -> tuple[Admission, ...]:
+def _admissions(found: object, field: str, faults: list[Fault]) -> tuple[Admission, ...]:
     """Admissions from request ids, pairs of an id and a slot, or a list of such."""
     admissions = []
     for entry in (found,) if isinstance(found, str) else found if isinstance(found, list | tuple) else ():
@@ -91,9 +100,9 @@ def _admissions(found: object, faults: list[Fault]) -> tuple[Admission, ...]:
         if isinstance(request, str):
             admissions.append(Admission(request, plain(slot)))
         else:
-            faults.append(Fault("admit", f"found {shown(entry)}; allowed: a request's id, or [id, slot]"))
+            faults.append(Fault(field, f"found {shown(entry)}; allowed: a request's id, or [id, slot]"))
     if not isinstance(found, str | list | tuple):
-        faults.append(Fault("admit", f"found {shown(found)}; allowed: a list of requests' ids"))
+        faults.append(Fault(field, f"found {shown(found)}; allowed: a list of requests' ids"))
     return tuple(admissions)
 
 
@@ -133,19 +142,28 @@ class Schedule:
     def document(self) -> dict[str, object]:
         """The schedule as JSON-ready data."""
         chunked = {} if self.tokens_per_iteration is None else {"tokens_per_iteration": self.tokens_per_iteration}
-        return {
-            **chunked,
-            "segments": [
-                {
-                    "at": whole(segment.at),
-                    "admit": [a.request if a.slot is None else list(a) for a in segment.admit],
-                    "evict": list(segment.evict),
-                    "rounds": segment.rounds,
-                    **({} if segment.replica == 1 else {"replica": segment.replica}),
-                }
-                for segment in self.segments
-            ],
-        }
+        return {**chunked, "segments": [_document(segment) for segment in self.segments]}
+
+
+def _document(segment: Segment) -> dict[str, object]:
+    """A segment as JSON-ready data; without the keys of what it does not do, but those that always stand there."""
+    document: dict[str, object] = {
+        "at": whole(segment.at),
+        "admit": [_written(a) for a in segment.admit],
+        "evict": list(segment.evict),
+        "rounds": segment.rounds,
+    }
+    if segment.replica != 1:
+        document["replica"] = segment.replica
+    if segment.pause:
+        document["pause"] = list(segment.pause)
+    if segment.resume:
+        document["resume"] = [_written(a) for a in segment.resume]
+    return document
+
+
+def _written(admission: Admission) -> object:
+    return admission.request if admission.slot is None else list(admission)
 
 
 def schedule_from_starts(instance: Instance, starts: Mapping[str, int]) -> Schedule:

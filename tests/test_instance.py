@@ -115,3 +115,23 @@ def test_requests_carry_attributes_and_data_of_ones_own(two: Instance) -> None:
         "$.requests[0].priotity": "unknown key; did you mean 'priority'?",
         "$.requests[0].colour": "unknown key; data of your own belong in extra",
     }
+
+
+def test_pauses_are_said_of_the_server() -> None:
+    """A server says where paused requests' tokens are kept; one that does not is the same document as ever."""
+    plain = {"prompt_tokens": [2, 3], "output_tokens": [3, 2]}
+    law = {"kind": "linear", "decode_base_ms": 5.0}
+    without = Instance(server={"clock": law}, requests=plain)
+    assert "pause" not in without.document()["server"]
+    assert not any(key.startswith("swap") for key in without.document()["server"]["clock"])
+    swapped = Instance(
+        server={"clock": {**law, "swap_in_per_token_ms": 0.5}, "pause": {"keep": "swapped"}}, requests=plain
+    )
+    assert swapped.document()["server"]["pause"] == {"keep": "swapped"}
+    assert load(swapped.document()) == swapped
+    assert (
+        len({without.sha256, swapped.sha256, without.replace(server={"clock": law, "pause": {"keep": "held"}}).sha256})
+        == 3
+    )
+    with pytest.raises(InputError, match=r"server: found .*; pause beside replicas 2 is not supported; leave one out"):
+        Instance(server={"pause": {"keep": "held"}, "replicas": 2}, requests=plain)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modelkit.errors import InputError
-from modelkit.instance import Instance, LinearClock, Request, Server, UnitClock
+from modelkit.instance import Instance, LinearClock, Pause, Request, Server, UnitClock
 from modelkit.judge import RULES, Verdict, judge, metric_names
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment, schedule_from_starts
 
@@ -97,6 +97,11 @@ def overlapping(clock: str, a: Any = ("a", 0), b: Any = ("b", 1)) -> Schedule:
     return plan((0, [a], 2), (2 if clock == "unit" else 0.5, [b], 2))
 
 
+def unnumbered(schedule: Schedule) -> Schedule:
+    """The schedule without numbers of slots."""
+    return Schedule(tuple(replace(s, admit=tuple(Admission(a.request) for a in s.admit)) for s in schedule.segments))
+
+
 def mutated(schedule: Schedule, position: int, **changes: Any) -> Schedule:
     """The schedule with one segment changed."""
     segments = list(schedule.segments)
@@ -124,6 +129,41 @@ def test_unmutated(clock: str) -> None:
     assert broken_rules(instance, one_by_one(clock, numbered=False)) == []
     assert broken_rules(instance, evicting(clock)) == []
     assert broken_rules(with_server(instance, kv_capacity_tokens=9), overlapping(clock)) == []
+    for keep in ("held", "swapped"):  # a holds 3 while b holds up to 5, or nothing
+        tight = with_pauses(clock, keep, kv_capacity_tokens=8 if keep == "held" else 5)
+        assert broken_rules(tight, pausing(clock)) == []
+    moved = mutated(mutated(pausing(clock), 1, admit=[("b", 0)]), 2, resume=(Admission("a", 1),))
+    assert broken_rules(with_pauses(clock, "swapped", slots=2), moved) == []
+    assert broken_rules(with_pauses(clock, "swapped", slots=1), mutated(pausing(clock), 1, admit=["b"])) == []
+    assert broken_rules(with_pauses(clock), paused_and_evicted(clock)) == []
+
+
+def pausing(clock: str) -> Schedule:
+    """One round of a, which then is paused while b runs in its slot or the other, and goes on."""
+    times = (0, 1, 3) if clock == "unit" else (0, 0.5, 1)
+    return Schedule(
+        (
+            Segment(times[0], (Admission("a", 0),), rounds=1),
+            Segment(times[1], (Admission("b", 1),), pause=("a",), rounds=2),
+            Segment(times[2], resume=(Admission("a"),), rounds=2),
+        )
+    )
+
+
+def paused_and_evicted(clock: str) -> Schedule:
+    """The request a is evicted while it is paused, and starts again."""
+    segments = (*pausing(clock).segments[:2], Segment(3 if clock == "unit" else 1, (Admission("a", 0),), ("a",), 3))
+    return Schedule(segments)
+
+
+def with_pauses(clock: str, keep: str = "held", **changes: Any) -> Instance:
+    """``PAIR`` on a server that keeps the tokens of paused requests."""
+    return with_server(under(clock), pause=Pause(keep=keep), **changes)
+
+
+def change_pausing(position: int, keep: str = "held", **changes: Any) -> Callable[[str], Case]:
+    """A fault in one segment of `pausing`."""
+    return lambda clock: (with_pauses(clock, keep), mutated(pausing(clock), position, **changes))
 
 
 def change(position: int, **changes: Any) -> Callable[[str], Case]:
@@ -152,6 +192,56 @@ MUTATIONS: list[tuple[str, tuple[str, ...], float, Callable[[str], Case]]] = [
     ("not_running", tuple(CLOCKS), 1, change(0, evict=("b",))),
     ("not_running", tuple(CLOCKS), 1, change(1, evict=("a",))),
     ("not_running", tuple(CLOCKS), 1, change_evicting(1, evict=("a", "a"))),
+    ("pause_not_allowed", tuple(CLOCKS), 1, lambda c: (under(c), pausing(c))),
+    ("pause_not_running", tuple(CLOCKS), 1, change_pausing(0, pause=("b",))),
+    ("pause_not_running", tuple(CLOCKS), 1, change_pausing(1, pause=("a", "a"))),
+    ("pause_not_running", tuple(CLOCKS), 1, change_pausing(2, "swapped", pause=("b",))),
+    ("resume_not_paused", tuple(CLOCKS), 1, change_pausing(1, resume=(Admission("b"),))),
+    ("resume_not_paused", tuple(CLOCKS), 1, change_pausing(2, resume=(Admission("a"), Admission("a")))),
+    (
+        "resume_not_paused",
+        tuple(CLOCKS),
+        1,
+        lambda c: (with_pauses(c), mutated(paused_and_evicted(c), 2, resume=(Admission("a"),))),
+    ),
+    ("unknown_request", tuple(CLOCKS), 1, change_pausing(1, pause=("a", "c"))),
+    ("unknown_request", tuple(CLOCKS), 1, change_pausing(2, resume=(Admission("a"), Admission("c")))),
+    ("unfinished", tuple(CLOCKS), 2, change_pausing(2, resume=())),
+    ("admitted_twice", tuple(CLOCKS), 1, change_pausing(1, admit=[("b", 1), ("a", 0)])),
+    ("admitted_twice", tuple(CLOCKS), 1, change_pausing(1, "swapped", admit=[("b", 1), ("a", 0)])),
+    # a comes back while b holds 4: 3 + 4 at once, then 4 + 5 in b's last round
+    (
+        "kv_capacity",
+        tuple(CLOCKS),
+        1,
+        lambda c: (
+            with_pauses(c, "swapped"),
+            Schedule(
+                (
+                    *(replace(s, rounds=1) for s in pausing(c).segments[:2]),
+                    Segment(2 if c == "unit" else 0.9, resume=(Admission("a"),), rounds=2),
+                )
+            ),
+        ),
+    ),
+    ("kv_capacity", tuple(CLOCKS), 1, lambda c: (with_pauses(c, kv_capacity_tokens=7), pausing(c))),
+    ("slot_overlap", tuple(CLOCKS), 2, change_pausing(1, admit=[("b", 0)])),
+    (
+        "slot_overlap",
+        tuple(CLOCKS),
+        1,
+        lambda c: (
+            with_pauses(c, "swapped", kv_capacity_tokens=9),
+            Schedule(
+                (
+                    *(replace(s, rounds=1) for s in pausing(c).segments[:2]),
+                    Segment(2 if c == "unit" else 0.9, resume=(Admission("a", 1),), rounds=2),
+                )
+            ),
+        ),
+    ),
+    ("too_many_in_progress", tuple(CLOCKS), 1, lambda c: (with_pauses(c, slots=1), unnumbered(pausing(c)))),
+    ("unknown_slot", tuple(CLOCKS), 1, change_pausing(2, "swapped", resume=(Admission("a", 2),))),
     ("unknown_slot", tuple(CLOCKS), 1, change(0, admit=[("a", 2)])),
     ("unknown_slot", tuple(CLOCKS), 10, change(0, admit=[("a", 11)])),
     ("unknown_slot", tuple(CLOCKS), 3, change(0, admit=[("a", -3)])),
@@ -242,7 +332,11 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     law = instance.server.clock if isinstance(instance.server.clock, LinearClock) else None
     scale = 1000 if law else 1
     known = {r.id: r for r in instance.requests}
+    pause = instance.server.pause
+    swaps = pause is not None and pause.keep == "swapped"
     running: dict[str, dict[str, Any]] = {}
+    asleep: dict[str, dict[str, Any]] = {}
+    pauses = paused = swapped = 0
     done: dict[str, dict[str, Any]] = {}
     now = token_time = slot_time = decode_time = 0.0
     peak = rounds = idle = evictions = recomputed = 0
@@ -250,7 +344,21 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     running_at: list[int] = []  # the same, and after the admissions of each segment
 
     def held() -> int:
-        return sum(known[i].prompt_tokens + residency["age"] for i, residency in running.items())
+        there = [*running.items(), *(() if swaps else asleep.items())]
+        return sum(known[i].prompt_tokens + residency["age"] for i, residency in there)
+
+    def crowd() -> int:
+        return len(running) + (0 if swaps else len(asleep))
+
+    def cached(i: str, residency: dict[str, Any]) -> int:
+        return known[i].prompt_tokens + residency["age"] if residency["processed"] else 0
+
+    def wake(i: str) -> dict[str, Any]:
+        nonlocal paused
+        residency = asleep.pop(i)
+        paused += now - residency["since"]
+        residency["away"] = residency.get("away", 0) + (now - residency["since"] if swaps else 0)
+        return residency
 
     def prefill(names: list[str]) -> float:
         tokens = sum(known[i].prompt_tokens for i in names)
@@ -266,7 +374,7 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
     def spend(duration: float) -> None:
         nonlocal now, token_time
         held_at.append(held())
-        running_at.append(len(running))
+        running_at.append(crowd())
         token_time += held() * duration
         now += duration
 
@@ -276,17 +384,30 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
             idle += 0 if law else int(at - now)
             spend(at - now)
         for i in segment.evict:
-            if i in running:
-                residency = running.pop(i)
+            if i in running or i in asleep:
+                residency = running.pop(i) if i in running else wake(i)
                 evictions += 1
-                slot_time += now - residency["begin"]
-                recomputed += known[i].prompt_tokens + residency["age"] if residency["processed"] else 0
+                slot_time += now - residency["begin"] - residency.get("away", 0)
+                recomputed += cached(i, residency)
+        copied = [0, 0]
+        for i in segment.pause:
+            if i in running:
+                asleep[i] = {**running.pop(i), "since": now}
+                pauses += 1
+                copied[0] += cached(i, asleep[i])
+                swapped += cached(i, asleep[i]) if swaps else 0
+        for i, _ in segment.resume:
+            if i in asleep:
+                copied[1] += cached(i, asleep[i])
+                running[i] = wake(i)
         admitted = []
         for i, _ in segment.admit:
-            if i in known and i not in running and i not in done:
+            if i in known and i not in running and i not in done and i not in asleep:
                 running[i] = {"age": 0, "begin": now, "processed": False}
                 admitted.append(i)
-        running_at.append(len(running))
+        running_at.append(crowd())
+        if law and swaps and any(copied):
+            spend(copied[0] * law.swap_out_per_token_ms + copied[1] * law.swap_in_per_token_ms)
         if law and not law.mixed and admitted:
             spend(prefill(admitted))
             for i in admitted:
@@ -310,12 +431,16 @@ def naive(instance: Instance, schedule: Schedule) -> tuple[dict[str, float | Non
                 residency.setdefault("first", now)
                 if residency["age"] == known[i].output_tokens:
                     done[i] = {**running.pop(i), "end": now}
-                    slot_time += now - residency["begin"]
+                    slot_time += now - residency["begin"] - residency.get("away", 0)
+    for i in list(asleep):
+        wake(i)
 
     unit, second = ("ms", "second") if law else ("rounds", "round")
-    metrics: dict[str, float | None] = dict.fromkeys(metric_names(law is None))
+    metrics: dict[str, float | None] = dict.fromkeys(metric_names(law is None, pauses=pause is not None))
     metrics |= {"peak_kv_tokens": peak, "rounds": rounds, "idle_rounds": idle}
     metrics |= {"evictions": evictions, "recomputed_tokens": recomputed}
+    if pause is not None:
+        metrics |= {"pauses": pauses, f"paused_{unit}": paused, "swapped_tokens": swapped}
     if len(done) == len(known):
         n = len(known)
         latencies = sorted(residency["end"] - known[i].arrival * scale for i, residency in done.items())
@@ -378,6 +503,8 @@ def random_law(rng: random.Random) -> UnitClock | LinearClock:
         decode_base_ms=rng.uniform(1, 5),
         decode_per_request_ms=rng.choice([0.0, rng.uniform(0, 2)]),
         decode_per_kv_token_ms=rng.choice([0.0, rng.uniform(0, 2)]),
+        swap_out_per_token_ms=rng.choice([0.0, rng.uniform(0, 0.3)]),
+        swap_in_per_token_ms=rng.choice([0.0, rng.uniform(0, 0.3)]),
     )
 
 
@@ -392,9 +519,11 @@ def random_case(rng: random.Random) -> Case:
     output = {f"r{i}": rng.randint(1, 9) for i in range(rng.randint(1, 8))}
     first: dict[str, float] = {}
     waiting, left = set(output), dict.fromkeys(output, 0)
+    asleep: dict[str, int] = {}
+    keeps = rng.choice([None, Pause(keep="held"), Pause(keep="swapped")])
     segments: list[Segment] = []
     at = ready = 0.0  # when this segment begins, and when the one before has ended
-    while waiting or any(left.values()):
+    while waiting or asleep or any(left.values()):
         if rng.random() < 0.4:
             at = ready + (rng.randint(0, 9) if unit else rng.uniform(0, 1))
         elif tidy:
@@ -403,7 +532,14 @@ def random_case(rng: random.Random) -> Case:
         evict = [i for i in running if rng.random() < 0.1 / (1 + len(segments) / 20)]
         admit = [i for i in sorted(waiting) if rng.random() < 0.5]
         rounds = rng.choice([0, 1, 2, 5, 12])
-        segments.append(Segment(at, admissions(admit), tuple(evict), rounds))
+        pause = [i for i in running if keeps and i not in evict and rng.random() < 0.2 / (1 + len(segments) / 20)]
+        resume = [i for i in sorted(asleep) if rng.random() < 0.4]
+        segments.append(
+            Segment(at, admissions(admit), tuple(evict), rounds, pause=tuple(pause), resume=admissions(resume))
+        )
+        left |= {i: asleep.pop(i) for i in resume}
+        asleep |= {i: left[i] for i in pause}
+        left |= dict.fromkeys(pause, 0)
         ready = max(at, ready) + (rounds if unit else 3.0)
         waiting = waiting - set(admit) | set(evict)
         left |= {i: output[i] for i in admit} | dict.fromkeys(evict, 0)
@@ -422,6 +558,7 @@ def random_case(rng: random.Random) -> Case:
         kv_capacity_tokens=120 if tidy else rng.choice([None, rng.randint(3, 60)]),
         slots=8 if tidy else rng.choice([None, rng.randint(1, 5)]),
         clock=law,
+        pause=keeps,
     )
     return Instance(server=server, requests=tuple(requests)), Schedule(tuple(segments))
 
@@ -441,11 +578,13 @@ def absurd_case(rng: random.Random) -> Case:
             tuple(Admission(i, rng.choice([None, rng.randint(-1, 9)])) for i in some(0.2)),
             tuple(some(0.15)),
             rng.choice([0, 0, 1, 2, 5, 20]),
+            pause=tuple(some(0.15)),
+            resume=admissions(some(0.15)),
         )
         for _ in range(rng.randint(0, 12))
     ]
     if rng.random() < 0.8:  # let everybody get done after all
-        segments.append(Segment(0, admissions(names), rounds=9))
+        segments.append(Segment(0, admissions(names), rounds=9, resume=admissions(names)))
     return instance, Schedule(tuple(segments))
 
 

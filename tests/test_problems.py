@@ -18,6 +18,7 @@ from modelkit.formulation.hosting import found_formulations
 from modelkit.problems.problem import (
     KV,
     MODELS,
+    PREEMPTIVE,
     PROBLEMS,
     SERVING,
     SLOTS,
@@ -61,6 +62,11 @@ def test_shipped_instances_pose_one_problem(path: Path) -> None:
         (UNIT, {"kv_capacity_tokens": 20}, KV),
         (UNIT, {"slots": 2}, UNIT_SLOTS),
         (UNIT, {"slots": 2, "kv_capacity_tokens": 20}, UNIT_SLOTS),
+        (UNIT, {"pause": {"keep": "held"}}, PREEMPTIVE),
+        (UNIT, {"kv_capacity_tokens": 12, "pause": {"keep": "swapped"}}, PREEMPTIVE),
+        (UNIT, {"kv_capacity_tokens": 12, "slots": 2, "pause": {"keep": "held"}}, PREEMPTIVE),
+        (EXCLUSIVE, {"slots": 2, "pause": {"keep": "held"}}, SERVING),
+        (MIXED, {"kv_capacity_tokens": 20, "pause": {"keep": "swapped"}}, SERVING),
         (EXCLUSIVE, {"slots": 2}, SLOTS),
         (EXCLUSIVE, {"slots": 2, "kv_capacity_tokens": 18}, SLOTS),  # two of 9 tokens fit
         (EXCLUSIVE, {"slots": 2, "kv_capacity_tokens": 17}, SERVING),

@@ -18,6 +18,7 @@ from modelkit.formulation.asking import asking
 from modelkit.formulation.parameters import Parameter, settle, unit_at_end
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
+from modelkit.problems.problem import PAUSING
 from modelkit.runtime.threads import PYOMO, pyomo_silent
 from modelkit.schedule import Schedule
 
@@ -76,6 +77,8 @@ class Formulation:
     separator
         What finds rows for a built model while a solver searches, where the solver can be given some in the tree. They
         hold for every solution of the constraints, so that variants keep them.
+    pauses
+        Whether it is a model of servers on which requests may be paused (``server.pause``); others refuse those.
     in_full
         Whether what it inherits is filled in; modelkit sets it.
     """
@@ -97,6 +100,7 @@ class Formulation:
     value: Callable[[Instance, Verdict], float] | None = None
     obstacles: Callable[[Instance], list[str]] | None = None
     separator: Callable[[Any, Instance], Separator | None] | None = None
+    pauses: bool = False
     in_full: bool = False
 
     def with_parameters(self, instance: Instance, given: Mapping[str, Any] | None = None) -> Instance:
@@ -180,6 +184,8 @@ class Formulation:
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
+        if instance.server.pause is not None and not self.pauses:
+            return PAUSING
         why: str | None = self.ask("needs", instance) if self.needs else None
         return why
 
@@ -246,6 +252,7 @@ class Formulation:
             admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
             value=self.value or (base.value if self.objective in (None, base.objective) else None),
             obstacles=both_obstacles,
+            pauses=base.pauses,
             objective=self.objective or base.objective,
             needs=both_needs,
             build=both_build,

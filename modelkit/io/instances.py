@@ -16,6 +16,7 @@ from modelkit.instance import (
     SCHEMA,
     Instance,
     LinearClock,
+    Pause,
     Prefix,
     PrefixCache,
     Server,
@@ -47,6 +48,7 @@ _KNOWN_KEYS = {
     ("server", "slo"): _SLO_KEYS,
     ("server", "slo", "class", "*"): _SLO_KEYS[:-1],
     ("server", "prefix_cache"): tuple(PrefixCache.model_fields),
+    ("server", "pause"): tuple(Pause.model_fields),
     ("requests",): REQUEST_KEYS,
     ("requests", "prefix"): tuple(Prefix.model_fields),
 }

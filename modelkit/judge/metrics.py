@@ -43,14 +43,21 @@ METRICS: dict[str, str] = {
     "idle_rounds": "rounds in which no request was active; under the unit clock gaps count too",
     "evictions": "requests that lost their tokens",
     "recomputed_tokens": "tokens that evicted requests had in the cache; a prompt not yet processed is none",
+    "pauses": "times that a request was paused",
+    "paused_{t}": "sum over requests of the time in which they were paused",
+    "swapped_tokens": "tokens that pauses copied out of the cache; what is resumed is copied back",
     **SLO_METRICS,
 }
 
+#: Metrics of servers on which requests may be paused.
+OF_PAUSES = ("pauses", "paused_{t}", "swapped_tokens")
 
-def metric_names(is_unit: bool, slo: bool = False) -> list[str]:
-    """The metrics of results under the unit clock, or in real time, in their order; with those of service levels."""
+
+def metric_names(is_unit: bool, *, slo: bool = False, pauses: bool = False) -> list[str]:
+    """The metrics of results under the unit clock, or in real time, in their order; with those of levels and pauses."""
     unit, second = ("rounds", "round") if is_unit else ("ms", "second")
-    names = [name for name in METRICS if (slo or name not in SLO_METRICS) and not (is_unit and name.endswith("_ms"))]
+    left_out = {*(() if slo else SLO_METRICS), *(() if pauses else OF_PAUSES)}
+    names = [name for name in METRICS if name not in left_out and not (is_unit and name.endswith("_ms"))]
     return [name.format(t=unit, s=second) for name in names]
 
 
@@ -65,6 +72,9 @@ class Totals:
     idle_rounds: float = 0
     evictions: int = 0
     recomputed: int = 0
+    pauses: int = 0
+    paused: float = 0.0  # time, summed over the requests
+    swapped: int = 0  # tokens copied out
 
     @classmethod
     def of(cls, replicas: Iterable[Totals]) -> Totals:
@@ -95,7 +105,8 @@ def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Tota
                 per_token.append((residency.end - residency.first_token) / (output[residency.request] - 1))
     complete = len(latency) == len(instance.requests)
     server = instance.server
-    slot_time = sum(s.end - s.begin for s in residencies if s.end is not None)
+    swaps = server.pause is not None and server.pause.keep == "swapped"
+    slot_time = sum(s.end - s.begin - (s.paused if swaps else 0) for s in residencies if s.end is not None)
 
     def known(value: Callable[[], float]) -> float | None:
         return whole(float(value())) if complete else None
@@ -127,12 +138,15 @@ def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Tota
         "idle_rounds": whole(float(totals.idle_rounds)),
         "evictions": totals.evictions,
         "recomputed_tokens": totals.recomputed,
+        "pauses": totals.pauses,
+        f"paused_{unit}": whole(float(totals.paused)),
+        "swapped_tokens": totals.swapped,
     }
     every["mean_ttft_ms"] = every[f"mean_first_token_{unit}"]
     every["mean_tpot_ms"] = every[f"mean_per_output_token_{unit}"]
     for q in (50, 90, 99):
         every |= {f"p{q}_ttft_ms": quantile(first_token, q), f"p{q}_tpot_ms": quantile(per_token, q)}
-    return {name: every[name] for name in metric_names(instance.is_unit)}
+    return {name: every[name] for name in metric_names(instance.is_unit, pauses=server.pause is not None)}
 
 
 def latencies(instance: Instance, verdict: Verdict) -> list[float]:

@@ -7,7 +7,8 @@ O((n + segments) log n) time, whatever the number of rounds.
 
 Between rounds (in a gap before a segment, during a prefill that blocks decoding) a request in progress
 holds what it held after its last round, s_i tokens before its first. An evicted request loses its
-tokens and starts anew: its first token is that of the residency in which it completes.
+tokens and starts anew: its first token is that of the residency in which it completes. One that is paused
+keeps what it has (`modelkit.judge.pauses`).
 
 Under chunked prefill (``Schedule.tokens_per_iteration``) the round r of a request counts from the iteration that
 processes the last of its prompt; until then it holds s_i, for its memory is reserved from its admission on.
@@ -26,12 +27,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelkit.clock import add_time
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge.excess import Excess
 from modelkit.judge.metrics import Totals
+from modelkit.judge.pauses import Pauses
 from modelkit.judge.rules import Interval, Residency, Violation
 from modelkit.schedule import Segment
 
@@ -44,7 +46,7 @@ class _Residency:
     """A residency while it is replayed.
 
     ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed;
-    both ends move on while a prompt is read in chunks.
+    both ends move on while a prompt is read in chunks. ``made`` is how many tokens it had when it was paused last.
     """
 
     request: int
@@ -57,6 +59,9 @@ class _Residency:
     first_token: float | None = None
     end: float | None = None
     completed: bool = False
+    paused_at: float | None = None
+    made: int = 0
+    pauses: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Replay:
@@ -101,6 +106,7 @@ class Replay:
         self.crowd = Excess(self, "too_many_in_progress", instance.server.slots, "the server has slots for")
 
         self.totals = Totals()
+        self.pauses = Pauses(self)
         if self.chunk != tokens_per_iteration and beside is None:
             self.violate("chunked_prefill", 1, None, "the schedule splits prompts, which this clock does not allow")
 
@@ -110,8 +116,14 @@ class Replay:
         self.advance_to(segment.at * self.per_time)
         for request in segment.evict:
             self.evict(request)
+        for request in segment.pause:
+            self.pauses.pause(request)
+        for admission in segment.resume:
+            self.pauses.resume(*admission)
         admitted = [residency for admission in segment.admit if (residency := self.admit(*admission)) is not None]
-        self.crowd.see(self.active, 0)
+        self.crowd.see(self.occupied, 0)
+        if copying := self.pauses.copying_ms():
+            self.pass_time(copying)
         if self.linear is not None and not self.linear.mixed and admitted:
             self.pass_time(self.prefill_ms(sum(self.prompt[residency.request] for residency in admitted)))
         self.run_rounds(segment.rounds)
@@ -132,7 +144,7 @@ class Replay:
     def pass_time(self, duration: float) -> None:
         """Let time go by in which no request decodes; those in progress keep their tokens."""
         self.over.see(self.held, 0)
-        self.crowd.see(self.active, 0)
+        self.crowd.see(self.occupied, 0)
         self.totals.token_time += self.held * duration
         self.add_time(duration)
 
@@ -152,14 +164,24 @@ class Replay:
             self.violate("not_running", 1, name, f"request {name!r} is evicted but not in progress")
             return
         self.totals.evictions += 1
-        if residency.starts_at < self.round or (self.linear is not None and not self.linear.mixed):
-            self.totals.recomputed += self.prompt[i] + self.round - residency.starts_at
+        self.totals.recomputed += self.cached(residency)
+        if residency.paused_at is None:
+            self.stop(residency)
         else:
-            self.totals.recomputed += self.prompt[i] - residency.unread
+            self.pauses.end(residency)
         residency.end = self.now
+
+    def cached(self, residency: _Residency) -> int:
+        """Tokens of a request in progress that the cache has or had when it was paused."""
+        made = residency.made if residency.paused_at is not None else self.round - residency.starts_at
+        unread = residency.unread if self.linear is None or self.linear.mixed else 0
+        return int(self.prompt[residency.request]) - unread + made
+
+    def stop(self, residency: _Residency) -> None:
+        """A request that runs runs no more."""
         self.active -= 1
-        self.base -= self.prompt[i] - residency.starts_at
-        self.fresh.pop(i, None)
+        self.base -= self.prompt[residency.request] - residency.starts_at
+        self.fresh.pop(residency.request, None)
 
     def admit(self, name: str, slot: int | None) -> _Residency | None:
         i = self.find(name)
@@ -167,7 +189,7 @@ class Replay:
             return None
         before = self.current.get(i)
         if before is not None and (before.completed or self.in_progress(before)):
-            state = "done" if before.completed else "in progress"
+            state = "done" if before.completed else "in progress" if before.paused_at is None else "paused"
             self.violate("admitted_twice", 1, name, f"request {name!r} is admitted again while it is {state}")
             return None
         if self.now < self.arrival[i] - self.tolerance:
@@ -192,9 +214,9 @@ class Replay:
             allowed = "0 or more" if slots is None else f"0 to {slots - 1}"
             self.violate("unknown_slot", size, name, f"slot {slot}; allowed: {allowed}")
         other = self.holder.get(slot)
-        if other is not None and self.in_progress(other):
+        if other is not None and self.in_progress(other) and not self.pauses.gave_up_slot(other):
             holder = self.instance.requests[other.request].id
-            left = other.ends_at - self.round
+            left = self.left(other)
             self.violate("slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds")
         self.holder[slot] = residency
 
@@ -203,7 +225,7 @@ class Replay:
     def run_rounds(self, rounds: int) -> None:
         self.totals.rounds += rounds
         while rounds and self.active:
-            self.drop_evicted()
+            self.drop_stale_ends()
             span = rounds if self.active == len(self.fresh) else min(rounds, self.ending[0][0] - self.round)
             if self.fresh:
                 span = min(span, self.rounds_of_reading(span))
@@ -221,6 +243,7 @@ class Replay:
         read, prompts = self.read_prompts(span) if self.fresh else ([], 0)
         growing = decoding + len(read)
         first, last = held + growing, held + growing * span
+        kv_first = first - self.pauses.held
         new_tokens = sum(self.prompt[residency.request] for residency in self.fresh.values()) + len(read)
         if self.fresh and self.linear is not None and self.linear.mixed:
             self.check_level(prompts)
@@ -231,15 +254,15 @@ class Replay:
                 return rounds
             if not (self.fresh and self.linear.mixed):
                 return self.linear.decode_ms(
-                    rounds, growing * rounds, rounds * (2 * first + growing * (rounds - 1)) // 2
+                    rounds, growing * rounds, rounds * (2 * kv_first + growing * (rounds - 1)) // 2
                 )
-            kv_tokens = rounds * (first - new_tokens) + decoding * (rounds * (rounds - 1) // 2)
+            kv_tokens = rounds * (kv_first - new_tokens) + decoding * (rounds * (rounds - 1) // 2)
             return self.linear.iterations_ms(rounds, prompts, decoding, kv_tokens)
 
         duration = lasting(span)
         self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last, self.replica))
         self.over.see_span(first, last, growing, span, lasting)
-        self.crowd.see(self.active, span)
+        self.crowd.see(self.occupied, span)
         self.totals.token_time += duration * (first + last) / 2
         if self.linear is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
             self.totals.token_time += self.linear.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
@@ -251,12 +274,12 @@ class Replay:
             residency.first_token = self.now
             del self.fresh[residency.request]
         while self.ending and self.ending[0][0] <= self.round:
-            residency = self.residencies[heapq.heappop(self.ending)[1]]
-            if residency.end is None:
+            entry = heapq.heappop(self.ending)
+            if self.will_end(entry):
+                residency = self.residencies[entry[1]]
                 residency.end = self.now
                 residency.completed = True
-                self.active -= 1
-                self.base -= self.prompt[residency.request] - residency.starts_at
+                self.stop(residency)
 
     def rounds_of_reading(self, most: int) -> int:
         """Rounds, at most ``most``, in which prompts are processed alike: the first of them fills every chunk.
@@ -311,31 +334,51 @@ class Replay:
         """No segment follows; these requests should have been served."""
         self.over.close()
         self.crowd.close()
+        self.pauses.close()
         for i in expected:
             residency, request = self.current.get(i), self.instance.requests[i]
             if residency is None:
                 self.violate("missing", self.output[i], request.id, f"request {request.id!r} is never admitted")
             elif not residency.completed:
-                left = self.output[i] if residency.end is not None else residency.ends_at - self.round
-                self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens")
+                left = self.left(residency)
+                why = "" if residency.end is not None or residency.paused_at is None else ": it is paused to the end"
+                self.violate("unfinished", left, request.id, f"request {request.id!r} lacks {left} of its tokens{why}")
 
     def replayed(self) -> Iterator[Residency]:
         """The residencies, once it is closed."""
         for s in self.residencies:
-            yield Residency(s.request, s.slot, s.begin, s.first_token, s.end, s.completed, self.replica)
+            pauses = tuple(s.pauses)
+            yield Residency(s.request, s.slot, s.begin, s.first_token, s.end, s.completed, self.replica, pauses)
 
     # --- small things --------------------------------------------------------------------------
 
     @property
     def held(self) -> int:
-        """Tokens held after the rounds run so far by those in progress."""
-        return self.base + self.active * self.round
+        """Tokens held after the rounds run so far by those in progress, whether they run or are paused."""
+        return self.base + self.active * self.round + self.pauses.held
+
+    @property
+    def occupied(self) -> int:
+        """Requests that take a slot."""
+        return self.active + self.pauses.slots
+
+    def left(self, residency: _Residency) -> int:
+        """Tokens that a request has not produced in this residency; all, once it is evicted."""
+        output = int(self.output[residency.request])
+        if residency.end is not None:
+            return output
+        return residency.ends_at - self.round if residency.paused_at is None else output - residency.made
 
     def in_progress(self, residency: _Residency) -> bool:
         return residency.end is None
 
-    def drop_evicted(self) -> None:
-        while self.ending and self.residencies[self.ending[0][1]].end is not None:
+    def will_end(self, entry: tuple[int, int]) -> bool:
+        """Whether an end to come still holds: its request was neither evicted nor paused since."""
+        residency = self.residencies[entry[1]]
+        return residency.end is None and residency.paused_at is None and residency.ends_at == entry[0]
+
+    def drop_stale_ends(self) -> None:
+        while self.ending and not self.will_end(self.ending[0]):
             heapq.heappop(self.ending)
 
     def find(self, name: str) -> int | None:

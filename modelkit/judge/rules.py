@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ RULES: dict[str, tuple[str, str]] = {
     "before_arrival": ("a request is admitted before it arrives", "time"),
     "unfinished": ("the schedule ends before a request has produced all its tokens", "tokens"),
     "not_running": ("a request is evicted that is not in progress", "evictions"),
+    "pause_not_allowed": ("a request is paused although the server keeps no tokens of paused requests", "pauses"),
+    "pause_not_running": ("a request is paused that does not run", "pauses"),
+    "resume_not_paused": ("a request is resumed that is not paused", "resumptions"),
     "unknown_slot": ("a request is admitted into a slot that the server does not have", "slots"),
     "slot_overlap": ("a request is admitted into a slot that still holds another", "tokens"),
     "too_many_in_progress": ("more requests are in progress than the server has slots", "requests"),
@@ -51,7 +55,7 @@ class Violation:
 
 
 class Interval(NamedTuple):
-    """Rounds between two events: ``active`` requests, tokens held in the first and last round."""
+    """Rounds between two events: ``active`` requests that run, tokens held in the first and last round."""
 
     begin: float
     end: float
@@ -65,7 +69,8 @@ class Interval(NamedTuple):
 class Residency(NamedTuple):
     """One admission of a request: from its admission to its completion or eviction.
 
-    ``first_token`` and ``completed`` are None when they never came.
+    ``first_token`` and ``end`` are None when they never came. ``pauses`` are the times, from and until, in which it was
+    paused.
     """
 
     request: int
@@ -75,6 +80,12 @@ class Residency(NamedTuple):
     end: float | None
     completed: bool
     replica: int = 1
+    pauses: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def paused(self) -> float:
+        """How long it was paused in all."""
+        return math.fsum(until - since for since, until in self.pauses)
 
 
 @dataclass(frozen=True)

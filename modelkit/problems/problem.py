@@ -12,6 +12,7 @@ serving          linear clock otherwise                          total latency, 
 unit-replicas    unit clock, several replicas                    total latency [round]
 serving-replicas linear clock, several replicas                  total latency, makespan or total time to
                                                                  first token [ms]
+preemptive       unit clock, requests may be paused              total latency [round]
 ================ =============================================== ============================================
 
 Every instance poses one of them. Whoever needs to know which asks `problem_of`, and keeps what depends on it in a table
@@ -35,6 +36,8 @@ TOTAL_LATENCY_ROUNDS, TOTAL_LATENCY_MS = "total_latency_rounds", "total_latency_
 MAKESPAN_MS, TOTAL_TTFT_MS = "makespan_ms", "total_ttft_ms"
 #: Why problems of one server are not those of an instance with more.
 SEVERAL = "does not support several replicas"
+#: Why problems without pauses are not those of an instance with them.
+PAUSING = "does not support pauses (server.pause)"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def kv_refusal(instance: Instance) -> str | None:
         return "needs the unit clock"
     if instance.server.replicas > 1:
         return SEVERAL
+    if instance.server.pause is not None:
+        return PAUSING
     return None if instance.server.slots is None else "does not support slots"
 
 
@@ -129,6 +134,8 @@ def unit_slots_refusal(instance: Instance) -> str | None:
         return "needs the unit clock"
     if instance.server.replicas > 1:
         return SEVERAL
+    if instance.server.pause is not None:
+        return PAUSING
     return "needs a number of slots" if instance.server.slots is None else None
 
 
@@ -142,6 +149,8 @@ def stages_refusal(instance: Instance) -> str | None:
         return "needs the linear clock with mixed = false"
     if server.replicas > 1:
         return SEVERAL
+    if server.pause is not None:
+        return PAUSING
     if server.slots is None:
         return "needs a number of slots"
     peak = np.sort(instance.arrays.peak)[-server.slots :]
@@ -171,6 +180,13 @@ def serving_replicas_refusal(instance: Instance) -> str | None:
     if not isinstance(instance.server.clock, LinearClock):
         return "needs the linear clock"
     return None if instance.server.replicas > 1 else "needs several replicas"
+
+
+def preemptive_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the KV-cache problem with pauses, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    return "needs pauses (server.pause)" if instance.server.pause is None else None
 
 
 KV = Problem(
@@ -222,7 +238,15 @@ SERVING_REPLICAS = Problem(
     refusal=serving_replicas_refusal,
     model="serving-replicas",
 )
-PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING, UNIT_REPLICAS, SERVING_REPLICAS)
+PREEMPTIVE = Problem(
+    name="preemptive",
+    title="the KV-cache problem with pauses",
+    instances="the unit clock with pauses",
+    objectives=(TOTAL_LATENCY_ROUNDS,),
+    refusal=preemptive_refusal,
+    model="kv-preemptive",
+)
+PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING, UNIT_REPLICAS, SERVING_REPLICAS, PREEMPTIVE)
 
 #: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
 #: for every schedule.

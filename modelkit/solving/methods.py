@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_SLOTS, Problem
+from modelkit.problems.problem import KV, PREEMPTIVE, SERVING, SLOTS, UNIT_SLOTS, Problem
 from modelkit.solving.kv import KvMethod
 from modelkit.solving.method import Method
+from modelkit.solving.preemptive import PreemptiveMethod
 from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
 from modelkit.solving.unit_slots import UnitSlotMethod
@@ -15,6 +16,7 @@ METHODS: dict[Problem, Method] = {
     UNIT_SLOTS: UnitSlotMethod(),
     SLOTS: SlotMethod(),
     SERVING: ServingMethod(),
+    PREEMPTIVE: PreemptiveMethod(),
 }
 #: That of formulations of no problem, and of problems of which no more is known.
 PLAIN = Method()

@@ -19,6 +19,7 @@ from modelkit.verify.serving_prices import serving_prices_bound
 from modelkit.verify.serving_work import work_bound
 from modelkit.verify.slot_bound import closed_form_rounds, slot_bound, weighed_rounds
 from modelkit.verify.slot_rounds import slot_rounds_bound
+from modelkit.verify.volume_bound import volume_bound
 
 #: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
 PRECISION = 30
@@ -57,6 +58,10 @@ def _rounds_on_slots(certificate: Certificate, instance: Instance) -> Fraction:
     return slot_rounds_bound(instance)
 
 
+def _by_volume(certificate: Certificate, instance: Instance) -> Fraction:
+    return volume_bound(instance)
+
+
 def _worked(certificate: Certificate, instance: Instance) -> Fraction:
     assert certificate.work is not None
     return work_bound(instance, certificate.work, certificate.metric)
@@ -78,6 +83,7 @@ RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] =
     "packing": _weighed,
     "slot-rounds": _rounds_on_slots,
     "kv-prices": _priced,
+    "kv-volume": _by_volume,
     "serving-work": _worked,
     "serving-interference": _interfering,
     "serving-prices": _priced_on_time,

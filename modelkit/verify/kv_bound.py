@@ -27,10 +27,16 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
     empty prices bound anything. Slots are passed over: without them there are more schedules, never fewer.
 
+    Where requests may be paused, the bound holds for prices that never rise from round 1 on. The j-th of the o rounds
+    in which a request that completes at c makes its tokens is round c - o + j or an earlier one, which costs no less;
+    so it pays no less than without pauses, started at c - o. (What paused requests hold is paid beside that.) At prices
+    that rise it may pay less: it can pass over the dear rounds.
+
     Raises
     ------
     InputError
-        The clock of the instance is not the unit clock, or rounds and numerators do not match.
+        The clock of the instance is not the unit clock, rounds and numerators do not match, or prices rise where
+        requests may be paused.
     """
     capacity = instance.server.kv_capacity_tokens
     arrays = instance.arrays
@@ -44,6 +50,8 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
         faults.append(Fault("$.prices.rounds", f"found {last}; no schedule without idle time is that long"))
     if len(prices.rounds) != len(prices.numerators):
         faults.append(Fault("$.prices", f"{len(prices.rounds)} rounds, but {len(prices.numerators)} numerators"))
+    if instance.server.pause is not None and _rise(prices):
+        faults.append(Fault("$.prices", "rise, and so bound nothing where requests may be paused"))
     if any(b <= a for a, b in zip(prices.rounds, prices.rounds[1:], strict=False)):
         faults.append(Fault("$.prices.rounds", "are not increasing"))
     if faults:
@@ -51,6 +59,12 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     denominator, total = prices.denominator, sum(prices.numerators)
     costs = _least_costs(instance, prices)
     return Fraction(costs - (capacity or 0) * total, denominator)
+
+
+def _rise(prices: Prices) -> bool:
+    """Whether some round has a higher price than one before it."""
+    gapless = prices.rounds == list(range(1, len(prices.rounds) + 1))
+    return not gapless or any(b > a for a, b in zip(prices.numerators, prices.numerators[1:], strict=False))
 
 
 def _least_costs(instance: Instance, prices: Prices) -> int:

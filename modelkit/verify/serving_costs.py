@@ -16,8 +16,9 @@ of the two parts, so the base that it pays once is in both p0 and b0, and ``base
 
 In an iteration the s + 1 tokens of each request that is prefilled to its end there and the k of each that decodes
 sum to at most the capacity, M, and these requests are at most the slots, J. (Not mixed, a prefill holds s of each; but
-those of its requests that complete without being evicted hold s + 1 together in the decode round that follows.) Where
-the server states no limit, what all requests hold at their peaks, and their number, are limits that no schedule breaks.
+those of its requests that complete without being evicted hold s + 1 together in the decode round that follows, unless
+requests may be paused in between: there it is s.) Where the server states no limit, what all requests hold at their
+peaks, and their number, are limits that no schedule breaks.
 
 With levels a prefill over t tokens lasts at least t times the least price of a token among all levels: p0 = 0. The
 prefill of one request lasts at least what the cheapest level says that holds its prompt or, where prompts may be read
@@ -66,6 +67,9 @@ class ServingCosts:
         s and o [token].
     arrivals_ms
         Sum of the arrivals as the judge subtracts them, exactly [ms].
+    pauses, swaps
+        Whether requests may be paused, and whether requests in progress may then hold nothing, swapped out. What that
+        costs (``swap_out_per_token_ms``, ``swap_in_per_token_ms``) is 0 at the least: nobody need be paused.
     """
 
     mixed: bool
@@ -82,6 +86,8 @@ class ServingCosts:
     prompt: list[int]
     output: list[int]
     arrivals_ms: Fraction
+    pauses: bool = False
+    swaps: bool = False
 
     @classmethod
     def of(cls, instance: Instance) -> ServingCosts:
@@ -119,12 +125,19 @@ class ServingCosts:
             prompt=[r.prompt_tokens for r in requests],
             output=[r.output_tokens for r in requests],
             arrivals_ms=Fraction(sum(ms * (finest // part) for ms, part in arrivals), finest),
+            pauses=server.pause is not None,
+            swaps=server.pause is not None and server.pause.keep == "swapped",
         )
 
     @cached_property
     def decodes(self) -> list[int]:
         """Iterations in which each request decodes."""
         return [o - self.mixed for o in self.output]
+
+    @cached_property
+    def prefilled(self) -> list[int]:
+        """Tokens that the requests which one iteration prefills hold together at once, at least."""
+        return [s + (self.mixed or not self.pauses) for s in self.prompt]
 
     @cached_property
     def volume(self) -> list[int]:

@@ -35,6 +35,9 @@ further, so the density is at most q(t), and q after y_i + e_i. So of any 0 <= f
 (cap - f) q(t) over [y_i, y_i + e_i] and cap q z_i are missing at most from cap times all work, and what remains is at
 least int f q(t) dt - cap q z_i. With cap_i = theta_i / q the last term is paid by the delay theta_i z_i.
 
+*Pauses.* In an iteration between two of its own i does nothing, as if the earlier one were stretched: what is said of
+e_i, z_i and q(t) stands.
+
 The function to be minimised is, but for the larger of v_i and theta_i (x - a_i), continuous, and linear between the
 times at which x, x + p1 s_i, x + r_i or x + r_i + e_i meet an arrival or an end a_j + R_j; those and the kink are
 looked at.

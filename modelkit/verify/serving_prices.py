@@ -183,9 +183,9 @@ def _row(costs: ServingCosts, prices: ServingPrices, units: int, i: int) -> _Row
         ]  # fmt: skip
     prefill = [(0, 1)] * 6
     if f:
-        fixed = max(1, costs.base + costs.decode_base)
+        fixed, held = max(1, costs.base + costs.decode_base), costs.prefilled[i]
         prefill = [
-            (ms * (s + 1) * costs.base, capacity * f * unit * fixed), (ms * (s + 1), capacity * f * unit),
+            (ms * held * costs.base, capacity * f * unit * fixed), (ms * held, capacity * f * unit),
             (ms * costs.base, slots * f * unit * fixed), (ms, slots * f * unit),
             (ms * costs.base, f * unit * fixed), (ms, f * unit),
         ]  # fmt: skip

@@ -22,7 +22,12 @@ whenever the jobs taken need more than T - a_i, the longest of them is left out.
 done, after all its work W_i, or in progress, after w_i and holding a part u_i = m (s_i + 1) / M + (1 - m) / J of memory
 and slots; the u_i of the latter sum to 1 at most. So for any weight g of what is held, of those that arrive from any
 moment on the sizes min(W_i, w_i + g u_i) sum to no more than what is left until T + g: one machine can finish jobs of
-these sizes by T + g, and the k-th first token is no earlier than the k-th completion, shortest first, minus g.
+these sizes by T + g, and the k-th first token is no earlier than the k-th completion, shortest first, minus g. Where
+paused requests are swapped out, those in progress need not hold anything: there g is 0.
+
+Pauses change nothing else. A paused request is in no iteration, so what iterations are charged for it, one by one, is
+the same, and its jobs are preempted; no residence gets shorter. (Not mixed, a prefill is charged s / M and not
+(s + 1) / M.)
 
 **Arriving together**, with prices that prove that the completions sum to L rounds in which somebody decodes: each
 such round costs base + b0. All else is work, w_i = own work + p0 (m (s_i + 1) / M + (1 - m) / J), of which what is done
@@ -158,7 +163,7 @@ def _first_token_work(costs: ServingCosts, memory_share: int) -> list[int]:
             w + costs.decode_per_request + costs.decode_per_kv_token * (s + 1)
             for w, s in zip(own, costs.prompt, strict=True)
         ]
-    charged = _charged(costs, memory_share, [s + 1 for s in costs.prompt], [1] * len(costs.prompt), fixed)
+    charged = _charged(costs, memory_share, costs.prefilled, [1] * len(costs.prompt), fixed)
     return [w + c for w, c in zip(own, charged, strict=True)]
 
 
@@ -168,7 +173,7 @@ def _first_token_ends(costs: ServingCosts, work: Work) -> list[int]:
     held = [share * costs.slots * (s + 1) + (SHARE - share) * costs.capacity for s in costs.prompt]
     prefill, whole = _first_token_work(costs, share), SHARE * costs.slots * costs.capacity
     latest = [0] * len(held)
-    for weight in (0, *work.holding):
+    for weight in (0, *(() if costs.swaps else work.holding)):
         started = [w + weight * COSTS_PER_TICK * u // whole for w, u in zip(prefill, held, strict=True)]
         sizes = [min(w, x) for w, x in zip(_effective_work(costs, share), started, strict=True)]
         jobs = _Jobs.of(costs, costs.residence, sizes)
@@ -179,9 +184,9 @@ def _first_token_ends(costs: ServingCosts, work: Work) -> list[int]:
 
 def _effective_work(costs: ServingCosts, memory_share: int) -> list[int]:
     """W [2^-30 ms], rounded down."""
-    ones, prompts = [1] * len(costs.prompt), [s + 1 for s in costs.prompt]
+    ones = [1] * len(costs.prompt)
     decoding = _charged(costs, memory_share, costs.volume, costs.decodes, costs.base + costs.decode_base)
-    prefill = _charged(costs, memory_share, prompts, ones, costs.base + costs.prefill_base)
+    prefill = _charged(costs, memory_share, costs.prefilled, ones, costs.base + costs.prefill_base)
     return [w + d + p for w, d, p in zip(costs.own_work, decoding, prefill, strict=True)]
 
 
@@ -209,8 +214,7 @@ def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices
     """Sum of completions, from the common arrival on, by rounds and own work [ms]."""
     if len(set(costs.arrival)) > 1:
         raise InputError("certificate", [Fault("$.work.rounds", "count where all requests arrive together; here not")])
-    prompts = [s + 1 for s in costs.prompt]
-    prefill = _charged(costs, memory_share, prompts, [1] * len(prompts), costs.prefill_base)
+    prefill = _charged(costs, memory_share, costs.prefilled, [1] * len(costs.prompt), costs.prefill_base)
     own = sorted(w + p for w, p in zip(costs.own_work, prefill, strict=True))
     done = shortest = 0
     for work in own:
@@ -231,7 +235,8 @@ def rounds_instance(instance: Instance) -> Instance | None:
     ]
     if not requests:
         return None
-    return Instance(server=Server(kv_capacity_tokens=instance.server.kv_capacity_tokens), requests=requests)
+    server = Server(kv_capacity_tokens=instance.server.kv_capacity_tokens, pause=instance.server.pause)
+    return Instance(server=server, requests=requests)
 
 
 def shortest_first(arrival: list[int], work: list[int]) -> list[int]:

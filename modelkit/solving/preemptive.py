@@ -1,0 +1,140 @@
+"""Pauses under the unit clock: bounds that hold with them, and the best of what runs with and without.
+
+Every schedule without pauses is one with them, so the search for those (``modelkit.solving.kv``, or
+``modelkit.solving.unit_slots`` on slots) gives a schedule to beat. Its prices bound nothing here as they are: a paused
+request passes over dear rounds. Made to never rise they do (``modelkit.verify.kv_bound``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from modelkit.certificate import Bound, Certificate, Prices
+from modelkit.instance import Instance, InstanceStamp
+from modelkit.problems.problem import PREEMPTIVE
+from modelkit.result import Progress
+from modelkit.runtime.deadline import Deadline
+from modelkit.solving import kv, unit_slots
+from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.method import Method
+from modelkit.solving.serving import ServingSearch
+from modelkit.verify.exact_bounds import recomputed_bound
+
+#: Share of the time that is left for schedules without pauses.
+WITHOUT_SHARE = 0.6
+
+
+class PreemptiveSearch(ServingSearch):
+    """What is known of one task: the best schedule, judged, and the best bound on the total latency in rounds."""
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "volume": "the memory and the slots that requests take, shortest remaining first",
+        "memory": "prices on memory that never rise",
+    }
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.searches = False
+
+    def prove(self, deadline: Deadline) -> None:
+        """The bound that needs nothing but the instance."""
+        began = time.perf_counter()
+        self.offer("volume", volume_certificate(self.task.instance), time.perf_counter() - began)
+
+    def price(self, deadline: Deadline) -> None:
+        """A schedule without pauses, and its prices where they can be made to prove something."""
+        if self.done:
+            return
+        self.tell("schedules without pauses")
+        began = time.perf_counter()
+        instance = without_pauses(self.task.instance)
+        limit = deadline.left if deadline.finite else None
+        task = replace(self.task, instance=instance, time_limit=limit, began=began, listen=_deaf)
+        known = kv.bound(task) if instance.server.slots is None else unit_slots.UnitSlotSearch(task).run()
+        if known.result.schedule is not None:
+            self.see("local-search", known.result.schedule)
+        if known.certificate.prices is not None and known.certificate.prices.rounds:
+            for prices in never_rising(known.certificate.prices):
+                self.offer("memory", priced(self.task.instance, prices), time.perf_counter() - began)
+        if known.result.stop == "interrupted":
+            raise KeyboardInterrupt
+
+    def improve(self, deadline: Deadline) -> None:
+        """Nothing more."""
+
+
+def without_pauses(instance: Instance) -> Instance:
+    """The same requests on a server that pauses none."""
+    return instance.replace(server=instance.server.model_copy(update={"pause": None}))
+
+
+def volume_certificate(instance: Instance) -> Certificate:
+    """The certificate that needs nothing but the instance."""
+    return _recomputed(Certificate(kind="kv-volume", bound=_NOTHING, **_about(instance)), instance)
+
+
+def priced(instance: Instance, prices: Prices) -> Certificate:
+    """The certificate of prices that never rise."""
+    return _recomputed(Certificate(kind="kv-prices", bound=_NOTHING, prices=prices, **_about(instance)), instance)
+
+
+_NOTHING = Bound(numerator=0, denominator=1)
+
+
+def _about(instance: Instance) -> dict[str, object]:
+    return {"instance": InstanceStamp.of(instance), "objective": PREEMPTIVE.objective}
+
+
+def _recomputed(draft: Certificate, instance: Instance) -> Certificate:
+    value: Fraction = recomputed_bound(draft, instance)
+    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
+
+
+def never_rising(prices: Prices) -> list[Prices]:
+    """Prices near these that never rise: the most that is still to come, the least so far, and what lies between.
+
+    The last are means over runs of rounds: of all prices that never rise the nearest in squares (pool adjacent
+    violators; Ayer, Brunk, Ewing, Reid, Silverman 1955).
+    """
+    full = np.zeros(prices.rounds[-1], dtype=np.int64)
+    full[np.array(prices.rounds) - 1] = prices.numerators
+    above = np.maximum.accumulate(full[::-1])[::-1]
+    below = np.minimum.accumulate(full)
+    found = []
+    for row in (above, _pooled(full), below):
+        last = int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0
+        rounds, numerators = list(range(1, last + 1)), row[:last].tolist()
+        found.append(Prices(denominator=prices.denominator, rounds=rounds, numerators=numerators))
+    return found
+
+
+def _pooled(values: np.ndarray) -> np.ndarray:
+    """The nearest in squares that never rise, rounded down."""
+    blocks: list[tuple[int, int]] = []  # sum, length
+    for value in values.tolist():
+        total, length = value, 1
+        while blocks and blocks[-1][0] * length < total * blocks[-1][1]:
+            before = blocks.pop()
+            total, length = total + before[0], length + before[1]
+        blocks.append((total, length))
+    return np.concatenate([np.full(length, total // length) for total, length in blocks])
+
+
+def _deaf(progress: Progress) -> None:
+    """Hear nothing of bounds that hold without pauses alone."""
+
+
+class PreemptiveMethod(Method):
+    """Policies that pause, schedules without pauses, and bounds that hold for both."""
+
+    certifies_at_once = True
+
+    def bound(self, task: Task) -> CertifiedBound:
+        """See `PreemptiveSearch`."""
+        return PreemptiveSearch(task).run()
