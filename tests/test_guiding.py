@@ -31,7 +31,16 @@ def commands_of(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tup
 COMMANDS = dict(commands_of(cli))
 MADE = [("generate", name) for name in all_families()] + [("import", name) for name in all_formats()]
 #: Parameters that take words of the user's own.
-FREE = {"params", "options", "predictions", "slots_at", "where", "title", "name of new formulation"}
+FREE = {
+    "params",
+    "options",
+    "predictions",
+    "slots_at",
+    "where",
+    "title",
+    "name of new formulation",
+    "name of study new",
+}
 
 
 def asked(words: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ from modelkit.experiments.study import (
     verdicts,
 )
 from modelkit.experiments.study.cluster import run_on_cluster
-from modelkit.experiments.study.running import _run as study_run
+from modelkit.experiments.study.running import run_of as study_run
 
 TINY = """
 name = "tiny"

@@ -1,7 +1,8 @@
-"""The commands ``study run``, ``study status``, ``study report`` and ``study export``."""
+"""The commands ``study new``, ``study run``, ``study status``, ``study report`` and ``study export``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, epilog, qui
 from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, file_name, keeping
 from modelkit.cli.streams import on_terminal
-from modelkit.text import count
+from modelkit.text import count, join_words
 
 if TYPE_CHECKING:
-    from modelkit.experiments.study import Status, Step, Study, Verdict
+    from modelkit.experiments.study import Estimate, Status, Step, Study, Verdict
+
+#: Runs that a dry run lists.
+SHOWN = 10
 
 study_argument = click.argument("study", metavar="STUDY", shell_complete=completing.studies)
 folder_option = click.option(
@@ -43,6 +47,17 @@ def list_() -> None:
     click.echo("\n".join(two_columns([(name, load_study(name).description) for name in shipped_studies()])))
 
 
+@study.command("new", epilog=epilog("modelkit study new mine", 0, 2))
+@click.argument("name", metavar="NAME")
+@debug_option
+def new_(name: str) -> None:
+    """Write NAME.toml, a commented study that runs as it stands."""
+    from modelkit.experiments.study import new_study
+
+    path = new_study(name)
+    click.echo(f"wrote {path}\nnext: modelkit study run {path} --dry-run")
+
+
 @study.command(epilog=epilog("modelkit study run mine.toml --jobs 4", 0, 2, 4, c4="every run failed"))
 @study_argument
 @folder_option
@@ -52,7 +67,10 @@ def list_() -> None:
     help="Dask cluster to run on: tcp://..., or its scheduler file. Two minutes without a worker end the command.",
 )  # fmt: skip
 @click.option("--again", is_flag=True, help="Rerun failed runs.")
-@click.option("--dry-run", is_flag=True, help="List the runs that are left, with an estimate; run nothing.")
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Say how many runs are left and about how long they take, by a trial of each new policy; keep nothing.",
+)  # fmt: skip
 @quiet_option
 @debug_option
 def run(
@@ -64,10 +82,16 @@ def run(
     loaded = load_study(study)
     before = _known(loaded, folder)
     if dry_run:
-        for cell in before.left:
+        for cell in before.left[:SHOWN]:
             click.echo(f"{cell.instance.words}: {cell.label}")
-        seconds = estimate(before.left, before.done, jobs)
-        click.echo(f"{count(len(before.left), 'run')} to do, {len(before.done):,} done; at most {_duration(seconds)}")
+        if len(before.left) > SHOWN:
+            click.echo(f"... and {len(before.left) - SHOWN:,} more")
+        for line in _plan_lines(loaded, before):
+            click.echo(line)
+        with progress(quiet, "trying each policy"):
+            needed = estimate(before.left, before.done, jobs)
+        words = f"; {_estimate_words(needed)}" if before.left else ""
+        click.echo(f"{count(len(before.left), 'run')} to do, {len(before.done):,} done{words}")
         return 0
     if not quiet:
         if before.stale:
@@ -118,11 +142,11 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
     loaded = load_study(study)
     path = output or file_name(loaded.name, ending="csv")
     check_outputs({"--output": path}, [study])
-    done = status_of(loaded, folder).done
+    now = status_of(loaded, folder)
     with keeping() as keep:
-        written = keep(lambda path: write(done, path), path, "study.csv")
+        written = keep(lambda path: write(now.done, path, now.planned), path, "study.csv")
         if not quiet:
-            say([count(len(done), "run")], [written], path)
+            say([count(len(now.done), "run")], [written], path)
 
 
 @study.command(epilog=epilog("modelkit study report mine.toml", 0, 2))
@@ -188,6 +212,36 @@ def _describe_status(study: Study, status: Status) -> list[str]:
     if len(other) > 1:
         rows.append(("versions", f"results of modelkit {', '.join(sorted(other))}"))
     return [study.name, *(f"  {line}" for line in two_columns(rows, 77))]
+
+
+def _plan_lines(study: Study, status: Status) -> list[str]:
+    """The axes of the study, and how many runs of each kind are left."""
+    from modelkit.experiments.study import axes_of
+
+    swept = {name: values for name, values in axes_of(study).items() if len(values) > 1}
+    rows = [
+        (name, ", ".join(map(str, values[:12])) + (", ..." if len(values) > 12 else ""))
+        for name, values in swept.items()
+    ]
+    methods = dict.fromkeys(cell.method() for cell in status.planned if cell.kind != "bound")
+    rows.append(("of", join_words(list(methods), 9)))
+    kinds = Counter(cell.kind for cell in status.left)
+    rows += [(f"{kind} runs", f"{n:,}") for kind, n in kinds.items()]
+    rows.append(("instances", f"{len({cell.instance.key for cell in status.planned}):,}"))
+    return two_columns(rows)
+
+
+def _estimate_words(needed: Estimate) -> str:
+    """How long the runs take, and what that rests on."""
+    parts = []
+    if needed.likely:
+        more = "more than" if needed.longer else "about"
+        parts.append(f"{more} {_duration(needed.likely)}")
+    if needed.at_most:
+        parts.append(f"at most {_duration(needed.at_most)} for what has a limit of time")
+    if needed.unknown:
+        parts.append(f"{count(needed.unknown, 'run')} of policies that were not tried")
+    return f"{' and '.join(parts)}, {count(needed.jobs, 'run')} at a time"
 
 
 def _verdict_lines(verdict: Verdict) -> list[str]:

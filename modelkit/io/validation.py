@@ -90,7 +90,8 @@ def _message(detail: Any, location: list[Any], keys: Mapping[tuple[str, ...], Se
 def unknown_key(key: object, known: Sequence[str]) -> str:
     """What to say of a key that is none of those known: the one that is nearly it, or where data of one's own go."""
     room = "; data of your own belong in extra" if "extra" in known else ""
-    return f"unknown key{did_you_mean(str(key), known) or room}"
+    allowed = f"; allowed: {', '.join(known)}" if known else ""
+    return f"unknown key{did_you_mean(str(key), known) or room or allowed}"
 
 
 def _json_path(location: list[Any]) -> str:

@@ -5,41 +5,49 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelkit.errors import UsageError
 from modelkit.experiments.run import Kind
-from modelkit.experiments.study.plan import MOST_RUNS, Instances, RunLimits, Runs, Study
+from modelkit.experiments.study.axes import combinations, how_many, policy_name
+from modelkit.experiments.study.origins import format_of
+from modelkit.experiments.study.plan import MOST_RUNS, Instances, RunLimits, Study
 from modelkit.io import read_json
 from modelkit.policies.files import split_file
 
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """An instance that a study needs: drawn from a family, or read from a file."""
+    """An instance that a study needs: drawn from a family, imported from a trace, or read from a file."""
 
     group: str
     family: str | None
     file: str | None
     seed: int
     parameters: Mapping[str, Any]
-    content: str | None = None  # hash of the file
+    content: str | None = None  # hash of the files
+    format: str | None = None  # of a trace
 
     @property
     def key(self) -> str:
         """Hash of what decides the instance."""
-        return _digest([self.family, self.content, self.seed, self.parameters])
+        parts = [self.family, self.content, self.seed, self.parameters]
+        return _digest([*parts, self.format] if self.format else parts)
+
+    @property
+    def as_is(self) -> bool:
+        """Whether it is the file itself."""
+        return self.family is None and self.format is None and not self.parameters
 
     @property
     def words(self) -> str:
         """For people."""
-        if self.family is None:
-            return self.file or ""
-        return ", ".join([self.family, *(f"{k} {v}" for k, v in self.parameters.items()), f"seed {self.seed}"])
+        words = [self.family or self.file or "", *(f"{k} {v}" for k, v in self.parameters.items())]
+        return ", ".join(words + ([f"seed {self.seed}"] if self.family or self.seed else []))
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Cell:
     parameters: Mapping[str, Any]
     limits: Mapping[str, Any]
     content: str | None = None  # hash of a formulation file
+    options: Mapping[str, Any] = field(default_factory=dict)  # of a policy, beside those in ``name``
 
     @property
     def key(self) -> str:
@@ -69,12 +78,29 @@ class Cell:
         return Path(self.name).stem if self.name.endswith(".py") and self.content else split_file(self.name)[1]
 
     @property
+    def policy(self) -> str | None:
+        """The policy without its options; None where none runs."""
+        return self.called.partition(":")[0] if self.kind == "policy" else None
+
+    @property
     def label(self) -> str:
         """What runs, for people."""
-        parts = [self.called]
+        return self.method() + (f", seed {self.seed}" if self.seed else "")
+
+    def method(self, without: Collection[str] = ()) -> str:
+        """What runs but for its seed, without these options and parameters."""
+        name, _, said = self.called.partition(":")
+        options = dict(part.split("=", 1) for part in said.split(",") if "=" in part) if self.kind == "policy" else {}
+        kept = {key: value for key, value in options.items() if key not in without}
+        parts = [policy_name(name, kept) if self.kind == "policy" else self.called]
         parts += [f"on {self.solver}"] if self.solver else []
-        parts += [f"{key}={value}" for key, value in self.parameters.items()]
-        return " ".join(parts) + (f", seed {self.seed}" if self.seed else "")
+        parts += [f"{key}={value}" for key, value in self.parameters.items() if key not in without]
+        return " ".join(parts)
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Where it stands in the grid: a value for each axis but the seeds; options in a name are no axes."""
+        return {"group": self.instance.group, **self.parameters, **self.options, **self.instance.parameters}
 
 
 def _digest(value: Any) -> str:
@@ -90,9 +116,13 @@ def cells(study: Study) -> list[Cell]:
     UsageError
         There are too many.
     """
-    drawn = sum(_combinations(entry) for entry in study.instances)
+    drawn = sum(len(entry.seeds) * how_many(entry.parameters) for entry in study.instances)
     each = sum(
-        _combinations(entry) * len(getattr(entry, "names", "1")) * len(getattr(entry, "solvers", "1"))
+        len(entry.seeds)
+        * how_many(entry.parameters)
+        * how_many(getattr(entry, "options", {}))
+        * len(getattr(entry, "names", "1"))
+        * len(getattr(entry, "solvers", "1"))
         for entry in (*study.formulations, *study.policies, *study.bounds)
     )
     if drawn * max(1, each) > MOST_RUNS:
@@ -104,21 +134,20 @@ def cells(study: Study) -> list[Cell]:
     return list(found.values())
 
 
-def _combinations(entry: Instances | Runs) -> int:
-    """Seeds times values of the parameters."""
-    axes = (len(value) for value in entry.parameters.values() if isinstance(value, list))
-    return len(entry.seeds) * math.prod(axes)
-
-
 def _specs(entry: Instances) -> Iterator[InstanceSpec]:
+    """The instances of an entry; files are known by their content."""
+    path = entry.file or entry.trace
     if entry.file is not None:
         read_json(entry.file)
-        content = _file_hash(entry.file)
-        yield InstanceSpec(entry.label, None, entry.file, 0, {}, content)
-        return
-    for parameters in _axes(entry.parameters):
+    content = _file_hash(path) if path is not None else None
+    format = format_of(entry)
+    for parameters in combinations(entry.parameters):
+        server = parameters.get("server")
+        known = content
+        if isinstance(server, str) and os.path.isfile(server):
+            known = _digest([content, _file_hash(server)])
         for seed in entry.seeds:
-            yield InstanceSpec(entry.label, entry.family, None, seed, parameters)
+            yield InstanceSpec(entry.label, entry.family, path, seed, parameters, known, format)
 
 
 def _grid(study: Study, specs: list[InstanceSpec]) -> Iterator[Cell]:
@@ -137,12 +166,14 @@ def _grid(study: Study, specs: list[InstanceSpec]) -> Iterator[Cell]:
                     limits.pop("threads", None)
                 names = getattr(entry, "names", ["bound"])
                 solvers = getattr(entry, "solvers", [None])
-                axes = itertools.product(names, solvers, _axes(entry.parameters), entry.seeds)
-                for name, solver, parameters, seed in axes:
+                options = list(combinations(getattr(entry, "options", {})))
+                axes = itertools.product(names, options, solvers, combinations(entry.parameters), entry.seeds)
+                for plain, chosen, solver, parameters, seed in axes:
+                    name = policy_name(plain, chosen)
                     path = name if kind == "formulation" and name.endswith(".py") else None
                     path = split_file(name)[0] if kind == "policy" else path
                     content = _file_hash(path) if path else None
-                    yield Cell(spec, kind, name, solver, seed, parameters, limits, content)
+                    yield Cell(spec, kind, name, solver, seed, parameters, limits, content, chosen)
 
 
 def _given(limits: RunLimits) -> dict[str, Any]:
@@ -154,10 +185,3 @@ def _file_hash(path: str) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:  # gone since it was looked at
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _axes(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of parameters that are lists."""
-    values = [value if isinstance(value, list) else [value] for value in parameters.values()]
-    for combination in itertools.product(*values):
-        yield dict(zip(parameters, combination, strict=True))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelkit.errors import UsageError
-from modelkit.experiments.run import TIME_LIMIT, Run, solve_arguments
+from modelkit.experiments.run import Run, solve_arguments
 from modelkit.experiments.study.cluster import run_on_cluster
 from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.plan import Study
 from modelkit.experiments.study.store import Store, StoredRun
-from modelkit.experiments.workers import cores, run_all
+from modelkit.experiments.workers import run_all
 from modelkit.result import Result
 
 
@@ -126,7 +125,7 @@ def run_study(
         done, failed = len(now.done), len(now.failed)
         by_path = {store.path(cell.key): cell for cell in now.left}
         with store.together():
-            tasks = [(_run(cell, store), path) for path, cell in by_path.items()]
+            tasks = [(run_of(cell, store), path) for path, cell in by_path.items()]
         for path in by_path:
             path.parent.mkdir(exist_ok=True)
         runner = run_all(tasks, jobs=jobs) if cluster is None else run_on_cluster(tasks, cluster)
@@ -147,7 +146,8 @@ def run_study(
         return _status(planned, store)
 
 
-def _run(cell: Cell, store: Store) -> Run:
+def run_of(cell: Cell, store: Store) -> Run:
+    """The run of a cell; its instance is drawn where it is not there."""
     path, stamp = store.instance(cell.instance)
     parameters = dict(cell.parameters)
     if cell.kind == "formulation" and (own := parameters.keys() - solve_arguments()):
@@ -157,20 +157,3 @@ def _run(cell: Cell, store: Store) -> Run:
         instance=str(path), stamp=stamp, kind=cell.kind, name=cell.name, solver=cell.solver,
         parameters=parameters, seed=cell.seed, **cell.limits,
     )  # fmt: skip
-
-
-def estimate(planned: Sequence[Cell], done: Sequence[StoredRun], jobs: int | None = None) -> float:
-    """Seconds that the cells need at most: their limits, or what runs like them took where some are finished."""
-    seconds: dict[tuple[str, str, str], list[float]] = {}
-    for entry in done:
-        if entry.seconds is not None:
-            seconds.setdefault((entry.study_group, entry.kind, entry.name), []).append(entry.seconds)
-    total = 0.0
-    for cell in planned:
-        name = cell.called
-        known = seconds.get((cell.instance.group, cell.kind, name))
-        if known:
-            total += statistics.fmean(known)
-        elif cell.kind != "policy":
-            total += cell.limits.get("time_limit", TIME_LIMIT)
-    return total / (jobs or cores())

@@ -27,9 +27,10 @@ from typing import Any
 
 from modelkit.errors import ModelkitError, UsageError
 from modelkit.experiments.study.grid import Cell, InstanceSpec
+from modelkit.experiments.study.origins import draw
 from modelkit.experiments.study.paper_figures import Measured
-from modelkit.instance import Instance, InstanceStamp
-from modelkit.io import load, load_result, save_instance, write_bytes, write_text
+from modelkit.instance import InstanceStamp
+from modelkit.io import load_result, save_instance, write_bytes, write_text
 from modelkit.result import Result
 from modelkit.runtime.resources import VERSION
 
@@ -208,7 +209,7 @@ class Store:
 
     def file_of(self, spec: InstanceSpec) -> Path:
         """The file of an instance."""
-        return Path(spec.file) if spec.file else self.folder / "instances" / f"{spec.key}.json.gz"
+        return Path(spec.file or "") if spec.as_is else self.folder / "instances" / f"{spec.key}.json.gz"
 
     def instance(self, spec: InstanceSpec) -> tuple[Path, InstanceStamp]:
         """File and stamp of an instance; it is drawn and written when it is not there."""
@@ -217,7 +218,7 @@ class Store:
         if row and path.exists():
             return path, InstanceStamp.model_validate_json(row[0])
         instance = draw(spec)
-        if spec.file is None:
+        if not spec.as_is:
             save_instance(instance, path)
         stamp = InstanceStamp.of(instance)
         self._ask("INSERT OR REPLACE INTO instances VALUES (?, ?)", spec.key, stamp.model_dump_json())
@@ -231,16 +232,6 @@ class Store:
             yield
         finally:
             self._ask("COMMIT")
-
-
-def draw(spec: InstanceSpec) -> Instance:
-    """The instance of a specification."""
-    from modelkit.sources.families import generate
-
-    if spec.family is None:
-        return load(spec.file or "")
-    options = dict(spec.parameters)
-    return generate(spec.family, seed=spec.seed, **options)
 
 
 def measure(entries: Iterable[StoredRun]) -> list[Measured]:
@@ -260,21 +251,20 @@ def measure(entries: Iterable[StoredRun]) -> list[Measured]:
     ]
 
 
-def export(entries: Sequence[StoredRun], path: str | os.PathLike[str]) -> Path | None:
-    """Write the index as a table: CSV, or Parquet when the name ends in ``.parquet`` (needs pyarrow).
+def export(entries: Sequence[StoredRun], path: str | os.PathLike[str], planned: Iterable[Cell] = ()) -> Path | None:
+    """Write the runs as a tidy table: CSV, or Parquet when the name ends in ``.parquet`` (needs pyarrow).
 
-    Metrics become columns of their own.
+    Parameters
+    ----------
+    planned
+        The study's cells: each of their axes and each metric becomes a column of its own.
 
     Raises
     ------
     UsageError
         The file cannot be written, or pyarrow is not installed.
     """
-    rows: list[dict[str, Any]] = []
-    for entry in entries:
-        row = {column: getattr(entry, column) for column in _COLUMNS if column != "metrics"}
-        rows.append({**row, **json.loads(entry.metrics)})
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or [c for c in _COLUMNS if c != "metrics"]
+    rows, columns = tidy(entries, planned)
     if Path(path).suffix == ".parquet":
         return write_bytes(path, _parquet(rows, columns))
     text = io.StringIO(newline="")
@@ -282,6 +272,31 @@ def export(entries: Sequence[StoredRun], path: str | os.PathLike[str]) -> Path |
     writer.writeheader()
     writer.writerows(rows)
     return write_text(path, text.getvalue())
+
+
+def tidy(entries: Sequence[StoredRun], planned: Iterable[Cell] = ()) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row a run, in the order of the plan, and the columns: axes, what the index has, metrics.
+
+    An axis with the name of another column is called ``axis_NAME``, unless both have the same values.
+    """
+    cells = {cell.key: cell for cell in planned}
+    order = {key: k for k, key in enumerate(cells)}
+    index = [column for column in _COLUMNS if column not in ("metrics", "study_group")]
+    rows: list[dict[str, Any]] = []
+    axes: dict[str, None] = {}
+    metrics: dict[str, None] = {}
+    for entry in sorted(entries, key=lambda entry: order.get(entry.key, len(order))):
+        row = {column: getattr(entry, column) for column in index}
+        measured = json.loads(entry.metrics)
+        cell = cells.get(entry.key)
+        at: dict[str, Any] = {"group": entry.study_group}
+        at |= {} if cell is None else {**cell.axes, "instance_seed": cell.instance.seed, "policy": cell.policy}
+        known = {**row, **measured}
+        at = {f"axis_{k}" if k in known and known[k] != v else k: v for k, v in at.items()}
+        rows.append({**at, **known})
+        axes |= dict.fromkeys(k for k in at if k not in known)
+        metrics |= dict.fromkeys(measured)
+    return rows, [*axes, *index, *metrics]
 
 
 def _parquet(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
@@ -292,15 +307,17 @@ def _parquet(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
         raise UsageError(
             "Parquet needs pyarrow, which is not installed: pip install pyarrow, or export to a .csv"
         ) from None
-    numbers = {"value", "bound", "gap", "seconds"} | set(columns) - set(_COLUMNS)
-    arrays = {
-        column: pyarrow.array(
-            [row.get(column) for row in rows],
-            pyarrow.float64() if column in numbers
-            else pyarrow.int64() if column in ("requests", "seed") else pyarrow.string(),
-        )
-        for column in columns
-    }  # fmt: skip
+
+    def array(column: str) -> Any:
+        values = [row.get(column) for row in rows]
+        if column in ("requests", "seed", "instance_seed"):
+            return pyarrow.array(values, pyarrow.int64())
+        known = [value for value in values if value is not None]
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+            return pyarrow.array(values, pyarrow.float64())
+        return pyarrow.array([value if value is None else str(value) for value in values], pyarrow.string())
+
+    arrays = {column: array(column) for column in columns}
     content = io.BytesIO()
     parquet.write_table(pyarrow.table(arrays), content)
     return content.getvalue()
