@@ -15,6 +15,8 @@ import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.experiments.study import StoredRun, cells, estimate, export, load_study, new_study
 from modelkit.experiments.study.origins import draw
+from modelkit.experiments.study.paper_figures import PaperFigure
+from modelkit.experiments.study.plan import Bounds, Formulations, Instances, Page, Policies, RunLimits, Study
 from modelkit.sources.changes import changed
 from modelkit.sources.families import generate
 
@@ -225,3 +227,23 @@ def test_a_trial_keeps_nothing(tmp_path: Path, chat: mk.Instance) -> None:
     assert 0 < tried.likely < 5
     assert (tried.at_most, tried.unknown, tried.longer) == (0.0, 0, 0)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "chat.json", tmp_path / "s.toml"]
+
+
+def test_the_page_of_the_documentation_has_every_key() -> None:
+    """Tests that each key of a study file is there as the models describe it, and that its examples are right."""
+    page = (Path(__file__).parents[1] / "docs" / "pages" / "how-to" / "study.md").read_text()
+    for model in (Study, Page, Instances, Policies, Formulations, Bounds, RunLimits, PaperFigure):
+        for key, known in model.model_fields.items():
+            assert f"| `{key}` | {known.description} |" in page
+
+
+def test_examples_of_the_documentation_are_right(tmp_path: Path) -> None:
+    """Tests that both files of the page are read without a fault, with the runs that it says."""
+    page = (Path(__file__).parents[1] / "docs" / "pages" / "how-to" / "study.md").read_text()
+    with gzip.open(tmp_path / "conv.csv.gz", "wt") as file:
+        file.write(TRACE)
+    sizes = {}
+    for name, text in re.findall(r"```toml file=(\S+)\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).write_text(text)
+        sizes[name] = len(cells(load_study(tmp_path / name)))
+    assert sizes == {"curve.toml": 80, "memory.toml": 16}

@@ -12,6 +12,6 @@ from modelkit.experiments.study.store import Store, StoredRun, export, measure
 
 __all__ = [
     "Cell", "Estimate", "Measured", "PaperFigure", "Status", "Step", "Store", "StoredRun", "Study", "Verdict",
-    "axes_of", "cells", "estimate", "export", "folder_of", "load_study", "measure", "new_study", "report_study", "run_study",
-    "shipped_studies", "status", "verdicts",
+    "axes_of", "cells", "estimate", "export", "folder_of", "load_study", "measure", "new_study", "report_study",
+    "run_study", "shipped_studies", "status", "verdicts",
 ]  # fmt: skip

@@ -34,19 +34,19 @@ class PaperFigure(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    says: str
-    paper: float | None = None
-    source: str = ""
-    unit: str = ""
-    tolerance: float = Field(default=0.05, ge=0)
-    better: Literal["lower", "higher"] | None = None
-    group: str | None = None
-    of: str
-    metric: str | None = None
-    against: str | None = None
-    how: Literal["ratio", "difference", "gap_closed"] = "ratio"
-    statistic: Statistic = "mean"
-    scale: float = 1.0
+    says: str = Field(description="the claim in words")
+    paper: float | None = Field(None, description="the paper's figure")
+    source: str = Field("", description="where it stands")
+    unit: str = Field("", description="unit of both figures")
+    tolerance: float = Field(0.05, ge=0, description="relative distance up to which figures are near each other")
+    better: Literal["lower", "higher"] | None = Field(None, description="the side on which ours is no failure")
+    group: str | None = Field(None, description="group of instances it is about; default: all")
+    of: str = Field(description="a run by name or label, `best` (schedule) or `bound` (certified)")
+    metric: str | None = Field(None, description="metric of the runs; default: the objective")
+    against: str | None = Field(None, description="what it is set against on the same instance, as `of`")
+    how: Literal["ratio", "difference", "gap_closed"] = Field("ratio", description="what is made of the pair")
+    statistic: Statistic = Field("mean", description="what is made of all instances; `slope` is over requests")
+    scale: float = Field(1.0, description="factor of our figure")
 
     @model_validator(mode="after")
     def _pairs(self) -> PaperFigure:
