@@ -54,13 +54,19 @@ def _lists(run: list[Served]) -> dict[str, Any]:
     }
 
 
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 def vllm_bench(run: list[Served]) -> str:
     top = {
         "date": "20260101-000000", "endpoint_type": "vllm", "backend": "vllm", "label": None, "model_id": "m",
         "tokenizer_id": "m", "num_prompts": len(run), "request_rate": "inf", "burstiness": 1.0, "max_concurrency": None,
-        "duration": 60.0, "completed": len(run), "mean_ttft_ms": 1.0,
+        "duration": max(r.last for r in run) - min(r.arrival for r in run), "completed": len(run),
+        "mean_ttft_ms": 1000 * _mean([r.first - r.arrival for r in run if not r.failed]),
     }  # fmt: skip
-    return json.dumps({**top, **_lists(run), "start_times": [1000 + r.arrival for r in run]})
+    latencies = [0.0 if r.failed else r.last - r.arrival for r in run]
+    return json.dumps({**top, **_lists(run), "start_times": [1000 + r.arrival for r in run], "latencies": latencies})
 
 
 def sglang_bench(run: list[Served]) -> str:
@@ -76,7 +82,7 @@ def sglang_metrics(run: list[Served]) -> str:
             {"request_parameters": "{}", "id": r.id, "prompt_tokens": r.prompt,
              "completion_tokens": 0 if r.failed else r.output, "request_received_ts": EPOCH + r.arrival,
              "api_server_dispatch_finish_ts": EPOCH + r.arrival, "request_finished_ts": EPOCH + r.last,
-             "prefill_finished_time": EPOCH + r.first, "queue_time": 0.0}
+             "prefill_finished_time": EPOCH + r.first, "queue_time": 0.0, "e2e_latency": r.last - r.arrival}
             for r in run
         ]
     )  # fmt: skip
@@ -133,6 +139,7 @@ def guidellm(run: list[Served]) -> str:
         return {
             "request_id": r.id, "prompt_tokens": r.prompt, "output_tokens": r.output,
             "request_start_time": EPOCH + r.arrival, "request_end_time": EPOCH + r.last,
+            "request_latency": r.last - r.arrival,
             "time_to_first_token_ms": (r.first - r.arrival) * 1000, "info": {"turn_index": 0, "timings": timings},
         }  # fmt: skip
 
@@ -170,7 +177,8 @@ def dynamo(run: list[Served]) -> str:
             "ttft_ms": (r.first - r.arrival) * 1000,
             "total_time_ms": (r.last - r.arrival) * 1000,
         }  # fmt: skip
-        event = {"event_type": "request_end", "event_time_unix_ms": 1, "request": request}
+        ended = (EPOCH + r.last) * 1000
+        event = {"event_type": "request_end", "event_time_unix_ms": ended, "request": request}
         rows.append(event if len(rows) % 2 else {"timestamp": 1, "event": event})
     return lines([*rows, {"event_type": "tool_end", "event_time_unix_ms": 1, "duration_ms": 3}])
 
@@ -191,11 +199,24 @@ def blis(run: list[Served]) -> str:
     )
 
 
+def servingsim_run(run: list[Served]) -> str:
+    def ns(moment: float) -> int:
+        return round(moment * 1e9)
+
+    head = "instance id,request id,model,input,output,arrival,end_time,latency,queuing_delay,TTFT,TPOT,ITL\n"
+    return head + "".join(
+        f"0,{r.id},m,{r.prompt},{0 if r.failed else r.output},{ns(r.arrival)},{ns(r.last)},{ns(r.last) - ns(r.arrival)}"
+        f',0,{ns(r.first) - ns(r.arrival)},1,"[{ns(r.last) - ns(r.first)}]"\n'
+        for r in run
+    )
+
+
 #: Each format's writer, and the ending of its files.
 WRITERS: dict[str, tuple[Callable[[list[Served]], str], str]] = {
     "vllm-run": (vllm_run, "jsonl"), "vllm-bench": (vllm_bench, "json"), "sglang-metrics": (sglang_metrics, "log"),
     "otel": (otel, "jsonl"), "aiperf": (aiperf, "jsonl"), "guidellm": (guidellm, "json"),
     "inference-perf": (inference_perf, "json"), "dynamo": (dynamo, "jsonl"), "blis": (blis, "csv"),
+    "servingsim-run": (servingsim_run, "csv"),
 }  # fmt: skip
 
 

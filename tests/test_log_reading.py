@@ -19,6 +19,7 @@ from modelkit.errors import InputError, UsageError
 from modelkit.io import files
 from modelkit.sources import logs
 from modelkit.sources.logs import Window, log_formats, read_log, recognised
+from modelkit.sources.logs.observed import held_at_once
 from modelkit.sources.logs.record import Reading
 
 
@@ -119,6 +120,52 @@ def test_two_runs_of_one_workload_have_two_names(
     assert len(runs) == 2
     assert len({path.read_bytes() for path in runs}) == 2
     assert len({mk.load(str(path).replace(".observed", "")).sha256 for path in runs}) == 1
+
+
+def test_what_lies_beside_a_run(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests the KV cache and the load of a run, broken ones, and both given in place of the run itself."""
+    path = write(tmp_path, "vllm-run", served())
+    load = tmp_path / "timeseries.csv"
+    load.write_text("t,gen_throughput,running,waiting,preempted,kv_cache_pct\n1.0,9.0,3,0,2,12.5\n2.0,9.0,5,1,3,50.0\n")
+    log = read_log(path)
+    assert log.left_out == {"evictions, as timeseries.csv beside it says": 5}
+    assert log.engine.kv_share == 0.5
+    held = held_at_once(log)
+    notes = " ".join(mk.judge_log(path, time_limit=1).notes)
+    assert f"needed {held:,} or more at once, 50% of it at most: it holds about {2 * held:,} or more" in notes
+    kwargs = {"max_num_seqs": 8, "data_parallel_size": 2}
+    meta = {"engine_kwargs": kwargs, "vllm_version": "1", "kv_cache": {"block_size": 16, "num_kv_tokens": 40_000}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    server = mk.import_log(path).instance.server
+    assert (server.slots, server.kv_capacity_tokens) == (16, 80_000)
+    assert "is read beside the requests.jsonl of its run" in " ".join(cli("import", str(load), code=2).err.split())
+    said = cli("judge", str(tmp_path / "meta.json"), code=2).err
+    assert "settings of a run, without requests" in " ".join(said.split())
+    load.write_text("t,running,waiting,kv_cache_pct\n1.0,3,0,120\n")
+    with pytest.raises(InputError, match=r"timeseries.csv: 1 fault\s+line 2, kv_cache_pct: found '120'"):
+        read_log(path)
+    load.write_text("t,running\n1.0,3\n")
+    with pytest.raises(InputError, match="has no column 'waiting'"):
+        read_log(path)
+
+
+def test_the_results_of_a_simulator(tmp_path: Path) -> None:
+    """Tests the times between tokens, two engines, and times that contradict each other."""
+    run = served(n=20)
+    path = write(tmp_path, "servingsim-run", run)
+    gaps = '"[' + "7, " * (run[0].output - 2) + '7]"'
+    text = path.read_text()
+    path.write_text(re.sub(r'"\[\d+\]"', gaps, text, count=1))
+    words = "requests whose times between tokens do not add up to those of the answer, not used"
+    assert read_log(path).left_out[words] == 20
+    path.write_text(text.replace("\n0,", "\n1,", 5))
+    assert read_log(path).engine.engines == 2
+    path.write_text(re.sub(r'"\[\d+\]"', '"[x]"', text, count=1))
+    with pytest.raises(InputError, match=r"line 2, ITL: found '\[x\]'; allowed: a list of times"):
+        read_log(path)
+    path.write_text(re.sub(r",(\d+),0,(\d+),1,", r",\g<1>000,0,\2,1,", text))
+    with pytest.raises(InputError, match="latency and end_time differ in 20 of 20 requests; line 2"):
+        read_log(path)
 
 
 def test_what_lies_beside_a_blis_table(tmp_path: Path) -> None:
@@ -305,7 +352,7 @@ def test_what_should_be_an_object_and_is_none(tmp_path: Path) -> None:
 def test_what_is_odd_of_requests_is_said(tmp_path: Path) -> None:
     """Tests that equal ids and requests without stamps are counted, and that an event that is none is refused."""
     run = served(n=20)
-    path = write(tmp_path, "vllm-run", [*run[:18], run[0], run[1]])
+    path = write(tmp_path, "vllm-run", [*run[:18], *(r._replace(output=r.output + 1) for r in run[:2])])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     del rows[3]["first_token_ts"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

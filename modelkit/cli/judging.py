@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 @click.option(
     "--max-batch-tokens", type=click.IntRange(1), metavar="N", help="Most tokens in one iteration of an engine."
 )
+@click.option(
+    "--time-unit", type=click.Choice(["s", "ms", "us", "ns"]),
+    help="Unit of all times in LOG, which are then not doubted.  [default: that of its format]",
+)  # fmt: skip
 @time_limit_option("Limit on policies, bound and search.", default=30.0)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

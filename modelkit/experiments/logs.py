@@ -220,6 +220,7 @@ def judge_log(
     kv_capacity: int | None = None,
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
+    time_unit: str | None = None,
     time_limit: float = TIME_LIMIT,
     seed: int = 0,
     listen: Callable[[Progress], None] | None = None,
@@ -228,7 +229,7 @@ def judge_log(
 
     Parameters
     ----------
-    format, server, model, requests, skip, from_, until, kv_capacity, max_batch, max_batch_tokens
+    format, server, model, requests, skip, from_, until, kv_capacity, max_batch, max_batch_tokens, time_unit
         As of `modelkit.sources.logs.importing.import_log`.
     time_limit
         Seconds for policies, the bound and the search.
@@ -249,8 +250,8 @@ def judge_log(
     listen = listen or (lambda progress: None)
     began = time.perf_counter()
     log = taken_log(
-        path, format, model=model, requests=requests, skip=skip, from_=from_, until=until, kv_capacity=kv_capacity,
-        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+        "judge", path, format, model=model, requests=requests, skip=skip, from_=from_, until=until,
+        kv_capacity=kv_capacity, max_batch=max_batch, max_batch_tokens=max_batch_tokens, time_unit=time_unit,
     )  # fmt: skip
     law = None if server is not None else law_of(log)
     instance = instance_of(log, server_of(server, law))
@@ -295,9 +296,11 @@ def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
     else:
         notes.append("the log does not say how many tokens an iteration takes: no limit (--max-batch-tokens gives one)")
     if instance.server.kv_capacity_tokens is None:
+        held, share = held_at_once(log), log.engine.kv_share
+        least = f", {share:.0%} of it at most: it holds about {held / share:,.0f} or more" if share else ""
         notes.append(
             f"the log does not say how many tokens the KV cache holds: no limit; requests in progress needed"
-            f" {held_at_once(log):,} or more at once (--kv-capacity gives it)"
+            f" {held:,} or more at once{least} (--kv-capacity gives it)"
         )
     if (cached := sum(min(record.cached, record.prompt) for record in log.records)) > 0:
         share = cached / sum(record.prompt for record in log.records)

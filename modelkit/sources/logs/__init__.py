@@ -22,10 +22,11 @@ from modelkit.errors import MOST_FAULTS, Fault, InputError, shown
 from modelkit.io import MOST_REQUESTS
 from modelkit.io.files import where_of
 from modelkit.registry import Registry
+from modelkit.sources.logs.doubts import check_times
 from modelkit.sources.logs.recognise import recognised as recognised
+from modelkit.sources.logs.record import PER_SECOND, Reading
 from modelkit.sources.logs.record import Engine as Engine
 from modelkit.sources.logs.record import LogRecord as LogRecord
-from modelkit.sources.logs.record import Reading
 from modelkit.sources.traces import trace_formats
 
 Read = Callable[[str | os.PathLike[str], Reading], Iterator[LogRecord]]
@@ -46,7 +47,7 @@ class LogFormat:
 
 
 REGISTRY: Registry[LogFormat] = Registry(
-    "log format", modules=[f"{__name__}.{module}" for module in ("servers", "benchmarks")]
+    "log format", modules=[f"{__name__}.{module}" for module in ("servers", "benchmarks", "servingsim")]
 )
 
 
@@ -100,17 +101,23 @@ class Window:
 
 _OUTSIDE = "requests outside of what is taken"
 _UNORDERED = "requests whose stamps are out of order, left out"
-#: Seconds that a token takes, in the median of a log; outside, its times are in another unit than its format has.
-_PACE = (1e-4, 5.0)
 
 
-def read_log(path: str | os.PathLike[str], format: str | None = None, window: Window | None = None) -> Log:
+def read_log(
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    window: Window | None = None,
+    time_unit: str | None = None,
+) -> Log:
     """The requests of a log.
 
     Parameters
     ----------
     format
         One of ``modelkit list formats`` that is a log; None: recognised by the keys of the file.
+    time_unit
+        Of all times of the file, ``s``, ``ms``, ``us`` or ``ns``, which are then not doubted; None: those of the
+        format.
 
     Raises
     ------
@@ -125,11 +132,12 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
         advice = "`modelkit import FILE` makes an instance of it, for simulate, bound and solve"
         raise InputError(where_of(path), [Fault("file", f"{words}; {advice}")])
     window = window or Window()
-    reading = Reading(where_of(path))
+    per_second = None if time_unit is None else PER_SECOND[time_unit]
+    reading = Reading(where_of(path), per_second)
     left_out: Counter[str] = Counter()
     taken = None
     if window.is_part and os.path.isfile(path):  # read twice, so that only what is taken is kept
-        served = _served(name, path, Reading(where_of(path)), window, Counter())
+        served = _served(name, path, Reading(where_of(path), per_second), window, Counter())
         taken = _taken(array("d", (math.nan if r.arrival is None else r.arrival for r in served)), window)
     records: list[LogRecord] = []
     models = set()
@@ -158,8 +166,9 @@ def read_log(path: str | os.PathLike[str], format: str | None = None, window: Wi
     if not records:
         why = ", ".join(f"{n:,} {why}" for why, n in left_out.items())
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
-    _check_pace(reading.where, name, records)
-    records = _ordered(records)
+    if per_second is None:
+        check_times(name, records, reading)
+    records = _once(_ordered(records), reading)
     if (cached := sum(record.cached for record in records)) > 0:
         reading.ignored["prompt tokens that were in the prefix cache, left out of the prompts"] = cached
     if (sessions := sum(record.session is not None for record in records)) > 0:
@@ -208,20 +217,6 @@ def _why_left_out(record: LogRecord, window: Window) -> str | None:
     return None
 
 
-def _check_pace(where: str, format: str, records: list[LogRecord]) -> None:
-    """Refuse times that no server takes for a token, nor for the first."""
-    decoded = [r for r in records if r.stamped and r.output > 1]
-    for words, took in (
-        ("a token", [((r.last_token or 0.0) - (r.first_token or 0.0)) / (r.output - 1) for r in decoded]),
-        ("a first token", [(r.first_token or 0.0) - r.arrival for r in decoded if r.arrival is not None]),
-    ):
-        median = float(np.median(took)) if took else 0.0
-        if 0 < median < _PACE[0] or (words == "a token" and median > _PACE[1]):
-            found = f"{words} takes {median:.3g} s in the median of the requests, which no server does"
-            advice = f"the times are not in the unit of {format} (`modelkit list formats`)"
-            raise InputError(where, [Fault("file", f"{found}; {advice}")])
-
-
 def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:
     """Which requests are those of the window, shape [n]; NaN for an arrival that is not known."""
     moments = np.array(arrivals, dtype=float)
@@ -237,6 +232,16 @@ def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:
     inside = order[(moments[order] >= since) & (moments[order] < until)]
     taken[inside[: window.first]] = True
     return taken
+
+
+def _once(records: list[LogRecord], reading: Reading) -> list[LogRecord]:
+    """Those that are no other one again; records that are equal in their ids, times and lengths are counted once."""
+    if len({record.id for record in records}) == len(records):
+        return records
+    once = list({record._replace(gaps=None): record for record in records}.values())
+    if (again := len(records) - len(once)) > 0:
+        reading.ignored["requests that are in the log again, counted once"] = again
+    return once
 
 
 def _ordered(records: list[LogRecord]) -> list[LogRecord]:
@@ -274,15 +279,15 @@ def replace_arrival(record: LogRecord, arrival: float) -> LogRecord:
     return record._replace(arrival=arrival, first_token=None, last_token=None, scheduled=None)
 
 
-def with_engine(log: Log, **known: Any) -> Log:
-    """The log with facts of the engine that the user knows; None leaves what the log says."""
+def with_engine(log: Log, what: str = "import", **known: Any) -> Log:
+    """The log with facts of the engine that the user knows; None leaves what the log says. ``what`` asks for it."""
     facts = {name: value for name, value in known.items() if value is not None}
     for name, value in facts.items():
         if value < 1:
             option = {"max_num_seqs": "max-batch", "max_num_batched_tokens": "max-batch-tokens"}.get(
                 name, "kv-capacity"
             )
-            raise InputError("judge", [Fault(f"--{option}", f"found {shown(value)}; allowed: 1 or more")])
+            raise InputError(what, [Fault(f"--{option}", f"found {shown(value)}; allowed: 1 or more")])
     return replace(log, engine=replace(log.engine, **facts))
 
 

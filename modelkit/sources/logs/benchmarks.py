@@ -14,7 +14,7 @@ from modelkit.io.files import read_head
 from modelkit.io.json_stream import JsonStream
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.logs import log_format
-from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after, is_time, seconds
+from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after, between, is_time, seconds
 
 Path_ = str | os.PathLike[str]
 
@@ -46,9 +46,11 @@ def sglang_bench(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 
 
 #: Lists of a result that are read; the others are passed over.
-_LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors", "cached_tokens")
+_LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors", "cached_tokens", "latencies")
 #: Values of a result that are read.
-_VALUES = ("model_id", "request_rate", "max_concurrency")
+_VALUES = ("model_id", "request_rate", "max_concurrency", "duration", "mean_ttft_ms")
+#: How much longer than the benchmark its requests may seem to last, as a share of it.
+_LONGER = 1.5
 #: How much later than a client's own end of a request its last token may be [s].
 _CLIENT_S = 1e-3
 
@@ -98,6 +100,7 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
     if data.get("start_times") is None and not at_once:
         words = "is missing, so the arrival times are unknown; allowed without it: request_rate inf, all at once"
         raise InputError(reading.where, [Fault(f"{place}.start_times", words)])
+    told = _Totals(data, place, reading)
     for i in range(n):
         row = {name: found[i] for name, found in lists.items() if found is not None}
         fields = Fields(f"{place}[{i}]", row, reading)
@@ -105,20 +108,53 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
         failed = bool(row["errors"])
         output = fields.tokens("output_lens")
         gaps = _gaps(fields)
-        first = None if failed else after(start, fields.number("ttfts"))
+        wait = fields.duration("ttfts")
+        first = None if failed else after(start, wait)
+        last = None if gaps is None else after(first, math.fsum(gaps))
+        if not failed:
+            reading.durations("latencies and ttfts", fields.duration("latencies"), between(start, last), fields.place)
+            told.add(start, wait, last)
         yield LogRecord(
             id=f"r{i + 1}",
             arrival=start,
             prompt=fields.tokens("input_lens"),
             output=output,
             first_token=first,
-            last_token=None if gaps is None else after(first, math.fsum(gaps)),
+            last_token=last,
             cached=fields.tokens("cached_tokens", needed=False),
             model=model if isinstance(model, str) else None,
             failed=failed,
             gaps=gaps if gaps is not None and len(gaps) == output - 1 else None,
             place=fields.place,
         )
+    told.compare()
+
+
+class _Totals:
+    """What a result says of all its requests, to be held against what its lists say of each."""
+
+    def __init__(self, data: Mapping[str, Any], place: str, reading: Reading) -> None:
+        self._of = Fields(place, data, reading)
+        self._reading = reading
+        self._waits: list[float] = []
+        self._begin, self._end = math.inf, -math.inf
+
+    def add(self, start: float | None, wait: float | None, last: float | None) -> None:
+        """Add a request that was served, and whose times are known."""
+        if start is not None and wait is not None and last is not None:
+            self._waits.append(wait)
+            self._begin, self._end = min(self._begin, start), max(self._end, last)
+
+    def compare(self) -> None:
+        """Note the mean of the first tokens and the duration of the run, as told and as added up."""
+        if not self._waits:
+            return
+        mean = math.fsum(self._waits) / len(self._waits)
+        told = seconds(self._of.number("mean_ttft_ms"), 1000.0)
+        self._reading.durations("mean_ttft_ms and the mean of ttfts", told, mean, self._of.place)
+        whole, lasting = self._of.duration("duration"), self._end - self._begin
+        if whole is not None and lasting > whole:
+            self._reading.durations("duration and the requests' times", whole, lasting, self._of.place, _LONGER)
 
 
 def _gaps(fields: Fields) -> Sequence[float] | None:
@@ -129,7 +165,7 @@ def _gaps(fields: Fields) -> Sequence[float] | None:
     if not isinstance(found, array):
         fields.fault(("itls",), "a list of times, 0 or more")
         return None
-    return found
+    return found if fields.per_second is None else array("d", (gap / fields.per_second for gap in found))
 
 
 @log_format(
@@ -153,6 +189,8 @@ def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 
         start = fields.moment("metadata", "request_start_ns", per_second=1e9, needed=True)
         credit = fields.moment("metadata", "credit_issued_ns", per_second=1e9)
+        lasted, end = lasting("request_latency"), fields.moment("metadata", "request_end_ns", per_second=1e9)
+        reading.durations("request_latency and request_end_ns", lasted, between(start, end), row.place)
         failed = bool(row.cells.get("error")) or fields.get("metadata", "was_cancelled") is True
         yield LogRecord(
             id=fields.text("metadata", "x_request_id") or f"r{row.line}",
@@ -160,7 +198,7 @@ def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             prompt=fields.tokens("metrics", "input_sequence_length", "value", needed=not failed),
             output=fields.tokens("metrics", "output_sequence_length", "value", needed=False),
             first_token=after(start, lasting("time_to_first_token")),
-            last_token=after(start, lasting("request_latency")),
+            last_token=after(start, lasted),
             scheduled=None,
             session=fields.text("metadata", "conversation_id") if fields.number("metadata", "turn_index") else None,
             failed=failed,
@@ -218,13 +256,18 @@ def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
     meant = fields.moment("info", "timings", "targeted_start")
     first = fields.moment("info", "timings", "first_token_iteration")
     last = fields.moment("info", "timings", "last_token_iteration")
+    end, wait = fields.moment("request_end_time"), fields.duration("time_to_first_token_ms", per_second=1e3)
+    reading = fields.reading
+    reading.durations("time_to_first_token_ms and first_token_iteration", wait, between(start, first), fields.place)
+    lasting = fields.duration("request_latency")
+    reading.durations("request_latency and request_end_time", lasting, between(start, end), fields.place)
     return LogRecord(
         id=fields.text("request_id") or name,
         arrival=start if meant is None else meant,
         prompt=fields.tokens("prompt_tokens", needed=not failed),
         output=fields.tokens("output_tokens", needed=False),
-        first_token=after(start, fields.number("time_to_first_token_ms"), 1000) if first is None else first,
-        last_token=fields.moment("request_end_time") if last is None else last,
+        first_token=after(start, wait) if first is None else first,
+        last_token=end if last is None else last,
         cached=fields.tokens("cached_tokens", needed=False),
         session=fields.text("info", "conversation_id") if fields.number("info", "turn_index") else None,
         failed=failed,
@@ -250,6 +293,7 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             fields.fault((*answer, "output_token_times"), "a list of times")
             times = None
         end = fields.moment("end_time")
+        times = [t / (reading.per_second or 1.0) for t in times] if times else None
         if times and end is not None and times[-1] > end + _CLIENT_S:
             fields.fault(("end_time",), f"not before the last of the token times, {times[-1]}")
         served = fields.get(*usage, "prompt_tokens") is not None
@@ -262,8 +306,8 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             output=fields.tokens(*usage, "completion_tokens", needed=False)
             if served
             else fields.tokens(*answer, "output_tokens", needed=False),
-            first_token=float(times[0]) if times else None,
-            last_token=float(times[-1]) if times else None,
+            first_token=times[0] if times else None,
+            last_token=times[-1] if times else None,
             cached=fields.tokens(*usage, "prompt_tokens_details", "cached_tokens", needed=False),
             model=fields.text("info", "lora_adapter"),
             failed=failed,
@@ -290,13 +334,15 @@ def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
         counted = fields.tokens("server_input_tokens", needed=False)
         if any(fields.number(f"{kind}_tokens") for kind in ("image", "audio", "video")):
             reading.ignored["requests with images, audio or video, whose tokens are those of the prompt"] += 1
+        arrival = fields.moment("arrival_time_us", per_second=1e6, needed=True)
+        first, last = (fields.moment(f"{kind}_chunk_time_us", per_second=1e6) or None for kind in ("first", "last"))
         yield LogRecord(
             id=fields.text("request_id") or f"r{row.line}",
-            arrival=seconds(fields.number("arrival_time_us", needed=True), 1e6),
+            arrival=arrival,
             prompt=counted or fields.tokens("input_tokens"),
             output=fields.tokens("output_tokens"),
-            first_token=seconds(fields.number("first_chunk_time_us") or None, 1e6),
-            last_token=seconds(fields.number("last_chunk_time_us") or None, 1e6),
+            first_token=first,
+            last_token=last,
             session=fields.text("session_id"),
             request_class=fields.text("slo_class"),
             model=fields.text("model"),

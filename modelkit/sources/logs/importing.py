@@ -15,6 +15,7 @@ from modelkit.registry import Generator, options_of
 from modelkit.sources.logs import Log, Window, log_formats, read_log, with_engine
 from modelkit.sources.logs.law import Law, fit_law
 from modelkit.sources.logs.observed import Observed, instance_of, observed_of, server_of
+from modelkit.sources.logs.record import PER_SECOND
 
 
 class ImportedLog(NamedTuple):
@@ -43,6 +44,7 @@ def import_log(
     kv_capacity: int | None = None,
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
+    time_unit: str | None = None,
 ) -> ImportedLog:
     """Instance of a server's log or of a benchmark's result, and the run that it shows.
 
@@ -57,6 +59,9 @@ def import_log(
         first.
     kv_capacity, max_batch, max_batch_tokens
         Of the engine, where the log does not say; of one engine where there are several.
+    time_unit
+        Of all times of the file, ``s``, ``ms``, ``us`` or ``ns``; they are then not doubted. None: as its format has
+        them.
 
     Raises
     ------
@@ -66,8 +71,8 @@ def import_log(
         With all faults of the file, each with its place; or it carries no law and no server is named.
     """
     log = taken_log(
-        path, format, model=model, requests=requests, skip=skip, from_=from_, until=until, kv_capacity=kv_capacity,
-        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+        "import", path, format, model=model, requests=requests, skip=skip, from_=from_, until=until,
+        kv_capacity=kv_capacity, max_batch=max_batch, max_batch_tokens=max_batch_tokens, time_unit=time_unit,
     )  # fmt: skip
     law = None if server is not None else law_of(log)
     instance = checked(f"{where_of(path)} as {log.format}", lambda: instance_of(log, server_of(server, law)))
@@ -76,6 +81,7 @@ def import_log(
 
 
 def taken_log(
+    what: str,
     path: str | os.PathLike[str],
     format: str | None,
     *,
@@ -87,15 +93,18 @@ def taken_log(
     kv_capacity: int | None,
     max_batch: int | None,
     max_batch_tokens: int | None,
+    time_unit: str | None,
 ) -> Log:
-    """The part of a log that is asked for, with what the user knows of the engine; see `import_log`."""
+    """The part of a log that is asked for by ``what``, with what the user knows of the engine; see `import_log`."""
     window = Window(model, from_, until, skip, requests)
-    _check(window)
-    log = read_log(path, format, window)
-    return with_engine(log, kv_tokens=kv_capacity, max_num_seqs=max_batch, max_num_batched_tokens=max_batch_tokens)
+    _check(what, window, time_unit)
+    log = read_log(path, format, window, time_unit)
+    return with_engine(
+        log, what, kv_tokens=kv_capacity, max_num_seqs=max_batch, max_num_batched_tokens=max_batch_tokens
+    )
 
 
-def _check(window: Window) -> None:
+def _check(what: str, window: Window, time_unit: str | None) -> None:
     faults = [
         Fault(f"--{option}", f"found {shown(value)}; allowed: {least} or more")
         for option, value, least in (
@@ -104,8 +113,10 @@ def _check(window: Window) -> None:
         )
         if value is not None and not value >= least
     ]  # fmt: skip
+    if time_unit is not None and time_unit not in PER_SECOND:
+        faults.append(Fault("--time-unit", f"found {shown(time_unit)}; allowed: {', '.join(PER_SECOND)}"))
     if faults:
-        raise InputError("import", faults)
+        raise InputError(what, faults)
 
 
 def law_of(log: Log) -> Law:
@@ -128,6 +139,7 @@ _HELPS = {
     "kv_capacity": "KV capacity M [token]; default: the log's, or no limit",
     "max_batch": "requests that an engine takes at once; default: the log's",
     "max_batch_tokens": "tokens that an iteration of an engine takes; default: the log's",
+    "time_unit": "unit of all times in the file, which are then not doubted; default: that of its format|s|ms|us|ns",
 }
 
 

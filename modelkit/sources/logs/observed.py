@@ -97,7 +97,7 @@ def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
     engine = log.engine
     limits: dict[str, Any] = {}
     if engine.kv_tokens is not None:
-        limits["kv_capacity_tokens"] = engine.kv_tokens
+        limits["kv_capacity_tokens"] = engine.kv_tokens * engine.engines
     if engine.max_num_seqs is not None:
         limits["slots"] = engine.max_num_seqs * engine.engines
     start = log.records[0].arrival or 0.0

@@ -43,9 +43,23 @@ SIGNATURES = (
     Signature("mooncake", ("timestamp", "input_length")),
     Signature("servingsim", ("arrival_time_ns", "input_toks", "output_toks")),
     Signature("blis", ("request_id", "arrival_time_us", "input_tokens", "output_tokens"), table=True),
+    Signature("servingsim-run", ("request id", "input", "output", "arrival", "end_time", "TTFT"), table=True),
     Signature("azure", ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), table=True),
     Signature("burstgpt", ("Timestamp", "Request tokens", "Response tokens"), table=True),
     Signature("vidur", ("num_prefill_tokens", "num_decode_tokens"), table=True),
+)
+
+
+#: Keys of files that have no requests, and that are read beside those that do.
+_BESIDE = (
+    (
+        {"t", "running", "waiting"},
+        "the load of a server over time, without requests; it is read beside the requests.jsonl of its run: give that",
+    ),
+    (
+        {"engine_kwargs", "vllm_version"},
+        "the settings of a run, without requests; they are read beside its requests.jsonl: give that",
+    ),
 )
 
 
@@ -71,6 +85,8 @@ def recognised(path: str | os.PathLike[str]) -> str:
     for signature in SIGNATURES:
         if signature.table != is_json and found.issuperset(signature.keys):
             return signature.format
+    if (words := next((words for keys, words in _BESIDE if keys <= found), None)) is not None:
+        raise InputError(where, [Fault("$" if is_json else "line 1", words)])
     if _has_iterations(head, found, is_json):
         words = "iteration times, not requests; `modelkit calibrate` fits a clock to them"
         raise InputError(where, [Fault("$" if is_json else "line 1", words)])

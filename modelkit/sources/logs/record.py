@@ -16,8 +16,14 @@ from modelkit.errors import Fault, shown
 _LATEST = 1e19
 #: Units of moments by how many make a second.
 _UNITS = {1.0: "s", 1e3: "ms", 1e6: "us", 1e9: "ns"}
-#: Seconds since 1970 of the years from 2001 to 2096, which no other clock and unit is near to.
-_SINCE_1970 = (1e9, 4e9)
+PER_SECOND = {unit: per_second for per_second, unit in _UNITS.items()}
+#: Times that are in two places are in other units where one is more than so many times the other, and over so long [s].
+APART, LEAST_S = 10.0, 0.05
+#: Clocks differ where their difference changes by more than this share of what they measure, and by so long [s]; up to
+#: where they run alike.
+DRIFT, DRIFT_S, ALIKE = 0.5, 2.0, 0.05
+#: Seconds since 1970 of the years from 2014 to 2049.
+_SINCE_1970 = (1.4e9, 2.5e9)
 
 
 class LogRecord(NamedTuple):
@@ -55,17 +61,107 @@ class LogRecord(NamedTuple):
         return max(1, self.prompt - self.cached)
 
 
+@dataclass
+class Twice:
+    """What a log says twice, in fields of different names: how often it differs, and how far its moments span.
+
+    Parameters
+    ----------
+    count, apart
+        Requests that have the time twice, and those where one is `APART` times the other; ``example`` is the first.
+    one, other, difference
+        The least and the largest moment on either clock, and of what lies between the two [s].
+    """
+
+    count: int = 0
+    apart: int = 0
+    example: str = ""
+    one: tuple[float, float] = (math.inf, -math.inf)
+    other: tuple[float, float] = (math.inf, -math.inf)
+    difference: tuple[float, float] = (math.inf, -math.inf)
+
+    def durations(self, one: float, other: float, place: str, most: float) -> None:
+        """A time [s] in two places."""
+        self.count += 1
+        if max(one, other) > LEAST_S and not min(one, other) * most >= max(one, other):
+            self.apart += 1
+            self.example = self.example or f"{place}: {one:.3g} s and {other:.3g} s"
+
+    def moments(self, one: float, other: float) -> None:
+        """A moment [s] on two clocks."""
+        self.one, self.other = _wider(self.one, one), _wider(self.other, other)
+        self.difference = _wider(self.difference, other - one)
+
+    @property
+    def agree(self) -> bool:
+        """Whether both clocks are known to run alike."""
+        return 0 <= _span(self.difference) <= ALIKE * max(_span(self.one), _span(self.other))
+
+    @property
+    def disagree(self) -> str | None:
+        """How the two differ, in words; None where they agree or nothing is known."""
+        if 2 * self.apart > self.count:
+            return f"differ in {self.apart:,} of {self.count:,} requests; {self.example}"
+        one, other = _span(self.one), _span(self.other)
+        if _span(self.difference) > max(DRIFT * max(one, other), DRIFT_S):
+            return f"are moments on clocks that do not run alike: over the log they span {one:.3g} s and {other:.3g} s"
+        return None
+
+
+def _wider(ends: tuple[float, float], moment: float) -> tuple[float, float]:
+    return min(ends[0], moment), max(ends[1], moment)
+
+
+def _span(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
+
+
+@dataclass
+class Seen:
+    """The moments of a field, all in one unit: the least and the largest, and the first that is no whole number.
+
+    ``place`` is that of the first one, and ``per_second`` how many of the format's units make a second.
+    """
+
+    place: str
+    per_second: float
+    least: float = math.inf
+    most: float = -math.inf
+    fraction: float | None = None
+
+    def add(self, value: float) -> None:
+        """Take in a moment as it stands in the file."""
+        self.least, self.most = min(self.least, value), max(self.most, value)
+        if self.fraction is None and self.per_second > 1e3 and not value.is_integer():
+            self.fraction = value
+
+    @property
+    def doubt(self) -> Fault | None:
+        """What speaks against the unit; None where nothing does."""
+        unit, advice = _UNITS[self.per_second], "--time-unit states the unit"
+        for scale, other in _UNITS.items():
+            if scale != self.per_second and _SINCE_1970[0] <= self.least / scale <= self.most / scale < _SINCE_1970[1]:
+                words = f"allowed: a time in {unit}; this seems to be one in {other} since 1970 ({advice})"
+                return Fault(self.place, f"found {self.least!r} to {self.most!r}; {words}")
+        if self.fraction is not None:
+            words = f"allowed: whole {unit}; with a fraction it may be in seconds ({advice})"
+            return Fault(self.place, f"found {self.fraction!r} there or in a later request; {words}")
+        return None
+
+
 @dataclass(frozen=True)
 class Engine:
     """What a log says of the engine; None where it says nothing.
 
-    ``max_num_seqs`` and ``max_num_batched_tokens`` are those of one engine, of which there are ``engines``.
+    ``max_num_seqs``, ``max_num_batched_tokens`` and ``kv_tokens`` are those of one engine, of which there are
+    ``engines``; ``kv_share`` is the largest share of the KV cache that was in use.
     """
 
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     block_size: int | None = None
     kv_tokens: int | None = None
+    kv_share: float | None = None
     engines: int = 1
     model: str | None = None
     version: str | None = None
@@ -77,12 +173,28 @@ class Engine:
 
 @dataclass
 class Reading:
-    """What is found while a log is read: faults, the engine, and what is said of the rest."""
+    """What is found while a log is read: faults, the engine, what it says twice, which moments, and the rest.
+
+    ``per_second`` is how many of the file's times make a second, where the user says so; None: as its format has it.
+    """
 
     where: str
+    per_second: float | None = None
     faults: list[Fault] = field(default_factory=list)
     engine: Engine = field(default_factory=Engine)
+    twice: dict[str, Twice] = field(default_factory=dict)
+    seen: dict[tuple[str, ...], Seen] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+
+    def durations(self, names: str, one: float | None, other: float | None, place: str, most: float = APART) -> None:
+        """Note a time [s] that a request has in two places."""
+        if one is not None and other is not None:
+            self.twice.setdefault(names, Twice()).durations(one, other, place, most)
+
+    def moments(self, names: str, one: float | None, other: float | None) -> None:
+        """Note a moment [s] that a request has on two clocks."""
+        if one is not None and other is not None:
+            self.twice.setdefault(names, Twice()).moments(one, other)
 
 
 class Fields:
@@ -90,8 +202,13 @@ class Fields:
 
     def __init__(self, place: str, data: Mapping[str, Any], reading: Reading) -> None:
         self.place = place
+        self.reading = reading
         self._data = data
-        self._reading = reading
+
+    @property
+    def per_second(self) -> float | None:
+        """How many of the file's times make a second, where the user says so."""
+        return self.reading.per_second
 
     def get(self, *path: str) -> Any:
         """What stands there; None when nothing does, with a fault where what should hold it is no object."""
@@ -104,14 +221,14 @@ class Fields:
 
     def _no_object(self, path: tuple[str, ...], found: object) -> None:
         fault = Fault(f"{self.place}, {'.'.join(path)}", f"found {shown(found)}; allowed: a JSON object")
-        if fault not in self._reading.faults[-len(self._data) :]:
-            self._reading.faults.append(fault)
+        if fault not in self.reading.faults[-len(self._data) :]:
+            self.reading.faults.append(fault)
 
     def fault(self, path: tuple[str, ...], allowed: str) -> None:
         """Note a wrong field."""
         found = self.get(*path)
         words = "is missing" if found is None else f"found {shown(found)}"
-        self._reading.faults.append(Fault(f"{self.place}, {'.'.join(path)}", f"{words}; allowed: {allowed}"))
+        self.reading.faults.append(Fault(f"{self.place}, {'.'.join(path)}", f"{words}; allowed: {allowed}"))
 
     def number(self, *path: str, needed: bool = False) -> float | None:
         """A finite number; None where there is none."""
@@ -130,13 +247,18 @@ class Fields:
     def moment(self, *path: str, per_second: float = 1.0, needed: bool = False) -> float | None:
         """A moment [s] that stands there in a unit of which ``per_second`` make a second; None where there is none."""
         value = self.number(*path, needed=needed)
-        if value is None:
-            return None
-        for scale, unit in _UNITS.items():
-            if scale != per_second and _SINCE_1970[0] <= value / scale < _SINCE_1970[1]:
-                self.fault(path, f"a time in {_UNITS[per_second]}; this seems to be one in {unit} since 1970")
-                return None
+        told = self.reading.per_second
+        if value is None or told is not None:
+            return seconds(value, told or per_second)
+        seen = self.reading.seen.get(path)
+        if seen is None:
+            seen = self.reading.seen[path] = Seen(f"{self.place}, {'.'.join(path)}", per_second)
+        seen.add(value)
         return value / per_second
+
+    def duration(self, *path: str, per_second: float = 1.0) -> float | None:
+        """A time that something took [s]; None where there is none."""
+        return seconds(self.number(*path), self.reading.per_second or per_second)
 
     def tokens(self, *path: str, needed: bool = True) -> int:
         """A number of tokens, 0 or more, such as 374 or 374.0; 0 where there is none."""
@@ -162,15 +284,25 @@ class Fields:
             return None
         return intern(str(value)[:200])
 
+    def text_of(self, column: str) -> str | None:
+        """A text of any length, such as a list in a cell; None where there is none."""
+        value = self.get(column)
+        return value if isinstance(value, str) and value.strip() else None
+
 
 def is_time(value: object) -> bool:
     """Whether a value is a number of a size that times have."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LATEST
 
 
-def after(start: float | None, duration: float | None, per_second: float = 1.0) -> float | None:
-    """The moment ``duration / per_second`` seconds after ``start``; None where either is not known."""
-    return None if start is None or duration is None else start + duration / per_second
+def after(start: float | None, duration: float | None) -> float | None:
+    """The moment ``duration`` seconds after ``start``; None where either is not known."""
+    return None if start is None or duration is None else start + duration
+
+
+def between(start: float | None, end: float | None) -> float | None:
+    """Seconds from ``start`` to ``end``; None where either is not known."""
+    return None if start is None or end is None else end - start
 
 
 def seconds(value: float | None, per_second: float) -> float | None:

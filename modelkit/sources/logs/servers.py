@@ -1,68 +1,17 @@
-"""Logs that servers write: runs of vLLM, SGLang's request metrics, OpenTelemetry spans, Dynamo's traces."""
+"""Logs that servers write: SGLang's request metrics, OpenTelemetry spans, Dynamo's traces."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from modelkit.errors import Fault, InputError, shown
-from modelkit.io import read_json
+from modelkit.errors import Fault, shown
 from modelkit.io.tables import read_json_lines
 from modelkit.sources.logs import log_format
-from modelkit.sources.logs.record import Engine, Fields, LogRecord, Reading, after
+from modelkit.sources.logs.record import Fields, LogRecord, Reading, after, between
 
 Path_ = str | os.PathLike[str]
-
-
-@log_format(
-    "vllm-run",
-    summary="JSON lines with request_id, input_toks, output_toks, queued_ts, scheduled_ts, first_token_ts,"
-    " last_token_ts [s], and meta.json beside them with the engine's settings",
-    reference="requests.jsonl of a run of vLLM as casys-kaist/LLMServingSim writes it (MIT)",
-)
-def vllm_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
-    """Stamps of the engine itself, in monotonic seconds; a request arrives when it is queued."""
-    meta = Path(os.fspath(path)).parent / "meta.json"
-    if os.fspath(path) != "-" and meta.is_file():
-        reading.engine = _vllm_engine(meta, reading)
-    for row in read_json_lines(path, ("request_id", "input_toks", "output_toks", "queued_ts")):
-        fields = Fields(row.place, row.cells, reading)
-        yield LogRecord(
-            id=fields.text("request_id") or f"r{row.line}",
-            arrival=fields.moment("queued_ts", needed=True),
-            prompt=fields.tokens("input_toks"),
-            output=fields.tokens("output_toks"),
-            first_token=fields.moment("first_token_ts"),
-            last_token=fields.moment("last_token_ts"),
-            scheduled=fields.moment("scheduled_ts"),
-            place=fields.place,
-        )
-
-
-def _vllm_engine(meta: Path, reading: Reading) -> Engine:
-    """What a run's settings say of the engine."""
-    found = read_json(meta)
-    if not isinstance(found, dict):
-        raise InputError(str(meta), [Fault("$", f"found {shown(found)}; allowed: a JSON object")])
-    before = len(reading.faults)
-    fields = Fields("meta.json", found, reading)
-
-    def setting(name: str) -> int | None:
-        return fields.tokens("engine_kwargs", name, needed=False) or None
-
-    engine = Engine(
-        max_num_seqs=setting("max_num_seqs"),
-        max_num_batched_tokens=setting("max_num_batched_tokens"),
-        block_size=setting("block_size"),
-        engines=setting("data_parallel_size") or 1,
-        model=fields.text("model"),
-        version=fields.text("vllm_version"),
-    )
-    if len(reading.faults) > before:
-        raise InputError(str(meta), reading.faults[before:])
-    return engine
 
 
 @log_format(
@@ -77,9 +26,12 @@ def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
         fields = Fields(row.place, row.cells, reading)
         finished = fields.moment("request_finished_ts")
         last = fields.moment("response_sent_to_client_ts") if finished is None else finished
+        arrival = fields.moment("request_received_ts", needed=True)
+        lasting = fields.duration("e2e_latency")
+        reading.durations("e2e_latency and request_finished_ts", lasting, between(arrival, last), row.place)
         yield LogRecord(
             id=fields.text("id") or f"r{row.line}",
-            arrival=fields.moment("request_received_ts", needed=True),
+            arrival=arrival,
             prompt=fields.tokens("prompt_tokens"),
             output=fields.tokens("completion_tokens"),
             first_token=fields.moment("prefill_finished_time"),
@@ -110,13 +62,16 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             continue
         fields = Fields(row.place, event, reading)
         arrival = fields.moment("request", "request_received_ms", per_second=1e3, needed=True)
+        last = after(arrival, fields.duration("request", "total_time_ms", per_second=1e3))
+        ended = fields.moment("event_time_unix_ms", per_second=1e3)
+        reading.moments("request_received_ms and event_time_unix_ms", last, ended)
         yield LogRecord(
             id=fields.text("request", "request_id") or f"r{row.line}",
             arrival=arrival,
             prompt=fields.tokens("request", "input_tokens"),
             output=fields.tokens("request", "output_tokens", needed=False),
-            first_token=after(arrival, fields.number("request", "ttft_ms"), 1000),
-            last_token=after(arrival, fields.number("request", "total_time_ms"), 1000),
+            first_token=after(arrival, fields.duration("request", "ttft_ms", per_second=1e3)),
+            last_token=last,
             cached=fields.tokens("request", "cached_tokens", needed=False),
             session=fields.text("agent_context", "session_id") or fields.text("agent_context", "trajectory_id"),
             parent=fields.text("agent_context", "parent_session_id"),
@@ -142,14 +97,17 @@ def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
                 continue
             fields = Fields(place, {**span, **values}, reading)
             arrival = fields.moment("startTimeUnixNano", per_second=1e9, needed=True)
+            lasting = fields.duration("gen_ai.latency.e2e")
+            ended = between(arrival, fields.moment("endTimeUnixNano", per_second=1e9))
+            reading.durations("gen_ai.latency.e2e and endTimeUnixNano", lasting, ended, place)
             yield LogRecord(
                 id=fields.text("gen_ai.request.id") or fields.text("spanId") or place,
                 arrival=arrival,
                 prompt=fields.tokens("gen_ai.usage.prompt_tokens"),
                 output=fields.tokens("gen_ai.usage.completion_tokens", needed=False),
                 first_token=after(arrival, _to_first_token(fields)),
-                last_token=after(arrival, fields.number("gen_ai.latency.e2e")),
-                scheduled=after(arrival, fields.number("gen_ai.latency.time_in_queue")),
+                last_token=after(arrival, lasting),
+                scheduled=after(arrival, fields.duration("gen_ai.latency.time_in_queue")),
                 model=fields.text("gen_ai.response.model"),
                 failed=fields.get("status", "code") in (2, "STATUS_CODE_ERROR"),
                 place=place,
@@ -158,13 +116,13 @@ def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
 
 def _to_first_token(fields: Fields) -> float | None:
     """From arrival to first token [s]: as logged, or else the time in the queue and in the prefill."""
-    logged = fields.number("gen_ai.latency.time_to_first_token")
+    logged = fields.duration("gen_ai.latency.time_to_first_token")
     if logged is not None:
         return logged
-    prefill = fields.number("gen_ai.latency.time_in_model_prefill")
+    prefill = fields.duration("gen_ai.latency.time_in_model_prefill")
     if prefill is None:
-        prefill = fields.number("gen_ai.latency.time_in_model.prefill")
-    return after(fields.number("gen_ai.latency.time_in_queue"), prefill)
+        prefill = fields.duration("gen_ai.latency.time_in_model.prefill")
+    return after(fields.duration("gen_ai.latency.time_in_queue"), prefill)
 
 
 def _spans(cells: Mapping[str, Any], place: str, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:

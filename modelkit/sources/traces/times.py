@@ -93,7 +93,8 @@ def unit_doubt(ticks: Sequence[int], unit: str, fraction: object | None) -> str 
     Notes
     -----
     Ten requests or more, of a unit finer than seconds three, whose mean gap no service has are doubted; so are
-    milliseconds with a fraction, unless they could not be seconds.
+    milliseconds with a fraction, unless they could not be seconds. Whole seconds are not doubted for a short gap: many
+    requests may come within one.
     """
     span = (max(ticks) - min(ticks)) / TICKS_PER_SECOND if ticks else 0.0
     if not span:
@@ -105,6 +106,8 @@ def unit_doubt(ticks: Sequence[int], unit: str, fraction: object | None) -> str 
         other = next((other for other, long in gaps.items() if long >= SHORTEST_GAP), "s")
         words = "seconds" if other == "s" else other
         return f"in {unit} they come one every {gap * 1000:.3g} ms, in {words} one every {gaps[other]:.3g} s"
+    if not coarser and fraction is not None and len(ticks) >= 10 and gap < SHORTEST_GAP:
+        return f"in s they come one every {gap * 1000:.3g} ms, in thousands of seconds one every {gap * 1000:.3g} s"
     if unit == "ms" and fraction is not None and gap * 1000 <= LONGEST_GAP:
         return f"{shown(fraction)} is no whole number of ms, and may be seconds"
     finer = list(TIME_UNITS)[list(TIME_UNITS).index(unit) + 1 :]
