@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,34 +161,56 @@ def all_formats() -> dict[str, Generator]:
     return dict(sorted({**trace_formats(), **log_importers()}.items()))
 
 
-def _generate(name: str, *, quiet: bool, **options: Any) -> Made:
+def _generate(name: str, *, quiet: bool, extra: tuple[str, ...], attributes: tuple[str, ...], **options: Any) -> Made:
+    from modelkit.sources.attaching import parse_attributes, parse_extra
     from modelkit.sources.families import generate
 
-    return Made(generate(name, **options))
+    return Made(generate(name, extra=parse_extra(extra), attributes=parse_attributes(attributes), **options))
 
 
-def _import(name: str, trace: str, *, quiet: bool, **options: Any) -> Made:
+def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], **options: Any) -> Made:
+    from modelkit.sources.attaching import parse_extra, with_extra
     from modelkit.sources.logs import log_formats
     from modelkit.sources.logs.importing import import_log
     from modelkit.sources.traces import import_trace
 
     if name not in log_formats():
-        return Made(import_trace(name, trace, tell=None if quiet else _note, **options))
+        return Made(import_trace(name, trace, tell=None if quiet else _note, extra=parse_extra(extra), **options))
+    said = parse_extra(extra)
     found = import_log(trace, name, **options)
     for note in () if quiet else found.notes:
         _note(note)
-    return Made(found.instance, found.observed)
+    instance = with_extra(found.instance, said)
+    return Made(instance, None if found.observed is None else replace(found.observed, instance=instance))
 
 
 def _note(words: str) -> None:
     remark("note", words)
 
 
+def _extra_option() -> click.Option:
+    return click.Option(
+        ["--extra"], multiple=True, metavar="KEY=VALUE|@FILE",
+        help="Data of your own in the instance's extra, such as parameters of a formulation: JSON, or a file of it;"
+        " repeatable.",
+    )  # fmt: skip
+
+
 generate = _Generators(
     name="generate",
     generators=all_families,
     make=_generate,
-    shared=(click.Option(["--predictions"], metavar="MODEL", help=PREDICTIONS_HELP),),
+    shared=(
+        click.Option(["--predictions"], metavar="MODEL", help=PREDICTIONS_HELP),
+        click.Option(
+            ["--attribute", "attributes"],
+            multiple=True,
+            metavar="NAME=VALUE:WEIGHT,...",
+            help="Draw class, session, priority or a datum of your own for each request, such as class=chat:3,code:1;"
+            " repeatable.",
+        ),
+        _extra_option(),
+    ),
     help="Write an instance drawn from a named FAMILY.",
     epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
     subcommand_metavar="FAMILY [OPTIONS]",
@@ -196,7 +219,7 @@ import_ = _Importers(
     name="import",
     generators=all_formats,
     make=_import,
-    shared=(click.Argument(["trace"], shell_complete=traces),),
+    shared=(click.Argument(["trace"], shell_complete=traces), _extra_option()),
     also={"requests": ("--first",)},
     params=[
         click.Option(

@@ -14,6 +14,7 @@ from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.policies.predictions import with_predictions
 from modelkit.registry import Generator
+from modelkit.sources.attaching import with_drawn, with_extra
 from modelkit.sources.families.drawing import REGISTRY, family, timed_instance
 from modelkit.sources.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
 
@@ -34,7 +35,14 @@ def families() -> dict[str, Generator]:
 
 
 @checked_arguments
-def generate(name: str, *, predictions: str | None = None, **options: Any) -> Instance:
+def generate(
+    name: str,
+    *,
+    predictions: str | None = None,
+    extra: dict[str, Any] | None = None,
+    attributes: dict[str, Any] | None = None,
+    **options: Any,
+) -> Instance:
     """An instance of a family.
 
     Parameters
@@ -42,6 +50,11 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     predictions
         Model of what policies see of output lengths (`modelkit.policies.predictions`), such as ``noise:0.2``; drawn
         from the seed of the family. None: what the family says, mostly the truth.
+    extra
+        Data of one's own that the instance carries, by name.
+    attributes
+        Attributes of requests to draw, from the seed of the family: for each name, such as ``class``, values and their
+        weights, ``{"class": {"chat": 3, "code": 1}}``.
 
     Raises
     ------
@@ -53,6 +66,8 @@ def generate(name: str, *, predictions: str | None = None, **options: Any) -> In
     generator = REGISTRY[name]
     options = generator.checked(options, f"generate {name}")
     instance = checked(f"generate {name}", lambda: generator.make(**options))
+    seed = options.get("seed", 0)
+    instance = with_extra(with_drawn(instance, attributes or {}, seed), extra or {})
     if predictions is None:
         return instance
-    return with_predictions(instance, predictions, np.random.default_rng([options.get("seed", 0), 1]))
+    return with_predictions(instance, predictions, np.random.default_rng([seed, 1]))

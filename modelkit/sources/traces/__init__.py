@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance, Request
 from modelkit.io import checked
 from modelkit.io.files import where_of
 from modelkit.registry import Generator, Generators
+from modelkit.sources.attaching import with_extra
 
 REGISTRY = Generators("trace format", modules=[f"{__name__}.{module}" for module in ("lengths", "serving")])
 trace_format = REGISTRY.register
@@ -38,6 +39,7 @@ def import_trace(
     path: str | os.PathLike[str],
     *,
     tell: Callable[[str], None] | None = None,
+    extra: dict[str, Any] | None = None,
     **options: object,
 ) -> Instance:
     """Instance from a trace file.
@@ -49,6 +51,8 @@ def import_trace(
     tell
         Called with each note on the import: rows left out, what the file says and the instance does not. The
         instance's description has their numbers too.
+    extra
+        Data of one's own that the instance carries, by name.
     options
         Those of the format, as ``modelkit import FORMAT --help`` lists them; ``from_`` for ``--from``.
 
@@ -73,7 +77,7 @@ def import_trace(
     instance = checked(f"{where_of(path)} as {format}", make)
     for note in notes if tell is not None else ():
         tell(note)  # type: ignore[misc]
-    return instance
+    return with_extra(instance, extra or {})
 
 
 def stem_of(path: str | os.PathLike[str], name: str) -> str:

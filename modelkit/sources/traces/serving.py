@@ -13,6 +13,7 @@ from modelkit.errors import Fault, InputError, did_you_mean
 from modelkit.io.files import where_of
 from modelkit.io.tables import Row, read_csv, read_json_lines
 from modelkit.sources.traces import Imported, trace_format
+from modelkit.sources.traces.attributes import Attributes
 from modelkit.sources.traces.taking import ROUND_MS, Reader, Reading, Taking, TraceEntry, taken
 from modelkit.sources.traces.times import is_number, ticks_of_stamp
 
@@ -56,11 +57,13 @@ def serving_format(
             time_unit: str | None = None,
             block: int | None = None,
             model: str | None = None,
+            attribute: str | None = None,
         ) -> Imported:
             taking = Taking(
                 server, round_ms, kv_capacity, requests, skip, from_, until, rate, drop_oversized, seed, block, model
             )
             reading = Reading(time_unit or unit, block or usual_block, told=time_unit is not None)
+            reading.attributes = Attributes.read(attribute)
             chosen = rows(path) if model is None else _of_model(rows(path), str(models), model, reading)
             return taken(name, path, chosen, read, reading, taking)
 
@@ -89,6 +92,8 @@ def serving_format(
             time_unit=f"unit of times that are numbers; {numbers}|s|ms|us|ns",
             block=f"prompt tokens in a block of hash_ids; default: {block}",
             model="take only rows of this model; the other options count these",
+            attribute="columns that requests keep: class, session, priority or a name of your own, each NAME or"
+            " NAME=COLUMN, with commas between",
         )(make)
         return read
 

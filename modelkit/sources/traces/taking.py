@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from modelkit.io.files import where_of
 from modelkit.io.tables import Row
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of
+from modelkit.sources.traces.attributes import Attributes
 from modelkit.sources.traces.sessions import Turns, alone_on
 from modelkit.sources.traces.times import (
     TICKS_PER_SECOND,
@@ -43,7 +45,8 @@ _LEFT_OUT = {"failed": "failed", "no_output": "without output", "oversized": "ov
 class TraceEntry(NamedTuple):
     """A row of a trace: its time [100 ns] where it has one, lengths [token], the blocks of its prompt.
 
-    ``said`` is what it has and an instance has not, in words that follow a number.
+    ``said`` is what it has and an instance has not, in words that follow a number; ``said_of`` are further fields
+    of its request.
     """
 
     tick: int | None
@@ -53,6 +56,7 @@ class TraceEntry(NamedTuple):
     blocks: list[int] | None = None
     line: int = 0
     said: tuple[str, ...] = ()
+    said_of: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -69,6 +73,8 @@ class Reading:
         When turns of sessions come; of a session, its prompt so far [token] or the first block of it.
     ignored
         What is not modelled or left out without its lines, by its name.
+    attributes
+        What requests keep of further columns.
     """
 
     unit: str | None
@@ -81,6 +87,7 @@ class Reading:
     turns: Turns | None = None
     prompts: dict[str, int] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    attributes: Attributes | None = None
 
     def time(self, row: Row, column: str) -> int:
         """A time that is a number in ticks; 0 when it is none, with a fault."""
@@ -159,6 +166,8 @@ def taken(
     reading.turns = Turns(alone_on(host, taking.round_ms or ROUND_MS))
     left_out: dict[str, list[int]] = {why: [] for why in _LEFT_OUT}
     entries = _entries(where, _chosen(where, rows, read, reading, taking), reading, taking, left_out)
+    if reading.attributes is not None:
+        reading.attributes.check(where)
     _check_unit(where, name, entries, reading)
     ticks = _arrivals(where, entries, taking.rate, taking.seed)
     capacity = host.kv_capacity_tokens
@@ -217,7 +226,9 @@ def taken(
         source=f"trace {name} {stem}",
         server=host,
         requests=tuple(
-            Request(id=f"r{i}", arrival=arrival, prompt_tokens=entry.prompt, output_tokens=entry.output)
+            Request(
+                id=f"r{i}", arrival=arrival, prompt_tokens=entry.prompt, output_tokens=entry.output, **entry.said_of
+            )
             for i, (arrival, (_, entry)) in enumerate(zip(arrivals, kept, strict=True), start=1)
         ),
         extra=extra,
@@ -236,6 +247,8 @@ def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, tak
         if position < taking.skip and not follows and (origin is not None or not window):
             continue
         entry = read(row, reading)._replace(line=row.line)
+        if reading.attributes is not None:
+            entry = entry._replace(said_of=reading.attributes.of(row, reading.faults))
         reading.noun = "element" if row.in_list else "line"
         if window:
             if entry.tick is None and not reading.faults:
