@@ -31,6 +31,7 @@ from modelkit.requests import SharedPrefixes as SharedPrefixes
 from modelkit.requests import cross_faults as cross_faults
 from modelkit.requests import prefix_faults as prefix_faults
 from modelkit.requests import slo_faults as slo_faults
+from modelkit.text import count
 
 SCHEMA = "modelkit/instance/1"
 
@@ -304,7 +305,7 @@ class Instance(Data):
         capacity, clock = self.server.kv_capacity_tokens, self.server.clock
         if capacity is not None:
             _check_all_fit(
-                f"the server holds {capacity} tokens",
+                f"the server holds {count(capacity, 'token')}",
                 [
                     f"request {r.id!r} needs {r.prompt_tokens} + {r.output_tokens} ="
                     f" {r.prompt_tokens + r.output_tokens} tokens"
@@ -314,9 +315,9 @@ class Instance(Data):
             )
         if isinstance(clock, LinearClock) and not clock.mixed and (largest := clock.largest_prefill) is not None:
             _check_all_fit(
-                f"the largest prefill level holds {largest} tokens",
+                f"the largest prefill level holds {count(largest, 'token')}",
                 [
-                    f"the prompt of request {r.id!r} has {r.prompt_tokens} tokens"
+                    f"the prompt of request {r.id!r} has {count(r.prompt_tokens, 'token')}"
                     for r in self.requests
                     if r.prompt_tokens > largest
                 ],

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,6 +140,19 @@ def metric_noun(metric: str) -> str:
 def count(n: int, noun: str) -> str:
     """``1 request``, ``2 requests``."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+_NOUN = re.compile(r"^((?:[a-z]+ )??)(request|row|turn|token|event|span|iteration|eviction|point|run)s\b")
+_ONE = ((" that are ", " that is "), (" that were ", " that was "), (" that do ", " that does "), (" their ", " its "))
+
+
+def counted(n: int, words: str) -> str:
+    """``2 requests that are late`` of words in the plural, and of one in the singular: ``1 request that is late``."""
+    if n == 1:
+        words = _NOUN.sub(r"\1\2", words)
+        for many, one in _ONE:
+            words = words.replace(many, one)
+    return f"{n:,} {words}"
 
 
 def join_words(words: list[str], most: int = 5) -> str:

@@ -59,14 +59,14 @@ def test_bailian_and_mooncake_are_told_apart(read: Read) -> None:
     assert (instance.source, arrivals(instance)) == ("trace bailian trace", [0, 1.5, 3, 4.5])
     assert instance.extra["prefix_block_tokens"] == 16
     assert "times are read in s, so 0.667 requests come a second, blocks have 16 tokens" in said
-    assert "1 requests with an image" in said
+    assert "1 request with an image" in said
     assert "conversations are not modelled" in said
     with pytest.raises(InputError, match="parent_chat_id: is a key of the Qwen-Bailian traces"):
         read(rows, "mooncake")
     plain = [{"timestamp": 30_000 * i, "input_length": 40, "output_length": 9, "hash_ids": [i]} for i in range(2)]
     _, said = read(plain)
     assert "times are read in ms, so 0.0333 requests come a second, blocks have 512 tokens; --time-unit states" in said
-    with pytest.raises(InputError, match=r"line 1, hash_ids: 1 blocks of 16 tokens do not make a prompt of 40"):
+    with pytest.raises(InputError, match=r"line 1, hash_ids: 1 block of 16 tokens does not make a prompt of 40"):
         read(plain, "bailian")
     assert "times are read" not in read(plain, time_unit="ms")[1]
 
@@ -119,7 +119,7 @@ def test_prompts_that_grow(read: Read) -> None:
     assert [r.prompt_tokens for r in instance.requests] == [300, 320, 350]
     assert "prefix_hashes" not in instance.extra
     assert "2 turns whose hashes are of what is new alone, and are not kept" in said
-    assert "1 turns that do not begin with the blocks of the turn before" in read(rows)[1]
+    assert "1 turn that does not begin with the blocks of the turn before" in read(rows)[1]
 
 
 def test_what_only_some_writers_have(read: Read) -> None:
@@ -223,7 +223,7 @@ def test_workloads_of_llmservingsim(read: Read) -> None:
     instance, said = read([own, session], server=SERVER)
     assert instance.source == "trace servingsim trace"
     assert arrivals(instance) == pytest.approx(sorted([0, alone(100, 20) + 0.4, 2]), abs=1e-5)
-    assert "1 turns come after the answers that they wait for" in said
+    assert "1 turn comes after the answers that it waits for" in said
     for wrong, words in (
         ({"input_toks": 0}, "line 1, input_toks: found 0"),
         ({"output_toks": "x"}, "line 1, output_toks: found 'x'"),

@@ -36,8 +36,8 @@ def law(path: Path, **options: Any) -> list[float]:
 def test_the_law_is_found_again_in_each_kind(file: Callable[[str], Path], tmp_path: Path) -> None:
     """Tests the six coefficients from each log that has KV tokens, gzipped and nested too, and what is left out."""
     for name, left_out in (
-        ("fpm", "1 iterations without work or without time, left out"),
-        ("tensorrt", "1 iterations without inflightBatchingStats, left out"), ("vllm", "1 dummy iterations, left out"),
+        ("fpm", "1 iteration without work or without time, left out"),
+        ("tensorrt", "1 iteration without inflightBatchingStats, left out"), ("vllm", "1 dummy iterations, left out"),
     ):  # fmt: skip
         path = file(WRITERS[name](STEPS))
         found = calibrate(path)
@@ -133,7 +133,7 @@ def test_logs_without_iterations(file: Callable[[str], Path], cli: Callable[...,
     """Tests the words on logs of other lines, of idle engines only, and empty lists."""
     assert "has no column 'phase'" in cli("calibrate", str(file("INFO starting\nINFO ready\n")), code=2).err
     path = file(fpm(STEPS[:1]).splitlines()[1] + "\n")
-    assert "has no iteration to fit: 1 iterations without work" in " ".join(
+    assert "has no iteration to fit: 1 iteration without work" in " ".join(
         cli("calibrate", str(path), code=2).err.split()
     )
 

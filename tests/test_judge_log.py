@@ -130,7 +130,7 @@ def test_logs_without_a_run_or_a_law_are_bad_input(tmp_path: Path, cli: Callable
     for i, row in enumerate(rows[:-1]):
         row |= {"first_token_ts": i + 0.1, "last_token_ts": i + 0.1 + 0.02 * (4 + i)}
     path.write_text(lines(rows))
-    with pytest.raises(InputError, match="1 of 30 requests have no times"):
+    with pytest.raises(InputError, match="1 of 30 requests has no times"):
         mk.judge_log(path)
 
 

@@ -271,7 +271,7 @@ def test_times_of_no_server_are_refused(tmp_path: Path) -> None:
         ("ttft_ms|total_time_ms", 1e3, r"a token takes 1\d\.\d s in the median"),
         ("ttft_ms|total_time_ms", 1e-3, r"a token takes 1\.\d*e-05 s"),
         ("ttft_ms", 1e-3, "a first token takes"),
-        ("total_time_ms", 1e-3, "20 of 20 requests have times out of order"),
+        ("total_time_ms", 1e-3, "20 of 20 requests with times out of order"),
     ):
         path.write_text(re.sub(rf'("(?:{keys})": )([\d.]+)', lambda m: f"{m[1]}{float(m[2]) * factor}", text))  # noqa: B023
         with pytest.raises(InputError, match=words):
@@ -358,7 +358,7 @@ def test_what_is_odd_of_requests_is_said(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert mk.import_log(path).notes[:2] == (
         "2 requests with the id of another one, so all are numbered anew",
-        "1 requests without times of their first and last token: no run is observed",
+        "1 request without times of its first and last token: no run is observed",
     )
     path = write(tmp_path, "dynamo", run)
     path.write_text(path.read_text().replace('"event": {', '"event": 3, "x": {', 1))

@@ -130,7 +130,7 @@ def test_usual_columns_of_lengths(read: Any) -> None:
         mark = next(c for c in ";\t," if c in head)
         instance, notes = read("lengths", f"{head}\n7{mark}9\n5.0{mark}0\n")
         assert [(r.prompt_tokens, r.output_tokens) for r in instance.requests] == [(7, 9)]
-        assert notes == ["1 rows without output left out, the first in line 3"]
+        assert notes == ["1 row without output left out, the first in line 3"]
     _, notes = read("lengths", "prompt_tokens,answer\n7,9\n")
     assert "outputs are drawn (gamma, seed 0)" in notes[0]
     with pytest.raises(InputError, match="several columns may hold the prompts: 'prompt_tokens', 'input_len'"):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from pathlib import Path
+
+from modelkit.text import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Phrases that were replaced, in lower case; the words of the field took their place.
@@ -63,3 +67,31 @@ def test_what_people_edit_is_narrow() -> None:
     for name in ("CONTRIBUTING.md", "SECURITY.md"):
         wide = [number for number, line in enumerate((ROOT / name).read_text().splitlines(), 1) if len(line) > 120]
         assert wide == [], name
+
+
+#: What is counted in messages; and what stands before such a noun but is no number, or is certain not to be one.
+COUNTED = re.compile(
+    r"^ (?:[a-z-]+ )?(request|row|token|turn|event|span|iteration|eviction|prompt|run|instance|line)s\b(?!/)"
+)
+SURE = {"self.of", "preset.server.kv_capacity_tokens", "name", "kind", "running", "found.capacity"}
+
+
+def test_one_is_not_called_several() -> None:
+    """Tests that numbers before nouns go through the helpers that know of one, in readers, logs and commands."""
+    assert [counted(n, "requests that are late, left out of their run") for n in (1, 2)] == [
+        "1 request that is late, left out of its run", "2 requests that are late, left out of their run",
+    ]  # fmt: skip
+    assert counted(1, "failed requests, left out") == "1 failed request, left out"
+    assert counted(1, "requests whose stamps are out of order") == "1 request whose stamps are out of order"
+    found = []
+    for path in sorted((ROOT / "modelkit").rglob("*.py")):
+        if path.parts[len(ROOT.parts) + 1] not in ("sources", "cli") and path.name != "logs.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            for value, text in itertools.pairwise(node.values) if isinstance(node, ast.JoinedStr) else ():
+                if not (isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)):
+                    continue
+                number = ast.unparse(value.value)
+                if COUNTED.match(str(text.value)) and not number.isupper() and number not in SURE:
+                    found.append(f"{path.name}:{node.lineno}: {{{number}}}{text.value}")
+    assert not found, "\n".join(found)

@@ -17,6 +17,7 @@ from modelkit.cli.output import remark, say
 from modelkit.cli.saving import check_outputs, file_name, file_stem, keeping
 from modelkit.cli.verifying import instance_of
 from modelkit.errors import UsageError
+from modelkit.text import count
 
 #: Endings of the files of each format.
 _ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto.json"}
@@ -94,7 +95,7 @@ def _mooncake(file: str, round_ms: float | None, quiet: bool) -> tuple[str, str,
     written = mk.mooncake_trace(loaded, round_ms=round_ms)
     for note in () if quiet else written.notes:
         remark("note", note)
-    words = f"{len(loaded.requests):,} requests of {loaded.name or file}"
+    words = f"{count(len(loaded.requests), 'request')} of {loaded.name or file}"
     return written.text, file_name(file_stem(file, loaded.name), ending=_ENDINGS["mooncake"]), words
 
 

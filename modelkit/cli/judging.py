@@ -17,7 +17,7 @@ from modelkit.cli.options import debug_option, epilog, quiet_option, report_opti
 from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, in_folder, keeping, safe
 from modelkit.errors import UsageError
-from modelkit.text import file_name, number
+from modelkit.text import count, file_name, number
 
 if TYPE_CHECKING:
     from modelkit.experiments.logs import Judgement
@@ -132,7 +132,9 @@ def _lines(found: Judgement) -> list[str]:
     rows = [("cost model", _law(found))]
     if found.law is not None:
         errors = found.law.errors["decode"]
-        rows.append(("error", f"{errors.mape:.2%} on average, of the decode times of {errors.points:,} requests"))
+        rows.append(
+            ("error", f"{errors.mape:.2%} on average, of the decode times of {count(errors.points, 'request')}")
+        )
         if found.law.untold:
             rows.append(("not told", f"closer than 2 %: {_untold(found.law)}"))
     rows.append(("bound", f"{found.bound.certificate.kind}, certified, recomputed exactly"))

@@ -343,8 +343,8 @@ def _warn_of_oversized(instance: mk.Instance) -> None:
         first = too_big[0]
         remark(
             "warning",
-            f"{len(too_big)} of {len(instance.requests)} requests can never fit"
-            f" {instance.server.kv_capacity_tokens} tokens, the first {first.id!r} with"
+            f"{len(too_big)} of {count(len(instance.requests), 'request')} can never fit"
+            f" {count(instance.server.kv_capacity_tokens or 0, 'token')}, the first {first.id!r} with"
             f" {first.prompt_tokens} + {first.output_tokens}; --drop-oversized leaves them out",
         )
 

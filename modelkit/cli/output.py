@@ -109,7 +109,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     rows += _times(result)
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
     if peak and used is not None:
-        rows.append(("KV cache", f"peak {number(peak)} tokens, {used:.1%} used on average"))
+        rows.append(("KV cache", f"peak {count(round(peak), 'token')}, {used:.1%} used on average"))
     slots = result.metrics.get("slot_utilisation")
     if slots is not None:
         decoding = result.metrics.get("slot_decode_utilisation")
@@ -123,7 +123,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     if result.model is not None:
         m = result.model
         rows.append(
-            ("model", f"{m.variables:,} variables ({m.integers:,} integer), {m.constraints:,} rows,"
+            ("model", f"{count(m.variables, 'variable')} ({m.integers:,} integer), {count(m.constraints, 'row')},"
              f" {m.nonzeros:,} non-zeros")
         )  # fmt: skip
         if m.starts_kept is not None:

@@ -25,6 +25,7 @@ from modelkit.runtime.resources import VERSION
 from modelkit.simulation.simulate import fitting_policies, simulate
 from modelkit.solving.bound import bound
 from modelkit.solving.certified import CertifiedBound
+from modelkit.sources.calibrate import COEFFICIENTS
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.importing import law_of, taken_log
 from modelkit.sources.logs.law import Law
@@ -37,7 +38,7 @@ from modelkit.sources.logs.observed import (
     observed_of,
     server_of,
 )
-from modelkit.text import THIN, number
+from modelkit.text import THIN, count, number
 
 #: The policy of the engine whose logs these are, nearly.
 ENGINE = "vllm-like"
@@ -153,9 +154,8 @@ class Judgement:
     def markdown(self) -> str:
         """The answer in a line, to paste."""
         name = self.instance.name.replace("|", "-").replace("`", "")
-        head = (
-            f"`{name}`, {len(self.instance.requests):,} requests: mean latency **{_s(self.observed_ms)}** {AS_LOGGED},"
-        )
+        served = count(len(self.instance.requests), "request")
+        head = f"`{name}`, {served}: mean latency **{_s(self.observed_ms)}** {AS_LOGGED},"
         if self.contradicted:
             return (
                 f"{head} less than the **{_s(self.least_ms)}** that no schedule undercuts under this cost model, which"
@@ -195,8 +195,7 @@ class Judgement:
         }
 
     def _law_document(self) -> dict[str, Any]:
-        clock = self.instance.server.clock.model_dump(exclude_none=True)
-        law = {key: value for key, value in clock.items() if key.endswith("_ms")}
+        law = {name: getattr(self.instance.server.clock, name, 0.0) for name in COEFFICIENTS}
         errors = self.law.errors if self.law is not None else {}
         shares = {phase: errors[phase].mape if phase in errors else None for phase in ("decode", "prefill")}
         return {**law, "error": shares, "untold": list(self.law.untold) if self.law is not None else []}
@@ -259,7 +258,8 @@ def judge_log(
     if observed is None:
         some = sum(not record.stamped for record in log.records)
         words = (
-            f"{some:,} of {len(log.records):,} requests have no times of their first and last token; nothing to judge"
+            f"{some:,} of {count(len(log.records), 'request')} {'has' if some == 1 else 'have'} no times of the first"
+            " and the last token; nothing to judge"
         )
         raise InputError(log.where, [Fault("file", words)])
     limits, notes = _limits(log, instance)
@@ -290,8 +290,8 @@ def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:
     if (most := log.engine.max_num_batched_tokens) is not None:
         limits |= {"max_batch_tokens": most * log.engine.engines, "chunked_prefill": True}
         notes.append(
-            f"at most {limits['max_batch_tokens']:,} tokens an iteration in the policies; the search and the bound have"
-            " no such limit"
+            f"at most {count(limits['max_batch_tokens'], 'token')} an iteration in the policies; the search and the"
+            " bound have no such limit"
         )
     else:
         notes.append("the log does not say how many tokens an iteration takes: no limit (--max-batch-tokens gives one)")

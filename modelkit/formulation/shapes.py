@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelkit.errors import Fault, did_you_mean, shown
 from modelkit.instance import Instance, whole
 from modelkit.requests import ATTRIBUTES
+from modelkit.text import count
 
 if TYPE_CHECKING:
     from modelkit.formulation.parameters import Parameter
@@ -58,7 +59,10 @@ class Resolution:
         if axis == REQUEST and isinstance(value, list | tuple):
             if members is not None and len(value) != len(members):
                 self.faults.append(
-                    Fault(path, f"has {len(value)} values; allowed: one for each of {len(members)} requests")
+                    Fault(
+                        path,
+                        f"has {count(len(value), 'value')}; allowed: one for each of {count(len(members), 'request')}",
+                    )
                 )
                 return {}
             names = members or [str(i) for i in range(len(value))]

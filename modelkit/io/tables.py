@@ -15,6 +15,7 @@ from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, InputError, did_you_mean, shown
 from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_lines, read_pieces, where_of
 from modelkit.io.json_stream import DECODER, LONGEST_VALUE, JsonStream, TwiceError
+from modelkit.text import count
 
 #: Pieces of blanks that a file may begin with.
 _BLANK_PIECES = 16
@@ -111,7 +112,7 @@ class Table:
             for row in self._reader:
                 more = [cell for cell in row.pop(None, ()) if cell.strip()]
                 if more:
-                    words = f"has more cells than the {len(self.columns)} columns of line 1: {shown(more[0])}"
+                    words = f"has more cells than the {count(len(self.columns), 'column')} of line 1: {shown(more[0])}"
                     raise InputError(self.where, [Fault(f"line {self._reader.line_num}", words)])
                 yield Row(self._reader.line_num, row)
         except csv.Error as error:

@@ -36,6 +36,7 @@ from modelkit.judge.metrics import Totals
 from modelkit.judge.pauses import Pauses
 from modelkit.judge.rules import Interval, Residency, Violation
 from modelkit.schedule import Segment
+from modelkit.text import count
 
 #: Under the linear clock, times closer than this are the same moment [ms].
 TIME_TOLERANCE_MS = 1e-3
@@ -325,7 +326,7 @@ class Replay:
                 "prefill_level",
                 tokens - largest,
                 None,
-                f"a prefill over {tokens} tokens; the largest level holds {largest}",
+                f"a prefill over {count(tokens, 'token')}; the largest level holds {largest}",
             )
 
     # --- the end -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from modelkit.policies import Policy, Predictions, Running, View, seen_requests
 from modelkit.problems.problem import stages_refusal
 from modelkit.problems.slots.stages import StageClock
 from modelkit.schedule import Admission, Schedule, Segment
+from modelkit.text import count
 
 #: Times closer than this are the same moment [ms].
 SAME_MOMENT_MS = 1e-6
@@ -125,7 +126,8 @@ class StageSimulation:
             tokens += self.clock.prompt[i]
             if largest is not None and tokens > largest:
                 raise PolicyError(
-                    f"the policy admits request {self.name(i)}, but the largest prefill level holds {largest} tokens"
+                    f"the policy admits request {self.name(i)}, but the largest prefill level holds"
+                    f" {count(largest, 'token')}"
                 )
             self.waiting.remove(i)
             self.slot[i] = heapq.heappop(self.free)

@@ -34,6 +34,7 @@ from modelkit.runtime.resources import VERSION
 from modelkit.schedule import Schedule
 from modelkit.solving.known import known_of
 from modelkit.solving.methods import method_of
+from modelkit.text import count
 from modelkit.verify.exact_bounds import certify
 
 #: The solver that is a search over schedules and not over a model.
@@ -240,7 +241,7 @@ class SolveState:
         first = found.verdict.violations[0].message
         message = (
             f"the judge rejects the schedule that formulation {self.formulation.name!r} extracted"
-            f" ({len(found.verdict.violations)} violations; {first})"
+            f" ({count(len(found.verdict.violations), 'violation')}; {first})"
         )
         return self.result("no_schedule", "failed", found, None, message)
 

@@ -236,7 +236,9 @@ def _fit(where: str, points: Sequence[_Point], notes: list[str]) -> Calibration:
         found = len({p.terms for p in points if p.phase in (phase, "mixed")})
         if found < least:
             part = "zero" if not found else "not determined"
-            notes.append(f"{found or 'no'} points with {phase}: that part of the model is {part}")
+            notes.append(
+                f"{count(found, 'point') if found else 'no points'} with {phase}: that part of the model is {part}"
+            )
     if (
         "decode" in phases
         and terms[:, 5].any()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from modelkit.errors import MOST_FAULTS, Fault, InputError, shown
 from modelkit.io.files import MOST_TRACE_BYTES, MOST_TRACE_LINES, read_head, read_lines, where_of
 from modelkit.io.tables import Row, json_rows
+from modelkit.text import counted
 
 #: Columns of a table of iteration times.
 COLUMNS = ("phase", "batch_size", "prompt_tokens", "kv_tokens", "iteration_ms")
@@ -91,11 +92,11 @@ def read_iterations(path: str | os.PathLike[str], kv_capacity: int | None = None
         raise InputError(where, found.faults)
     iterations = _with_kv(iterations, found)
     if not iterations:
-        words = ", ".join(f"{n:,} {why}" for why, n in found.counted.items())
+        words = ", ".join(counted(n, why) for why, n in found.counted.items())
         raise InputError(where, [Fault("file", f"has no iteration to fit{f': {words}' if words else ''}")])
     log = IterationLog(where, (*COLUMNS, *kind.choices))
     log.rows = [_row(iteration, kind.choices) for iteration in iterations]
-    log.notes = [*found.said, *(f"{n:,} {words}" for words, n in found.counted.items())]
+    log.notes = [*found.said, *(counted(n, words) for words, n in found.counted.items())]
     return log
 
 

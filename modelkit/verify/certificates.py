@@ -9,7 +9,7 @@ from modelkit.certificate import KINDS, PROOFS, Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
-from modelkit.text import join_words, metric_noun, unit_of
+from modelkit.text import count, join_words, metric_noun, unit_of
 from modelkit.verify.consistency import shown
 from modelkit.verify.exact_bounds import recomputed_bound
 from modelkit.verify.findings import Findings, Verification
@@ -64,7 +64,7 @@ def stamp_faults(stamp: InstanceStamp, instance: Instance, who_says: str) -> lis
     known = InstanceStamp.of(instance)
     faults = []
     if stamp.requests != known.requests:
-        faults.append(f"{who_says} {stamp.requests} requests, the instance has {known.requests}")
+        faults.append(f"{who_says} {count(stamp.requests, 'request')}, the instance has {known.requests}")
     if stamp.name != known.name:
         faults.append(f"{who_says} the instance's name is {stamp.name!r}, it is {known.name!r}")
     if stamp.family != known.family:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelkit.instance import Instance, LinearClock
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
+from modelkit.text import count
 
 
 def obstacles(instance: Instance) -> list[str]:
@@ -20,7 +21,8 @@ def obstacles(instance: Instance) -> list[str]:
     clock = server.clock
     if isinstance(clock, LinearClock) and not clock.mixed and (largest := clock.largest_prefill) is not None:
         words += [
-            f"the prompt of request {r.id!r} has {r.prompt_tokens} tokens, the largest prefill level holds {largest}"
+            f"the prompt of request {r.id!r} has {count(r.prompt_tokens, 'token')}, the largest prefill level holds"
+            f" {largest}"
             for r in instance.requests
             if r.prompt_tokens > largest
         ]

@@ -17,6 +17,7 @@ from modelkit.judge import Verdict, judge
 from modelkit.judge.load import load as load_of
 from modelkit.result import Result, agree
 from modelkit.schedule import Schedule
+from modelkit.text import count
 from modelkit.verify.certificates import certificate_faults, stamp_faults
 from modelkit.verify.consistency import contradictions, shown
 from modelkit.verify.feasibility import obstacles, one_at_a_time
@@ -184,7 +185,7 @@ def _verify_schedule(
     verdict = judge(instance, schedule, result.slo)
     found.faults += [f"{violation.rule}: {violation.message}" for violation in verdict.violations]
     if verdict.valid:
-        found.confirmed["schedule"] = f"the schedule of {len(instance.requests)} requests breaks no rule"
+        found.confirmed["schedule"] = f"the schedule of {count(len(instance.requests), 'request')} breaks no rule"
     elif result.status in ("optimal", "feasible"):
         found.faults.append(f"the status is {result.status!r}, but the schedule is not valid")
     _verify_violations(result, verdict, found)

@@ -149,7 +149,7 @@ def judged(subject: Subject) -> str | list[Complaint]:
                     "extract() misreads the variables, or `objective` names another metric than the model minimises",
                 )
             ]
-    return f"{count} schedules accepted"
+    return f"{count} schedule{'' if count == 1 else 's'} accepted"
 
 
 @rule("claim", "the claim holds against brute force and siblings", "judged")

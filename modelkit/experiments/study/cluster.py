@@ -19,6 +19,7 @@ from modelkit.experiments.run import Run
 from modelkit.experiments.workers import Finished, Task, run_all
 from modelkit.io import parse_result, save_result
 from modelkit.runtime.scratch import scratch_folder
+from modelkit.text import count, counted
 
 #: Times that a run is handed to the cluster before it is given up.
 TRIES = 4
@@ -77,7 +78,7 @@ def run_on_cluster(
     if reasons:
         given_up = sum(reasons.values())
         raise SolverError(
-            f"the cluster gave up {given_up} of {len(tasks)} runs after {TRIES} tries each"
+            f"the cluster gave up {given_up} of {count(len(tasks), 'run')} after {TRIES} tries each"
             f" ({'; '.join(f'{n} times {reason}' for reason, n in reasons.most_common(3))}); what was finished is kept:"
             " run the study again to do the rest"
         )
@@ -126,7 +127,7 @@ def _wait(client: Any, completed: Any, worker_timeout: float, left: int) -> None
 
 
 def _resume(left: int) -> str:
-    return f"what was finished is kept: run the study again to do the {left} runs that are left"
+    return f"what was finished is kept: run the study again to do the {counted(left, 'runs that are left')}"
 
 
 def perform_remotely(document: dict[str, Any], content: bytes, name: str) -> str:

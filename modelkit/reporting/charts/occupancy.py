@@ -30,7 +30,7 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
         legend.append(Swatch("line", "limit", "capacity M"))
     if capacity is not None and peak > capacity:
         legend.append(Swatch("fill", "excess", "above the capacity"))
-    lead = "Tokens held in every round" + ("." if capacity is None else f", against M = {capacity:,} tokens.")
+    lead = "Tokens held in every round" + ("." if capacity is None else f", against M = {count(capacity, 'token')}.")
     panels = tuple(_panel(s, end, top, capacity, s is scenes[-1]) for s in scenes)
     return Figure("occupancy", "KV cache over time", lead, panels, tuple(legend))
 

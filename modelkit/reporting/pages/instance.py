@@ -75,7 +75,7 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
     if case.instance is not None:
         server = case.instance.server
         if server.kv_capacity_tokens is not None:
-            facts.append(("KV capacity", f"{server.kv_capacity_tokens:,} tokens"))
+            facts.append(("KV capacity", count(server.kv_capacity_tokens, "token")))
         if server.slots is not None:
             facts.append(("Slots", f"{server.slots:,}"))
     if case.best is not None:

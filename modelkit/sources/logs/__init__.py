@@ -28,6 +28,7 @@ from modelkit.sources.logs.record import PER_SECOND, Reading
 from modelkit.sources.logs.record import Engine as Engine
 from modelkit.sources.logs.record import LogRecord as LogRecord
 from modelkit.sources.traces import trace_formats
+from modelkit.text import count, counted
 
 Read = Callable[[str | os.PathLike[str], Reading], Iterator[LogRecord]]
 
@@ -80,7 +81,7 @@ class Log:
     @property
     def notes(self) -> list[str]:
         """What is to be said of the import."""
-        return [f"{n:,} {why}" for why, n in self.left_out.items()]
+        return [counted(n, why) for why, n in self.left_out.items()]
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,12 @@ def read_log(
         left_out[_OUTSIDE] += int((~mask).sum())
         records = [record for record, kept in zip(records, mask, strict=True) if kept]
     if left_out[_UNORDERED] > len(records):
-        words = f"{left_out[_UNORDERED]:,} of {left_out[_UNORDERED] + len(records):,} requests have times out of order"
+        every = count(left_out[_UNORDERED] + len(records), "request")
+        words = f"{left_out[_UNORDERED]:,} of {every} with times out of order"
         advice = "allowed: arrival, first and last token in this order, on one clock and in the unit of the format"
         raise InputError(reading.where, [Fault("file", f"{words}; {advice}")])
     if not records:
-        why = ", ".join(f"{n:,} {why}" for why, n in left_out.items())
+        why = ", ".join(counted(n, why) for why, n in left_out.items())
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
     if per_second is None:
         check_times(name, records, reading)
@@ -191,7 +193,8 @@ def _served(
         why = _why_left_out(record, window)
         if why is None:
             if record.cached > record.prompt:
-                words = f"{record.cached:,} cached tokens of a prompt of {record.prompt:,}; allowed: at most all of it"
+                cached = count(record.cached, "cached token")
+                words = f"{cached} of a prompt of {record.prompt:,}; allowed: at most all of it"
                 reading.faults.append(Fault(record.place, words))
             yield record
         else:

@@ -29,6 +29,7 @@ from modelkit.errors import Fault, InputError
 from modelkit.sources.calibrate import COEFFICIENTS
 from modelkit.sources.logs import Log, LogRecord
 from modelkit.sources.logs.prompts import Prompts, iterations_of, split_prompts, whole_prompts
+from modelkit.text import count
 
 #: Fewest requests with stamps and two tokens or more that carry a law.
 FEWEST = 10
@@ -80,7 +81,11 @@ def stamps_of(log: Log) -> Stamps:
     found = _first_tokens([r for r in log.records if r.stamped])
     usable = sum(r.output > 1 and (r.last_token or 0) > (r.first_token or 0) for r in found)
     if usable < FEWEST:
-        lacks = "no request has times of its first and last token" if not found else f"{usable} requests have"
+        lacks = (
+            "no request has times of its first and last token"
+            if not found
+            else f"{count(usable, 'request')} {'has' if usable == 1 else 'have'}"
+        )
         words = f"{lacks}{'' if not found else ' two tokens or more and the times of the first and the last'}"
         raise InputError(log.where, [Fault("file", f"carries no law of iteration times: {words}; {FEWEST} are needed")])
     start = min(r.arrival or 0.0 for r in found)

@@ -18,6 +18,7 @@ from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import stem_of
+from modelkit.text import count
 
 SCHEMA = "modelkit/observed/1"
 #: What is said wherever numbers of an observed run are shown.
@@ -107,7 +108,7 @@ def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
     ids = [record.id for record in log.records]
     if len(set(ids)) < len(ids):
         ids = [f"r{i}" for i in range(1, len(ids) + 1)]
-    words = [f"{len(log.records)} requests of a {log.format} log", *log.notes]
+    words = [f"{count(len(log.records), 'request')} of a {log.format} log", *log.notes]
     stem = stem_of(log.where, log.format) if log.where != "standard input" else log.format
     return Instance(
         name=name or f"{stem}-n{len(log.records)}",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, shown
+from modelkit.text import count
 
 #: Largest time that is read, in the unit of the file: nanoseconds since 1970 are below.
 _LATEST = 1e19
@@ -101,7 +102,7 @@ class Twice:
     def disagree(self) -> str | None:
         """How the two differ, in words; None where they agree or nothing is known."""
         if 2 * self.apart > self.count:
-            return f"differ in {self.apart:,} of {self.count:,} requests; {self.example}"
+            return f"differ in {self.apart:,} of {count(self.count, 'request')}; {self.example}"
         one, other = _span(self.one), _span(self.other)
         if _span(self.difference) > max(DRIFT * max(one, other), DRIFT_S):
             return f"are moments on clocks that do not run alike: over the log they span {one:.3g} s and {other:.3g} s"

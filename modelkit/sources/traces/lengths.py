@@ -18,6 +18,7 @@ from modelkit.sources.families import GSM8K_CLOCK, output_lengths, timed_instanc
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of, trace_format
 from modelkit.sources.traces.times import TICKS_PER_SECOND, TIME_UNITS, ticks_of_number, unit_doubt
+from modelkit.text import count
 
 #: What tables call prompt lengths, output lengths and arrivals, in small letters with ``_`` for blanks.
 _PROMPTS = (
@@ -107,7 +108,7 @@ def lengths(
     notes = []
     if found.no_output:
         lines = found.no_output
-        notes.append(f"{len(lines):,} rows without output left out, the first in line {lines[0]}")
+        notes.append(f"{count(len(lines), 'row')} without output left out, the first in line {lines[0]}")
     if chosen.arrival is not None and not takes_arrivals:
         why = "--rate draws them" if rate is not None else "only with --server do requests arrive over time"
         notes.append(f"the arrivals in the column {chosen.arrival!r} are not used: {why}")
@@ -134,7 +135,7 @@ def lengths(
     instance = timed_instance(
         name + (f"-m{kv_capacity}" if kv_capacity is not None else ""),
         f"trace lengths {stem}",
-        f"{stem}: {len(prompt)} requests, prompts {chosen.prompt}, {words}"
+        f"{stem}: {count(len(prompt), 'request')}, prompts {chosen.prompt}, {words}"
         + (f", on {server}" if server is not None else "")
         + (f", {rate:g} requests/s" if rate is not None else "")
         + (f", arrivals {chosen.arrival} [{unit}]" if takes_arrivals else "")

@@ -16,6 +16,7 @@ from modelkit.sources.traces import Imported, trace_format
 from modelkit.sources.traces.attributes import Attributes
 from modelkit.sources.traces.taking import ROUND_MS, Reader, Reading, Taking, TraceEntry, taken
 from modelkit.sources.traces.times import is_number, ticks_of_stamp
+from modelkit.text import count
 
 
 def serving_format(
@@ -183,7 +184,7 @@ def mooncake(row: Row, reading: Reading) -> TraceEntry:
     entry = _turn(row, reading)
     blocks, session = entry.blocks, row.cells.get("session_id")
     if blocks and session is not None and reading.prompts.setdefault(str(session), blocks[0]) != blocks[0]:
-        words = "turns that do not begin with the blocks of the turn before; if they hold only what is new, they are of"
+        words = "turns that do not begin with the blocks of the turn before; turns of only what is new are of"
         return entry._replace(said=(f"{words} the format mooncake-delta",))
     return entry
 
@@ -263,7 +264,8 @@ def _check_blocks(row: Row, prompt: int, blocks: int, reading: Reading) -> None:
         return
     fits = [str(2**k) for k in range(17) if blocks == -(-prompt // 2**k)][:3]
     advice = f"; blocks of {' or '.join(fits)} would fit: --block" if fits else ""
-    words = f"{blocks} blocks of {size} tokens do not make a prompt of {prompt:,}{advice}"
+    make = "does not make" if blocks == 1 else "do not make"
+    words = f"{count(blocks, 'block')} of {count(size, 'token')} {make} a prompt of {prompt:,}{advice}"
     reading.faults.append(Fault(f"{row.place}, hash_ids", words))
 
 

@@ -35,6 +35,7 @@ from modelkit.sources.traces.times import (
     ticks_of_stamp,
     unit_doubt,
 )
+from modelkit.text import count, counted
 
 #: Length of a round without a server [ms].
 ROUND_MS = 55.0
@@ -178,12 +179,12 @@ def taken(
         else:
             kept.append((tick, entry))
     if not kept:
-        raise InputError(where, [Fault("file", f"no request fits {capacity} tokens")])
+        raise InputError(where, [Fault("file", f"no request fits {count(capacity or 0, 'token')}")])
     arrivals, clock_words = _convert_times([tick for tick, _ in kept], taking)
     if arrivals[-1] > MAX_TIME:
         raise InputError(where, [Fault("file", f"the last request arrives {arrivals[-1]:g} after the first")])
     stem = stem_of(path, name)
-    words = [f"{stem}: {len(kept)} requests after the first {taking.skip}", clock_words]
+    words = [f"{stem}: {count(len(kept), 'request')} after the first {taking.skip}", clock_words]
     words += [f"{key} {value}" for key, value in (("from", taking.since), ("until", taking.until)) if value is not None]
     words += [f"rescaled to {taking.rate:g} requests/s"] if taking.rate is not None else []
     words += [
@@ -193,7 +194,7 @@ def taken(
     ]
     extra: dict[str, Any] = {f"{why}_lines": sorted(lines) for why, lines in left_out.items() if lines}
     notes = [
-        f"{len(lines):,} {'row' if len(lines) == 1 else 'rows'} {_LEFT_OUT[why]} left out, the first in"
+        f"{count(len(lines), 'row')} {_LEFT_OUT[why]} left out, the first in"
         f" {reading.noun} {min(lines)}; extra.{why}_lines names them all"
         for why, lines in left_out.items()
         if lines
@@ -210,10 +211,11 @@ def taken(
     if reading.conversations:
         notes.append("conversations are not modelled: every turn is a request of its own")
     if (followed := reading.turns.followed) > 0:
-        turns = f"{followed:,} turns come after the answers that they wait for, at the earliest: those served alone"
+        come = "comes after the answers that it waits" if followed == 1 else "come after the answers that they wait"
+        turns = f"{count(followed, 'turn')} {come} for, at the earliest: those served alone"
         words.append(turns)
         notes.append(f"{turns} on this server")
-    notes += [f"{n:,} {why}" for why, n in reading.ignored.items()]
+    notes += [counted(n, why) for why, n in reading.ignored.items()]
     if (unit := _unit_words(entries, reading)) is not None:
         words.append(unit)
         if not reading.told:
@@ -310,7 +312,7 @@ def _entries(
     if not entries:
         after = f" after the first {taking.skip}" if taking.skip else ""
         within = " within --from and --until" if taking.since is not None or taking.until is not None else ""
-        why = "".join(f"; {n:,} {words}" for words, n in reading.ignored.items() if words.endswith("left out"))
+        why = "".join(f"; {counted(n, words)}" for words, n in reading.ignored.items() if words.endswith("left out"))
         why = " that did not fail" if left_out["failed"] else " with an output" if left_out["no_output"] else why
         raise InputError(where, [Fault("file", f"has no request{after}{within}{why}")])
     return entries
@@ -335,8 +337,9 @@ def _unit_words(entries: list[TraceEntry], reading: Reading) -> str | None:
     if reading.unit is None or not ticks:
         return None
     span = (max(ticks) - min(ticks)) / TICKS_PER_SECOND
-    rate = f", so {(len(ticks) - 1) / span:.3g} requests come a second" if span else ""
-    blocks = f", blocks have {reading.block:,} tokens" if any(entry.blocks for entry in entries) else ""
+    often = f"{(len(ticks) - 1) / span:.3g}" if span else ""
+    rate = f", so {often} {'request comes' if often == '1' else 'requests come'} a second" if span else ""
+    blocks = f", blocks have {count(reading.block or 0, 'token')}" if any(entry.blocks for entry in entries) else ""
     return f"times are read in {reading.unit}{rate}{blocks}"
 
 

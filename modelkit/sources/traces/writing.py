@@ -11,6 +11,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance
 from modelkit.sources.traces.taking import ROUND_MS
+from modelkit.text import count
 
 #: Prompt tokens in a block of the format.
 BLOCK = 512
@@ -89,5 +90,5 @@ def _notes(instance: Instance, round_ms: float | None, size: int) -> list[str]:
         length = f"{round_ms or ROUND_MS:g}"
         notes.append(f"a round is written as {length} ms; import --round-ms {length} counts rounds again")
     if size != BLOCK:
-        notes.append(f"hash_ids are of blocks of {size} tokens, not {BLOCK}; import --block {size} reads them")
+        notes.append(f"hash_ids are of blocks of {count(size, 'token')}, not {BLOCK}; import --block {size} reads them")
     return notes
