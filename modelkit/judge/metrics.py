@@ -46,17 +46,28 @@ METRICS: dict[str, str] = {
     "pauses": "times that a request was paused",
     "paused_{t}": "sum over requests of the time in which they were paused",
     "swapped_tokens": "tokens that pauses copied out of the cache; what is resumed is copied back",
+    "cached_prompt_tokens": "prompt tokens that requests found in the prefix cache when they were admitted",
+    "prefix_hit_share": "the same as a share of the prompt tokens of all that were admitted",
+    "peak_saved_tokens": "most tokens saved in any round by holding once what several requests share",
     **SLO_METRICS,
 }
-
 #: Metrics of servers on which requests may be paused.
 OF_PAUSES = ("pauses", "paused_{t}", "swapped_tokens")
+#: Metrics of servers on which requests share prefixes.
+OF_PREFIXES = ("cached_prompt_tokens", "prefix_hit_share", "peak_saved_tokens")
 
 
-def metric_names(is_unit: bool, *, slo: bool = False, pauses: bool = False) -> list[str]:
-    """The metrics of results under the unit clock, or in real time, in their order; with those of levels and pauses."""
+def metric_names(is_unit: bool, *, slo: bool = False, pauses: bool = False, prefixes: bool = False) -> list[str]:
+    """The metrics of results under the unit clock, or in real time, in their order.
+
+    With those of service levels, of pauses and of shared prefixes.
+    """
     unit, second = ("rounds", "round") if is_unit else ("ms", "second")
-    left_out = {*(() if slo else SLO_METRICS), *(() if pauses else OF_PAUSES)}
+    left_out = {
+        *(() if slo else SLO_METRICS),
+        *(() if pauses else OF_PAUSES),
+        *(() if prefixes else OF_PREFIXES),
+    }
     names = [name for name in METRICS if name not in left_out and not (is_unit and name.endswith("_ms"))]
     return [name.format(t=unit, s=second) for name in names]
 
@@ -75,13 +86,17 @@ class Totals:
     pauses: int = 0
     paused: float = 0.0  # time, summed over the requests
     swapped: int = 0  # tokens copied out
+    prompts: int = 0  # tokens of all prompts admitted
+    found: int = 0  # of these in the prefix cache
+    saved: int = 0
 
     @classmethod
     def of(cls, replicas: Iterable[Totals]) -> Totals:
-        """Those of several replicas: all is added up but the peak, which is that of one."""
+        """Those of several replicas: all is added up but peaks, which are those of one."""
         every = list(replicas)
         sums = {field.name: sum(getattr(totals, field.name) for totals in every) for field in fields(cls)}
-        return cls(**{**sums, "peak": max(totals.peak for totals in every)})
+        peaks = {name: max(getattr(totals, name) for totals in every) for name in ("peak", "saved")}
+        return cls(**{**sums, **peaks})
 
 
 def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Totals) -> dict[str, float | None]:
@@ -141,12 +156,18 @@ def metrics(instance: Instance, residencies: tuple[Residency, ...], totals: Tota
         "pauses": totals.pauses,
         f"paused_{unit}": whole(float(totals.paused)),
         "swapped_tokens": totals.swapped,
+        "cached_prompt_tokens": totals.found,
+        "prefix_hit_share": totals.found / totals.prompts if totals.prompts else None,
+        "peak_saved_tokens": totals.saved,
     }
     every["mean_ttft_ms"] = every[f"mean_first_token_{unit}"]
     every["mean_tpot_ms"] = every[f"mean_per_output_token_{unit}"]
     for q in (50, 90, 99):
         every |= {f"p{q}_ttft_ms": quantile(first_token, q), f"p{q}_tpot_ms": quantile(per_token, q)}
-    return {name: every[name] for name in metric_names(instance.is_unit, pauses=server.pause is not None)}
+    names = metric_names(
+        instance.is_unit, pauses=server.pause is not None, prefixes=instance.shared_prefixes is not None
+    )
+    return {name: every[name] for name in names}
 
 
 def latencies(instance: Instance, verdict: Verdict) -> list[float]:

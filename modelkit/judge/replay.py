@@ -13,6 +13,10 @@ keeps what it has (`modelkit.judge.pauses`).
 Under chunked prefill (``Schedule.tokens_per_iteration``) the round r of a request counts from the iteration that
 processes the last of its prompt; until then it holds s_i, for its memory is reserved from its admission on.
 
+With a prefix cache (``modelkit.judge.prefixes``) requests hold what they share once, which is what memory is counted
+by, and read what is not in the cache. The cost of held tokens is that of attention: each decoding request pays for all
+of its own, shared or not.
+
 ==================  =================================================================================
 clock               an iteration lasts
 ==================  =================================================================================
@@ -34,6 +38,7 @@ from modelkit.instance import Instance, LinearClock
 from modelkit.judge.excess import Excess
 from modelkit.judge.metrics import Totals
 from modelkit.judge.pauses import Pauses
+from modelkit.judge.prefixes import PrefixLedger
 from modelkit.judge.rules import Interval, Residency, Violation
 from modelkit.schedule import Segment
 from modelkit.text import count
@@ -46,8 +51,9 @@ TIME_TOLERANCE_MS = 1e-3
 class _Residency:
     """A residency while it is replayed.
 
-    ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed;
-    both ends move on while a prompt is read in chunks. ``made`` is how many tokens it had when it was paused last.
+    ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed, ``found``
+    those that were in the prefix cache; both ends move on while a prompt is read in chunks. ``made`` is how many tokens
+    it had when it was paused last.
     """
 
     request: int
@@ -56,6 +62,7 @@ class _Residency:
     starts_at: int
     ends_at: int
     unread: int
+    found: int
     position: int
     first_token: float | None = None
     end: float | None = None
@@ -82,6 +89,7 @@ class Replay:
         clock = instance.server.clock
         self.linear = clock if isinstance(clock, LinearClock) else None
         self.chunk = tokens_per_iteration if self.linear is not None and self.linear.mixed else None
+        self.exclusive = self.linear is not None and not self.linear.mixed
         self.tolerance = TIME_TOLERANCE_MS if self.linear else 0.0
         self.per_time = 1000.0 if self.linear else 1.0  # replay time units in one unit of `at`
         self.prompt: list[int] = beside.prompt if beside else instance.arrays.prompt.tolist()
@@ -101,6 +109,7 @@ class Replay:
         self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in residencies)
         self.fresh: dict[int, _Residency] = {}  # admitted, prompt not yet processed or first round not yet run
         self.residencies: list[_Residency] = []
+        self.prefixes = PrefixLedger(instance.shared_prefixes, instance.server.kv_capacity_tokens)
         self.violations: list[Violation] = []
         self.intervals: list[Interval] = []
         self.over = Excess(self, "kv_capacity", instance.server.kv_capacity_tokens, "the KV cache holds")
@@ -125,8 +134,8 @@ class Replay:
         self.crowd.see(self.occupied, 0)
         if copying := self.pauses.copying_ms():
             self.pass_time(copying)
-        if self.linear is not None and not self.linear.mixed and admitted:
-            self.pass_time(self.prefill_ms(sum(self.prompt[residency.request] for residency in admitted)))
+        if self.linear is not None and self.exclusive and admitted:
+            self.pass_time(self.prefill_ms(sum(residency.unread for residency in admitted)))
         self.run_rounds(segment.rounds)
 
     def advance_to(self, at: float) -> None:
@@ -144,9 +153,10 @@ class Replay:
 
     def pass_time(self, duration: float) -> None:
         """Let time go by in which no request decodes; those in progress keep their tokens."""
-        self.over.see(self.held, 0)
+        self.over.see(self.held_once, 0)
         self.crowd.see(self.occupied, 0)
-        self.totals.token_time += self.held * duration
+        self.totals.token_time += self.held_once * duration
+        self.prefixes.make_room(self.held_once)
         self.add_time(duration)
 
     def add_time(self, duration: float) -> None:
@@ -170,13 +180,23 @@ class Replay:
             self.stop(residency)
         else:
             self.pauses.end(residency)
+        self.release(residency)
+
+    def release(self, residency: _Residency) -> None:
+        """A request is in progress no more, and its shared tokens are used by others alone."""
         residency.end = self.now
+        i = residency.request
+        read = self.prompt[i] - (0 if self.exclusive else residency.unread)
+        for other, tokens in self.prefixes.leave(i, self.now, read, self.fresh).items():
+            self.fresh[other].unread += tokens
+            self.fresh[other].found -= tokens
+            self.totals.found -= tokens
 
     def cached(self, residency: _Residency) -> int:
-        """Tokens of a request in progress that the cache has or had when it was paused."""
+        """Tokens of a request in progress that were processed for it."""
         made = residency.made if residency.paused_at is not None else self.round - residency.starts_at
-        unread = residency.unread if self.linear is None or self.linear.mixed else 0
-        return int(self.prompt[residency.request]) - unread + made
+        unread = 0 if self.exclusive else residency.unread
+        return int(self.prompt[residency.request]) - residency.found - unread + made
 
     def stop(self, residency: _Residency) -> None:
         """A request that runs runs no more."""
@@ -196,8 +216,11 @@ class Replay:
         if self.now < self.arrival[i] - self.tolerance:
             early = self.arrival[i] - self.now
             self.violate("before_arrival", early, name, f"request {name!r} arrives at {self.clock(self.arrival[i])}")
+        ends_at, found = self.round + self.output[i], self.prefixes.enter(i, self.now)
+        self.totals.prompts += self.prompt[i]
+        self.totals.found += found
         residency = _Residency(
-            i, slot, self.now, self.round, self.round + self.output[i], self.prompt[i], len(self.residencies)
+            i, slot, self.now, self.round, ends_at, self.prompt[i] - found, found, len(self.residencies)
         )
         if slot is not None:
             self.take_slot(residency, slot, name)
@@ -260,17 +283,20 @@ class Replay:
             kv_tokens = rounds * (kv_first - new_tokens) + decoding * (rounds * (rounds - 1) // 2)
             return self.linear.iterations_ms(rounds, prompts, decoding, kv_tokens)
 
-        duration = lasting(span)
-        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, first, last, self.replica))
-        self.over.see_span(first, last, growing, span, lasting)
+        duration, saved = lasting(span), self.prefixes.saved
+        low, high = first - saved, last - saved
+        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, low, high, self.replica))
+        self.over.see_span(low, high, growing, span, lasting)
         self.crowd.see(self.occupied, span)
-        self.totals.token_time += duration * (first + last) / 2
+        self.totals.token_time += duration * (low + high) / 2
         if self.linear is not None:  # rounds that hold more last longer: sum of (tokens - their mean)^2 over the span
             self.totals.token_time += self.linear.decode_per_kv_token_ms * growing**2 * span * (span**2 - 1) / 12
         self.totals.slot_time += duration * self.active
-        self.totals.peak = max(self.totals.peak, last)
+        self.totals.peak = max(self.totals.peak, high)
+        self.totals.saved = max(self.totals.saved, saved)
         self.add_time(duration)
         self.round += span
+        self.prefixes.make_room(high)
         for residency in read:
             residency.first_token = self.now
             del self.fresh[residency.request]
@@ -278,9 +304,9 @@ class Replay:
             entry = heapq.heappop(self.ending)
             if self.will_end(entry):
                 residency = self.residencies[entry[1]]
-                residency.end = self.now
                 residency.completed = True
                 self.stop(residency)
+                self.release(residency)
 
     def rounds_of_reading(self, most: int) -> int:
         """Rounds, at most ``most``, in which prompts are processed alike: the first of them fills every chunk.
@@ -355,8 +381,16 @@ class Replay:
 
     @property
     def held(self) -> int:
-        """Tokens held after the rounds run so far by those in progress, whether they run or are paused."""
+        """Tokens held after the rounds run so far by those in progress, the shared counted for each.
+
+        Whether they run or are paused.
+        """
         return self.base + self.active * self.round + self.pauses.held
+
+    @property
+    def held_once(self) -> int:
+        """The same, the shared counted once: what the KV cache holds."""
+        return self.held - self.prefixes.saved
 
     @property
     def occupied(self) -> int:

@@ -26,7 +26,7 @@ from modelkit.verify.result import OwnRules
 #: What a search's result is called that belongs to a variant without saying to which.
 UNNAMED = "a variant without a name"
 
-_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, pauses=True)}
+_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, pauses=True, prefixes=True)}
 
 
 @dataclass(frozen=True)
