@@ -99,6 +99,10 @@ class PrefixLedger:
         self._settle(group, before, max(there, self._longest(group)) if self._keep else self._longest(group), now)
         return more
 
+    def group(self, request: int) -> int:
+        """Number of a request's group; -1 for none."""
+        return self._group[request] if self._shares(request) else -1
+
     def users(self, request: int) -> list[int]:
         """Prefixes of the requests in progress of a request's group, ascending [token]."""
         return list(self._users.get(self._group[request], ())) if self._shares(request) else []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from modelkit.errors import UsageError, did_you_mean
+from modelkit.policies.base import Leaving as Leaving
 from modelkit.policies.base import Policy as Policy
 from modelkit.policies.base import Predictions as Predictions
 from modelkit.policies.base import Room as Room
@@ -26,7 +27,8 @@ from modelkit.registry import Option, Registry, options_of
 
 #: Modules of this package that register policies.
 _MODULES = (
-    "clearing", "groups", "hybrid", "intervals", "lookahead", "sglang", "slots", "sorted_f", "timed", "vllm", "wait",
+    "clearing", "groups", "hybrid", "intervals", "lookahead", "prefixes", "sglang", "slots", "sorted_f", "timed",
+    "vllm", "wait",
 )  # fmt: skip
 
 

@@ -11,25 +11,37 @@ import numpy.typing as npt
 
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock
+from modelkit.judge.prefixes import PrefixLedger
 
 #: Lower and upper predicted outputs, int64 of shape [n] [token].
 Predictions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 class Seen(NamedTuple):
-    """A request as a policy sees it. ``number`` names it; lengths in tokens, ``arrival`` in rounds or seconds."""
+    """A request as a policy sees it. ``number`` names it; lengths in tokens, ``arrival`` in rounds or seconds.
+
+    Of its prompt it may share the first ``shared`` tokens with others, through the server's prefix cache.
+    """
 
     number: int
     arrival: float
     prompt: int
     predicted_lower: int
     predicted_upper: int
+    shared: int = 0
+
+    @property
+    def own(self) -> int:
+        """Prompt tokens that it holds alone whoever else runs [token]."""
+        return self.prompt - self.shared
 
 
 def seen_requests(instance: Instance, predicted: Predictions) -> list[Seen]:
     """The requests as a policy sees them, with these predictions."""
     lower, upper = (end.tolist() for end in predicted)
-    columns = (instance.arrays.arrival.tolist(), instance.arrays.prompt.tolist(), lower, upper)
+    prefixes = instance.shared_prefixes
+    shared = (0,) * len(lower) if prefixes is None else prefixes.tokens
+    columns = (instance.arrays.arrival.tolist(), instance.arrays.prompt.tolist(), lower, upper, shared)
     return [Seen(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
 
 
@@ -38,6 +50,10 @@ class Running(NamedTuple):
 
     request: Seen
     start: float
+
+
+#: The ledger of servers on which no request shares anything.
+_NOTHING_SHARED = PrefixLedger(None, None)
 
 
 class View(NamedTuple):
@@ -50,7 +66,7 @@ class View(NamedTuple):
     capacity
         M [token], None without limit.
     held
-        Tokens that the requests in progress hold now.
+        Tokens that the requests in progress hold now, what they share counted once.
     running
         Requests in progress by number, in order of admission.
     free_slots
@@ -66,6 +82,8 @@ class View(NamedTuple):
         Prompt tokens that the iteration ahead takes; None without limit.
     chunked
         Whether the last prompt may exceed ``prompt_room``, to be processed in several iterations.
+    prefixes
+        The prefix cache, as it is at the moment.
     """
 
     now: float
@@ -78,6 +96,15 @@ class View(NamedTuple):
     linear_clock: LinearClock | None = None
     prompt_room: int | None = None
     chunked: bool = False
+    prefixes: PrefixLedger = _NOTHING_SHARED
+
+    def unread(self, request: Seen) -> int:
+        """Prompt tokens that a waiting request would have to read: those that the prefix cache does not hold."""
+        return request.prompt - (self.prefixes.cached(request.number) if request.shared else 0)
+
+    def taken(self, request: Seen) -> int:
+        """Tokens that the prompt of a waiting request would take of the memory, beside those in use."""
+        return request.prompt - (self.prefixes.used(request.number) if request.shared else 0)
 
     @property
     def law(self) -> LinearClock | None:
@@ -92,14 +119,38 @@ class Room:
         self._slots: float = math.inf if view.free_slots is None else view.free_slots
         self._tokens: float = math.inf if view.prompt_room is None else view.prompt_room
         self._chunked = view.chunked
+        self._view = view
 
     def takes(self, request: Seen) -> bool:
         """Whether ``request`` may start; if so, what it takes is gone."""
-        if self._slots < 1 or self._tokens < (1 if self._chunked else request.prompt):
+        unread = self._view.unread(request)
+        if self._slots < 1 or self._tokens < (1 if self._chunked else unread):
             return False
         self._slots -= 1
-        self._tokens -= request.prompt
+        self._tokens -= unread
         return True
+
+
+class Leaving:
+    """What requests in progress free as one after the other leaves: of what they share, what nobody else uses."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._gone: dict[int, list[int]] = {}  # prefixes still in use, by group
+
+    def frees(self, number: int) -> int:
+        """Tokens that this one would hold in the round ahead and that are free when it leaves too."""
+        request, start = self._view.running[number]
+        own = request.own + int(self._view.round - start) + 1
+        return own + (self._release(request) if request.shared else 0)
+
+    def _release(self, request: Seen) -> int:
+        """Shared tokens that nobody else uses."""
+        ledger = self._view.prefixes
+        users = self._gone.setdefault(ledger.group(request.number), ledger.users(request.number))
+        longest = users[-1]
+        users.remove(request.shared)
+        return longest - (users[-1] if users else 0)
 
 
 class Policy:
@@ -146,12 +197,12 @@ class Policy:
         Called only then. The default evicts the latest admitted until the next round fits, so
         the oldest request always gets on.
         """
-        excess = view.held + len(view.running) - (view.capacity or 0)
-        for number, (request, start) in reversed(list(view.running.items())):
+        excess, leaving = view.held + len(view.running) - (view.capacity or 0), Leaving(view)
+        for number in reversed(list(view.running)):
             if excess <= 0:
                 return
             yield number
-            excess -= request.prompt + int(view.round - start) + 1
+            excess -= leaving.frees(number)
 
 
 def share(name: str, value: float) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from modelkit.errors import UsageError
-from modelkit.policies import Policy, Room, Seen, View, policy, share
+from modelkit.policies import Leaving, Policy, Room, Seen, View, policy, share
 
 _ALPHA = "share of M that is kept free of new requests"
 
@@ -42,7 +42,7 @@ class _Clearing(Policy):
         held = view.held + running
         while self._waiting:
             _, number, request = self._waiting[0]
-            held += request.prompt + 1
+            held += view.taken(request) + 1
             if view.capacity is not None and running and held > self._share * view.capacity:
                 return
             if not room.takes(request):
@@ -97,14 +97,13 @@ class AlphaBetaClearing(_Clearing):
     def clear(self, view: View) -> list[int]:
         """Passes over those in progress, each evicted with probability beta, until the next round fits."""
         left = list(view.running)
-        excess = view.held + len(left) - (view.capacity or 0)
+        excess, leaving = view.held + len(left) - (view.capacity or 0), Leaving(view)
         out: list[int] = []
         while excess > 0:
             kept = []
             for number, unlucky in zip(left, view.rng.random(len(left)) < self._beta, strict=True):
                 if unlucky:
-                    request, start = view.running[number]
-                    excess -= request.prompt + int(view.round - start) + 1
+                    excess -= leaving.frees(number)
                     out.append(number)
                 else:
                     kept.append(number)

@@ -46,7 +46,7 @@ class LengthGroups(Policy):
             return
         room, held = Room(view), 0
         for count, request in enumerate(self._by_similarity()):
-            held += request.prompt + request.predicted_upper
+            held += view.taken(request) + request.predicted_upper
             if count >= self._size or (view.capacity is not None and held > view.capacity and count):
                 return
             if not room.takes(request):

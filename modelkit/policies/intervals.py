@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelkit.policies import Seen, View, policy
+from modelkit.policies import Leaving, Seen, View, policy
 from modelkit.policies.lookahead import LookAhead
 
 
@@ -76,7 +76,7 @@ class AMin(OwnLengths):
         return request.predicted_lower
 
     def evict(self, view: View) -> Iterator[int]:
-        excess = view.held + len(view.running) - (view.capacity or 0)
+        excess, leaving = view.held + len(view.running) - (view.capacity or 0), Leaving(view)
 
         def lower(number: int) -> tuple[int, int]:
             request, start = view.running[number]
@@ -85,6 +85,5 @@ class AMin(OwnLengths):
         for number in sorted(view.running, key=lower):
             if excess <= 0:
                 return
-            request, start = view.running[number]
             yield number
-            excess -= request.prompt + view.round - int(start) + 1
+            excess -= leaving.frees(number)

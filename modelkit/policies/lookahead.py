@@ -130,6 +130,11 @@ def _least_start(columns: Any, count: int, prompt: int, output: int, now: int, c
     return least
 
 
+def shared_with(request: Seen, view: View) -> int:
+    """Tokens of prefixes in use when ``request`` runs too, each counted once."""
+    return view.prefixes.in_use + (view.taken(request) - request.own)
+
+
 class LookAhead(Policy):
     """Scan the waiting requests in an order; admit while (1) holds, stop at the first that does not fit.
 
@@ -159,7 +164,7 @@ class LookAhead(Policy):
         heappush(self._waiting, (self.key(request), request.arrival, request.number, request))
 
     def started(self, request: Seen, now: float) -> None:
-        self._profile.add(request.number, request.prompt, int(now), int(now) + self.length(request))
+        self._profile.add(request.number, request.own, int(now), int(now) + self.length(request))
 
     def ended(self, request: Seen, now: float) -> None:
         self._profile.remove(request.number)
@@ -168,18 +173,19 @@ class LookAhead(Policy):
         self._profile.outgrow(request.number)
 
     def postponed(self, request: Seen, start: int) -> None:
-        self._profile.move(request.number, request.prompt, start, start + self.length(request))
+        self._profile.move(request.number, request.own, start, start + self.length(request))
 
     def fits(self, request: Seen, view: View) -> bool:
         """Whether (1) holds with ``request`` too."""
         return view.capacity is None or self._profile.fits(
-            request.prompt, self.length(request), view.round, self.limit(view)
+            request.own, self.length(request), view.round, self.limit(view, request)
         )
 
-    def limit(self, view: View) -> int:
-        """Tokens that the cache may hold."""
+    def limit(self, view: View, request: Seen) -> int:
+        """Tokens that requests may hold alone when ``request`` runs too; what they share is then taken to stay."""
         assert view.capacity is not None
-        return int((1 - self._alpha) * view.capacity) if self._alpha and view.running else view.capacity
+        whole = int((1 - self._alpha) * view.capacity) if self._alpha and view.running else view.capacity
+        return whole - shared_with(request, view)
 
     def admit(self, view: View) -> Iterator[int]:
         return self.scan(view, Room(view))
@@ -196,10 +202,13 @@ class LookAhead(Policy):
     def patience(self, view: View) -> int | None:
         if not self._waiting or view.capacity is None:
             return None
-        request = self._waiting[0][-1]
+        return self.rounds_until(self._waiting[0][-1], view)
+
+    def rounds_until(self, request: Seen, view: View) -> int | None:
+        """Rounds until ``request`` fits first if nothing happens; None: not before something does."""
         if not Room(view).takes(request):
             return None
-        return self._profile.rounds_until_fit(request.prompt, self.length(request), view.round, self.limit(view))
+        return self._profile.rounds_until_fit(request.own, self.length(request), view.round, self.limit(view, request))
 
 
 _ALPHA = "share of M kept free of new requests, in case predictions fail"

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from modelkit.errors import UsageError
-from modelkit.policies import Policy, Room, Running, Seen, View, policy
+from modelkit.policies import Leaving, Policy, Room, Running, Seen, View, policy
 
 #: Tokens that an output counts with at most.
 _MOST = 4096
@@ -64,8 +64,8 @@ class SglangLike(Policy):
             next_round = view.capacity - view.held - len(view.running)
         while self._waiting:
             request = self._waiting[0]
-            free -= request.prompt + min(request.predicted_upper, _MOST)
-            next_round -= request.prompt + 1
+            free -= view.taken(request) + min(request.predicted_upper, _MOST)
+            next_round -= view.taken(request) + 1
             self._full = not alone and (free <= 0 or next_round < 0)
             if self._full or not room.takes(request):
                 return
@@ -82,13 +82,13 @@ class SglangLike(Policy):
         return max(self._first * _LEAST, self._share - fallen)
 
     def evict(self, view: View) -> Iterator[int]:
-        left = dict(view.running)
+        left, leaving = dict(view.running), Leaving(view)
         excess = view.held + len(left) - (view.capacity or 0)
-        for number, entry in sorted(left.items(), key=lambda item: _youngest(item[1], view.round)):
+        for number, _ in sorted(left.items(), key=lambda item: _youngest(item[1], view.round)):
             if excess <= 0:
                 break
             del left[number]
-            excess -= entry.request.prompt + _made(entry, view.round) + 1
+            excess -= leaving.frees(number)
             yield number
         made = sum(_made(entry, view.round) for entry in left.values())
         most = sum(min(entry.request.predicted_upper, _MOST) for entry in left.values())

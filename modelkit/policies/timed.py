@@ -111,12 +111,12 @@ class _Tiles(_InArrivalOrder):
         room, left = Room(view), self._tile
         while self._waiting:
             request = self._waiting[0][-1]
-            if left < self._tile and (view.chunked or request.prompt > left):
+            if left < self._tile and (view.chunked or view.unread(request) > left):
                 return
             if not self.fits(request, view) or not room.takes(request):
                 return
             heappop(self._waiting)
-            left -= request.prompt
+            left -= view.unread(request)
             yield request
 
 
@@ -178,7 +178,7 @@ class GateAndRoute(_Tiles):
             return
         active, tokens = len(view.running), 0
         for request in self.tile(view):
-            tokens += request.prompt
+            tokens += view.unread(request)
             yield request.number
         if tokens:
             self._mixed += self._lasts(view, tokens, active)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from modelkit.errors import UsageError
-from modelkit.policies import Policy, Room, Seen, View, policy, share
+from modelkit.policies import Leaving, Policy, Room, Seen, View, policy, share
 
 
 @policy(
@@ -50,13 +50,13 @@ class VllmLike(Policy):
         free: float | None = None
         while self._waiting:
             _, number, request = self._waiting[0]
-            held += request.prompt
+            held += view.taken(request)
             if view.capacity is not None and view.running:
                 if held > view.capacity:  # spares counting the blocks
                     return
                 if free is None:
                     free = self._free_blocks(view)
-                free -= self._blocks(request.prompt + 1)
+                free -= self._blocks(view.taken(request) + 1)
                 if free < self._watermark * (view.capacity // self._block):
                     return
             if not room.takes(request):
@@ -72,14 +72,14 @@ class VllmLike(Policy):
 
     def _fewest_tokens(self, view: View) -> Iterator[int]:
         """Those that hold the least, the later of two; who holds the most gets on."""
-        excess = view.held + len(view.running) - (view.capacity or 0)
+        excess, leaving = view.held + len(view.running) - (view.capacity or 0), Leaving(view)
         held = {n: request.prompt + view.round - int(start) for n, (request, start) in view.running.items()}
         order = list(held)[::-1]
         order.sort(key=held.__getitem__)
         for number in order:
             if excess <= 0:
                 return
-            excess -= held[number] + 1
+            excess -= leaving.frees(number)
             yield number
 
     def patience(self, view: View) -> int | None:
@@ -91,5 +91,5 @@ class VllmLike(Policy):
     def _free_blocks(self, view: View) -> int:
         """Blocks left beside those that the requests in progress hold after the round ahead."""
         now, block = view.round, self._block
-        held = sum(-(-(request.prompt + now - int(start) + 1) // block) for request, start in view.running.values())
-        return (view.capacity or 0) // block - held
+        held = sum(-(-(request.own + now - int(start) + 1) // block) for request, start in view.running.values())
+        return (view.capacity or 0) // block - held - self._blocks(view.prefixes.in_use)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from modelkit.errors import UsageError
 from modelkit.policies import Policy, Room, Seen, View, policy, share
 from modelkit.policies.intervals import OwnLengths
-from modelkit.policies.lookahead import LookAhead, Profile
+from modelkit.policies.lookahead import LookAhead, Profile, shared_with
 
 
 class Fluid:
@@ -93,7 +93,7 @@ class Wait(Policy):
         self._fluid.see(request.arrival, request.prompt, request.predicted_upper)
 
     def started(self, request: Seen, now: float) -> None:
-        self._profile.add(request.number, request.prompt, int(now), int(now) + request.predicted_upper)
+        self._profile.add(request.number, request.own, int(now), int(now) + request.predicted_upper)
 
     def ended(self, request: Seen, now: float) -> None:
         self._profile.remove(request.number)
@@ -102,7 +102,7 @@ class Wait(Policy):
         self._profile.outgrow(request.number)
 
     def postponed(self, request: Seen, start: int) -> None:
-        self._profile.move(request.number, request.prompt, start, start + request.predicted_upper)
+        self._profile.move(request.number, request.own, start, start + request.predicted_upper)
 
     def admit(self, view: View) -> Iterator[int]:
         room, share_of_time = Room(view), self._fluid.iterations(view)
@@ -121,7 +121,8 @@ class Wait(Policy):
                 request = queue[0]
                 fits = limit is None or alone
                 if not fits and limit is not None:
-                    fits = self._profile.fits(request.prompt, request.predicted_upper, view.round, limit)
+                    alone_for = limit - shared_with(request, view)
+                    fits = self._profile.fits(request.own, request.predicted_upper, view.round, alone_for)
                 if not fits or not room.takes(request):
                     break
                 queue.popleft()

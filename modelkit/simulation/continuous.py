@@ -27,6 +27,7 @@ import numpy as np
 
 from modelkit.errors import PolicyError, shown
 from modelkit.instance import Instance, LinearClock
+from modelkit.judge.prefixes import PrefixLedger
 from modelkit.policies import Policy, Predictions, Running, View, seen_requests
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.clocks import LinearTime, UnitTime
@@ -69,6 +70,7 @@ class ContinuousSimulation:
         if self.capacity is not None:  # that much is known of every request that can be served at all
             lower, upper = (np.minimum(end, self.capacity - arrays.prompt) for end in predicted)
             predicted = lower, upper
+        self.prefixes = PrefixLedger(instance.shared_prefixes, self.capacity)
         self.seen = seen_requests(instance, predicted)
         self.moments = [self.time.moment(arrival) for arrival in arrays.arrival.tolist()]
         self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.moments[i], i))
@@ -96,8 +98,8 @@ class ContinuousSimulation:
                 self.segments.append((self.time.begin(), tuple(admitted), tuple(evicted)))
                 self.rounds.append(0)
                 if admitted and isinstance(self.time, LinearTime) and self.time.exclusive:
-                    index = self.running
-                    self.time.prefill(sum(index[i].request.prompt for i in list(index)[-len(admitted) :]))
+                    self.time.prefill(sum(self.unread[i] for i in list(self.running)[-len(admitted) :]))
+                    self.prefixes.make_room(self.occupied)
                     continue  # arrivals during the prefill are seen before the next round
                 self.settle()
             if self.running:
@@ -114,8 +116,13 @@ class ContinuousSimulation:
 
     @property
     def held(self) -> int:
-        """Tokens held after the rounds run so far."""
+        """Tokens held after the rounds run so far, the shared counted for each."""
         return self.offset + len(self.running) * self.time.round
+
+    @property
+    def occupied(self) -> int:
+        """The same, the shared counted once."""
+        return self.held - self.prefixes.saved
 
     def settle(self) -> None:
         """What is in progress has changed: a new interval of rounds that are alike begins."""
@@ -141,7 +148,7 @@ class ContinuousSimulation:
         return View(
             now=self.time.seen(),
             capacity=self.capacity,
-            held=self.held,
+            held=self.occupied,
             running=self.view_running,
             free_slots=None if self.max_batch is None else self.max_batch - len(self.running),
             rng=self.rng,
@@ -149,6 +156,7 @@ class ContinuousSimulation:
             linear_clock=self.time.linear_clock,
             prompt_room=self.prompt_room(),
             chunked=self.limits.chunked_prefill,
+            prefixes=self.prefixes,
         )
 
     def prompt_room(self) -> int | None:
@@ -205,7 +213,7 @@ class ContinuousSimulation:
     def overflows(self) -> bool:
         if self.capacity is None:
             return False
-        return self.offset + len(self.running) * (self.time.round + 1) > self.capacity
+        return self.occupied + len(self.running) > self.capacity
 
     # --- decisions -----------------------------------------------------------------------------
 
@@ -238,10 +246,12 @@ class ContinuousSimulation:
             if self.max_batch is not None and len(self.running) >= self.max_batch:
                 raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
             prompt = self.seen[i].prompt
+            unread = prompt - self.prefixes.cached(i)
             if room is not None:
-                if room < (1 if view.chunked else prompt):
+                if room < (1 if view.chunked else unread):
                     raise PolicyError(f"the policy admits request {self.name(i)}, but the iteration is full")
-                room -= prompt
+                room -= unread
+            self.prefixes.enter(i, self.time.now)
             self.waiting.remove(i)
             slot = heapq.heappop(self.free) if self.slots else None
             if slot is not None:
@@ -251,7 +261,7 @@ class ContinuousSimulation:
             if self.time.linear_clock is None:
                 self.expect(i)
             else:
-                self.unread[i] = prompt
+                self.unread[i] = unread
             self.policy.started(self.seen[i], self.now)
             admitted.append(Admission(self.ids[i], slot))
             self.asked = None
@@ -265,8 +275,12 @@ class ContinuousSimulation:
         heapq.heappush(self.predicted, (self.start(i) + self.seen[i].predicted_upper, i))
 
     def leave(self, i: int) -> None:
-        self.offset -= self.seen[i].prompt - int(self.running.pop(i).start)
-        self.unread.pop(i, None)
+        prompt = self.seen[i].prompt
+        self.offset -= prompt - int(self.running.pop(i).start)
+        unread = self.unread.pop(i, 0)
+        read = prompt if self.time.exclusive else prompt - unread
+        for other, tokens in self.prefixes.leave(i, self.time.now, read, self.unread).items():
+            self.unread[other] += tokens
         if self.slots:
             heapq.heappush(self.free, self.slot.pop(i))
         self.policy.ended(self.seen[i], self.now)
@@ -286,6 +300,7 @@ class ContinuousSimulation:
                 self.read_on(rounds)
             self.time.run(rounds)
         self.rounds[-1] += rounds
+        self.prefixes.make_room(self.occupied)
         if self.take_completions() or reading or alike == rounds:
             self.settle()
 
@@ -332,7 +347,7 @@ class ContinuousSimulation:
             heapq.heappop(self.predicted)
         rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
         if self.capacity is not None:  # the first round that would overflow
-            rounds = min(rounds, (self.capacity - self.held) // len(self.running))
+            rounds = min(rounds, (self.capacity - self.occupied) // len(self.running))
         moment = self.moments[self.arrivals[-1]] if self.arrivals else math.inf
         if self.waiting and rounds > 1:
             view = self.asked or self.view()
