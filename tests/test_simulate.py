@@ -278,13 +278,18 @@ def test_policy_sees_predictions(register: Callable[..., str]) -> None:
     """On arrival a policy is told the predictions, cut to what the server could hold, and not the true length."""
     spy = spied(small((0, 2, 7, 3), (0, 2, 7, 9), (0, 2, 7, (1, 5)), (1, 2, 7)), register)
     first = {note[-1].number: note[-1] for note in reversed(spy.notes) if note[0] == "arrived"}
-    assert [first[i] for i in range(4)] == [(0, 0, 2, 3, 3), (1, 0, 2, 8, 8), (2, 0, 2, 1, 5), (3, 1, 2, 7, 7)]
+    assert [first[i] for i in range(4)] == [
+        (0, 0, 2, 3, 3, 0),
+        (1, 0, 2, 8, 8, 0),
+        (2, 0, 2, 1, 5, 0),
+        (3, 1, 2, 7, 7, 0),
+    ]
 
 
 def test_clairvoyant_policy_sees_the_truth(register: Callable[..., str]) -> None:
     """A policy that is registered as clairvoyant is told the true length in place of any prediction."""
     spy = spied(small((0, 2, 7, 3), (0, 2, 6, (1, 5))), register, clairvoyant=True)
-    assert [note[-1] for note in spy.notes if note[0] == "arrived"] == [(0, 0, 2, 7, 7), (1, 0, 2, 6, 6)]
+    assert [note[-1] for note in spy.notes if note[0] == "arrived"] == [(0, 0, 2, 7, 7, 0), (1, 0, 2, 6, 6, 0)]
 
 
 def test_policy_never_sees_the_future(register: Callable[..., str]) -> None:
@@ -325,9 +330,9 @@ def test_outgrown_predictions_grow_with_time(register: Callable[..., str]) -> No
     """A request that runs past its prediction is known to be one token longer, round after round."""
     spy = spied(small((0, 2, 5, (1, 2))), register)
     assert [note for note in spy.notes if note[0] == "outgrew"] == [
-        ("outgrew", 2, (0, 0, 2, 3, 3)),
-        ("outgrew", 3, (0, 0, 2, 4, 4)),
-        ("outgrew", 4, (0, 0, 2, 5, 5)),
+        ("outgrew", 2, (0, 0, 2, 3, 3, 0)),
+        ("outgrew", 3, (0, 0, 2, 4, 4, 0)),
+        ("outgrew", 4, (0, 0, 2, 5, 5, 0)),
     ]
 
 
@@ -335,7 +340,7 @@ def test_evicted_request_is_known_to_be_longer(register: Callable[..., str]) -> 
     """A request evicted after two rounds has at least three tokens, which its prediction says from then on."""
     spy = spied(small((0, 2, 4, 1), (0, 2, 4, (1, 5)), capacity=8), register)
     told = [note[-1] for note in spy.notes if note[0] == "arrived" and note[-1].number == 1]
-    assert told[:2] == [(1, 0, 2, 1, 5), (1, 0, 2, 3, 5)]
+    assert told[:2] == [(1, 0, 2, 1, 5, 0), (1, 0, 2, 3, 5, 0)]
 
 
 class Greedy(Policy):

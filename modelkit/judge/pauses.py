@@ -16,7 +16,8 @@ import heapq
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelkit.judge.replay import Replay, _Residency
+    from modelkit.judge.ongoing import Ongoing
+    from modelkit.judge.replay import Replay
 
 
 class Pauses:
@@ -85,7 +86,7 @@ class Pauses:
         else:
             heapq.heappush(replay.ending, (residency.ends_at, residency.position))
 
-    def end(self, residency: _Residency) -> None:
+    def end(self, residency: Ongoing) -> None:
         """The pause of a request is over, whatever comes of it."""
         assert residency.paused_at is not None
         if not self.swapped:
@@ -95,11 +96,11 @@ class Pauses:
         self.replay.totals.paused += self.replay.now - residency.paused_at
         residency.paused_at = None
 
-    def memory(self, residency: _Residency) -> int:
+    def memory(self, residency: Ongoing) -> int:
         """Tokens that a paused request takes of the KV cache when it is not swapped out."""
         return int(self.replay.prompt[residency.request]) + residency.made
 
-    def gave_up_slot(self, residency: _Residency) -> bool:
+    def gave_up_slot(self, residency: Ongoing) -> bool:
         """Whether a request in progress is swapped out."""
         return self.swapped and residency.paused_at is not None
 

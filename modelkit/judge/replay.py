@@ -13,9 +13,8 @@ keeps what it has (`modelkit.judge.pauses`).
 Under chunked prefill (``Schedule.tokens_per_iteration``) the round r of a request counts from the iteration that
 processes the last of its prompt; until then it holds s_i, for its memory is reserved from its admission on.
 
-With a prefix cache (``modelkit.judge.prefixes``) requests hold what they share once, which is what memory is counted
-by, and read what is not in the cache. The cost of held tokens is that of attention: each decoding request pays for all
-of its own, shared or not.
+With a prefix cache (``modelkit.judge.prefixes``) memory counts what requests share once, and they read what is not in
+the cache; the cost of held tokens is that of attention, which each decoding request pays for all of its own.
 
 ==================  =================================================================================
 clock               an iteration lasts
@@ -31,12 +30,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from modelkit.clock import add_time
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge.excess import Excess
 from modelkit.judge.metrics import Totals
+from modelkit.judge.ongoing import Ongoing
 from modelkit.judge.pauses import Pauses
 from modelkit.judge.prefixes import PrefixLedger
 from modelkit.judge.rules import Interval, Residency, Violation
@@ -45,31 +44,6 @@ from modelkit.text import count
 
 #: Under the linear clock, times closer than this are the same moment [ms].
 TIME_TOLERANCE_MS = 1e-3
-
-
-@dataclass(slots=True, eq=False)
-class _Residency:
-    """A residency while it is replayed.
-
-    ``ends_at`` is the round counter at which it will be done, ``unread`` the prompt tokens not yet processed, ``found``
-    those that were in the prefix cache; both ends move on while a prompt is read in chunks. ``made`` is how many tokens
-    it had when it was paused last.
-    """
-
-    request: int
-    slot: int | None
-    begin: float
-    starts_at: int
-    ends_at: int
-    unread: int
-    found: int
-    position: int
-    first_token: float | None = None
-    end: float | None = None
-    completed: bool = False
-    paused_at: float | None = None
-    made: int = 0
-    pauses: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Replay:
@@ -104,11 +78,11 @@ class Replay:
         self.round = 0  # rounds run with some request in progress, or left over by an eviction
         self.active = 0
         self.base = 0  # sum over active of prompt - starts_at: held after `round` = base + active * round
-        self.current: dict[int, _Residency] = {}  # last residency of each request
-        self.holder: dict[int, _Residency] = {}  # last residency in each slot
+        self.current: dict[int, Ongoing] = {}  # last residency of each request
+        self.holder: dict[int, Ongoing] = {}  # last residency in each slot
         self.ending: list[tuple[int, int]] = []  # heap of (ends_at, position in residencies)
-        self.fresh: dict[int, _Residency] = {}  # admitted, prompt not yet processed or first round not yet run
-        self.residencies: list[_Residency] = []
+        self.fresh: dict[int, Ongoing] = {}  # admitted, prompt not yet processed or first round not yet run
+        self.residencies: list[Ongoing] = []
         self.prefixes = PrefixLedger(instance.shared_prefixes, instance.server.kv_capacity_tokens)
         self.violations: list[Violation] = []
         self.intervals: list[Interval] = []
@@ -182,7 +156,7 @@ class Replay:
             self.pauses.end(residency)
         self.release(residency)
 
-    def release(self, residency: _Residency) -> None:
+    def release(self, residency: Ongoing) -> None:
         """A request is in progress no more, and its shared tokens are used by others alone."""
         residency.end = self.now
         i = residency.request
@@ -192,19 +166,19 @@ class Replay:
             self.fresh[other].found -= tokens
             self.totals.found -= tokens
 
-    def cached(self, residency: _Residency) -> int:
+    def cached(self, residency: Ongoing) -> int:
         """Tokens of a request in progress that were processed for it."""
         made = residency.made if residency.paused_at is not None else self.round - residency.starts_at
         unread = 0 if self.exclusive else residency.unread
         return int(self.prompt[residency.request]) - residency.found - unread + made
 
-    def stop(self, residency: _Residency) -> None:
+    def stop(self, residency: Ongoing) -> None:
         """A request that runs runs no more."""
         self.active -= 1
         self.base -= self.prompt[residency.request] - residency.starts_at
         self.fresh.pop(residency.request, None)
 
-    def admit(self, name: str, slot: int | None) -> _Residency | None:
+    def admit(self, name: str, slot: int | None) -> Ongoing | None:
         i = self.find(name)
         if i is None:
             return None
@@ -219,7 +193,7 @@ class Replay:
         ends_at, found = self.round + self.output[i], self.prefixes.enter(i, self.now)
         self.totals.prompts += self.prompt[i]
         self.totals.found += found
-        residency = _Residency(
+        residency = Ongoing(
             i, slot, self.now, self.round, ends_at, self.prompt[i] - found, found, len(self.residencies)
         )
         if slot is not None:
@@ -231,7 +205,7 @@ class Replay:
         self.base += self.prompt[i] - residency.starts_at
         return residency
 
-    def take_slot(self, residency: _Residency, slot: int, name: str) -> None:
+    def take_slot(self, residency: Ongoing, slot: int, name: str) -> None:
         slots = self.instance.server.slots
         if slot < 0 or (slots is not None and slot >= slots):
             size = -slot if slot < 0 else slot - (slots or 0) + 1
@@ -319,7 +293,7 @@ class Replay:
         unread = next(iter(self.fresh.values())).unread
         return max(1, min(most, (unread - 1) // room if room > 0 else most))
 
-    def read_prompts(self, span: int) -> tuple[list[_Residency], int]:
+    def read_prompts(self, span: int) -> tuple[list[Ongoing], int]:
         """Process prompts in the rounds ahead: whose first token comes in them, and the prompt tokens of a round.
 
         All of them, or as many tokens as a chunk leaves beside the decoding; for the rest these rounds are lost.
@@ -381,10 +355,7 @@ class Replay:
 
     @property
     def held(self) -> int:
-        """Tokens held after the rounds run so far by those in progress, the shared counted for each.
-
-        Whether they run or are paused.
-        """
+        """Tokens held after the rounds run so far by those that run or are paused, the shared counted for each."""
         return self.base + self.active * self.round + self.pauses.held
 
     @property
@@ -397,14 +368,14 @@ class Replay:
         """Requests that take a slot."""
         return self.active + self.pauses.slots
 
-    def left(self, residency: _Residency) -> int:
+    def left(self, residency: Ongoing) -> int:
         """Tokens that a request has not produced in this residency; all, once it is evicted."""
         output = int(self.output[residency.request])
         if residency.end is not None:
             return output
         return residency.ends_at - self.round if residency.paused_at is None else output - residency.made
 
-    def in_progress(self, residency: _Residency) -> bool:
+    def in_progress(self, residency: Ongoing) -> bool:
         return residency.end is None
 
     def will_end(self, entry: tuple[int, int]) -> bool:
