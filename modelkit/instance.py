@@ -93,7 +93,17 @@ class Server(Data):
         if self.pause is not None and beside:
             words = f"pause beside {' and '.join(beside)} is not supported; leave one out"
             raise PydanticCustomError("together", "{words}", {"words": words})
+        if self.prefix_cache is not None and (other := self._without_cache()) is not None:
+            words = f"a prefix_cache beside {other} is not supported; leave one out"
+            raise PydanticCustomError("together", "{words}", {"words": words})
         return self
+
+    def _without_cache(self) -> str | None:
+        """What is on no server with a prefix cache."""
+        exclusive = isinstance(self.clock, LinearClock) and not self.clock.mixed
+        if exclusive and isinstance(self.clock, LinearClock) and self.clock.prefill_levels:
+            return "prefill_levels with mixed = false"
+        return f"replicas {self.replicas}" if self.replicas > 1 else None
 
 
 class Instance(Data):

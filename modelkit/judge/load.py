@@ -20,6 +20,8 @@ s / N of those with prompts at least:
 ``base_ms`` is paid in every iteration, and there are as many as the unit clock needs rounds: it comes on top, times
 max(V / M, o / J, (s + o - 1) / N), and in both other bases where prefills are iterations of their own.
 
+Of what requests share through a prefix cache a request counts once (`modelkit.judge.prefixes.unshared`).
+
 Splitting prompts changes nothing of that. Slots that are open at times only count with their mean over the arrivals.
 The load is the rate of arrivals times the mean of that. Above 1 every policy falls behind for as long as the load
 lasts. Below 1 a work-conserving policy may still fall behind, for it fills neither memory nor iterations to the brim
@@ -33,6 +35,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelkit.instance import Instance, LinearClock
+from modelkit.judge.prefixes import unshared
 
 
 def load(
@@ -51,6 +54,7 @@ def load(
     max_batch, max_batch_tokens, slots_over_time
         As in ``modelkit.simulate``.
     """
+    instance = unshared(instance, once=True)
     arrays, server = instance.arrays, instance.server
     first, last = float(arrays.arrival.min()), float(arrays.arrival.max())
     if last <= first:

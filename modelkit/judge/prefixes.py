@@ -19,7 +19,41 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
+from modelkit.instance import Instance
 from modelkit.requests import SharedPrefixes
+
+
+def unshared(instance: Instance, *, once: bool) -> Instance:
+    """The same requests with the least of their prompts, where they share prefixes: what bounds are proven of.
+
+    Each request is left the part of its prompt that it never shares: so much it holds alone in any schedule, and has
+    read for it. ``once``: the first to arrive of a group (of several the one with the longest prefix, then the first)
+    keeps all of its prompt.
+
+    *Memory*: while that one is in progress, the tokens of its prefix are held and counted for nobody else. So whatever
+    is held in a round is at least what the requests of a round hold here.
+
+    *Time*: an iteration lasts at least what the tokens that are read in it for each request alone, and the contexts of
+    those that decode, cost here. The prefix of the first to arrive has been read before its first token and after its
+    arrival, by itself or by others of the group, who arrived no earlier: reading it the first time is work between its
+    arrival and its first token that is counted for nobody else, though not always in its own prefill. So a bound may
+    count it that asks no more than that.
+    """
+    prefixes = instance.shared_prefixes
+    if prefixes is None:
+        return instance
+    first: dict[int, int] = {}
+    if once:
+        order = sorted(range(len(prefixes.group)), key=lambda i: (instance.requests[i].arrival, -prefixes.tokens[i], i))
+        for i in order:
+            first.setdefault(prefixes.group[i], i)
+    kept = set(first.values())
+    requests = tuple(
+        r.model_copy(update={"prefix": None, "prompt_tokens": r.prompt_tokens - (0 if i in kept else shared)})
+        for i, (r, shared) in enumerate(zip(instance.requests, prefixes.tokens, strict=True))
+    )
+    server = instance.server.model_copy(update={"prefix_cache": None})
+    return instance.replace(server=server, requests=requests)
 
 
 class PrefixLedger:

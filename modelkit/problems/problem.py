@@ -13,6 +13,9 @@ unit-replicas    unit clock, several replicas                    total latency [
 serving-replicas linear clock, several replicas                  total latency, makespan or total time to
                                                                  first token [ms]
 preemptive       unit clock, requests may be paused              total latency [round]
+unit-prefixes    unit clock, requests share prefixes             total latency [round]
+serving-prefixes linear clock, requests share prefixes           total latency, makespan or total time to
+                                                                 first token [ms]
 ================ =============================================== ============================================
 
 Every instance poses one of them. Whoever needs to know which asks `problem_of`, and keeps what depends on it in a table
@@ -38,6 +41,9 @@ MAKESPAN_MS, TOTAL_TTFT_MS = "makespan_ms", "total_ttft_ms"
 SEVERAL = "does not support several replicas"
 #: Why problems without pauses are not those of an instance with them.
 PAUSING = "does not support pauses (server.pause)"
+#: Why problems without shared prefixes are not those of an instance with them, and the other way round.
+SHARING = "does not support shared prefixes (server.prefix_cache)"
+NOT_SHARING = "needs requests with a prefix and a server with a prefix_cache"
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ def kv_refusal(instance: Instance) -> str | None:
         return SEVERAL
     if instance.server.pause is not None:
         return PAUSING
+    if instance.shared_prefixes is not None:
+        return SHARING
     return None if instance.server.slots is None else "does not support slots"
 
 
@@ -136,6 +144,8 @@ def unit_slots_refusal(instance: Instance) -> str | None:
         return SEVERAL
     if instance.server.pause is not None:
         return PAUSING
+    if instance.shared_prefixes is not None:
+        return SHARING
     return "needs a number of slots" if instance.server.slots is None else None
 
 
@@ -151,6 +161,8 @@ def stages_refusal(instance: Instance) -> str | None:
         return SEVERAL
     if server.pause is not None:
         return PAUSING
+    if instance.shared_prefixes is not None:
+        return SHARING
     if server.slots is None:
         return "needs a number of slots"
     peak = np.sort(instance.arrays.peak)[-server.slots :]
@@ -165,6 +177,8 @@ def serving_refusal(instance: Instance) -> str | None:
         return "needs the linear clock"
     if instance.server.replicas > 1:
         return SEVERAL
+    if instance.shared_prefixes is not None:
+        return SHARING
     return None if stages_refusal(instance) else f"poses {SLOTS.title}"
 
 
@@ -187,6 +201,20 @@ def preemptive_refusal(instance: Instance) -> str | None:
     if not instance.is_unit:
         return "needs the unit clock"
     return "needs pauses (server.pause)" if instance.server.pause is None else None
+
+
+def unit_prefixes_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the KV-cache problem with shared prefixes, or None."""
+    if not instance.is_unit:
+        return "needs the unit clock"
+    return NOT_SHARING if instance.shared_prefixes is None else None
+
+
+def serving_prefixes_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the serving problem with shared prefixes, or None."""
+    if instance.is_unit:
+        return "needs the linear clock"
+    return NOT_SHARING if instance.shared_prefixes is None else None
 
 
 KV = Problem(
@@ -246,7 +274,33 @@ PREEMPTIVE = Problem(
     refusal=preemptive_refusal,
     model="kv-preemptive",
 )
-PROBLEMS = (KV, UNIT_SLOTS, SLOTS, SERVING, UNIT_REPLICAS, SERVING_REPLICAS, PREEMPTIVE)
+UNIT_PREFIXES = Problem(
+    name="unit-prefixes",
+    title="the KV-cache problem with shared prefixes",
+    instances="the unit clock with shared prefixes",
+    objectives=(TOTAL_LATENCY_ROUNDS,),
+    refusal=unit_prefixes_refusal,
+    model="kv-prefix",
+)
+SERVING_PREFIXES = Problem(
+    name="serving-prefixes",
+    title="the serving problem with shared prefixes",
+    instances="the linear clock with shared prefixes",
+    objectives=(TOTAL_LATENCY_MS, MAKESPAN_MS, TOTAL_TTFT_MS),
+    refusal=serving_prefixes_refusal,
+    model="serving-prefixes",
+)
+PROBLEMS = (
+    KV,
+    UNIT_SLOTS,
+    SLOTS,
+    SERVING,
+    UNIT_REPLICAS,
+    SERVING_REPLICAS,
+    PREEMPTIVE,
+    UNIT_PREFIXES,
+    SERVING_PREFIXES,
+)
 
 #: What formulations state as their ``problem`` whose schedules keep the judge's rules and no others: their bounds hold
 #: for every schedule.

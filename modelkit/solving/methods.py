@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from modelkit.problems.problem import KV, PREEMPTIVE, SERVING, SLOTS, UNIT_SLOTS, Problem
+from modelkit.problems.problem import (
+    KV,
+    PREEMPTIVE,
+    SERVING,
+    SERVING_PREFIXES,
+    SLOTS,
+    UNIT_PREFIXES,
+    UNIT_SLOTS,
+    Problem,
+)
 from modelkit.solving.kv import KvMethod
 from modelkit.solving.method import Method
 from modelkit.solving.preemptive import PreemptiveMethod
+from modelkit.solving.prefixes import UnitPrefixMethod
 from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
 from modelkit.solving.unit_slots import UnitSlotMethod
@@ -17,6 +27,8 @@ METHODS: dict[Problem, Method] = {
     SLOTS: SlotMethod(),
     SERVING: ServingMethod(),
     PREEMPTIVE: PreemptiveMethod(),
+    UNIT_PREFIXES: UnitPrefixMethod(),
+    SERVING_PREFIXES: ServingMethod(),
 }
 #: That of formulations of no problem, and of problems of which no more is known.
 PLAIN = Method()

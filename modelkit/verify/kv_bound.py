@@ -10,6 +10,7 @@ import numpy as np
 from modelkit.certificate import Prices
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
+from modelkit.judge.prefixes import unshared
 from modelkit.runtime.threads import blocks, share_work
 
 #: Rounds for which prices are recomputed; 32 bytes of memory each. Two weeks in rounds of 55 ms have as many.
@@ -27,6 +28,9 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
     empty prices bound anything. Slots are passed over: without them there are more schedules, never fewer.
 
+    Of what requests share the first to arrive of a group pays for all and the others for nothing
+    (`modelkit.judge.prefixes.unshared`).
+
     Where requests may be paused, the bound holds for prices that never rise from round 1 on. The j-th of the o rounds
     in which a request that completes at c makes its tokens is round c - o + j or an earlier one, which costs no less;
     so it pays no less than without pauses, started at c - o. (What paused requests hold is paid beside that.) At prices
@@ -38,6 +42,7 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
         The clock of the instance is not the unit clock, rounds and numerators do not match, or prices rise where
         requests may be paused.
     """
+    instance = unshared(instance, once=True)
     capacity = instance.server.kv_capacity_tokens
     arrays = instance.arrays
     last = prices.rounds[-1] if prices.rounds else 0

@@ -24,6 +24,9 @@ With levels a prefill over t tokens lasts at least t times the least price of a 
 prefill of one request lasts at least what the cheapest level says that holds its prompt or, where prompts may be read
 in chunks (mixed), what the cheapest level of all says.
 
+Where requests share prefixes, s is the part of the prompt that a request never shares
+(`modelkit.judge.prefixes.unshared`): it holds and reads so much at least, and no iteration lasts longer for it.
+
 Rounded so that every bound only falls: the parts of the law down to units of 2^-30 ms, arrivals to ticks of 2^-10 ms
 after 1e-3 ms are taken off, for so much earlier the judge lets a request start. The law's decimal numbers are taken as
 written, arrivals as the judge's doubles. Shares nothing with the code that finds bounds.
@@ -39,6 +42,7 @@ from modelkit.certificate import TICKS_PER_MS
 from modelkit.clock import LinearClock
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
+from modelkit.judge.prefixes import unshared
 
 #: Costs are whole numbers of this part of a millisecond; a tick is this many of them.
 COSTS_PER_MS = 2**30
@@ -101,7 +105,7 @@ class ServingCosts:
         clock, server = instance.server.clock, instance.server
         if not isinstance(clock, LinearClock):
             raise InputError("certificate", [Fault("$", "bounds of serving in real time are for the linear clock")])
-        requests = instance.requests
+        requests = unshared(instance, once=False).requests
         base = _exact(clock.base_ms)
         in_both = 0 if clock.mixed else base
         prefill_base, per_token = _prefill_law(clock)

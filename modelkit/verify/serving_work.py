@@ -29,6 +29,10 @@ Pauses change nothing else. A paused request is in no iteration, so what iterati
 the same, and its jobs are preempted; no residence gets shorter. (Not mixed, a prefill is charged s / M and not
 (s + 1) / M.)
 
+Shared prefixes: the first to arrive of a group keeps all of its prompt, for what others read of it in its place they
+read after its arrival and before its first token, and while it is present
+(`modelkit.judge.prefixes.unshared`). Of all others only the part that they never share counts.
+
 **Arriving together**, with prices that prove that the completions sum to L rounds in which somebody decodes: each
 such round costs base + b0. All else is work, w_i = own work + p0 (m (s_i + 1) / M + (1 - m) / J), of which what is done
 up to the completions sums to no less than shortest first. The latency is at least (base + b0) L plus that. Rounds
@@ -48,6 +52,7 @@ import numpy as np
 from modelkit.certificate import SHARE, TICKS_PER_MS, Prices, Work
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, Request, Server
+from modelkit.judge.prefixes import unshared
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
 from modelkit.verify.kv_bound import exact_bound
 from modelkit.verify.serving_costs import COSTS_PER_MS, COSTS_PER_TICK, ServingCosts
@@ -77,6 +82,7 @@ def work_bounds(instance: Instance, work: Work, metric: str) -> dict[str, Fracti
     InputError
         See `work_bound`.
     """
+    instance = unshared(instance, once=True)
     costs = ServingCosts.of(instance)
     if metric == MAKESPAN_MS:
         return _makespan(costs, work.memory_share)
@@ -106,7 +112,7 @@ def earliest_completions(instance: Instance) -> list[int]:
     InputError
         The clock is not linear.
     """
-    costs = ServingCosts.of(instance)
+    costs = ServingCosts.of(unshared(instance, once=True))
     latest = [0] * len(costs.prompt)
     for share in (SHARE, SHARE // 2, 0):
         jobs = _jobs(costs, Work(memory_share=share))

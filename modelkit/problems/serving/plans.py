@@ -50,7 +50,9 @@ class Plan:
 
 
 def search_refusal(instance: Instance) -> str | None:
-    """Why no plan serves an instance, or None: plans process each prompt whole."""
+    """Why no plan serves an instance, or None: plans process each prompt whole, and know no prefix cache."""
+    if instance.shared_prefixes is not None:
+        return "shares prefixes, which plans do not know"
     clock = instance.server.clock
     largest = clock.largest_prefill if isinstance(clock, LinearClock) else None
     if largest is None or int(instance.arrays.prompt.max()) <= largest:
