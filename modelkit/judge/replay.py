@@ -158,8 +158,7 @@ class Replay:
 
     def release(self, residency: Ongoing) -> None:
         """A request is in progress no more, and its shared tokens are used by others alone."""
-        residency.end = self.now
-        i = residency.request
+        i, residency.end = residency.request, self.now
         read = self.prompt[i] - (0 if self.exclusive else residency.unread)
         for other, tokens in self.prefixes.leave(i, self.now, read, self.fresh).items():
             self.fresh[other].unread += tokens
