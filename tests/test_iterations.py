@@ -37,7 +37,7 @@ def test_the_law_is_found_again_in_each_kind(file: Callable[[str], Path], tmp_pa
     """Tests the six coefficients from each log that has KV tokens, gzipped and nested too, and what is left out."""
     for name, left_out in (
         ("fpm", "1 iteration without work or without time, left out"),
-        ("tensorrt", "1 iteration without inflightBatchingStats, left out"), ("vllm", "1 dummy iterations, left out"),
+        ("tensorrt", "1 iteration without inflightBatchingStats, left out"), ("vllm", "1 dummy iteration, left out"),
     ):  # fmt: skip
         path = file(WRITERS[name](STEPS))
         found = calibrate(path)

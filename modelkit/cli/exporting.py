@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from modelkit.cli.verifying import instance_of
 from modelkit.errors import UsageError
 from modelkit.text import count
 
+if TYPE_CHECKING:
+    from modelkit.sources.logs.observed import Observed
+
 #: Endings of the files of each format.
 _ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto.json"}
 
@@ -29,7 +32,8 @@ _ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto
 @param_option
 @click.option(
     "--format", "kind", type=click.Choice(list(_ENDINGS)), default="lp", show_default=True,
-    help="lp and mps: the model of an instance; mooncake: its requests as a trace; perfetto: a result's schedule.",
+    help="lp and mps: the model of an instance; mooncake: its requests as a trace; perfetto: a result's schedule, or a"
+    " log's run.",
 )  # fmt: skip
 @click.option(
     "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
@@ -49,7 +53,8 @@ def export(
     """Write FILE for other programs.
 
     Of an instance: its model for other solvers, with readable names (lp, mps), or a trace that the benchmark tools of
-    engines replay (mooncake). Of a result: its schedule as Chrome trace events, for ui.perfetto.dev (perfetto).
+    engines replay (mooncake). Of a result, or of an observed run that `import` or `judge` wrote: when requests ran, as
+    Chrome trace events, for ui.perfetto.dev (perfetto).
     """
     _check_options(kind, formulation=formulation, param=params, instance=instance, round_ms=round_ms)
     make: Callable[[], tuple[str, str, str]]
@@ -100,12 +105,31 @@ def _mooncake(file: str, round_ms: float | None, quiet: bool) -> tuple[str, str,
 
 
 def _perfetto(file: str, instance: str | None, round_ms: float | None) -> tuple[str, str, str]:
-    result = mk.load_result(file)
-    found = mk.load(instance) if instance is not None else instance_of(result, Path(file).parent)
-    text = mk.perfetto_trace(result, found, round_ms=round_ms)
-    stem = file_stem(file, result.instance.name or "").removesuffix(".result")
-    words = f"the schedule of {result.producer.name}; open it at ui.perfetto.dev"
-    return text, file_name(stem, ending=_ENDINGS["perfetto"]), words
+    from modelkit.instance import SCHEMA, InstanceStamp
+    from modelkit.io import parse_result, read_json
+    from modelkit.io.files import where_of
+    from modelkit.sources.logs.observed import AS_LOGGED, parse_observed, stamp_of
+
+    def about(stamp: InstanceStamp) -> mk.Instance:
+        return mk.load(instance) if instance is not None else instance_of(stamp, Path(file).parent)
+
+    document, where = read_json(file), where_of(file)
+    if isinstance(document, dict) and document.get("schema") == SCHEMA:
+        raise UsageError(
+            f"{where} is an instance, which says when requests come, not when they run; make a schedule of it, such as"
+            f" by `modelkit simulate {where} --policy vllm-like`, and export the result"
+        )
+    run: mk.Result | Observed
+    if (observed := stamp_of(document, where)) is not None:
+        run = parse_observed(document, where, about(observed))
+        found, name, words = run.instance, observed.name, f"the run, {AS_LOGGED}"
+    else:
+        run = parse_result(document, where)
+        found, name, words = about(run.instance), run.instance.name, f"the schedule of {run.producer.name}"
+    stem = file_stem(file, name or "").removesuffix(".result").removesuffix(".observed")
+    ending = _ENDINGS["perfetto"] if isinstance(run, mk.Result) else f"observed.{_ENDINGS['perfetto']}"
+    text = mk.perfetto_trace(run, found, round_ms=round_ms)
+    return text, file_name(stem, ending=ending), f"{words}; open it at ui.perfetto.dev"
 
 
 def _write(path: str, text: str) -> Path | None:

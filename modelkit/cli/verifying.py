@@ -13,6 +13,7 @@ from modelkit.cli import completing
 from modelkit.cli.options import debug_option, epilog, quiet_option
 from modelkit.cli.output import printable, wrap_lines
 from modelkit.errors import UsageError
+from modelkit.instance import InstanceStamp
 
 
 @click.command(
@@ -41,7 +42,7 @@ def verify(file: str, instance: str | None, formulation: str | None, params: tup
     from modelkit.formulation.parameters import parse_parameters
 
     claim = mk.load_claim(file)
-    found = mk.load(instance) if instance is not None else instance_of(claim, Path(file).parent)
+    found = mk.load(instance) if instance is not None else instance_of(claim.instance, Path(file).parent)
     if isinstance(claim, mk.Result):
         verification = mk.verify_result(claim, found, formulation, parse_parameters(params))
     elif formulation is not None or params:
@@ -66,14 +67,14 @@ def _fit_line(line: str) -> str:
     return wrap_lines(text, max(40, shutil.get_terminal_size().columns - 1)) if sys.stdout.isatty() else text
 
 
-def instance_of(claim: mk.Result | mk.Certificate, folder: Path) -> mk.Instance:
-    """The instance that a file is about, by its hash."""
+def instance_of(stamp: InstanceStamp, folder: Path) -> mk.Instance:
+    """The instance that a file in this folder is about, by its hash."""
     from modelkit.io.lookup import Instances
 
-    found = Instances([folder, Path()]).find(claim.instance)
+    found = Instances([folder, Path()]).find(stamp)
     if found is None:
         raise UsageError(
-            f"no instance with the hash {claim.instance.sha256[:16]}... is beside the file or in the folder where"
+            f"no instance with the hash {stamp.sha256[:16]}... is beside the file or in the folder where"
             " this runs; name one with --instance"
         )
     return found

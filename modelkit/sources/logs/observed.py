@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkit.errors import Fault, InputError
-from modelkit.instance import MAX_TIME, Instance, Request, Server, whole
+from modelkit.errors import Fault, InputError, shown
+from modelkit.instance import MAX_TIME, Instance, InstanceStamp, Request, Server, whole
+from modelkit.io.json_reading import checked_schema
 from modelkit.io.writing import write_text
 from modelkit.judge.metrics import Totals, metrics
 from modelkit.judge.rules import Residency
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
+from modelkit.sources.logs.record import is_time
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import stem_of
 from modelkit.text import count
@@ -77,6 +79,62 @@ class Observed:
 def save_observed(observed: Observed, path: str | os.PathLike[str]) -> Path | None:
     """Write an observed run as JSON; see `write_text`."""
     return write_text(path, json.dumps(observed.document(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def stamp_of(document: object, where: str) -> InstanceStamp | None:
+    """Which instance an observed run is about; None for documents of other kinds.
+
+    Raises
+    ------
+    InputError
+        It is an observed run and does not say so.
+    """
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        return None
+    found = document.get("instance")
+    values = [found.get(key) if isinstance(found, dict) else None for key in ("name", "sha256")]
+    if not all(isinstance(value, str) for value in values):
+        words = f"found {shown(found)}; allowed: an object with the name and the sha256 of the instance"
+        raise InputError(where, [Fault("$.instance", words)])
+    return InstanceStamp(name=values[0], sha256=values[1], requests=0)
+
+
+def parse_observed(document: object, where: str, instance: Instance) -> Observed:
+    """An observed run from parsed JSON.
+
+    Raises
+    ------
+    InputError
+        It is none, or one of another instance.
+    """
+    stamp = stamp_of(document, where)
+    document = checked_schema(document, SCHEMA, where)
+    if stamp is not None and stamp.sha256 != instance.sha256:
+        raise InputError(where, [Fault("$.instance.sha256", "is that of another instance than the one given")])
+    requests = document.get("requests")
+    columns = requests if isinstance(requests, dict) else {}
+    faults = []
+    n = len(instance.requests)
+    for key in ("id", "first_token_s", "finish_s"):
+        values = columns.get(key)
+        if not isinstance(values, list) or len(values) != n:
+            size = f"a list of {len(values)}" if isinstance(values, list) else shown(values)
+            faults.append(Fault(f"$.requests.{key}", f"found {size}; allowed: a list of {n}, one for each request"))
+    for i, request in enumerate(instance.requests if not faults else ()):
+        name, first, finish = (columns[key][i] for key in ("id", "first_token_s", "finish_s"))
+        if name != request.id:
+            faults.append(Fault(f"$.requests.id[{i}]", f"found {shown(name)}; the instance has {shown(request.id)}"))
+        if not (is_time(first) and is_time(finish) and request.arrival <= first <= finish <= MAX_TIME):
+            words = (
+                f"found {shown(first)} and {shown(finish)}; allowed: {request.arrival} (its arrival) or later, in order"
+            )
+            faults.append(Fault(f"$.requests.first_token_s[{i}], finish_s[{i}]", words))
+    if faults:
+        raise InputError(where, faults)
+    return Observed(
+        instance, tuple(columns["first_token_s"]), tuple(columns["finish_s"]),
+        document.get("source") or {}, document.get("engine") or {},
+    )  # fmt: skip
 
 
 def server_of(name: str | None, law: Law | None) -> Server:
