@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,9 @@ from modelkit.cli import completing
 from modelkit.cli.options import debug_option, epilog, quiet_option
 from modelkit.cli.output import printable, wrap_lines
 from modelkit.errors import UsageError
-from modelkit.instance import InstanceStamp
+
+if TYPE_CHECKING:
+    from modelkit.instance import InstanceStamp
 
 
 @click.command(
