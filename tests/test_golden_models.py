@@ -15,7 +15,7 @@ import modelkit as mk
 from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import found_formulations
-from modelkit.instance import Instance, LinearClock, Server
+from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Server
 from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 
@@ -38,10 +38,12 @@ def tiny(formulation: Formulation) -> Instance:
     law = {"base_ms": 1.0, "prefill_base_ms": 4.0, "prefill_per_token_ms": 0.5, "decode_base_ms": 3.0}
     clock = LinearClock(kind="linear", mixed=True, decode_per_request_ms=0.1, decode_per_kv_token_ms=0.01, **law)
     late = tuple(r.model_copy(update={"arrival": 0.005 * i}) for i, r in enumerate(two.requests))
+    alike = tuple(r.model_copy(update={"prefix": Prefix(group="g", tokens=1)}) for r in two.requests)
     kinds = (
         two,
         generate("slot-synthetic", seed=1, requests=2, slots=2),
         two.replace(server=Server(kv_capacity_tokens=6, clock=clock), requests=late),
+        two.replace(server=Server(kv_capacity_tokens=6, prefix_cache=PrefixCache()), requests=alike),
     )
     return next(instance for instance in kinds if formulation.refusal(instance) is None)
 

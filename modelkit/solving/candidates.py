@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from modelkit.instance import Instance
+from modelkit.judge import judge
 from modelkit.policies.hybrid import FollowPlan
 from modelkit.problems.kv.local_search import MANY, Ints, first_schedule
 from modelkit.problems.slots.search import EFFORT, TRIAL_SECONDS, Candidate, SlotSearch
@@ -32,6 +33,19 @@ def first_starts(instance: Instance) -> Ints:
         As `modelkit.problems.kv.local_search.first_schedule`.
     """
     return first_schedule(instance, _scout(instance))
+
+
+def least_latency(instance: Instance) -> int | None:
+    """Least total latency of the policies told the true lengths; None where each of them evicts somebody.
+
+    Raises
+    ------
+    InfeasibleError
+        Some request can never run.
+    """
+    verdicts = [judge(instance, schedule) for schedule in _scout(instance)]
+    values = [v.metrics["total_latency_rounds"] for v in verdicts if v.valid and not v.metrics["evictions"]]
+    return min((int(value) for value in values if value is not None), default=None)
 
 
 def _scout(instance: Instance) -> Iterator[Schedule]:

@@ -18,14 +18,14 @@ from modelkit.problems.kv.clique_rows import clique_rows as find_rows
 from modelkit.problems.kv.local_search import Ints
 from modelkit.problems.kv.start_windows import Starts, check_size, count_starts, possible_starts
 from modelkit.problems.kv.start_windows import start_windows as find_windows
-from modelkit.problems.problem import KV, SERVING, SLOTS, problem_modelled
+from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_PREFIXES, problem_modelled
 from modelkit.problems.serving.states import Windows, loose_windows
 from modelkit.problems.serving.states import start_windows as search_states
 from modelkit.problems.slots.search import SlotSearch
 from modelkit.problems.slots.stage_limits import any_stages
 from modelkit.problems.slots.stage_limits import stage_limits as limit_stages
 from modelkit.runtime.deadline import current
-from modelkit.solving.candidates import first_starts, slot_search
+from modelkit.solving.candidates import first_starts, least_latency, slot_search
 from modelkit.solving.size import check_nonzeros
 
 #: Share of the time that is left in which states are searched.
@@ -75,7 +75,7 @@ class Known:
         """Starts that an optimal schedule may use, for each request in ascending order; unit clock, no slots.
 
         The start windows where the problem is ``kv-hindsight``, else those up to a horizon that holds whenever an
-        earlier end is never worse.
+        earlier end is never worse, and where the problem is ``kv-prefix`` that is no later than a policy leaves.
 
         Raises
         ------
@@ -84,6 +84,8 @@ class Known:
         TooLargeError
             There are too many.
         """
+        if self.modelled is UNIT_PREFIXES:
+            return possible_starts(self.instance, least_latency(self.instance))
         return self.windows if self.modelled is KV else possible_starts(self.instance)
 
     @cached_property

@@ -15,6 +15,7 @@ import numpy as np
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance, LinearClock, UnitClock
 from modelkit.judge import judge
+from modelkit.judge.prefixes import unshared
 from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.slots.stages import Stage, schedule_from_stages
 from modelkit.schedule import Admission, Schedule, schedule_from_starts
@@ -81,7 +82,8 @@ def _fitting_starts(instance: Instance) -> Iterator[tuple[int, ...]]:
     memory, count = np.zeros(horizon + 1, dtype=int), np.zeros(horizon + 1, dtype=int)
     most = server.kv_capacity_tokens or int(arrays.peak.sum())
     slots = server.slots or len(output)
-    profiles = [arrays.prompt[i] + np.arange(1, o + 1) for i, o in enumerate(output)]
+    prompt = unshared(instance, once=False).arrays.prompt  # the judge counts what is shared
+    profiles = [prompt[i] + np.arange(1, o + 1) for i, o in enumerate(output)]
 
     def place(chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         i = len(chosen)

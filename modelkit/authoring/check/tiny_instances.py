@@ -12,7 +12,7 @@ from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.parameters import Parameter
 from modelkit.formulation.shapes import KEY, LIST, REQUEST, group_of
-from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Request, Server
 from modelkit.requests import ATTRIBUTES
 from modelkit.sources.families import generate
 
@@ -78,6 +78,22 @@ def mixed_instance(seed: int, requests: int) -> Instance:
     return drawn.replace(server=server, requests=rows)
 
 
+def sharing_instance(seed: int, requests: int) -> Instance:
+    """Requests under the unit clock with prefixes of up to two groups, and room for few; every third has slots."""
+    rng = np.random.default_rng([3, seed])
+    drawn = unit_instance(seed, requests, slots=2 if seed % 3 == 2 else None)
+    rows = []
+    for i, r in enumerate(drawn.requests):
+        prefix = Prefix(group="h" if i and rng.random() < 0.2 else "g", tokens=1 + int(rng.integers(0, 3)))
+        prompt = prefix.tokens + int(rng.integers(0, 2))
+        rows.append(r.model_copy(update={"prompt_tokens": prompt, "prefix": prefix}))
+    peak = max(r.prompt_tokens + r.output_tokens for r in rows)
+    server = drawn.server.model_copy(
+        update={"kv_capacity_tokens": peak + seed % 3, "prefix_cache": PrefixCache(keep=seed % 2 == 1)}
+    )
+    return drawn.replace(server=server, requests=tuple(rows))
+
+
 def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
     requests = 3 - seed // 4 % 3  # the first are the largest
     own_rules = formulation.admissible or formulation.value  # brute force asks them for every schedule
@@ -87,6 +103,7 @@ def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
     yield slot_instance(seed, requests)
     yield unit_instance(seed, requests, slots=2)
     yield mixed_instance(seed, requests)
+    yield sharing_instance(seed, requests)
 
 
 def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, Any]) -> list[Instance]:

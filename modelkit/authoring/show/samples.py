@@ -8,7 +8,7 @@ from typing import Any
 from modelkit.authoring.check.tiny_instances import examples
 from modelkit.errors import FormulationError, ModelkitError
 from modelkit.formulation.formulation import Formulation
-from modelkit.instance import Instance, LinearClock, Request, Server
+from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Request, Server
 
 _SHAPES = (((0, 2, 4), (1, 6, 2), (0, 3, 7), (3, 9, 3)), ((2, 5, 3), (0, 3, 6), (0, 7, 2), (4, 2, 5)))
 #: For formulations that take only short prompts.
@@ -81,4 +81,14 @@ def _instances(shapes: _Shapes) -> list[Instance]:
         (Server(kv_capacity_tokens=13, clock=mixed), 0.02),
         (Server(kv_capacity_tokens=17, slots=2, clock=mixed), 0.02),
     ]
-    return [Instance(server=s, requests=_requests(rows, apart)) for s, apart in servers for rows in shapes]
+    plain = [Instance(server=s, requests=_requests(rows, apart)) for s, apart in servers for rows in shapes]
+    return plain + [_sharing(rows) for rows in shapes]
+
+
+def _sharing(rows: tuple[tuple[int, int, int], ...]) -> Instance:
+    """The same requests under the unit clock, with prefixes of two groups in turn, all of other lengths."""
+    requests = tuple(
+        r.model_copy(update={"prefix": Prefix(group="gh"[i % 2], tokens=max(1, r.prompt_tokens - i - 1))})
+        for i, r in enumerate(_requests(rows, 1))
+    )
+    return Instance(server=Server(kv_capacity_tokens=13, prefix_cache=PrefixCache()), requests=requests)

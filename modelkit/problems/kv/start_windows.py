@@ -99,10 +99,15 @@ def start_windows(instance: Instance, known: Hindsight, *, use_prices: bool = Tr
     return windows
 
 
-def possible_starts(instance: Instance) -> list[Ints]:
+def possible_starts(instance: Instance, best: int | None = None) -> list[Ints]:
     """Starts up to the horizon of the first proof, for each request in ascending order.
 
     For variants: it needs no known schedule and holds whenever an earlier end is never worse.
+
+    Parameters
+    ----------
+    best
+        Total latency of a schedule, where that is minimised: then the second proof counts too.
 
     Raises
     ------
@@ -110,7 +115,8 @@ def possible_starts(instance: Instance) -> list[Ints]:
         As `start_windows`.
     """
     instance.check_fits()
-    arrival, latest = instance.arrays.arrival, _latest_busy_start(instance)
+    arrival = instance.arrays.arrival
+    latest = _latest_busy_start(instance) if best is None else _simple_latest(instance, best)
     _check_size(instance, int((latest - arrival + 1).sum()))
     return [np.arange(a, k + 1) for a, k in zip(arrival, latest, strict=True)]
 
