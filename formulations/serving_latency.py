@@ -129,6 +129,7 @@ from modelkit import (
     TooLargeError,
     chosen,
     schedule_from_iterations,
+    serving_refusal,
 )
 
 #: Requests times iterations that a model may have; solvers get nowhere with more.
@@ -141,9 +142,7 @@ def needs(instance: Instance) -> str | None:
     clock = instance.server.clock
     if not isinstance(clock, LinearClock) or not clock.mixed:
         return "needs the linear clock with mixed = true"
-    if clock.prefill_levels is not None:
-        return "does not support levels of prefills"
-    return None
+    return serving_refusal(instance) if clock.prefill_levels is None else "does not support levels of prefills"
 
 
 def build(m: Any) -> None:

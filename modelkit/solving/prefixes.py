@@ -99,8 +99,10 @@ class UnitPrefixMethod(Method):
         return UnitPrefixSearch(task).run()
 
     def find_certificate(self, run: SolveState) -> Certificate | None:
-        """That which needs nothing but the instance."""
-        return certify(run.instance, np.zeros(0)) if run.formulation.claim == "exact" else None
+        """That of a search, or else the one that needs nothing but the instance."""
+        if run.formulation.claim != "exact":
+            return None
+        return run.certificate or certify(run.instance, np.zeros(0))
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """The best schedule found, with a certified bound."""
