@@ -138,8 +138,6 @@ def prefix_is_held(m: Any, g: str, i: str, t: int) -> Any:
 def kv_capacity_holds(m: Any, t: int) -> Any:
     """Tokens held in round t, those of each request alone and those of each group."""
     active = [(i, k) for i in m.REQUESTS for k in active_starts(m, i, t)]
-    if not active:
-        return pyo.Constraint.Skip
     return (
         LinearExpression(
             linear_coefs=[m.own[i] + t - k for i, k in active] + [1] * len(m.GROUPS),

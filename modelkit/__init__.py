@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.formulation.formulation import chosen as chosen
     from modelkit.formulation.parameters import Parameter as Parameter
     from modelkit.instance import Instance as Instance
+    from modelkit.instance import Prefix as Prefix
+    from modelkit.instance import PrefixCache as PrefixCache
     from modelkit.instance import Request as Request
     from modelkit.instance import Server as Server
     from modelkit.io import load as load
@@ -59,7 +61,9 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.problem import Problem as Problem
     from modelkit.problems.problem import kv_refusal as kv_refusal
     from modelkit.problems.problem import problem_of as problem_of
+    from modelkit.problems.problem import serving_refusal as serving_refusal
     from modelkit.problems.problem import stages_refusal as stages_refusal
+    from modelkit.problems.problem import unit_prefixes_refusal as unit_prefixes_refusal
     from modelkit.problems.serving.iterations import schedule_from_iterations as schedule_from_iterations
     from modelkit.problems.slots.packing import pack as pack
     from modelkit.problems.slots.packing import packing_bound as packing_bound
