@@ -19,6 +19,9 @@ needs nothing but the instance, the second carries weights that prove how many r
 total latency, makespan or total time to first token, whichever ``objective`` says. Whole numbers only: times are in
 ticks of 2^-10 ms, and ``modelkit.verify.serving_costs`` rounds what the instance says so that every bound only falls.
 Such a certificate holds when its bound is at most what its proof gives.
+
+``goodput`` bounds from above how many requests keep their service levels, by prices on intervals of time
+(``modelkit.verify.serving_goodput``). What it bounds from below is the number of those that do not.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ import math
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from modelkit.instance import InstanceStamp
-from modelkit.problems.problem import KV, PREEMPTIVE, SERVING, SLOTS, UNIT_SLOTS, Problem
+from modelkit.problems.problem import KV, OUTSIDE_SLO, PREEMPTIVE, SERVING, SLOTS, UNIT_SLOTS, WITHIN_SLO, Problem
+from modelkit.requests import ServiceLevels
 
 SCHEMA = "modelkit/certificate/1"
 
@@ -48,7 +52,10 @@ CertificateKind = Literal[
     "serving-work",
     "serving-interference",
     "serving-prices",
+    "goodput",
 ]
+#: How the cost of iterations is charged to the requests within their service levels.
+CHARGES = ("memory", "slots", "pace-memory", "pace-slots")
 
 
 class Kind(NamedTuple):
@@ -87,6 +94,7 @@ KINDS: dict[CertificateKind, Kind] = {
     "serving-work": Kind(SERVING, "work", "work", SERVING.objectives, at_most=True),
     "serving-interference": Kind(SERVING, "interference", "interference", SERVING.objectives[:1], at_most=True),
     "serving-prices": Kind(SERVING, "prices on time", "serving_prices", SERVING.objectives[:1], at_most=True),
+    "goodput": Kind(SERVING, "prices on intervals", "goodput", (WITHIN_SLO,), whole=True),
 }
 #: The fields that hold proofs.
 PROOFS = tuple(dict.fromkeys(kind.field for kind in KINDS.values() if kind.field))
@@ -209,8 +217,36 @@ class ServingPrices(_Record):
     prompts: list[list[_Price]]
 
 
+class Goodput(_Record):
+    """Prices on intervals, on what is charged there to requests within their service levels (``serving_goodput``).
+
+    Parameters
+    ----------
+    slo
+        The service levels; None: those of the instance.
+    denominator
+        Of all prices.
+    charge
+        How the cost of iterations is charged in each interval, one of `CHARGES`.
+    begin, end
+        Of each interval [tick].
+    prices
+        Of each interval, whole numbers of 1 / denominator [1/tick].
+    """
+
+    slo: Annotated[ServiceLevels | None, PlainSerializer(lambda slo: slo and slo.document())] = None
+    denominator: Annotated[int, Field(strict=True, ge=1, le=2**80)]
+    charge: list[Literal["memory", "slots", "pace-memory", "pace-slots"]]
+    begin: list[_Ticks]
+    end: list[_Ticks]
+    prices: list[Annotated[int, Field(strict=True, ge=0, le=2**80)]]
+
+
 class Certificate(_Record):
     """A lower bound on a total latency, a makespan or another metric of one instance, with its proof.
+
+    One of kind ``goodput`` names the requests within their service levels as its ``objective``, and ``bound`` is the
+    most of them; as a lower bound (`metric`, `value`) it is about the requests that are not.
 
     ``objective`` is the metric that it says it bounds; None where it leaves that to its kind (`metric`), as those that
     were written before the field existed.
@@ -226,12 +262,15 @@ class Certificate(_Record):
     work: Work | None = None
     interference: Interference | None = None
     serving_prices: ServingPrices | None = None
+    goodput: Goodput | None = None
     seconds: float | None = None
 
     @property
     def value(self) -> float:
         """The bound as a double, never above the exact one; a total latency is rounded up to whole rounds."""
         exact = Fraction(self.bound.numerator, self.bound.denominator)
+        if self.kind == "goodput":
+            return float(max(0, self.instance.requests - math.floor(exact)))
         if KINDS[self.kind].whole:
             return float(math.ceil(exact))
         near = float(exact)
@@ -241,6 +280,8 @@ class Certificate(_Record):
     def metric(self) -> str:
         """The metric that it bounds: the one that it names where its kind can bound that, else the kind's first."""
         known = KINDS[self.kind].objectives
+        if self.kind == "goodput":
+            return OUTSIDE_SLO
         return self.objective if self.objective in known else known[0]
 
     @property

@@ -45,6 +45,9 @@ SERVED = Instance(
         {"id": f"q{i}", "arrival": 0.001 * i, "prompt_tokens": 2 + i % 3, "output_tokens": 4 + i % 2} for i in range(6)
     ],
 )
+IN_CLASSES = SERVED.replace(
+    requests=[r.model_copy(update={"request_class": "b"}) if i % 2 else r for i, r in enumerate(SERVED.requests)]
+)
 TOGETHER = SERVED.replace(requests=[r.model_copy(update={"arrival": 0}) for r in SERVED.requests])
 TIGHT = TWO.replace(server={"kv_capacity_tokens": 5})
 
@@ -63,9 +66,12 @@ def text(kind: str) -> tuple[str, Instance]:
     if kind == "levelled":
         limits = {"ttft_ms": 70, "tpot_ms": 9, "latency_ms": 100}
         slo = {**limits, "class": {"b": limits}}
-        requests = [r.model_copy(update={"request_class": "b"}) if i % 2 else r for i, r in enumerate(SERVED.requests)]
-        instance = SERVED.replace(requests=requests)
-        return json.dumps(mk.simulate(instance, "mc-sf", slo=slo).document()), instance
+        return json.dumps(mk.simulate(IN_CLASSES, "mc-sf", slo=slo).document()), IN_CLASSES
+    if kind == "in time":
+        slo = {"ttft_ms": 20, "tpot_ms": 9, "latency_ms": 30}
+        slo |= {"class": {"b": {"ttft_ms": 21, "tpot_ms": 10, "latency_ms": 31}}}
+        found = mk.bound(IN_CLASSES, objective="goodput", slo=slo, time_limit=None)
+        return json.dumps(found.result.document()), IN_CLASSES
     if kind in ("worked", "counted", "interfering", "first tokens"):
         return served(kind)
     document = mk.simulate(TWO, "mc-sf").document()
@@ -235,6 +241,34 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
         for path in FIELDS
         if path.startswith("certificate.serving_prices.")
     },
+    **{
+        f"certificate.goodput.slo.{name}_ms": (
+            "in time",
+            proof("goodput", "slo", f"{name}_ms", value=25),
+            "the certificate is about other service levels",
+        )
+        for name in ("ttft", "tpot", "latency")
+    },
+    **{
+        f"certificate.goodput.slo.classes.{name}_ms": (
+            "in time",
+            both(
+                proof("goodput", "slo", "class", "b", f"{name}_ms", value=1),
+                put("slo", "class", "b", f"{name}_ms", value=1),
+            ),
+            "its prices on intervals gives",
+        )
+        for name in ("ttft", "tpot", "latency")
+    },
+    "certificate.goodput.denominator": (
+        "in time",
+        proof("goodput", "denominator", value=2**61),
+        "its prices on intervals gives",
+    ),
+    "certificate.goodput.charge": ("in time", proof("goodput", "charge", 0, value="pace-memory"), "gives"),
+    "certificate.goodput.begin": ("in time", add_one("certificate", "goodput", "begin", 0), "gives"),
+    "certificate.goodput.end": ("in time", add_one("certificate", "goodput", "end", 0), "gives"),
+    "certificate.goodput.prices": ("in time", add_one("certificate", "goodput", "prices", 0), "gives"),
     "progress": ("solved", put("progress", value=[[1, 9, 1], [2, 10, 2]]), "the values of the progress get worse"),
     "seconds.build": ("solved", put("seconds", "build", value=-1), "seconds.build is -1"),
     "seconds.solve": ("solved", put("seconds", "solve", value=-1), "seconds.solve is -1"),
@@ -263,7 +297,20 @@ def test_every_checked_field_has_a_forgery() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["simulated", "priced", "packed", "worked", "counted", "interfering", "solved", "capped", "infeasible"]
+    "kind",
+    [
+        "simulated",
+        "priced",
+        "packed",
+        "worked",
+        "counted",
+        "interfering",
+        "levelled",
+        "in time",
+        "solved",
+        "capped",
+        "infeasible",
+    ],
 )
 def test_true_results_hold(kind: str) -> None:
     """Tests that what is forged below holds before."""

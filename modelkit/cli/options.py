@@ -120,12 +120,12 @@ def gap_option(words: str, *, one: bool = False) -> Callable[[F], F]:
     return click.option("--gap", default=0.0, show_default=True, type=kind, metavar="REL", help=words)
 
 
-def objective_option(words: str) -> Callable[[F], F]:
-    """``--objective``; ``words`` say what it is for."""
+def objective_option(words: str, *more: str, also: str = "") -> Callable[[F], F]:
+    """``--objective``; ``words`` say what it is for, ``also`` what ``more`` objectives are."""
     return click.option(
-        "--objective", type=click.Choice(["latency", "makespan", "ttft"]),
-        help=f"{words} Total latency, makespan, or total time to first token.  [default: latency, or the makespan of"
-        " slots in stages]",
+        "--objective", type=click.Choice(["latency", "makespan", "ttft", *more]),
+        help=f"{words} Total latency, makespan, or total time to first token{also}.  [default: latency, or the makespan"
+        " of slots in stages]",
     )  # fmt: skip
 
 

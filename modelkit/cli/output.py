@@ -59,6 +59,8 @@ def _bound_rows(found: CertifiedBound) -> list[tuple[str, str]]:
     if not found.counts:
         return []
     name, value = found.result.objective.name or "", found.result.objective.value
+    if found.certificate.goodput is not None:
+        return _goodput_rows(found)
     n = found.result.instance.requests if name.startswith("total_") else 1
     unit, rows = unit_of(name), []
     if n > 1 and value is not None:
@@ -75,6 +77,15 @@ def _bound_rows(found: CertifiedBound) -> list[tuple[str, str]]:
     if found.open_words:
         rows.append(("about the gap", found.open_words))
     return rows
+
+
+def _goodput_rows(found: CertifiedBound) -> list[tuple[str, str]]:
+    """How many requests can keep their levels at most, and how many do in the best schedule found."""
+    n, value = found.result.instance.requests, found.result.objective.value
+    rows = [("goodput", f"at most {n - found.value:.0f} of {n} requests keep their service levels in any schedule")]
+    if value is not None:
+        rows.append(("best schedule", f"{n - value:.0f} of them do, by the policy {found.result.producer.name}"))
+    return [*rows, ("this bound", f"counts {found.counts}")]
 
 
 def _down(value: float) -> str:

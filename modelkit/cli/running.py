@@ -227,7 +227,8 @@ def _slot_change(text: str) -> tuple[float, int]:
 
 @click.command(epilog=epilog("modelkit bound instances/service-hour.json.gz --schedule best.json", 0, 2, 3))
 @instance_argument
-@objective_option("What to bound.")
+@objective_option("What to bound.", "goodput", also="; goodput: the requests that keep their service levels")
+@slo_option
 @time_limit_option("Limit on prices and search; inf for a fixed amount of work.")
 @gap_option("Stop at this relative gap, (value - bound) / value.")
 @click.option(
@@ -241,7 +242,7 @@ def _slot_change(text: str) -> tuple[float, int]:
 @debug_option
 def bound(
     instance: str, objective: str | None, time_limit: float | None, gap: float, schedule: str | None, seed: int,
-    output: str | None, page: str | None, quiet: bool,
+    slo: tuple[str, ...], output: str | None, page: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Compute a lower bound on the objective of INSTANCE that anyone can recheck; write a certificate.
 
@@ -251,7 +252,9 @@ def bound(
         loaded = mk.load(instance)
         path = output or file_name(file_stem(instance, loaded.name), ending="certificate.json")
         check_outputs({"--output": path, "--schedule": schedule, "--report": page}, [instance])
-        found = mk.bound(loaded, objective=objective, time_limit=time_limit, gap=gap, seed=seed, listen=line.hear)
+        found = mk.bound(
+            loaded, objective=objective, time_limit=time_limit, gap=gap, seed=seed, slo=slo, listen=line.hear
+        )
     result = with_this_command(found.result)
     with keeping() as keep:
         written = [keep(partial(mk.save_certificate, found.certificate), path, "certificate.json")]

@@ -23,6 +23,7 @@ TOLERANCE_MS = 1e-3
 #: Metrics where there are limits, and what they mean; for each class they end in its name, as ``within_slo[chat]``.
 SLO_METRICS = {
     "requests_within_slo": "requests that keep all their service levels",
+    "requests_outside_slo": "requests that miss one of their service levels",
     "within_slo": "share of the requests that keep all their service levels",
     "goodput_requests_per_second": "requests that keep all their service levels / makespan",
     "goodput_tokens_per_second": "output tokens of the requests that keep all their service levels / makespan",
@@ -175,6 +176,7 @@ def slo_metrics(
     for group in sorted(everyone, key=lambda name: (name is not None, name or "")):
         values = (
             kept[group],
+            everyone[group] - kept[group],
             kept[group] / everyone[group],
             per_second and kept[group] * per_second,
             per_second and tokens[group] * per_second,

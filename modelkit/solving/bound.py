@@ -10,10 +10,12 @@ from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge.slo import Slo, service_levels
-from modelkit.problems.problem import problem_of
+from modelkit.problems.problem import OUTSIDE_SLO, problem_of
 from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.solving.goodput import NAMES as GOODPUT
+from modelkit.solving.goodput import goodput
 from modelkit.solving.methods import METHODS
 
 __all__ = ["TIME_LIMIT", "CertifiedBound", "bound"]
@@ -44,7 +46,8 @@ def bound(
     ----------
     objective
         Metric to bound, by its name or in a word such as ``latency``; None takes the one of the problem that the
-        instance poses.
+        instance poses. ``goodput``: the requests that keep their service levels, of which the certificate says how many
+        there are at most; the result and its bound are about those that do not.
     time_limit
         Seconds until the result is there: prices, search and judgement; only the first compilation of what is compiled
         when it is first used overruns it. None: a fixed amount of work, after which the same seed gives the same bytes.
@@ -72,6 +75,10 @@ def bound(
     instance.check_fits()
     problem = problem_of(instance)
     listener = listen or (lambda progress: None)
-    task = Task(instance, problem.metric(objective), time_limit, gap, seed, listener, began)
+    is_goodput = objective in GOODPUT
+    metric = OUTSIDE_SLO if is_goodput else problem.metric(objective)
+    task = Task(instance, metric, time_limit, gap, seed, listener, began, levels)
+    if is_goodput:
+        return goodput(task)
     found = METHODS[problem].bound(task)
-    return found if levels is None else replace(found, result=found.result.under(levels, instance))
+    return replace(found, result=found.result.under(levels, instance))

@@ -10,6 +10,7 @@ from modelkit.certificate import Certificate
 from modelkit.errors import ModelkitError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge import Verdict, judge
+from modelkit.requests import ServiceLevels
 from modelkit.result import Objective, Producer, Progress, Result, Seconds, status_of
 from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.resources import VERSION
@@ -89,6 +90,8 @@ class Task:
         Of the search.
     listen
         Called with the phases, schedules and bounds.
+    slo
+        Service levels in place of the instance's own.
     """
 
     instance: Instance
@@ -98,6 +101,7 @@ class Task:
     seed: int
     listen: Callable[[Progress], None]
     began: float = field(default_factory=time.perf_counter)
+    slo: ServiceLevels | None = None
 
     @property
     def deadline(self) -> Deadline:
@@ -138,7 +142,7 @@ class Task:
         ``verdict`` is the judge's on this schedule, where it is known; ``name`` says what made the schedule.
         """
         solved = time.perf_counter()
-        verdict = verdict or judge(self.instance, schedule)
+        verdict = verdict or judge(self.instance, schedule, self.slo)
         value = verdict.metrics[self.metric] if verdict.valid else None
         least = certificate.value
         if value is not None and value < least <= value + ROUNDING * abs(value):
@@ -152,6 +156,7 @@ class Task:
             stop="finished" if verdict.valid else "failed",
             message=message,
             objective=Objective(name=self.metric, value=value, bound=least, bound_by="certificate"),
+            slo=self.slo,
             metrics=verdict.metrics,
             violations=[v.document() for v in verdict.violations],
             schedule=schedule,

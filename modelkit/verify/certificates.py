@@ -9,6 +9,7 @@ from modelkit.certificate import KINDS, PROOFS, Certificate
 from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import load
+from modelkit.judge.slo import slo_words
 from modelkit.text import count, join_words, metric_noun, unit_of
 from modelkit.verify.consistency import shown
 from modelkit.verify.exact_bounds import recomputed_bound
@@ -23,13 +24,20 @@ def verify_certificate(certificate: Certificate, instance: Instance) -> Verifica
     if found.faults:
         return found.conclusion()
     found.confirmed["instance"] = f"instance {instance.sha256[:16]}..."
-    found.confirmed["certificate bound"] = (
-        f"no schedule has a {metric_noun(certificate.metric)} below {shown(certificate.value)}"
-        f" {unit_of(certificate.metric)}: recomputed exactly from the {certificate.proof}"
-    )
+    found.confirmed["certificate bound"] = f"{claim(certificate)}: recomputed exactly from the {certificate.proof}"
     if certificate.seconds is not None:
         found.unconfirmed["seconds"] = "seconds: how long the proof took to find cannot be checked from the file"
     return found.conclusion()
+
+
+def claim(certificate: Certificate) -> str:
+    """What a certificate says of every schedule."""
+    if certificate.goodput is not None:
+        n = certificate.instance.requests
+        levels = f" ({slo_words(certificate.goodput.slo)})" if certificate.goodput.slo is not None else ""
+        return f"at most {shown(n - certificate.value)} of {n} requests keep their service levels{levels}"
+    noun, unit = metric_noun(certificate.metric), unit_of(certificate.metric)
+    return f"no schedule has a {noun} below {shown(certificate.value)} {unit}"
 
 
 def certificate_faults(certificate: Certificate, instance: Instance) -> list[str]:

@@ -14,6 +14,7 @@ from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.problem import KV, SLOTS
 from modelkit.verify.kv_bound import exact_bound
+from modelkit.verify.serving_goodput import goodput_bound
 from modelkit.verify.serving_interference import interference_bound
 from modelkit.verify.serving_prices import serving_prices_bound
 from modelkit.verify.serving_work import work_bound
@@ -77,6 +78,11 @@ def _priced_on_time(certificate: Certificate, instance: Instance) -> Fraction:
     return serving_prices_bound(instance, certificate.serving_prices)
 
 
+def _in_time(certificate: Certificate, instance: Instance) -> Fraction:
+    assert certificate.goodput is not None
+    return goodput_bound(instance, certificate.goodput)
+
+
 #: How the proof of each kind is recomputed.
 RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] = {
     "slot-closed-form": _closed_form,
@@ -87,6 +93,7 @@ RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] =
     "serving-work": _worked,
     "serving-interference": _interfering,
     "serving-prices": _priced_on_time,
+    "goodput": _in_time,
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from modelkit.certificate import ServingPrices
+from modelkit.certificate import Goodput, ServingPrices
 from modelkit.requests import ServiceLimits
 from modelkit.result import Result
 
@@ -33,6 +33,8 @@ _STAMP = {
     "requests": "the number of requests of the instance",
     "family": "the family that the instance says it was drawn from",
 }
+
+_LEVELS = (*ServiceLimits.model_fields, *(f"classes.{limit}" for limit in ServiceLimits.model_fields))
 
 #: What is done with each field of a result, by its path.
 FIELDS: dict[str, Check] = {
@@ -58,7 +60,7 @@ FIELDS: dict[str, Check] = {
     "objective.bound_by": Check("compared", "whether there is a certificate"),
     **{
         f"slo.{name}": Check("recomputed", "the metrics of service levels are computed again with it")
-        for name in (*ServiceLimits.model_fields, *(f"classes.{limit}" for limit in ServiceLimits.model_fields))
+        for name in _LEVELS
     },
     "metrics": Check("recomputed", "by replaying the schedule, each of them"),
     "violations": Check("recomputed", "by replaying the schedule, each of them"),
@@ -88,6 +90,15 @@ FIELDS: dict[str, Check] = {
             "recomputed", "whether the prices cover no more than iterations cost; the bound is computed again from them"
         )
         for name in ServingPrices.model_fields
+    },
+    **{
+        f"certificate.goodput.slo.{name}": Check("recomputed", "the windows of requests are computed again with it")
+        for name in _LEVELS
+    },
+    **{
+        f"certificate.goodput.{name}": Check("recomputed", "the bound is computed again from the prices on intervals")
+        for name in Goodput.model_fields
+        if name != "slo"
     },
     "certificate.seconds": Check("unchecked", "how long the proof took to find"),
     "progress": Check("consistent", "nothing gets worse, and nothing contradicts the final bound"),

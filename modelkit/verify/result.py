@@ -326,6 +326,8 @@ def _verify_bound(result: Result, instance: Instance, found: Findings) -> None:
         wrong = certificate_faults(certificate, instance)
         if objective.name != certificate.metric:
             wrong.append(f"the certificate bounds {certificate.metric}, the objective is {objective.name}")
+        if certificate.goodput is not None and certificate.goodput.slo != result.slo:
+            wrong.append("the certificate is about other service levels than the result")
         found.faults += wrong
         if not wrong:
             words = f"the bound {shown(certificate.value)}, recomputed exactly from its {certificate.proof}"

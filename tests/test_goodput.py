@@ -1,0 +1,216 @@
+"""The bound on goodput against exhaustive search and against every policy, and what its certificate says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from goodput_brute_force import levelled, most_in_time
+from realtime_brute_force import question
+
+import modelkit as mk
+from modelkit.errors import InputError, UsageError
+from modelkit.instance import Instance
+from modelkit.judge import judge
+from modelkit.judge.slo import keeps, service_levels
+from modelkit.problems.serving.goodput import goodput_certificate, goodput_prices
+from modelkit.requests import ServiceLevels
+from modelkit.simulation.simulate import fitting_policies, simulate
+from modelkit.verify.serving_goodput import CHARGES, InTime, goodput_bound, in_time
+
+
+def held(seeds: range) -> None:
+    """Hold the bound against the most requests in time of tiny instances."""
+    tight = 0
+    for seed in seeds:
+        asked = question(seed, most=3 if seed % 4 else 4)
+        levels = levelled(asked, seed)
+        most = most_in_time(asked, levels)
+        prices = goodput_prices(asked.instance, levels)
+        bound = math.floor(goodput_bound(asked.instance, prices.proof))
+        assert bound >= most, seed
+        tight += bound == most
+    assert tight >= 0.6 * len(seeds)
+
+
+def test_tiny_instances() -> None:
+    """Tests the bound against an exhaustive search: never below, and equal to it more often than not."""
+    held(range(8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_many_tiny_instances(first: int) -> None:
+    """Tests the same of 300 instances."""
+    held(range(first, first + 100))
+
+
+def drawn(seed: int, most: int = 60) -> Instance:
+    """Some requests under an odd law, with some or none of the limits."""
+    rng = np.random.default_rng(seed)
+    n, mixed = int(rng.integers(12, most)), bool(rng.random() < 0.75)
+    prompt, output = rng.integers(1, 60, n), rng.integers(1, 40, n)
+    clock = {
+        "kind": "linear",
+        "mixed": mixed,
+        "base_ms": float(rng.choice([0, 2])),
+        "prefill_base_ms": float(rng.choice([0, 5, 13.7])),
+        "prefill_per_token_ms": float(rng.choice([0, 0.1, 0.5])),
+        "decode_base_ms": float(rng.choice([1, 10, 50])),
+        "decode_per_request_ms": float(rng.choice([0, 0.2, 2, 5])),
+        "decode_per_kv_token_ms": float(rng.choice([0, 0.001, 0.05])),
+    }
+    server: dict[str, Any] = {"clock": clock}
+    if rng.random() < 0.6 or not mixed:
+        server["kv_capacity_tokens"] = int((prompt + output).max() * rng.choice([1.2, 3, 8]))
+    if rng.random() < 0.4:
+        server["slots"] = int(rng.choice([2, 6, 20]))
+    arrival = np.sort(rng.random(n)) * float(rng.choice([0, 0.3, 2, 10]))
+    return Instance.from_arrays(prompt, output, arrival, server=server)
+
+
+def exceeded(requests: list[InTime], charge: int) -> int:
+    """By how much the most is charged beyond an interval's length, over all intervals [tick]."""
+    worst = 0
+    for begin in {one.start for one in requests}:
+        inside = [one for one in requests if one.start >= begin]
+        parts = [(one.prompt_due, one.prompt[charge]) for one in inside]
+        parts += [(one.due, one.work[charge] - one.prompt[charge]) for one in inside]
+        total = 0
+        for end, part in sorted((end, part) for end, part in parts if end is not None):
+            total += part
+            worst = max(worst, total - (end - begin))
+    return worst
+
+
+def above_policies(seeds: range, policies: int) -> None:
+    """Hold the bound above what policies reach, and the theorem to the requests that they serve in time."""
+    below, charges = 0, set()
+    for seed in seeds:
+        instance = drawn(seed)
+        for policy in fitting_policies(instance)[:policies]:
+            result = simulate(instance, policy)
+            assert result.schedule is not None
+            share = (50, 90, 99)[seed % 3]
+            times = {f"{kind}_ms": result.metrics[f"p{share}_{kind}_ms"] or 1.0 for kind in ("ttft", "tpot")}
+            levels = ServiceLevels(**{name: max(1e-3, ms) for name, ms in times.items()})
+            good = {
+                i
+                for i, (row, r) in enumerate(zip(result.requests(), instance.requests, strict=True))
+                if keeps(levels, row.first_token - row.arrival, row.latency, r.output_tokens)
+            }
+            served = [one for one in in_time(instance, levels) if one.request in good]
+            assert len(served) == len(good) == judge(instance, result.schedule, levels).metrics["requests_within_slo"]
+            assert [exceeded(served, k) for k in range(len(CHARGES))] == [0] * len(CHARGES), (seed, policy)
+            prices = goodput_prices(instance, levels)
+            assert math.floor(prices.most) >= len(good), (seed, policy)
+            below += math.floor(prices.most) < len(instance.requests)
+            charges |= set(prices.proof.charge)
+    assert below > len(seeds) / 4
+    assert len(charges) > 1
+
+
+def test_policies() -> None:
+    """Tests the theorem and the bound on what policies serve in time."""
+    above_policies(range(6), 1)
+
+
+@pytest.mark.slow
+def test_many_policies() -> None:
+    """Tests the same of a hundred instances."""
+    above_policies(range(100, 200), 2)
+
+
+#: Ten requests at once, of which only some can have their tokens within the time that one takes alone.
+TEN = Instance(
+    name="ten",
+    server={"clock": {"kind": "linear", "mixed": True, "decode_base_ms": 10.0, "decode_per_request_ms": 5.0}},
+    requests=[{"id": f"q{i}", "prompt_tokens": 1, "output_tokens": 11} for i in range(10)],
+)
+
+
+def test_the_pace_limits_the_batch() -> None:
+    """Tests that a time per output token of 20 ms leaves room for two at a time: 100 ms a request on average."""
+    levels = service_levels("tpot=20ms,latency=1s")
+    work = {one.work[CHARGES.index("pace-memory")] for one in in_time(TEN, levels)}
+    assert len(work) == 1
+    assert next(iter(work)) / 1024 == pytest.approx(100, rel=1e-3)
+    found = mk.bound(TEN, objective="goodput", slo="tpot=20ms,latency=600ms")
+    assert len(TEN.requests) - found.value <= 6.01
+    assert found.result.objective.value is not None
+    assert found.value <= found.result.objective.value
+
+
+def test_requests_that_are_late_alone() -> None:
+    """Tests that no request counts that cannot keep its levels when it is alone."""
+    assert len(in_time(TEN, service_levels("latency=150ms"))) == 10
+    assert in_time(TEN, service_levels("latency=149ms")) == []
+    assert in_time(TEN, service_levels("tpot=14.9ms")) == []
+    assert mk.bound(TEN, objective="goodput", slo="latency=149ms").value == 10
+
+
+def test_replicas_double_the_room() -> None:
+    """Tests that two replicas have room for twice as much."""
+    two = TEN.replace(server=TEN.server.model_copy(update={"replicas": 2}))
+    levels = service_levels("tpot=20ms,latency=400ms")
+    one_most, two_most = (goodput_prices(instance, levels).most for instance in (TEN, two))
+    assert two_most == pytest.approx(2 * one_most, rel=1e-6)
+
+
+def test_certificates_name_their_levels(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests the command, the file, and that it is verified at the levels that it names."""
+    instance, certificate = str(tmp_path / "ten.json"), str(tmp_path / "ten.certificate.json")
+    mk.save_instance(TEN, instance)
+    levels = ["--slo", "tpot=20ms,latency=600ms"]
+    said = cli("bound", instance, "--objective", "goodput", *levels, "-o", certificate, "--time-limit", "5")
+    assert "at most 6 of 10 requests" in said.out
+    found = mk.load_certificate(certificate)
+    assert (found.kind, found.objective, found.metric) == ("goodput", "requests_within_slo", "requests_outside_slo")
+    assert found.goodput is not None
+    assert found.goodput.slo == service_levels("tpot=20ms,latency=600ms")
+    assert "at most 6 of 10 requests keep" in cli("verify", certificate, "--instance", instance).out
+    assert "needs service levels" in cli("bound", instance, "--objective", "goodput", code=2).err
+
+
+def test_levels_of_the_instance() -> None:
+    """Tests that a certificate without levels is about those of the instance, and none without them."""
+    levelled_ten = TEN.replace(server=TEN.server.model_copy(update={"slo": service_levels("latency=300ms")}))
+    found = mk.bound(levelled_ten, objective="goodput")
+    assert found.certificate.goodput is not None
+    assert found.certificate.goodput.slo is None
+    assert not mk.verify_certificate(found.certificate, levelled_ten).faults
+    proof = goodput_prices(levelled_ten).proof
+    with pytest.raises(InputError, match="the instance has no service levels"):
+        goodput_bound(TEN, proof)
+    with pytest.raises(UsageError, match="goodput needs service levels"):
+        mk.bound(TEN, objective="goodput")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"begin": [5], "end": [4], "charge": ["memory"], "prices": [1]}, "before its begin"),
+        ({"begin": [5, 6, 7]}, "other lengths"),
+        (
+            {name: [0] * 6_000_000 for name in ("begin", "end", "prices")} | {"charge": ["memory"] * 6_000_000},
+            "too many",
+        ),
+    ],
+)
+def test_proofs_that_are_none(change: dict[str, Any], words: str) -> None:
+    """Tests that a proof which makes no sense is refused in words."""
+    proof = goodput_prices(TEN, service_levels("latency=300ms")).proof
+    with pytest.raises(InputError, match=words):
+        goodput_bound(TEN, proof.model_copy(update=change))
+
+
+def test_the_certificate_is_the_proof() -> None:
+    """Tests that what is written is what the prices give, exactly."""
+    prices = goodput_prices(TEN, service_levels("latency=300ms"))
+    certificate = goodput_certificate(TEN, prices)
+    assert float(certificate.bound.numerator / certificate.bound.denominator) == pytest.approx(prices.most)
+    assert certificate.value == 10 - math.floor(prices.most)
