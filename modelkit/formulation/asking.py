@@ -5,13 +5,16 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from modelkit.errors import FormulationFailedError, ModelkitError
+from modelkit.runtime.threads import pyomo_silent
 
 #: Names of the modules that formulation files become begin with this.
 LOADED = "modelkit_formulation_"
+#: Functions that have a model in their hands.
+_WITH_PYOMO = frozenset({"import", "build", "extract", "start", "separator"})
 #: Top packages of which an error is never shown as being there: they only pass it on.
 _PASSING = frozenset({"modelkit", "pyomo", "contextlib", "importlib", "runpy"})
 
@@ -36,7 +39,8 @@ def asking(owner: str, function: str, passing: tuple[type[Exception], ...] = ())
     """
     Listener.enter(function)
     try:
-        yield
+        with pyomo_silent() if function in _WITH_PYOMO else nullcontext():  # what goes wrong is said once, by us
+            yield
     except (ModelkitError, MemoryError):
         raise
     except KeyboardInterrupt as error:

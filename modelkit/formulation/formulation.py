@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from modelkit.backends.separator import Separator
-from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError, did_you_mean, shown
+from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError, shown
 from modelkit.formulation.asking import asking
+from modelkit.formulation.misuse import key_faults, refuse_maximising, refuse_names, replacing_refused
 from modelkit.formulation.parameters import Parameter, settle, unit_at_end
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
 from modelkit.problems.problem import PAUSING
-from modelkit.runtime.threads import PYOMO, pyomo_silent
+from modelkit.runtime.threads import PYOMO
 from modelkit.schedule import Schedule
 
 #: ``exact``: the optimum. ``lower-bound``: never above it. ``heuristic``: never below it.
@@ -62,7 +63,8 @@ class Formulation:
         Sets the variables of a model to what a schedule says; raises KeyError when the model has
         no such variable. None: no MIP start.
     extends
-        Name of the formulation that this one adds to.
+        Name of the formulation that this one adds to, its file, or the object; several variants of one formulation
+        are combined, in this order.
     parameters
         What it takes beyond the instance. All functions here see an instance whose ``extra`` holds the value of
         each, and nothing else.
@@ -94,7 +96,7 @@ class Formulation:
     data: Callable[..., dict[str, Any]] | None = None
     extract: Callable[[Any, Instance], Schedule] | None = None
     start: Callable[[Any, Instance, Schedule], None] | None = None
-    extends: str | None = None
+    extends: str | Formulation | tuple[str | Formulation, ...] | list[str | Formulation] | None = None
     parameters: tuple[Parameter, ...] = ()
     admissible: Callable[[Instance, Verdict], list[str]] | None = None
     value: Callable[[Instance, Verdict], float] | None = None
@@ -129,6 +131,13 @@ class Formulation:
             if not fits(answer):
                 raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
             return _MADE[function](answer) if function in _MADE else answer
+
+    @property
+    def parents(self) -> tuple[str | Formulation, ...]:
+        """What it extends, one by one."""
+        if self.extends is None:
+            return ()
+        return tuple(self.extends) if isinstance(self.extends, tuple | list) else (self.extends,)
 
     @property
     def words(self) -> str:
@@ -180,7 +189,7 @@ class Formulation:
     def chosen_for(self, asked: Collection[str]) -> bool:
         """Whether ``solve`` should take it by itself: it has all of the parameters and, if a variant, any of them."""
         known = {p.name for p in self.parameters}
-        return known.issuperset(asked) and bool(known) == bool(asked) and (self.extends is None or bool(known))
+        return known.issuperset(asked) and bool(known) == bool(asked) and (not self.parents or bool(known))
 
     def refusal(self, instance: Instance) -> str | None:
         """Why the instance is outside this formulation, or None."""
@@ -246,10 +255,11 @@ class Formulation:
             return [words for part in parts for words in part]
 
         own = {p.name for p in self.parameters}
+        keeps_rules = self.problem is not None or self.build is None  # what adds rules has to say them in plain Python
         return replace(
             self,
             parameters=(*(p for p in base.parameters if p.name not in own), *self.parameters),
-            admissible=both_admissible if self.admissible else base.admissible if self.problem else None,
+            admissible=both_admissible if self.admissible else base.admissible if keeps_rules else None,
             value=self.value or (base.value if self.objective in (None, base.objective) else None),
             obstacles=both_obstacles,
             pauses=base.pauses,
@@ -288,8 +298,9 @@ class Formulation:
         import pyomo.environ as pyo  # late: takes 0.4 s
 
         model = (kind or pyo.AbstractModel)(name=self.name)
-        with asking(self.words, "build"):
+        with asking(self.words, "build"), replacing_refused(self.words):
             self.build(model)
+        refuse_names(model, self.words)
         return model
 
     def create_model(self, abstract: Any, data: Mapping[str, Any], title: str) -> Any:
@@ -302,12 +313,14 @@ class Formulation:
         values = {key: _flat(value) if isinstance(value, dict) else {None: value} for key, value in data.items()}
         try:
             # nothing that is built here is garbage; looking for it costs a tenth of the time
-            with PYOMO, pyomo_silent(), asking(self.words, "build", passing=_REFUSED), PauseGC():
-                return abstract.create_instance({None: values}, report_timing=False)
+            with PYOMO, asking(self.words, "build", passing=_REFUSED), PauseGC():
+                model = abstract.create_instance({None: values}, report_timing=False)
         except _REFUSED as error:
             raise FormulationError(
                 f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
+        refuse_maximising(model, self.words)
+        return model
 
 
 def _knowing(data: Callable[..., Any]) -> Callable[[Instance, Any], Any]:
@@ -352,32 +365,6 @@ def _flat(values: dict[Any, Any]) -> dict[Any, Any]:
         for key, entries in values.items()
         for inner, value in _flat(entries).items()
     }
-
-
-def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the keys of ``data``: Pyomo accepts a misspelt one silently and a missing one obscurely."""
-    import pyomo.environ as pyo
-
-    named = {c.local_name: c for c in abstract.component_objects((pyo.Set, pyo.Param))}
-    faults = [
-        f"data() gives {key!r}, but the model has no such set or parameter{did_you_mean(key, named)}"
-        for key in data
-        if key not in named
-    ]
-    faults += [
-        f"data() gives no {key!r}, which the model needs{did_you_mean(key, set(data) - set(named))}"
-        for key, component in named.items()
-        if key not in data and not _has_own_value(component)
-    ]
-    return faults
-
-
-def _has_own_value(component: Any) -> bool:
-    """Whether a set or parameter is given its value in ``build``."""
-    if component.ctype.__name__ == "Param":
-        return bool(component._rule is not None or component._default_val is not component.NoValue)
-    init = getattr(component, "_init_values", None)
-    return bool(init is None or init._init is not None)
 
 
 def chosen(variable: Any) -> bool:

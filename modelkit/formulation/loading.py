@@ -13,13 +13,15 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelkit.errors import FormulationError, InputError, ModelkitError, UsageError
 from modelkit.formulation.asking import LOADED, asking
 from modelkit.formulation.formulation import Formulation
+from modelkit.formulation.parameters import Parameter
 from modelkit.io.files import read_bytes
 from modelkit.registry import Registry
 from modelkit.runtime.resources import bundled
@@ -66,7 +68,7 @@ def load_formulation(name: str) -> Formulation:
     FormulationError
         The file is missing or broken; the message says in which line.
     """
-    return _resolve(name, ())
+    return _joined(_lineage(name))
 
 
 def in_full(formulation: Formulation) -> Formulation:
@@ -77,22 +79,18 @@ def in_full(formulation: Formulation) -> Formulation:
     UsageError, FormulationError
         As `load_formulation`, of what it extends.
     """
-    if formulation.extends is None or formulation.in_full:
-        return formulation
-    return formulation.extend(load_formulation(formulation.extends))
+    return formulation if formulation.in_full else _joined(_lineage(formulation))
 
 
 def base_of(given: str | Formulation) -> Formulation | None:
     """What the formulation extends, in full; None for one that stands alone."""
-    extends = given.extends if isinstance(given, Formulation) else _load_file(file_of(given)).extends
-    return None if extends is None else load_formulation(extends)
+    before = _lineage(given)[:-1]
+    return _joined(before) if before else None
 
 
 def chain_of(name: str) -> list[Path]:
     """Files of what the formulation extends, first the one that stands alone, and last its own."""
-    path = file_of(name)
-    extends = _load_file(path).extends
-    return [path] if extends is None else [*chain_of(extends), path]
+    return [ancestor.path for ancestor in _lineage(name) if ancestor.path is not None]
 
 
 def is_bundled(name: str) -> bool:
@@ -100,13 +98,69 @@ def is_bundled(name: str) -> bool:
     return file_of(name).resolve().is_relative_to(bundled("formulations").resolve())
 
 
-def _resolve(name: str, chain: tuple[str, ...]) -> Formulation:
+class _Ancestor(NamedTuple):
+    """A formulation as its file states it, without what it inherits; the path is None of an object."""
+
+    formulation: Formulation
+    path: Path | None
+
+
+def _lineage(given: str | Formulation, chain: tuple[str, ...] = (), beside: Path | None = None) -> list[_Ancestor]:
+    """What a formulation extends, each once and after what it extends itself, and last the formulation."""
+    name = given if isinstance(given, str) else given.name
     if name in chain:
         raise FormulationError(f"formulations extend each other in a circle: {' -> '.join((*chain, name))}")
-    formulation = _load_file(file_of(name))
-    if formulation.extends is not None:
-        return formulation.extend(_resolve(formulation.extends, (*chain, name)))
-    return formulation
+    path = None if isinstance(given, Formulation) else _file_beside(given, beside)
+    own = given if isinstance(given, Formulation) else _load_file(path or Path(given))
+    if own.in_full:
+        return [_Ancestor(own, path)]
+    found: dict[str, _Ancestor] = {}
+    for parent in own.parents:
+        try:
+            for ancestor in _lineage(parent, (*chain, name), path):
+                found.setdefault(ancestor.formulation.name, ancestor)
+        except UsageError as error:
+            raise FormulationError(f"formulation {own.name!r} extends what there is not: {error}") from None
+    if len(own.parents) > 1:
+        _check_together(own, list(found.values()))
+    return [*found.values(), _Ancestor(own, path)]
+
+
+def _joined(lineage: Sequence[_Ancestor]) -> Formulation:
+    """The last of a lineage with all that stands before it filled in."""
+    joined = lineage[0].formulation
+    for ancestor in lineage[1:]:
+        joined = ancestor.formulation.extend(joined)
+    return joined
+
+
+def _check_together(own: Formulation, ancestors: list[_Ancestor]) -> None:
+    """Refuse to join formulations that build on different ones, or of which two change the same thing."""
+    found = [ancestor.formulation for ancestor in ancestors]
+    roots = [f.name for f in found if not f.parents or f.in_full]
+    if len(roots) > 1:
+        raise FormulationError(
+            f"formulation {own.name!r} extends what builds on {' and on '.join(map(repr, roots))}; allowed: variants of"
+            " one formulation"
+        )
+    changing = [f.name for f in found if f.parents and f.objective is not None]
+    if len(changing) > 1:
+        words = f"{' and '.join(map(repr, changing))} each have an objective of their own; allowed: one of them"
+        raise FormulationError(f"formulation {own.name!r} cannot extend both: {words}")
+    taken: dict[str, tuple[str, Parameter]] = {}
+    for f in found:
+        for parameter in f.parameters:
+            other, before = taken.setdefault(parameter.name, (f.name, parameter))
+            if before != parameter:
+                words = f"{other!r} and {f.name!r} have different parameters of the name {parameter.name!r}"
+                raise FormulationError(f"formulation {own.name!r} cannot extend both: {words}")
+
+
+def _file_beside(name: str, file: Path | None) -> Path:
+    """The file of a formulation; one that another file names may lie beside that."""
+    if name.endswith(".py") and file is not None and (near := file.parent / name).is_file():
+        return near
+    return file_of(name)
 
 
 #: Held while a file runs.

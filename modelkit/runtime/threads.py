@@ -51,16 +51,30 @@ class Lock:
 PYOMO = Lock()
 
 
+class _Silence:
+    """Who keeps Pyomo from logging at the moment, and the level before the first of them."""
+
+    lock = Lock()
+    depth = 0
+    before = logging.NOTSET
+
+
 @contextmanager
 def pyomo_silent() -> Iterator[None]:
-    """Keep Pyomo from logging what the outcome or the error says."""
+    """Keep Pyomo from logging what the outcome or the error says; also from several threads at once."""
     logger = logging.getLogger("pyomo")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    with _Silence.lock:
+        if not _Silence.depth:
+            _Silence.before = logger.level
+            logger.setLevel(logging.CRITICAL)
+        _Silence.depth += 1
     try:
         yield
     finally:
-        logger.setLevel(before)
+        with _Silence.lock:
+            _Silence.depth -= 1
+            if not _Silence.depth:
+                logger.setLevel(_Silence.before)
 
 
 def share_work(parts: Sequence[tuple[slice, ...]], work: Callable[..., object]) -> None:

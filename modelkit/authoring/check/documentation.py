@@ -12,7 +12,7 @@ from modelkit.authoring.check.candidate import HEADINGS, Subject
 from modelkit.authoring.check.probe import Probe, probe
 from modelkit.authoring.check.rules import Complaint, rule
 from modelkit.errors import ModelkitError
-from modelkit.formulation.formulation import key_faults
+from modelkit.formulation.misuse import key_faults
 from modelkit.solving.known import known_of
 from modelkit.text import count
 
