@@ -179,6 +179,24 @@ class SolveStage(_Record):
     note: str = ""
 
 
+class Relaxation(_Record):
+    """The linear relaxation of a model, as its solver says.
+
+    Parameters
+    ----------
+    value
+        Its optimum [unit of the objective].
+    duals
+        By constraint and index, by how much the optimum changes with the right side; those that are 0 are left out.
+    reduced_costs
+        By variable and index, by how much it changes with the variable; those that are 0 are left out.
+    """
+
+    value: Number
+    duals: dict[str, dict[str, Number]] = {}
+    reduced_costs: dict[str, dict[str, Number]] = {}
+
+
 class Result(_Record):
     """One run on one instance.
 
@@ -200,6 +218,7 @@ class Result(_Record):
         None
     )
     certificate: Certificate | None = None
+    relaxation: Relaxation | None = None
     progress: list[tuple[Number, Number | None, Number | None]] = []
     start: Start = Start()
     model: ModelSize | None = None
@@ -261,6 +280,8 @@ class Result(_Record):
         """The result as JSON-ready data."""
         document = {"schema": SCHEMA, **self.model_dump(by_alias=True, mode="python")}
         document["objective"] = {**document["objective"], "gap": self.objective.gap}
+        if self.relaxation is None:
+            del document["relaxation"]
         if self.slo is None:
             del document["slo"]
         else:

@@ -59,6 +59,8 @@ def text(kind: str) -> tuple[str, Instance]:
         return json.dumps(mk.solve(TWO).document()), TWO
     if kind == "capped":
         return json.dumps(mk.solve(TWO, "kv-batch-cap", parameters={"batch_cap": 1}).document()), TWO
+    if kind == "relaxed":
+        return json.dumps(mk.solve(TWO, "kv-hindsight", relax=True).document()), TWO
     if kind == "weighted":
         return json.dumps(mk.solve(TWO, "kv-weighted-latency").document()), TWO
     if kind == "packed":
@@ -269,6 +271,7 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "certificate.goodput.begin": ("in time", add_one("certificate", "goodput", "begin", 0), "gives"),
     "certificate.goodput.end": ("in time", add_one("certificate", "goodput", "end", 0), "gives"),
     "certificate.goodput.prices": ("in time", add_one("certificate", "goodput", "prices", 0), "gives"),
+    "relaxation.value": ("relaxed", put("relaxation", "value", value=3), "the optimum of the relaxation 3"),
     "progress": ("solved", put("progress", value=[[1, 9, 1], [2, 10, 2]]), "the values of the progress get worse"),
     "seconds.build": ("solved", put("seconds", "build", value=-1), "seconds.build is -1"),
     "seconds.solve": ("solved", put("seconds", "solve", value=-1), "seconds.solve is -1"),
@@ -521,6 +524,7 @@ def test_every_unchecked_field_is_named_when_stated() -> None:
     document["message"] = "words"
     document["producer"].update(solver_version="1", seed=3, modelkit="0", command="modelkit", options={"a": 1})
     document["model"].update(starts_kept=3, starts_in_all=4)
+    document["relaxation"] = {"value": 9, "duals": {"row": {"": 1}}, "reduced_costs": {"x": {"1": 1}}}
     document["certificate"] = json.loads(text("priced")[0])["certificate"] | {"seconds": 1.0}
     said = "\n".join(words for _, words in unverified(parse_result(document, "file")))
     for path, check in FIELDS.items():

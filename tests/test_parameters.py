@@ -108,6 +108,7 @@ def test_values_have_shapes(two: mk.Instance) -> None:
         (QUOTA, {"quota": {"cod": 1, "chat": 1}}, None, "$.extra.quota.cod: the instance has no such class; did"),
         (QUOTA, {"quota": {"chat": 1}}, None, "$.extra.quota: says nothing about 1 classes, the first 'code'"),
         (QUOTA, {"quota": {"chat": 0, "code": 1}}, None, "$.extra.quota.chat: found 0; allowed: an object from each"),
+        (replace(QUOTA, by="team"), {"quota": 1}, None, "$.extra.quota: is by team, but no request"),
         (LEVELS, {"levels": 3}, None, "$.extra.levels: found 3; allowed: a list with a number in each place"),
         (LEVELS, {"levels": [1, "x"]}, None, "$.extra.levels[1]: found 'x'"),
         (RATES, {"rates": [1]}, None, "$.extra.rates: found [1]; allowed: an object from names to a number"),

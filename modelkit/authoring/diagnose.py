@@ -11,13 +11,14 @@ from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.base import Conflict
 from modelkit.backends.process import ProcessBackend
-from modelkit.backends.standard_form import Column, NamedRow, StandardForm, compile_named, describe
+from modelkit.backends.standard_form import Column, NamedRow, StandardForm
 from modelkit.errors import InfeasibleError, ModelkitError, SolverError, UsageError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.solving import TIME_LIMIT, choose
-from modelkit.solving.known import Known, known_of
+from modelkit.solving.known import known_of
+from modelkit.solving.relaxation import named_arrays
 from modelkit.verify.feasibility import obstacles
 
 #: Solvers that find irreducible infeasible subsystems here.
@@ -102,7 +103,7 @@ def diagnose(
     known = tuple(general + own)
     try:
         within = math.inf if time_limit is None else time_limit
-        form, columns, rows = chosen.apply(_compile, parametrised, known_of(chosen, parametrised), within=within)
+        form, columns, rows = chosen.apply(named_arrays, parametrised, known_of(chosen, parametrised), within=within)
     except (InfeasibleError, SolverError) as error:
         if known:
             return Diagnosis("infeasible", None, known, message="no model is built of such an instance")
@@ -123,17 +124,6 @@ def diagnose(
         words = "no set of contradicting constraints was found within the time limit"
         return Diagnosis("infeasible", chosen.name, known, message=words)
     return Diagnosis("infeasible", chosen.name, known, _name_conflict(found, by, columns, rows))
-
-
-def _compile(
-    formulation: Formulation, parametrised: Instance, known: Known
-) -> tuple[StandardForm, list[Column], list[NamedRow]]:
-    """The arrays of a model, and the names of what is in them."""
-    model = formulation.instantiate(
-        parametrised, known
-    )  # kept: its rows and columns know their names only while it lives
-    form, columns, rows = compile_named(model)
-    return form, *describe(columns, rows)
 
 
 def _without_objective(form: StandardForm) -> StandardForm:

@@ -80,7 +80,8 @@ class Outcome:
 
     With ``found == "solution"`` the model's variables hold the best solution. ``bound`` is the solver's
     own, valid whatever else happened; None when it has none. ``message`` says what happened when that
-    is not plain. ``cuts`` counts the rows that a separator found, None where none was asked.
+    is not plain. ``cuts`` counts the rows that a separator found, None where none was asked. ``duals`` of a solved
+    linear program are those of its rows, shape [rows], and the reduced costs of its columns, shape [n].
     """
 
     stop: Stop
@@ -94,6 +95,7 @@ class Outcome:
     size: Size | None = None
     conflict: Conflict | None = None
     cuts: int | None = None
+    duals: tuple[Any, Any] | None = None
 
 
 Listener = Callable[[SolverProgress], None]

@@ -69,6 +69,7 @@ def solve(job: Job, report: Report, stop: StopFlag) -> dict[str, Any]:
         outcome["bound"] = finite(info.mip_dual_bound)
     elif status in (_STATUS.kOptimal, _STATUS.kModelEmpty):
         outcome["bound"] = finite(job.form.objective(np.array(solver.getSolution().col_value)))
+        outcome["duals"] = np.array(solver.getSolution().row_dual), np.array(solver.getSolution().col_dual)
     if has_solution:
         outcome["x"] = np.array(solver.getSolution().col_value)
         outcome["objective"] = info.objective_function_value

@@ -59,16 +59,28 @@ def new_formulation(name: str, extends: str | None, folder: Path) -> None:
     click.echo(f"next: modelkit check {files[0]}")
 
 
-@click.command(epilog=epilog("modelkit check kv_mine.py", 0, 2, 5, c0="all rules hold", c5="a rule is broken"))
+@click.command(
+    epilog=epilog(
+        "modelkit check kv_mine.py",
+        0,
+        2,
+        4,
+        5,
+        c0="all rules hold",
+        c4="the time limit was over",
+        c5="a rule is broken",
+    )
+)
 @click.argument("file", shell_complete=completing.formulations)
 @param_option
 @click.option(
     "--instances", default=50, show_default=True, type=click.IntRange(1, 10_000), metavar="N",
     help="Number of tiny instances to compare with brute force.",
 )  # fmt: skip
+@time_limit_option("Limit on all of it; what is not reached by then is said; inf for none.", "inf")
 @quiet_option
 @debug_option
-def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> int:
+def check(file: str, params: tuple[str, ...], instances: int, time_limit: float | None, quiet: bool) -> int:
     """Check the formulation FILE, a file or a name, against every rule; print a line for each."""
     from modelkit.authoring import check as conformance
     from modelkit.formulation.parameters import parse_parameters
@@ -82,7 +94,12 @@ def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> in
             rest = conformance.ORDER[conformance.ORDER.index(finding.rule) + 1 :]
             line.says(f"checking {Path(file).name}", *rest[:1])
 
-        found = conformance.check(file, parameters, instances=instances, listen=listen)
+        def step(step: conformance.Step) -> None:
+            line.says(f"checking {Path(file).name}", step.rule, f"{step.done} of {step.of} instances")
+
+        found = conformance.check(
+            file, parameters, instances=instances, time_limit=time_limit, listen=listen, progress=step
+        )
     failed = [f.rule for f in found if f.status == "failed"]
     if quiet:
         for finding in found:
@@ -92,6 +109,9 @@ def check(file: str, params: tuple[str, ...], instances: int, quiet: bool) -> in
     if failed:
         click.echo(f"{file}: {count(len(failed), 'rule')} broken" + (f", {left} not reached" if left else ""))
         return 5
+    if left:
+        click.echo(f"{file}: {count(len(found) - left, 'rule')} hold, {left} not reached within the time limit")
+        return 4
     if not quiet:
         click.echo(f"{file}: all {len(found)} rules hold")
     return 0

@@ -107,7 +107,7 @@ class NamingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def time_limit_option(words: str, default: float = 60.0) -> Callable[[F], F]:
+def time_limit_option(words: str, default: float | str = 60.0) -> Callable[[F], F]:
     """``--time-limit``, None for inf; ``words`` say what it limits."""
     return click.option(
         "--time-limit", default=default, show_default=True, type=_Seconds(), metavar="SECONDS", help=words

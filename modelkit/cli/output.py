@@ -13,7 +13,7 @@ import click
 
 from modelkit.cli.options import command_line
 from modelkit.cli.streams import on_terminal
-from modelkit.text import THIN, count, metric_noun, milliseconds, number, percent, plural, unit_of
+from modelkit.text import THIN, brief, count, metric_noun, milliseconds, number, percent, plural, unit_of
 
 if TYPE_CHECKING:
     from modelkit.result import Objective, Result
@@ -117,6 +117,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         how = "certified, recomputed exactly" if objective.bound_by == "certificate" else "claimed by the solver"
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
         rows.append(("lower bound", f"{number(objective.bound, PRECISE)} ({how}{gap})"))
+    rows += _relaxation(result)
     rows += _times(result)
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
     if peak and used is not None:
@@ -194,10 +195,21 @@ def _service_rows(result: Result) -> list[tuple[str, str]]:
 
 def parameters(values: dict[str, Any]) -> str:
     """Parameters in few words."""
-    return ", ".join(
-        f"{name} of {count(len(value), 'request')}" if isinstance(value, dict) else f"{name} = {value:g}"
-        for name, value in values.items()
-    )
+    from modelkit.reporting.goals import whole_numbers
+
+    return ", ".join(f"{name} = {brief(whole_numbers(value))}" for name, value in values.items())
+
+
+def _relaxation(result: Result) -> list[tuple[str, str]]:
+    """Optimum of a relaxation, and of which components it has duals and reduced costs."""
+    found = result.relaxation
+    if found is None:
+        return []
+    rows = [("relaxation", f"optimum {number(found.value, PRECISE)}")]
+    for words, entries in (("duals", found.duals), ("reduced costs", found.reduced_costs)):
+        said = ", ".join(f"{len(of):,} of {name}" for name, of in entries.items())
+        rows.append((words, f"other than 0: {said}" if said else "all 0"))
+    return rows
 
 
 def _status_words(result: Result) -> str:
@@ -205,7 +217,7 @@ def _status_words(result: Result) -> str:
         "optimal": "optimal: value and bound agree",
         "feasible": "feasible: a valid schedule, not proven optimal",
         "infeasible": "infeasible: no schedule exists",
-        "no_schedule": "no schedule",
+        "no_schedule": "no schedule" if result.relaxation is None else "no schedule: the linear relaxation alone",
     }[result.status]
     stops = {"time_limit": "time limit reached", "interrupted": "interrupted", "failed": "not finished"}
     return words + (f" ({stops[result.stop]})" if result.stop in stops else "")

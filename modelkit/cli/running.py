@@ -55,6 +55,11 @@ from modelkit.text import values_in_a_name
     help="Schedule to start from: that of POLICY told the true lengths; best: a local search from the best one.",
 )  # fmt: skip
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the solver; repeatable.")
+@click.option(
+    "--relax", is_flag=True,
+    help="Solve the linear relaxation alone: its optimum, duals and reduced costs, and a certificate where they prove"
+    " the bound. No schedule.",
+)  # fmt: skip
 @slo_option
 @output_option
 @report_option
@@ -81,7 +86,8 @@ def solve(
         check_outputs({"--output": output or _name_file(stem), "--report": page}, [instance, own])
         result = with_this_command(mk.solve(loaded, listen=line.hear, **settings))
     mark = values_in_a_name(settings["parameters"])
-    path = output or _name_file(stem, result.producer.name, mark, result.producer.solver)
+    relaxed = "relaxed" if settings["relax"] else ""
+    path = output or _name_file(stem, result.producer.name, mark, result.producer.solver, relaxed)
     with keeping() as keep:
         written = [
             keep(partial(mk.save_result, result), path, _name_file(stem)),
@@ -92,6 +98,8 @@ def solve(
             say(summary(result), written, "-" if "-" in (path, page) else path)
     if result.stop == "interrupted":
         return 130
+    if result.relaxation is not None:
+        return 0
     return {"optimal": 0, "feasible": 0, "infeasible": 3, "no_schedule": 4}[result.status]
 
 

@@ -120,7 +120,7 @@ def _lineage(given: str | Formulation, chain: tuple[str, ...] = (), beside: Path
             for ancestor in _lineage(parent, (*chain, name), path):
                 found.setdefault(ancestor.formulation.name, ancestor)
         except UsageError as error:
-            raise FormulationError(f"formulation {own.name!r} extends what there is not: {error}") from None
+            raise UsageError(f"formulation {own.name!r} extends what there is not: {error}") from None
     if len(own.parents) > 1:
         _check_together(own, list(found.values()))
     return [*found.values(), _Ancestor(own, path)]

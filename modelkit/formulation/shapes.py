@@ -48,6 +48,9 @@ class Resolution:
                 return []
             return [self.at(entry, rest, f"{path}[{i}]", {}) for i, entry in enumerate(value)]
         members = self.members(axis)
+        if members == [] and not self.parameter.optional:
+            self.faults.append(Fault(path, f"is by {axis}, but no request of the instance has one"))
+            return {}
         entries = {**self.entries(value, axis, members, path), **own}
         found = self.each(entries, axis, members, rest)
         return found if members is None or self.faults else self.filled(found, axis, members, rest, path)

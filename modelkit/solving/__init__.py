@@ -27,6 +27,7 @@ from modelkit.solving.method import NO_SOLVER
 from modelkit.solving.methods import method_of
 from modelkit.solving.outcome import SEARCH
 from modelkit.solving.pipeline import Pipeline
+from modelkit.solving.relaxation import relax as solve_relaxed
 
 __all__ = ["TIME_LIMIT", "Progress", "choose", "solve"]
 
@@ -49,6 +50,7 @@ def solve(
     options: dict[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     slo: Slo = None,
+    relax: bool = False,
     listen: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Solve an instance with a formulation and judge the schedule.
@@ -80,6 +82,9 @@ def solve(
         Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
     slo
         Service levels that the metrics are about, such as ``"ttft=450ms,tpot=40ms"``. None: the instance's own.
+    relax
+        Solve the linear relaxation alone: the result has no schedule, its bound, and in ``relaxation`` the optimum, the
+        duals of constraints and the reduced costs of variables. By HiGHS.
     listen
         Called with the phases, incumbents and bounds.
 
@@ -106,6 +111,9 @@ def solve(
     levels = service_levels(slo, instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
+    if relax:
+        limits, told = Limits(time_limit, gap, threads, seed), listen or (lambda progress: None)
+        return solve_relaxed(instance, formulation, solver, limits, dict(options or {}), parameters, told)
     engine = backend("highs" if solver in (None, SEARCH) else str(solver))
     try:
         chosen, parametrised = choose(instance, formulation, parameters)

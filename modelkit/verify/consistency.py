@@ -15,7 +15,17 @@ _JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, p
 
 def contradictions(result: Result) -> list[str]:
     """What fields of a result say against each other, one sentence each, with the fields' names."""
-    rules = (_of_status, _of_missing_schedule, _of_unit, _of_bound, _of_gap, _of_times, _of_progress, _of_stages)
+    rules = (
+        _of_status,
+        _of_missing_schedule,
+        _of_unit,
+        _of_bound,
+        _of_relaxation,
+        _of_gap,
+        _of_times,
+        _of_progress,
+        _of_stages,
+    )
     return [words for rule in rules for words in rule(result)]
 
 
@@ -84,6 +94,18 @@ def _of_bound(result: Result) -> Iterator[str]:
         yield f"there is a certificate, but bound_by says {by or 'nothing'}"
     elif not agree(bound, proven):
         yield f"the bound is {shown(bound)}, its certificate says {shown(proven)}"
+
+
+def _of_relaxation(result: Result) -> Iterator[str]:
+    """A bound is the optimum of the relaxation, rounded up where the objective is whole."""
+    if result.relaxation is None:
+        return
+    value, bound = result.relaxation.value, result.objective.bound
+    off = SOLVER_TOLERANCE * max(1.0, abs(value))
+    if bound is not None and not value - off <= bound < value + 1 + off:
+        yield f"the bound is {shown(bound)}, the optimum of the relaxation {shown(value)}: one of the two is wrong"
+    if result.schedule is not None:
+        yield "there is a relaxation, but its solution is no schedule, and the file has one"
 
 
 def _of_gap(result: Result) -> Iterator[str]:

@@ -101,6 +101,9 @@ FIELDS: dict[str, Check] = {
         if name != "slo"
     },
     "certificate.seconds": Check("unchecked", "how long the proof took to find"),
+    "relaxation.value": Check("consistent", "with the bound, which follows from it"),
+    "relaxation.duals": Check("unchecked", "what a row is worth, as the solver says; a certificate of them is checked"),
+    "relaxation.reduced_costs": Check("unchecked", "what a variable costs, as the solver says"),
     "progress": Check("consistent", "nothing gets worse, and nothing contradicts the final bound"),
     "start.policy": Check("unchecked", "the schedule that the solver started from"),
     "start.accepted": Check("unchecked", "whether the solver took it"),

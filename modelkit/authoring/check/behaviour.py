@@ -42,9 +42,8 @@ def builds(subject: Subject) -> str | list[Complaint]:
             model = subject.formulation.instantiate(instance, known_of(subject.formulation, instance))
             compile_model(model)
         except ModelkitError as error:
-            complaints.append(
-                Complaint(f"{describe(instance)}: {error}", "the rules must hold for every instance that needs() takes")
-            )
+            advice = "the rules must hold for every instance that needs() takes"
+            complaints.append(Complaint.of(error, advice, f"{describe(instance)}: "))
             break
     return complaints or f"built on {len(subject.instances)} tiny instances"
 
@@ -81,7 +80,7 @@ def solves(subject: Subject) -> str | list[Complaint]:
     """A few tiny instances on all of them."""
     complaints: list[Complaint] = []
     refusals: dict[str, str] = {}
-    for n, instance in enumerate(subject.instances[:EVERY_SOLVER]):
+    for n, instance in enumerate(subject.instances[: min(EVERY_SOLVER, len(subject.solved))]):
         values: dict[str, float | None] = {}
         for name in subject.solvers:
             try:
@@ -121,7 +120,7 @@ def judged(subject: Subject) -> str | list[Complaint]:
             return "a bound without schedule"
         return [Complaint("there is no extract()", "write extract(model, instance), which returns a Schedule")]
     count = 0
-    for solved, best in zip(subject.solved, subject.best, strict=True):
+    for solved, best in subject.pairs:
         if solved.verdict is None:
             continue
         count += 1
@@ -165,7 +164,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
             )
         ]
     compared = 0
-    for solved, best in zip(subject.solved, subject.best, strict=True):
+    for solved, best in subject.pairs:
         if not can_enumerate(solved.instance):
             continue
         compared += 1

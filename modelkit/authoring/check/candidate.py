@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modelkit.authoring.check.brute_force import Best, best_schedule, can_enumerate
 from modelkit.authoring.check.tiny_instances import tiny_instances
@@ -18,7 +18,11 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import base_of, file_of, in_full, load_formulation
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
+from modelkit.runtime.deadline import Deadline
 from modelkit.solving.known import known_of
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 #: Seconds for a solver on a tiny instance.
 TIME_LIMIT = 20.0
@@ -54,11 +58,17 @@ class Subject:
         Parameters; those that are not given take their examples.
     wanted
         Tiny instances to draw.
+    deadline
+        When no further instance is solved; the first is in any case.
+    tell
+        Called with how many instances are solved or searched, and of how many.
     """
 
     asked: str | Formulation
     given: Mapping[str, Any] = field(default_factory=dict)
     wanted: int = 50
+    deadline: Deadline = field(default_factory=Deadline)
+    tell: Callable[[int, int], None] = lambda done, of: None
 
     @property
     def name(self) -> str:
@@ -112,13 +122,25 @@ class Subject:
 
     @cached_property
     def solved(self) -> list[Solved]:
-        """All tiny instances on the first solver."""
-        return [self.solve(self.formulation, instance, self.solvers[0]) for instance in self.instances]
+        """The tiny instances on the first solver, as many as there is time for."""
+        return list(self._in_time(self.instances, lambda i: self.solve(self.formulation, i, self.solvers[0])))
 
     @cached_property
-    def best(self) -> list[Best | None]:
-        """Brute force on all tiny instances that allow it."""
-        return [best_schedule(self.formulation, i) if can_enumerate(i) else None for i in self.instances]
+    def pairs(self) -> list[tuple[Solved, Best | None]]:
+        """Those with what brute force finds where that is possible, as many as there is time for."""
+
+        def search(solved: Solved) -> tuple[Solved, Best | None]:
+            instance = solved.instance
+            return solved, best_schedule(self.formulation, instance) if can_enumerate(instance) else None
+
+        return list(self._in_time(self.solved, search))
+
+    def _in_time(self, things: Sequence[_A], make: Callable[[_A], _B]) -> Iterator[_B]:
+        for n, thing in enumerate(things):
+            if n and self.deadline.over:
+                return
+            self.tell(n, len(things))
+            yield make(thing)
 
     @cached_property
     def solvers(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from modelkit.authoring.check.candidate import HEADINGS, Subject
 from modelkit.authoring.check.probe import Probe, probe
 from modelkit.authoring.check.rules import Complaint, rule
-from modelkit.errors import ModelkitError
+from modelkit.errors import FormulationError, ModelkitError
 from modelkit.formulation.misuse import key_faults
 from modelkit.solving.known import known_of
 from modelkit.text import count
@@ -31,9 +31,14 @@ def loads(subject: Subject) -> str | list[Complaint]:
         return [Complaint(found.error, "fix the file; the line number is that of the file itself")]
     if found.effects:
         return "in an interpreter of its own"  # it stays there: the next rule says why
-    formulation, base = subject.formulation, subject.base
+    formulation = subject.formulation
+    try:
+        _ = subject.abstract
+    except FormulationError as error:
+        return [Complaint.of(error, "build() makes the model; fix that line")]
     words = f"{formulation.name}, claims {formulation.claim}"
-    return words + (f", extends {base.name}" if base else "")
+    bases = [parent if isinstance(parent, str) else parent.name for parent in formulation.parents]
+    return words + (f", extends {' and '.join(bases)}" if bases else "")
 
 
 @rule("import", "importing the file has no side effect", "loads")

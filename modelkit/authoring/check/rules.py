@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelkit.authoring.check.candidate import Subject
+from modelkit.errors import FormulationError, ModelkitError
 from modelkit.registry import Registry
 
 Status = Literal["ok", "failed", "not reached"]
@@ -19,6 +20,12 @@ class Complaint:
     what: str
     advice: str
 
+    @classmethod
+    def of(cls, error: ModelkitError, advice: str, before: str = "") -> Complaint:
+        """An error and what it says is to be done, behind its last semicolon, or else this advice."""
+        what, _, own = str(error).rpartition("; ") if type(error) is FormulationError else (str(error), "", "")
+        return cls(before + (what or own), own if what and own else advice)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -29,6 +36,15 @@ class Finding:
     status: Status
     words: str = ""
     complaints: tuple[Complaint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a rule is: instances that it has solved or searched."""
+
+    rule: str
+    done: int
+    of: int
 
 
 #: A rule returns its evidence in a few words, or what is wrong.
