@@ -95,7 +95,7 @@ def check(file: str, params: tuple[str, ...], instances: int, time_limit: float 
             line.says(f"checking {Path(file).name}", *rest[:1])
 
         def step(step: conformance.Step) -> None:
-            line.says(f"checking {Path(file).name}", step.rule, f"{step.done} of {step.of} instances")
+            line.says(f"checking {Path(file).name}", step.rule, f"{step.done} of {count(step.of, 'instance')}")
 
         found = conformance.check(
             file, parameters, instances=instances, time_limit=time_limit, listen=listen, progress=step
