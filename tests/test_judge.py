@@ -136,6 +136,15 @@ def test_unmutated(clock: str) -> None:
     assert broken_rules(with_pauses(clock, "swapped", slots=2), moved) == []
     assert broken_rules(with_pauses(clock, "swapped", slots=1), mutated(pausing(clock), 1, admit=["b"])) == []
     assert broken_rules(with_pauses(clock), paused_and_evicted(clock)) == []
+    left = pausing(clock).segments  # b takes the slot that a left, while a runs in the other
+    moved = Schedule(
+        (
+            left[0],
+            replace(left[1], admit=(), rounds=0),
+            replace(left[2], admit=admissions([("b", 0)]), resume=admissions([("a", 1)])),
+        )
+    )
+    assert broken_rules(with_pauses(clock, "swapped", kv_capacity_tokens=12), moved) == []
 
 
 def pausing(clock: str) -> Schedule:

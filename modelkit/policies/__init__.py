@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from modelkit.errors import UsageError, did_you_mean
 from modelkit.policies.base import Leaving as Leaving
+from modelkit.policies.base import Paused as Paused
 from modelkit.policies.base import Policy as Policy
 from modelkit.policies.base import Predictions as Predictions
 from modelkit.policies.base import Room as Room
@@ -27,8 +28,8 @@ from modelkit.registry import Option, Registry, options_of
 
 #: Modules of this package that register policies.
 _MODULES = (
-    "clearing", "groups", "hybrid", "intervals", "lookahead", "prefixes", "sglang", "slots", "sorted_f", "timed",
-    "vllm", "wait",
+    "clearing", "groups", "hybrid", "intervals", "lookahead", "prefixes", "sglang", "slots", "sorted_f", "srpt",
+    "timed", "vllm", "wait",
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class PolicyEntry:
     name: str
     summary: str
     reference: str
-    make: Callable[..., Policy]
+    make: type[Policy]
     clairvoyant: bool
     clock: PolicyClock
     work_conserving: bool = True
@@ -70,6 +71,11 @@ class PolicyEntry:
     def lets_wait(self, options: Mapping[str, Any]) -> bool:
         """Whether with these options requests wait on purpose while the server could serve them."""
         return not self.work_conserving or bool(options.get("gate") or options.get("wait"))
+
+    @property
+    def pauses(self) -> bool:
+        """Whether it pauses requests whatever its options, and so is for servers that allow it alone."""
+        return self.make.pauses is not None
 
     @property
     def bundled(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,11 @@ class Running(NamedTuple):
 
 #: The ledger of servers on which no request shares anything.
 _NOTHING_SHARED = PrefixLedger(None, None)
+class Paused(NamedTuple):
+    """A paused request, and the tokens that it has produced."""
+
+    request: Seen
+    made: int
 
 
 class View(NamedTuple):
@@ -66,9 +72,10 @@ class View(NamedTuple):
     capacity
         M [token], None without limit.
     held
-        Tokens that the requests in progress hold now, what they share counted once.
+        Tokens that the requests in progress hold now, what they share counted once, with those of paused requests
+        that stay in the cache.
     running
-        Requests in progress by number, in order of admission.
+        Requests that run, by number, in order of admission.
     free_slots
         None without limit.
     rng
@@ -84,6 +91,10 @@ class View(NamedTuple):
         Whether the last prompt may exceed ``prompt_room``, to be processed in several iterations.
     prefixes
         The prefix cache, as it is at the moment.
+    paused
+        Paused requests by number, in the order of their pauses.
+    keeps
+        Where the server keeps their tokens, ``held`` or ``swapped``; None where it pauses nobody.
     """
 
     now: float
@@ -105,6 +116,8 @@ class View(NamedTuple):
     def taken(self, request: Seen) -> int:
         """Tokens that the prompt of a waiting request would take of the memory, beside those in use."""
         return request.prompt - (self.prefixes.used(request.number) if request.shared else 0)
+    paused: Mapping[int, Paused] = MappingProxyType({})
+    keeps: str | None = None
 
     @property
     def law(self) -> LinearClock | None:
@@ -157,7 +170,15 @@ class Policy:
     """Base of all policies; the defaults ignore events and admit no request.
 
     Keyword parameters of the constructor are the policy's options.
+
+    Attributes
+    ----------
+    pauses
+        Where the server must keep the tokens of paused requests for it, ``held``, ``swapped`` or ``anywhere``; None: it
+        pauses nobody.
     """
+
+    pauses: str | None = None
 
     def arrived(self, request: Seen) -> None:
         """``request`` has arrived, or was evicted and waits again (its predictions may have grown)."""
@@ -173,6 +194,12 @@ class Policy:
 
     def postponed(self, request: Seen, start: int) -> None:
         """``request``, in progress, gives its first token later: chunks of its prompt are left to process."""
+
+    def paused(self, request: Seen, now: float) -> None:
+        """``request`` is paused."""
+
+    def resumed(self, request: Seen, start: int) -> None:
+        """``request`` goes on, as if it had been admitted in round ``start`` and run ever since."""
 
     def admit(self, view: View) -> Iterable[int]:
         """Numbers of waiting requests to start now, in order.
@@ -194,15 +221,31 @@ class Policy:
     def evict(self, view: View) -> Iterable[int]:
         """Requests to evict because the next round would exceed the capacity.
 
-        Called only then. The default evicts the latest admitted until the next round fits, so
-        the oldest request always gets on.
+        Called only then, after `pause`. The default evicts the latest admitted until the next round fits, so
+        the oldest request always gets on; before them the paused, latest first, where their tokens are in the cache.
         """
         excess, leaving = view.held + len(view.running) - (view.capacity or 0), Leaving(view)
+        for number, (request, made) in reversed(list(view.paused.items()) if view.keeps == "held" else []):
+            if excess <= 0:
+                return
+            yield number
+            excess -= request.prompt + made
         for number in reversed(list(view.running)):
             if excess <= 0:
                 return
             yield number
             excess -= leaving.frees(number)
+
+    def pause(self, view: View) -> Iterable[int]:
+        """Requests that run and are to be paused.
+
+        Asked for before all else whenever something has happened, where the server pauses requests.
+        """
+        return ()
+
+    def resume(self, view: View) -> Iterable[int]:
+        """Paused requests that are to go on; asked for after evictions and before admissions."""
+        return ()
 
 
 def share(name: str, value: float) -> float:

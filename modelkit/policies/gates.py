@@ -99,6 +99,7 @@ class Gate(Policy):
 
     def __init__(self, inner: Policy, size: float, wait: float) -> None:
         self._inner = inner
+        self.pauses = inner.pauses
         self._size = size
         self._wait = wait
         self._since: dict[int, float] = {}  # when each began to wait
@@ -139,6 +140,18 @@ class Gate(Policy):
     def evict(self, view: View) -> Iterable[int]:
         self._evicted = view.now
         return self._inner.evict(view)
+
+    def pause(self, view: View) -> Iterable[int]:
+        return self._inner.pause(view)
+
+    def resume(self, view: View) -> Iterable[int]:
+        return self._inner.resume(view)
+
+    def paused(self, request: Seen, now: float) -> None:
+        self._inner.paused(request, now)
+
+    def resumed(self, request: Seen, start: int) -> None:
+        self._inner.resumed(request, start)
 
     def limits(self, view: View) -> tuple[float, float]:
         """Requests that open the gate, and how long the first of them waits at most."""

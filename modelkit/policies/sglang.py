@@ -8,6 +8,9 @@ begins anew on an empty server, and is estimated after a retraction, from the ou
 request. When the cache is full, those with the fewest tokens produced make room, of two the one with the longer prompt,
 and wait last.
 
+``preempt=swap`` and ``preempt=pause`` keep the tokens of whom makes room, out of the cache or in it, as ``vllm-like``
+does; who is paused goes on before newcomers, once the share of the outputs to come is free beside it.
+
 Different from SGLang: predicted outputs stand for the largest that users allow; a retracted request starts anew, where
 SGLang keeps its tokens and reads them again; there is no tree of prefixes; and where the clock is mixed, requests in
 progress decode in the iteration that reads prompts, for an iteration is all that the clock knows.
@@ -17,10 +20,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from modelkit.errors import UsageError
 from modelkit.policies import Leaving, Policy, Room, Running, Seen, View, policy
+from modelkit.policies.vllm import PREEMPTIONS, back_in_order, paused_instead
 
 #: Tokens that an output counts with at most.
 _MOST = 4096
@@ -32,12 +36,14 @@ _LEAST, _STEPS, _MORE = 0.14, 600, 20
     "sglang-like",
     summary="arrival order; admit by a share of the outputs to come that decays; on overflow retract the youngest",
     reference="Zheng et al., NeurIPS 2024 (SGLang), the scheduler of SGLang 0.4",
+    preempt="what becomes of whom makes room; swap and pause where the server keeps tokens so|recompute|swap|pause",
     conservativeness="factor of the share of the outputs to come that is kept free, above 0",
 )
 class SglangLike(Policy):
     """First come, first served, by estimates."""
 
-    def __init__(self, *, conservativeness: float = 1.0) -> None:
+    def __init__(self, *, conservativeness: float = 1.0, preempt: str = "recompute") -> None:
+        self.pauses = PREEMPTIONS[preempt]
         if not 0 < conservativeness < math.inf:
             raise UsageError(f"option conservativeness: found {conservativeness}; allowed: above 0")
         self._first = min(1.0, 0.7 * conservativeness)
@@ -52,6 +58,8 @@ class SglangLike(Policy):
         self._full = False
 
     def admit(self, view: View) -> Iterator[int]:
+        if view.paused:
+            return
         if not view.running:
             self._share, self._set_in, self._full = self._first, view.round, False
         if self._full:
@@ -81,7 +89,21 @@ class SglangLike(Policy):
         fallen = (now - self._set_in) * self._first * (1 - _LEAST) / _STEPS
         return max(self._first * _LEAST, self._share - fallen)
 
-    def evict(self, view: View) -> Iterator[int]:
+    def pause(self, view: View) -> Iterator[int]:
+        if self.pauses is not None and view.capacity is not None and view.held + len(view.running) > view.capacity:
+            self._full = True
+            yield from paused_instead(view, self._retract(view))
+
+    def resume(self, view: View) -> Iterator[int]:
+        free = 0.0
+        if view.capacity is not None and view.running:
+            free = self.share(view.round) * sum(_left(entry, view.round) for entry in view.running.values())
+        yield from back_in_order(view, free, view.paused.values())
+
+    def evict(self, view: View) -> Iterable[int]:
+        return super().evict(view) if self.pauses == "held" else self._retract(view)
+
+    def _retract(self, view: View) -> Iterator[int]:
         left, leaving = dict(view.running), Leaving(view)
         excess = view.held + len(left) - (view.capacity or 0)
         for number, _ in sorted(left.items(), key=lambda item: _youngest(item[1], view.round)):

@@ -89,6 +89,10 @@ class LinearTime:
         """An exclusive prefill."""
         self._add(self.linear_clock.prefill_ms(prompt_tokens))
 
+    def copy(self, duration: float) -> None:
+        """Tokens of paused requests are copied."""
+        self._add(duration)
+
     def _add(self, duration: float) -> None:
         self.now, self._lost = add_time(self.now, self._lost, duration)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import heapq
 import math
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -85,19 +86,19 @@ class ContinuousSimulation:
         self.slot: dict[int, int] = {}
         self.offset = 0  # sum over those in progress of prompt - start
         self.asked: View | None = None  # what the policy saw in this round, if it admitted no request
-        self.segments: list[tuple[float, tuple[Admission, ...], tuple[str, ...]]] = []
+        self.segments: list[dict[str, Any]] = []  # what each does, by field
         self.rounds: list[int] = []  # of each segment
 
     def run(self) -> Schedule:
         """Serve every request."""
-        while self.arrivals or self.waiting or self.running:
+        while self.arrivals or self.unfinished:
             self.take_arrivals()
-            evicted = self.make_room()
-            admitted = self.admit()
-            if admitted or evicted:
-                self.segments.append((self.time.begin(), tuple(admitted), tuple(evicted)))
+            done = self.decide()
+            if any(done.values()):
+                self.segments.append({"at": self.time.begin(), **done})
                 self.rounds.append(0)
-                if admitted and isinstance(self.time, LinearTime) and self.time.exclusive:
+                self.copy()
+                if (admitted := done["admit"]) and isinstance(self.time, LinearTime) and self.time.exclusive:
                     self.time.prefill(sum(self.unread[i] for i in list(self.running)[-len(admitted) :]))
                     self.prefixes.make_room(self.occupied)
                     continue  # arrivals during the prefill are seen before the next round
@@ -106,8 +107,20 @@ class ContinuousSimulation:
                 self.go_on()
             else:
                 self.wait()
-        segments = (Segment(*segment, rounds) for segment, rounds in zip(self.segments, self.rounds, strict=True))
+        segments = (Segment(**does, rounds=rounds) for does, rounds in zip(self.segments, self.rounds, strict=True))
         return Schedule(tuple(segments), self.limits.max_batch_tokens if self.limits.chunked_prefill else None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether somebody who has arrived is not done."""
+        return self.present > 0
+
+    def decide(self) -> dict[str, tuple[Any, ...]]:
+        """What the policy does now, by field of a segment."""
+        return {"evict": tuple(self.make_room()), "admit": tuple(self.admit())}
+
+    def copy(self) -> None:
+        """Let the time go by in which tokens of paused requests are copied: none here."""
 
     @property
     def now(self) -> int:
@@ -116,13 +129,23 @@ class ContinuousSimulation:
 
     @property
     def held(self) -> int:
-        """Tokens held after the rounds run so far, the shared counted for each."""
+        """Tokens held after the rounds run so far by those who run, the shared counted for each."""
         return self.offset + len(self.running) * self.time.round
 
     @property
     def occupied(self) -> int:
-        """The same, the shared counted once."""
+        """Tokens in use, the shared counted once."""
         return self.held - self.prefixes.saved
+
+    @property
+    def present(self) -> int:
+        """Requests that have arrived and are not done."""
+        return len(self.waiting) + len(self.running)
+
+    @property
+    def places(self) -> int:
+        """Requests that take a place in the batch."""
+        return len(self.running)
 
     def settle(self) -> None:
         """What is in progress has changed: a new interval of rounds that are alike begins."""
@@ -130,7 +153,8 @@ class ContinuousSimulation:
             self.time.settle(len(self.running), self.held)
         else:
             prompts = sum(self.seen[i].prompt for i in self.unread)
-            self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
+            held = self.held - prompts
+            self.time.settle(len(self.running) - len(self.unread), held, self.chunk_room())
 
     def chunk_room(self) -> int:
         """Prompt tokens that a chunk takes beside the decoding."""
@@ -150,7 +174,7 @@ class ContinuousSimulation:
             capacity=self.capacity,
             held=self.occupied,
             running=self.view_running,
-            free_slots=None if self.max_batch is None else self.max_batch - len(self.running),
+            free_slots=None if self.max_batch is None else self.max_batch - self.places,
             rng=self.rng,
             round=self.time.round,
             linear_clock=self.time.linear_clock,
@@ -223,16 +247,20 @@ class ContinuousSimulation:
             return []
         evicted = []
         for i in list(self.policy.evict(self.view())):
-            if i not in self.running:
-                raise PolicyError(f"the policy evicts request {self.name(i)}, which is not in progress")
+            self.evict(i)
             evicted.append(self.ids[i])
-            self.raise_prediction(i)
-            self.leave(i)
-            self.waiting.add(i)
-            self.policy.arrived(self.seen[i])
         if self.overflows():
             raise PolicyError(f"in round {self.now + 1} the policy leaves more tokens than the KV cache holds")
         return evicted
+
+    def evict(self, i: int) -> None:
+        """Let a request wait again."""
+        if i not in self.running:
+            raise PolicyError(f"the policy evicts request {self.name(i)}, which is not in progress")
+        self.raise_prediction(i)
+        self.leave(i)
+        self.waiting.add(i)
+        self.policy.arrived(self.seen[i])
 
     def admit(self) -> list[Admission]:
         admitted: list[Admission] = []
@@ -243,7 +271,7 @@ class ContinuousSimulation:
         for i in self.policy.admit(view):
             if i not in self.waiting:
                 raise PolicyError(f"the policy admits request {self.name(i)}, which does not wait")
-            if self.max_batch is not None and len(self.running) >= self.max_batch:
+            if self.max_batch is not None and self.places >= self.max_batch:
                 raise PolicyError(f"the policy admits request {self.name(i)}, but no slot is free")
             prompt = self.seen[i].prompt
             unread = prompt - self.prefixes.cached(i)
@@ -281,8 +309,8 @@ class ContinuousSimulation:
         read = prompt if self.time.exclusive else prompt - unread
         for other, tokens in self.prefixes.leave(i, self.time.now, read, self.unread).items():
             self.unread[other] += tokens
-        if self.slots:
-            heapq.heappush(self.free, self.slot.pop(i))
+        if (slot := self.slot.pop(i, None)) is not None:
+            heapq.heappush(self.free, slot)
         self.policy.ended(self.seen[i], self.now)
 
     # --- time ----------------------------------------------------------------------------------
@@ -349,7 +377,7 @@ class ContinuousSimulation:
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.occupied) // len(self.running))
         moment = self.moments[self.arrivals[-1]] if self.arrivals else math.inf
-        if self.waiting and rounds > 1:
+        if len(self.running) < self.present and rounds > 1:
             view = self.asked or self.view()
             patience = self.policy.patience(view)
             rounds = rounds if patience is None else min(rounds, max(1, patience))
@@ -362,9 +390,9 @@ class ContinuousSimulation:
     def wait(self) -> None:
         """No request is in progress: time goes by until something happens."""
         moments = [self.moments[i] for i in self.arrivals[-1:]]
-        if self.waiting and not moments:
+        if self.present and not moments:
             raise PolicyError("the policy admits no request although the server is empty")
-        if self.waiting and self.time.linear_clock is None:
+        if self.present and self.time.linear_clock is None:
             patience = self.policy.patience(self.view())
             moments += [] if patience is None else [self.now + max(1, patience)]
         if moments:

@@ -17,7 +17,7 @@ from modelkit.judge import judge
 from modelkit.judge.load import load as load_of
 from modelkit.judge.load import load_words
 from modelkit.judge.slo import Slo, service_levels
-from modelkit.policies import PolicyEntry, Predictions, chosen_policy, policies
+from modelkit.policies import Policy, PolicyEntry, Predictions, chosen_policy, policies
 from modelkit.policies.predictions import predicted_lengths
 from modelkit.problems.problem import SLOTS, objective_of, problem_of
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
@@ -26,6 +26,7 @@ from modelkit.runtime.resources import VERSION
 from modelkit.schedule import Schedule
 from modelkit.simulation.continuous import ContinuousSimulation
 from modelkit.simulation.limits import BatchLimits
+from modelkit.simulation.pausing import PausingSimulation
 from modelkit.simulation.slots import StageSimulation
 
 _NO_LIMITS = "limits on batches are for continuous batching; here the slots are the limit"
@@ -128,7 +129,8 @@ def clairvoyant_schedule(instance: Instance, policy: str) -> Schedule:
 
 def fitting_policies(instance: Instance) -> list[str]:
     """Names of the policies for the instance's clock."""
-    return [name for name, entry in policies().items() if entry.clock == _clock(instance)]
+    clock, pauses = _clock(instance), instance.server.pause is not None
+    return [name for name, entry in policies().items() if entry.clock == clock and (pauses or not entry.pauses)]
 
 
 def limits_refusal(instance: Instance, limits: BatchLimits) -> str | None:
@@ -173,13 +175,26 @@ def _run(
     if entry.clairvoyant:
         predicted = instance.arrays.output, instance.arrays.output
     policy = entry.build(options)
+    if (why := _pause_refusal(instance, policy)) is not None:
+        raise UsageError(f"policy {entry.name!r} {why}")
     if clock == "stages":
         if limits is not None and limits != BatchLimits():
             raise UsageError(_NO_LIMITS)
         return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
     if slots_over_time is not None:
         raise UsageError("the number of slots changes over time only in stages on slots (mixed = false)")
-    return ContinuousSimulation(instance, policy, rng, predicted, limits).run()
+    kind = ContinuousSimulation if instance.server.pause is None else PausingSimulation
+    return kind(instance, policy, rng, predicted, limits).run()
+
+
+def _pause_refusal(instance: Instance, policy: Policy) -> str | None:
+    """Why a policy cannot pause requests on the instance's server as it does, in words that follow "it", or None."""
+    keep = None if instance.server.pause is None else instance.server.pause.keep
+    if policy.pauses is None or keep == policy.pauses or (policy.pauses == "anywhere" and keep is not None):
+        return None
+    needed = "held or swapped" if policy.pauses == "anywhere" else policy.pauses
+    found = "no server.pause" if keep is None else f'server.pause {{"keep": "{keep}"}}'
+    return f"pauses requests whose tokens are {needed}; this instance has {found}"
 
 
 def _clock(instance: Instance) -> str:
