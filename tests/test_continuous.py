@@ -22,7 +22,7 @@ from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.simulate import policy_schedule, simulate
 
 #: Every policy of continuous batching, and some with options.
-NAMES = sorted(name for name, entry in policies().items() if entry.clock == "unit")
+NAMES = sorted(name for name, entry in policies().items() if entry.clock == "unit" and not entry.pauses)
 CHOICES = [
     *NAMES,
     "mc-sf:alpha=0.1",

@@ -26,7 +26,7 @@ from modelkit.simulation.simulate import policy_schedule
 LAW: dict[str, float] = {
     "prefill_base_ms": 10, "prefill_per_token_ms": 1, "decode_base_ms": 20, "decode_per_request_ms": 2,
 }  # fmt: skip
-GATED = sorted(name for name, entry in policies().items() if entry.clock == "unit")
+GATED = sorted(name for name, entry in policies().items() if entry.clock == "unit" and not entry.pauses)
 
 
 def case(*rows: tuple[float, int, int], unit: bool = False, capacity: int | None = None) -> Instance:

@@ -6,11 +6,14 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.judge import judge
+from modelkit.policies import chosen_policy
+from modelkit.simulation.pausing import PausingSimulation
 from modelkit.simulation.simulate import fitting_policies
 
 LAW: dict[str, Any] = {
@@ -80,6 +83,32 @@ def test_policies_that_pause_make_valid_schedules(clock: str, keep: str) -> None
                 assert bool(result.metrics["swapped_tokens"]) <= (keep == "swapped")
                 paused[name] += result.metrics["pauses"] or 0
     assert all(paused.values()), paused
+
+
+class Recording(PausingSimulation):
+    """A simulation that notes when each request ends by its own clock."""
+
+    def run(self) -> mk.Schedule:
+        self.times: dict[int, float] = {}
+        return super().run()
+
+    def leave(self, i: int) -> None:
+        self.times[i] = self.time.now
+        super().leave(i)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_judge_agrees_to_the_last_bit(clock: str) -> None:
+    """Every completion comes at the very time at which the judge has it, with pauses and copies too."""
+    for seed in range(6):
+        for keep in ("held", "swapped"):
+            instance = drawn(clock, keep, seed)
+            for name in pausing_policies(keep)[::2]:
+                entry, options = chosen_policy(name)
+                predicted = instance.arrays.predicted_lower, instance.arrays.predicted_upper
+                run = Recording(instance, entry.build(options), np.random.default_rng(seed), predicted)
+                ends = {r.request: r.end for r in judge(instance, run.run()).residencies if r.completed}
+                assert run.times == ends
 
 
 def test_pauses_by_hand() -> None:
