@@ -55,6 +55,8 @@ class Running(NamedTuple):
 
 #: The ledger of servers on which no request shares anything.
 _NOTHING_SHARED = PrefixLedger(None, None)
+
+
 class Paused(NamedTuple):
     """A paused request, and the tokens that it has produced."""
 
@@ -116,6 +118,7 @@ class View(NamedTuple):
     def taken(self, request: Seen) -> int:
         """Tokens that the prompt of a waiting request would take of the memory, beside those in use."""
         return request.prompt - (self.prefixes.used(request.number) if request.shared else 0)
+
     paused: Mapping[int, Paused] = MappingProxyType({})
     keeps: str | None = None
 
