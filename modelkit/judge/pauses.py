@@ -100,9 +100,10 @@ class Pauses:
         """Tokens that a paused request takes of the KV cache when it is not swapped out."""
         return int(self.replay.prompt[residency.request]) + residency.made
 
-    def gave_up_slot(self, residency: Ongoing) -> bool:
-        """Whether a request in progress is swapped out."""
-        return self.swapped and residency.paused_at is not None
+    def holds(self, residency: Ongoing, slot: int) -> bool:
+        """Whether a request is in this slot: in progress, not in another by now and not swapped out."""
+        there = residency.end is None and residency.slot == slot
+        return there and not (self.swapped and residency.paused_at is not None)
 
     def copying_ms(self) -> float:
         """How long the copies of the segment last that begins."""

@@ -211,8 +211,7 @@ class Replay:
             allowed = "0 or more" if slots is None else f"0 to {slots - 1}"
             self.violate("unknown_slot", size, name, f"slot {slot}; allowed: {allowed}")
         other = self.holder.get(slot)
-        there = other is not None and other.slot == slot and self.in_progress(other)
-        if other is not None and there and not self.pauses.gave_up_slot(other):
+        if other is not None and self.pauses.holds(other, slot):
             holder = self.instance.requests[other.request].id
             left = self.left(other)
             self.violate("slot_overlap", left, name, f"slot {slot} holds request {holder!r} for {left} more rounds")

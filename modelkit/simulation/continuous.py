@@ -91,7 +91,7 @@ class ContinuousSimulation:
 
     def run(self) -> Schedule:
         """Serve every request."""
-        while self.arrivals or self.unfinished:
+        while self.arrivals or self.present:
             self.take_arrivals()
             done = self.decide()
             if any(done.values()):
@@ -109,11 +109,6 @@ class ContinuousSimulation:
                 self.wait()
         segments = (Segment(**does, rounds=rounds) for does, rounds in zip(self.segments, self.rounds, strict=True))
         return Schedule(tuple(segments), self.limits.max_batch_tokens if self.limits.chunked_prefill else None)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether somebody who has arrived is not done."""
-        return self.present > 0
 
     def decide(self) -> dict[str, tuple[Any, ...]]:
         """What the policy does now, by field of a segment."""
@@ -153,8 +148,7 @@ class ContinuousSimulation:
             self.time.settle(len(self.running), self.held)
         else:
             prompts = sum(self.seen[i].prompt for i in self.unread)
-            held = self.held - prompts
-            self.time.settle(len(self.running) - len(self.unread), held, self.chunk_room())
+            self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
 
     def chunk_room(self) -> int:
         """Prompt tokens that a chunk takes beside the decoding."""
