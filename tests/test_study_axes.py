@@ -39,10 +39,12 @@ def study(folder: Path, text: str) -> Any:
 
 def test_changes(chat: mk.Instance) -> None:
     """Tests that what is given replaces the instance's own, that arrivals come at the rate, and all else stays."""
-    faster = changed(chat, rate=8.0, kv_capacity=900, slots=3, server="llama2-70b-8xh100")
+    levels = "ttft=450ms"
+    faster = changed(chat, rate=8.0, kv_capacity=900, slots=3, replicas=2, slo=levels, server="llama2-70b-8xh100")
     gaps = [b.arrival - a.arrival for a, b in zip(faster.requests, faster.requests[1:], strict=False)]
     assert sum(gaps) / len(gaps) == pytest.approx(1 / 8)
-    assert (faster.server.kv_capacity_tokens, faster.server.slots) == (900, 3)
+    host = faster.server
+    assert (host.kv_capacity_tokens, host.slots, host.replicas, host.slo.ttft_ms) == (900, 3, 2, 450)
     assert faster.server.clock == generate("chat", requests=1, server="llama2-70b-8xh100").server.clock
     assert [r.prompt_tokens for r in faster.requests] == [r.prompt_tokens for r in chat.requests]
     assert changed(chat) is chat
@@ -57,6 +59,7 @@ def test_changes(chat: mk.Instance) -> None:
         ({"rate": 0.0}, "rate: found 0; allowed: more than 0"),
         ({"kv_capacity": 0}, "kv_capacity_tokens: found 0"),
         ({"server": "llama2-70b-2xh10"}, "did you mean 'llama2-70b-2xh100'"),
+        ({"slo": "tfft=3ms"}, "did you mean 'ttft'"),
     ],
 )
 def test_wrong_changes(chat: mk.Instance, changes: dict[str, Any], words: str) -> None:
@@ -157,7 +160,7 @@ def test_faults_of_axes(tmp_path: Path, chat: mk.Instance) -> None:
         study(tmp_path, text)
     told = {fault.path: fault.message for fault in caught.value.faults}
     assert "allowed: float" in told["$.instances[0].parameters.rate"]
-    assert "known: kv_capacity, rate, server, slots" in told["$.instances[0].parameters.capacity"]
+    assert "known: kv_capacity, rate, replicas, server, slo, slots" in told["$.instances[0].parameters.capacity"]
     assert "did you mean 'requests'" in told["$.instances[1].parameters.request"]
     assert "no such file" in told["$.instances[2].trace"]
     assert "did you mean 'azure'" in told["$.instances[3].format"]

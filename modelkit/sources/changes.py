@@ -1,4 +1,4 @@
-"""What if: the same requests at another rate, on another server, with other memory or fewer slots."""
+"""What if: the same requests at another rate, on another server, with other memory, fewer slots or more replicas."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import MAX_NAME, Instance, Server, UnitClock
 from modelkit.io import checked
+from modelkit.judge.slo import service_levels
 from modelkit.registry import Option, options_of
 from modelkit.sources.servers import find_server
 
 _MOST_RATE = 1e6
+#: Fields of a server whose names here are others.
+_FIELDS = {"kv_capacity": "kv_capacity_tokens"}
 
 
 def changed(
@@ -21,6 +24,8 @@ def changed(
     rate: float | None = None,
     kv_capacity: int | None = None,
     slots: int | None = None,
+    replicas: int | None = None,
+    slo: str | None = None,
     server: str | None = None,
 ) -> Instance:
     """The instance with what is given in place of its own; its name says so.
@@ -29,8 +34,10 @@ def changed(
     ----------
     rate
         Mean arrivals per round or second, over the time from the first to the last: all are rescaled.
-    kv_capacity, slots
-        Of the server [token, 1].
+    kv_capacity, slots, replicas
+        Of the server [token, 1, 1].
+    slo
+        Service levels, such as ``"ttft=450ms,tpot=40ms"`` (`modelkit.judge.slo`).
     server
         Preset or JSON file: its clock, and its memory and slots where it states them.
 
@@ -41,13 +48,15 @@ def changed(
     UsageError
         No such preset, or the file cannot be opened.
     """
-    given: dict[str, Any] = {"server": server, "rate": rate, "kv_capacity": kv_capacity, "slots": slots}
+    limits = {"kv_capacity": kv_capacity, "slots": slots, "replicas": replicas, "slo": slo}
+    given: dict[str, Any] = {"server": server, "rate": rate, **limits}
     asked = {name: value for name, value in given.items() if value is not None}
     if not asked:
         return instance
     stated = {} if server is None else _of_server(instance, server)
-    limits = {"kv_capacity_tokens": kv_capacity, "slots": slots}
-    stated |= {field: value for field, value in limits.items() if value is not None}
+    levels = service_levels(slo, instance)
+    stated |= {_FIELDS.get(name, name): value for name, value in limits.items() if value is not None}
+    stated |= {} if levels is None else {"slo": levels}
     own = {field: getattr(instance.server, field) for field in Server.model_fields}
     marks = [f"{option.removesuffix('_capacity')}{_mark(value)}" for option, value in asked.items()]
     name = "-".join([instance.name or "instance", *marks])[:MAX_NAME]
@@ -96,6 +105,8 @@ CHANGES: dict[str, Option] = {
             "rate": "mean arrivals per round or second; all arrivals are rescaled",
             "kv_capacity": "KV capacity M [token]",
             "slots": "requests in progress at once",
+            "replicas": "servers alike",
+            "slo": "service levels, such as ttft=450ms,tpot=40ms",
             "server": "preset or JSON file of a server",
         },
     )

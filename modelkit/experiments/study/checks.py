@@ -127,7 +127,7 @@ def _wrong_page(study: Study) -> Iterator[Fault]:
     for key in ("axis", "panels"):
         if (name := getattr(study.page, key)) is not None and name not in axes:
             yield _unknown(f"$.page.{key}", "axis", name, axes)
-    metrics = {*metric_names(True), *metric_names(False)}
+    metrics = {*metric_names(True, pauses=True), *metric_names(False, slo=True, pauses=True)}
     for j, name in enumerate(study.page.metrics):
         if name not in metrics:
             yield _unknown(f"$.page.metrics[{j}]", "metric", name, metrics)
