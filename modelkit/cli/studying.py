@@ -156,10 +156,11 @@ def export(study: str, folder: str | None, output: str | None, quiet: bool) -> N
     "--output", "-o", metavar="PATH", shell_complete=completing.any_file,
     help="HTML file to write.  [default: NAME.html]",
 )  # fmt: skip
+@click.option("--runs", is_flag=True, help="Also a row for each run.")
 @quiet_option
 @debug_option
-def report(study: str, folder: str | None, output: str | None, quiet: bool) -> None:
-    """Write an HTML page of the results of STUDY so far, with the papers' figures beside ours."""
+def report(study: str, folder: str | None, output: str | None, runs: bool, quiet: bool) -> None:
+    """Write an HTML page of the results of STUDY so far: curves, tables over seeds, the papers' figures beside ours."""
     from modelkit.experiments.study import load_study, measure, report_study, verdicts
     from modelkit.experiments.study import status as status_of
 
@@ -168,7 +169,7 @@ def report(study: str, folder: str | None, output: str | None, quiet: bool) -> N
     path = output or file_name(loaded.name, ending="html")
     check_outputs({"--output": path}, [study])
     with progress(quiet, "writing the report"), keeping() as keep:
-        written = keep(lambda path: report_study(loaded, folder, path), path, "study.html")
+        written = keep(lambda path: report_study(loaded, folder, path, runs=runs), path, "study.html")
         if not quiet:
             lines = _describe_status(loaded, now)
             for verdict in verdicts(loaded.claims, measure(now.done)):

@@ -29,7 +29,6 @@ from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.reporting.observation import Observation
 from modelkit.reporting.pages import figure_table, instance_page, many_page
-from modelkit.reporting.pages.tables import Table
 from modelkit.result import Result
 from modelkit.runtime.resources import VERSION, bundled
 from modelkit.solving.bound import CertifiedBound
@@ -49,7 +48,6 @@ def report(
     instances: Iterable[Instance] = (),
     formulations: Iterable[str | Formulation] = (),
     title: str | None = None,
-    papers: Table | None = None,
     observation: Observation | None = None,
 ) -> Path | None:
     """Write a report: on one instance, or a summary when the results are about several.
@@ -68,8 +66,6 @@ def report(
         their rules and objectives judge the schedules. Without, the page says what was not checked.
     title
         Of the page.
-    papers
-        What papers say, beside what the results show.
     observation
         What a log shows of the server; the page on its instance leads with it.
 
@@ -93,7 +89,7 @@ def report(
     if observation is not None:
         told = observation.run.instance.sha256
         found = [replace(case, observation=observation) if case.stamp.sha256 == told else case for case in found]
-    return write_text(path, page(found, title=title, unread=unread, papers=papers))
+    return write_text(path, page(found, title=title, unread=unread))
 
 
 def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None) -> Path | None:
@@ -141,7 +137,6 @@ def page(
     title: str | None = None,
     links: dict[str, str] | None = None,
     unread: Sequence[str] = (),
-    papers: Table | None = None,
 ) -> str:
     """The HTML of a report on these cases.
 
@@ -151,8 +146,6 @@ def page(
         By instance hash, the address of the page on that instance alone.
     unread
         Sentences on files that could not be read.
-    papers
-        A table of claims of papers.
     """
     if len(by_instance(found)) == 1:
         template, content = "instance.html.j2", instance_page(found)
@@ -160,8 +153,13 @@ def page(
         template, content = "many.html.j2", many_page(found, links or {})
     first = content["problems"][0]
     first["findings"] = [*first["findings"], *unread]
+    return rendered(template, content, title)
+
+
+def rendered(template: str, content: dict[str, Any], title: str | None = None) -> str:
+    """The HTML of a page, under a title of one's own."""
     if title is not None:
-        content["title"], content["kicker"] = title, f"{title} · {content['kicker']}"
+        content = {**content, "title": title, "kicker": f"{title} · {content['kicker']}"}
     style, script = _asset("report.css"), _asset("report.js")
     return str(
         _environment()
@@ -172,7 +170,6 @@ def page(
             style_hash=_markup(_hash(style)),
             script=_markup(script),
             script_hash=_markup(_hash(script)),
-            papers=papers,
             **content,
         )
     )
@@ -189,6 +186,7 @@ def _environment() -> Any:
     environment.filters["plain"] = plain
     environment.filters["name"] = lambda text: _markup(f"<bdi>{safe(text)}</bdi>")
     environment.filters["drawing"] = _markup
+    environment.filters["data_uri"] = _data_uri
     environment.filters["figure_table"] = figure_table
     return environment
 
@@ -198,6 +196,11 @@ def _markup(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _data_uri(csv: str) -> str:
+    """A table as an address that holds it."""
+    return "data:text/csv;charset=utf-8," + quote(csv, safe=",.:;()[]/=+*@!?~-_ ").replace(" ", "%20")
 
 
 def _asset(name: str) -> str:

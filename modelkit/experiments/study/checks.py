@@ -124,8 +124,10 @@ def _wrong_formulations(where: str, entry: Formulations, folder: Path) -> Iterat
 def _wrong_page(study: Study) -> Iterator[Fault]:
     """Axes and metrics that the page cannot have."""
     axes = axes_of(study)
-    for key in ("axis", "panels"):
-        if (name := getattr(study.page, key)) is not None and name not in axes:
+    named = {"axis": study.page.axis, "panels": study.page.panels}
+    named |= {f"repeats[{j}]": name for j, name in enumerate(study.page.repeats)}
+    for key, name in named.items():
+        if name is not None and name not in axes:
             yield _unknown(f"$.page.{key}", "axis", name, axes)
     metrics = {*metric_names(True, pauses=True), *metric_names(False, slo=True, pauses=True)}
     for j, name in enumerate(study.page.metrics):

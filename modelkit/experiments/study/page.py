@@ -1,25 +1,51 @@
-"""The report of a study: its finished runs, and the papers' figures beside ours."""
+"""The page of a study: its runs along its axes, over seeds, and the papers' figures beside ours."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from modelkit.experiments.study.grid import cells
+from modelkit.experiments.study.axes import axes_of
+from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.paper_figures import Verdict, verdicts
 from modelkit.experiments.study.plan import Study
 from modelkit.experiments.study.running import folder_of, status
 from modelkit.experiments.study.store import Store, measure
-from modelkit.io import load
-from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow
-from modelkit.reporting.render import report
+from modelkit.io import load, load_result, write_text
+from modelkit.io.lookup import Instances
+from modelkit.judge import metric_names
+from modelkit.reporting.entries import Entry, ReadFile
+from modelkit.reporting.evidence import Case
+from modelkit.reporting.gathering import cases
+from modelkit.reporting.goals import Formulations
+from modelkit.reporting.pages import runs_table, study_page
+from modelkit.reporting.pages.tables import Cell as TableCell
+from modelkit.reporting.pages.tables import Column, Table, TableRow
+from modelkit.reporting.render import rendered
+from modelkit.reporting.sweep import Sweep, Trial
 from modelkit.text import number
+
+#: Metrics that are drawn beside the objective unless the study says which.
+_USUAL = ("p99_ttft_ms", "mean_tpot_ms", "within_slo")
 
 
 def report_study(
-    study: Study, folder: str | os.PathLike[str] | None = None, path: str | os.PathLike[str] | None = None
+    study: Study,
+    folder: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    runs: bool = False,
 ) -> Path | None:
     """Write the page of a study; ``path`` defaults to ``NAME.html``.
+
+    Every schedule is replayed and every certificate recomputed for it.
+
+    Parameters
+    ----------
+    runs
+        Also a row for each run.
 
     Raises
     ------
@@ -31,17 +57,93 @@ def report_study(
     finished = {entry.key for entry in done}
     with Store(folder_of(study, folder)) as store:
         known = [cell for cell in cells(study) if cell.key in finished]
-        own = sorted({cell.name for cell in known if cell.content is not None and Path(cell.name).is_file()})
+        own = sorted({cell.name for cell in known if cell.content is not None and cell.kind == "formulation"})
         specs = {cell.instance.key: cell.instance for cell in known}
         instances = (load(store.file_of(spec)) for spec in specs.values() if store.file_of(spec).is_file())
-        return report(
-            [store.path(cell.key) for cell in known],
-            path if path is not None else f"{study.name}.html",
-            instances=instances,
-            formulations=own,
-            title=f"{study.name}: {study.description}" if study.description else study.name,
-            papers=papers_table(judged) if judged else None,
+        claims = [ReadFile(load_result(store.path(cell.key)), cell.key) for cell in known]
+        found = cases(claims, Instances([], instances), Formulations(f for f in own if Path(f).is_file()))
+    entries = {e.file: (case, e) for case in found for e in case.entries if not e.guest}
+    sweep = sweep_of(study, known, entries)
+    rows = [_row(cell, *entries[cell.key]) for cell in known if cell.key in entries] if runs else []
+    content = study_page(sweep, found, runs=runs_table(rows, sweep.metrics) if runs else None)
+    content["papers"] = papers_table(judged) if judged else None
+    title = f"{study.name}: {study.description}" if study.description else study.name
+    return write_text(path if path is not None else f"{study.name}.html", rendered("study.html.j2", content, title))
+
+
+def _row(cell: Cell, case: Case, entry: Entry) -> tuple[str, str, str, dict[str, float | None], str]:
+    values = dict(entry.result.metrics) if entry.value is not None else {}
+    return cell.instance.words, cell.method(), str(cell.seed), values, entry.words
+
+
+def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Case, Entry]]) -> Sweep:
+    """The runs along the axes that the study names, or else the first two of several values, numbers first."""
+    axis, panels = _axes(study)
+    every = axes_of(study)
+    repeats = [name for name in study.page.repeats if name not in (axis, panels)]
+    fixed = {name for name, values in every.items() if len(values) < 2}
+    hidden = {axis, panels, *repeats, *fixed} - {None}
+    on_line = [name for name in every if name not in hidden]
+    seeds: dict[str, set[int]] = {}
+    for cell in known:
+        seeds.setdefault(cell.instance.group, set()).add(cell.instance.seed)
+    bounds: dict[str, dict[str, float]] = {}
+    for cell in known:
+        if cell.key in entries:
+            bounds.setdefault(cell.instance.key, {}).update(_bounds(entries[cell.key][0]))
+    trials = []
+    for cell in known:
+        if cell.key not in entries:
+            continue
+        entry = entries[cell.key][1]
+        at = cell.axes
+        method = cell.method({str(name) for name in hidden})
+        beside = [
+            f"{name} {at[name]}" for name in on_line if name in at and name not in {**cell.options, **cell.parameters}
+        ]
+        drawn = cell.instance.seed if len(seeds[cell.instance.group]) > 1 else cell.seed
+        trials.append(
+            Trial(
+                ", ".join([method, *beside]),
+                (at.get(panels) if panels else None, at.get(axis) if axis else None),
+                (drawn, *(str(at.get(name)) for name in repeats)),
+                entry.result.metrics if entry.value is not None else {},
+                bounds[cell.instance.key],
+                drawn=cell.kind != "bound",
+            )
         )
+    return Sweep(tuple(trials), axis, panels, _metrics(study, trials))
+
+
+def _axes(study: Study) -> tuple[str | None, str | None]:
+    swept = {k: values for k, values in axes_of(study).items() if len(values) > 1 and k not in study.page.repeats}
+    numbers = [k for k, values in swept.items() if all(isinstance(v, int | float) for v in values)]
+    axis = study.page.axis or next(iter([*numbers, *(k for k in swept if k != "group")]), None)
+    left = [name for name in swept if name != axis]
+    return axis, study.page.panels or next(iter(left), None)
+
+
+def _bounds(case: Case) -> dict[str, float]:
+    """Certified lower bounds of a case by metric; a total is also a mean."""
+    if case.goal.variant or case.bound is None or not case.bound.certified:
+        return {}
+    name, value = case.objective, case.bound.value
+    if not name.startswith("total_"):
+        return {name: value}
+    return {name: value, name.replace("total_", "mean_"): value / case.stamp.requests}
+
+
+def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """What the study names; else the objective, as a mean where it is a total, and what is usual in real time."""
+    if study.page.metrics:
+        return tuple(study.page.metrics)
+    there = {name for trial in trials for name, value in trial.metrics.items() if value is not None}
+    bounded = [name for trial in trials for name in trial.bounds if name in there]
+    objective = [name for name in bounded if name.startswith(("mean_", "makespan"))][:1]
+    wanted = ["mean_latency_ms", "mean_latency_rounds", "makespan_ms"]
+    first = objective or [name for name in wanted if name in there][:1]
+    order = [*metric_names(False, slo=True, pauses=True)]
+    return tuple(dict.fromkeys([*first, *(name for name in _USUAL if name in there and name in order)]))
 
 
 def papers_table(judged: list[Verdict]) -> Table:
@@ -53,9 +155,18 @@ def papers_table(judged: list[Verdict]) -> Table:
     rows = []
     for verdict in judged:
         claim = verdict.claim
-        unit = f" {claim.unit}" if claim.unit else ""
-        paper, ours = ("–" if v is None else number(v) + unit for v in (claim.paper, verdict.ours))
+        paper, ours = _with_unit(claim.paper, claim.unit), _with_unit(verdict.ours, claim.unit)
+        if verdict.low is not None and verdict.high is not None:
+            ours += f" ({number(verdict.low)} to {number(verdict.high)})"
         words = (claim.says, claim.source, paper, ours, f"{verdict.cases:,}", verdict.words)
         state = "bad" if verdict.reproduced is False else ""
-        rows.append(TableRow(tuple(Cell(word) for word in words), state))
-    return Table("Figures of the papers, and the same measured here", columns, tuple(rows), sortable=False)
+        rows.append(TableRow(tuple(TableCell(word) for word in words), state))
+    caption = (
+        "Figures of the papers, and the same measured here with its 95 % interval: only one that covers the paper's"
+        " figure reproduces it."
+    )
+    return Table(caption, columns, tuple(rows), sortable=False)
+
+
+def _with_unit(value: Any, unit: str) -> str:
+    return "–" if value is None else number(value) + (f" {unit}" if unit else "")

@@ -6,12 +6,14 @@ number of them, and compares it with the paper's figure::
     [[claims]]
     says = "MC-SF is 1.005 times the optimum on average"
     paper = 1.005
-    tolerance = 0.01                 # relative
+    tolerance = 0.01                 # relative; up to here figures are near each other
     better = "lower"                 # a figure below the paper's is no failure to reproduce it; or "higher"
     of = "mc-sf"                     # a run's name, "best" (schedule) or "bound" (certified); metric = "..." of a run
     against = "best"                 # likewise, or left out
     how = "ratio"                    # ratio | difference | gap_closed; of the pair
     statistic = "mean"               # mean | median | max | min | count_equal | slope (over requests)
+
+A figure counts as reproduced only by a 95 % bootstrap interval over the instances that covers the paper's.
 
 ``gap_closed`` is (against - of) / (against - bound): the share of the gap to the certified bound that ``of`` closes.
 """
@@ -25,6 +27,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from modelkit.reporting.statistics import Estimate, estimate
 
 Statistic = Literal["mean", "median", "max", "min", "count_equal", "slope"]
 
@@ -44,8 +48,12 @@ class PaperFigure(BaseModel):
     of: str = Field(description="a run by name or label, `best` (schedule) or `bound` (certified)")
     metric: str | None = Field(None, description="metric of the runs; default: the objective")
     against: str | None = Field(None, description="what it is set against on the same instance, as `of`")
-    how: Literal["ratio", "difference", "gap_closed"] = Field("ratio", description="what is made of the pair")
-    statistic: Statistic = Field("mean", description="what is made of all instances; `slope` is over requests")
+    how: Literal["ratio", "difference", "gap_closed"] = Field(
+        "ratio", description="what is made of the pair: `ratio`, `difference` or `gap_closed`"
+    )
+    statistic: Statistic = Field(
+        "mean", description="`mean`, `median`, `max`, `min`, `count_equal`, or `slope` over the number of requests"
+    )
     scale: float = Field(1.0, description="factor of our figure")
 
     @model_validator(mode="after")
@@ -76,39 +84,74 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with our figure; ``cases`` is the number of instances it rests on."""
+    """A claim with our figure, and its 95 % interval where it has one; ``cases`` is the number of instances.
+
+    A maximum or a minimum has no interval: resampling cannot see beyond what was seen.
+    """
 
     claim: PaperFigure
     ours: float | None
     cases: int
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the interval holds the paper's figure, to its last digit; None where there is no interval."""
+        paper = self.claim.paper
+        if paper is None or self.low is None or self.high is None:
+            return None
+        rounding = 0.5 * 10.0 ** -len(repr(paper).partition(".")[2]) if "e" not in repr(paper) else 0.0
+        return self.low - rounding <= paper <= self.high + rounding
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether our figure is the paper's within the tolerance, or better; None when either is missing."""
-        if self.ours is None or self.claim.paper is None:
-            return None
-        return self.better or abs(self.ours - self.claim.paper) <= self.claim.tolerance * abs(self.claim.paper)
+        """Whether the interval covers the paper's figure, or ours is better; None where nothing says so."""
+        return True if self.better else self.covered
+
+    @property
+    def near(self) -> bool:
+        """Whether our figure is within the tolerance of the paper's."""
+        paper, ours = self.claim.paper, self.ours
+        return paper is not None and ours is not None and abs(ours - paper) <= self.claim.tolerance * abs(paper)
 
     @property
     def better(self) -> bool:
-        """Whether our figure is beyond the tolerance on the side that is better."""
-        if self.ours is None or self.claim.paper is None or self.claim.better is None:
+        """Whether all of our interval is beyond the tolerance on the side that is better."""
+        paper, side = self.claim.paper, self.claim.better
+        worst = self.low if side == "higher" else self.high
+        if paper is None or side is None or worst is None:
             return False
-        ahead = (self.ours - self.claim.paper) * (1 if self.claim.better == "higher" else -1)
-        return ahead > self.claim.tolerance * abs(self.claim.paper)
+        ahead = (worst - paper) * (1 if side == "higher" else -1)
+        return ahead > self.claim.tolerance * abs(paper)
 
     @property
     def words(self) -> str:
-        """``reproduced`` or ``not reproduced``, and by how much."""
+        """``reproduced`` or ``not reproduced``, by how much, and why."""
         if self.ours is None:
             return "not measured"
         if self.claim.paper is None:
             return "measured"
-        stem = "better than the paper" if self.better else "reproduced" if self.reproduced else "not reproduced"
-        if self.claim.paper == 0:
-            return f"{stem} ({self.ours:+.3g})"
+        return f"{self._stem} ({self._distance})"
+
+    @property
+    def _stem(self) -> str:
+        if self.better:
+            return "better than the paper"
+        if self.covered is None:
+            few = "an extreme has no interval" if self.claim.statistic in ("max", "min") else "too few cases"
+            return f"{'near' if self.near else 'not near'}, but undecided: {few}"
+        if self.covered:
+            return "reproduced" if self.near else "covered by a wide interval alone"
+        return "near, but not reproduced: the interval does not cover it" if self.near else "not reproduced"
+
+    @property
+    def _distance(self) -> str:
+        assert self.ours is not None
+        if not self.claim.paper:
+            return f"{self.ours:+.3g}"
         share = self.ours / self.claim.paper - 1
-        return f"{stem} ({abs(share):.1%} {'higher' if share >= 0 else 'lower'})"
+        return f"{abs(share):.1%} {'higher' if share >= 0 else 'lower'}"
 
 
 def verdicts(claims: Iterable[PaperFigure], runs: Sequence[Measured]) -> list[Verdict]:
@@ -126,8 +169,13 @@ def _verdict(claim: PaperFigure, runs: Sequence[Measured]) -> Verdict:
         for mine in _numbers(claim.of, claim.metric, peers)
         if (value := _value(claim, mine, peers)) is not None
     ]
-    ours = _STATISTICS[claim.statistic](points) if points else None
-    return Verdict(claim, None if ours is None else claim.scale * ours, len(points))
+    statistic = _STATISTICS[claim.statistic]
+    if not points or (value := statistic(points)) is None:
+        return Verdict(claim, None, len(points))
+    extreme = claim.statistic in ("max", "min")
+    found = (None if extreme else estimate(points, statistic)) or Estimate(value, None, None, len(points))
+    ours, low, high = (None if v is None else claim.scale * v for v in (found.value, found.low, found.high))
+    return Verdict(claim, ours, len(points), low, high)
 
 
 def _numbers(name: str, metric: str | None, peers: Sequence[Measured]) -> list[float]:

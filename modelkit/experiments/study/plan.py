@@ -149,6 +149,7 @@ class Page(_Entry):
 
     axis: str | None = Field(None, description="the axis from left to right; default: the first with several numbers")
     panels: str | None = Field(None, description="an axis with a panel for each value; default: the next one")
+    repeats: list[str] = Field([], description="axes over which is averaged, as over seeds")
     metrics: list[str] = Field(
         [], description="metrics, a figure for each, the first in the headline; default: the objective, TTFT and TPOT"
     )

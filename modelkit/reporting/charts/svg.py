@@ -7,6 +7,8 @@ come from classes of the page's style sheet.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -56,14 +58,19 @@ class Swatch:
     words: str
 
 
+#: A row of the data behind a plot: what is drawn, where it stands from left to right, and further numbers or words.
+Row = tuple[str | float | None, ...]
+
+
 @dataclass(frozen=True)
 class Panel:
-    """One plot of a figure, under its label; ``bare`` when nothing stands in its left margin."""
+    """One plot of a figure, under its label, and the data behind it; ``bare`` when its left margin is empty."""
 
     label: str
     svg: str
     note: str = ""
     bare: bool = False
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,10 @@ class Figure:
         The question, and a sentence on what is seen.
     table
         Numbers of the figure: header and rows.
+    columns
+        Headings of the data behind its panels.
+    beside
+        Whether panels stand beside each other where there is room.
     """
 
     key: str
@@ -86,24 +97,70 @@ class Figure:
     panels: tuple[Panel, ...]
     legend: tuple[Swatch, ...] = ()
     table: tuple[tuple[str, ...], tuple[tuple[str, ...], ...]] | None = None
+    columns: tuple[str, ...] = ()
+    beside: bool = False
+
+    @property
+    def csv(self) -> str:
+        """The data behind the figure; empty where there is none."""
+        if not self.columns or not any(panel.rows for panel in self.panels):
+            return ""
+        several = len(self.panels) > 1
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*(["panel"] if several else []), *self.columns])
+        for panel in self.panels:
+            for row in panel.rows:
+                cells = [f"{v:.6g}" if isinstance(v, float) else v for v in row]
+                writer.writerow([*([panel.label] if several else []), *cells])
+        return text.getvalue()
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis measures, and from where to where."""
+    """What an axis measures, and from where to where.
+
+    Parameters
+    ----------
+    share
+        Whether its values are shares, shown in percent.
+    log
+        Whether equal ratios are equally long; both ends are above 0.
+    marks
+        Ticks with their words, in place of round values.
+    """
 
     low: float
     high: float
     words: str = ""
     share: bool = False
+    log: bool = False
+    marks: tuple[tuple[float, str], ...] = ()
 
     @property
     def span(self) -> float:
         """Its length; 1 where it has none."""
         return (self.high - self.low) or 1.0
 
+    def place(self, value: float) -> float:
+        """Where a value lies, from 0 at the low end to 1 at the high one."""
+        if not self.log:
+            return (value - self.low) / self.span
+        if value <= 0:
+            return 0.0
+        return math.log(value / self.low) / (math.log(self.high / self.low) or 1.0)
+
     def ticks(self, most: int) -> list[float]:
         """At most about ``most`` round values within the axis."""
+        if self.marks:
+            return [value for value, _ in self.marks]
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for steps in ((1, 2, 5), (1, 3), (1,)):
+                found = [m * 10.0**d for d in decades for m in steps if self.low <= m * 10.0**d <= self.high]
+                if len(found) <= most + 1:
+                    break
+            return found
         raw = self.span / max(1, most)
         size = 10.0 ** math.floor(math.log10(raw))
         step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * (1 - 1e-9))
@@ -115,6 +172,8 @@ class Axis:
 
     def label(self, value: float) -> str:
         """A tick's text."""
+        if value in (known := dict(self.marks)):
+            return known[value]
         if self.share:
             return f"{value * 100:.6g}{THIN}%" if value else "0"
         if abs(value) >= 1e7:
@@ -145,11 +204,11 @@ class Plot:
 
     def across(self, value: float) -> float:
         """Position of ``value`` in percent of the width."""
-        return min(100.0, max(0.0, 100 * (value - self.x.low) / self.x.span))
+        return min(100.0, max(0.0, 100 * self.x.place(value)))
 
     def down(self, value: float) -> float:
         """Position of ``value`` in px from the top."""
-        return min(float(self.height), max(0.0, self.height * (self.y.high - value) / self.y.span))
+        return min(float(self.height), max(0.0, self.height * (1 - self.y.place(value))))
 
     # --- marks ---------------------------------------------------------------------------------
 

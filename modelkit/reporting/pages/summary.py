@@ -86,6 +86,7 @@ def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
         "headline": headline,
         "problems": parts,
         "failures": _failures_table(failures, several) if failures else None,
+        "failed_runs": len(failures),
         "provenance": _many_provenance(found),
     }
 

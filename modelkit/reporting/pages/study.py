@@ -1,0 +1,296 @@
+"""What stands on the page of a study: rows over seeds, pairs compared seed by seed, curves along the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from modelkit.reporting.charts.sweeps import estimate_words, sweep_figure
+from modelkit.reporting.evidence import Case, sentence_of
+from modelkit.reporting.pages.summary import many_page
+from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, sort_key
+from modelkit.reporting.statistics import FEWEST, Contest
+from modelkit.reporting.sweep import Point, Sweep, more_is_better
+from modelkit.text import count, join_words, metric_noun, percent, quantity
+
+#: Rows up to which a table is not folded.
+OPEN_ROWS = 12
+
+
+def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None) -> dict[str, Any]:
+    """The content of the page.
+
+    Parameters
+    ----------
+    found
+        All cases, for what is known of optima, failures and provenance.
+    runs
+        A table with a row for each run, where it was asked for.
+    """
+    overall = many_page(found, {})
+    metric = sweep.metrics[0] if sweep.metrics else ""
+    ranked = sweep.shortfall(metric)
+    headline = _headline(sweep, metric, ranked) if ranked else overall["headline"]
+    figures = [f for name in sweep.metrics if (f := sweep_figure(sweep, name)) is not None]
+    parts = [p for p in overall["problems"] if any(c.bound is not None for c in found)]
+    content = {
+        "title": headline,
+        "kicker": overall["kicker"].partition(" · ")[2],
+        "headline": headline,
+        "findings": _findings(sweep, metric, ranked, overall),
+        "key_figures": _key_figures(sweep, found),
+        "figures": figures,
+        "ranking": _ranking(sweep, metric, ranked) if len(ranked) > 1 else None,
+        "pairs": [t for name in sweep.metrics if (t := _pairs(sweep, name)) is not None],
+        "points": _points(sweep) if figures else None,
+        "optima": [
+            {
+                "title": part["title"],
+                "methods": part["methods"],
+                "figures": [replace(f, key=f"optimum-{f.key}") for f in part["figures"]],
+            }
+            for part in parts
+        ],
+        "failures": overall["failures"],
+        "runs": runs,
+        "provenance": overall["provenance"],
+    }
+    return content | {"problems": [content]}
+
+
+def _noun(metric: str) -> str:
+    return metric_noun(metric)
+
+
+def _winner(ranked: dict[str, float]) -> tuple[str, list[str]]:
+    """The best, and those that are as good."""
+    best = next(iter(ranked))
+    return best, [method for method, lost in ranked.items() if lost - ranked[best] <= 1e-9]
+
+
+def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
+    best, equals = _winner(ranked)
+    noun, superlative = _noun(metric), "highest" if more_is_better(metric) else "lowest"
+    if len(ranked) == 1:
+        above = sweep.above_bound(best, metric)
+        if above:
+            return f"With {best} the {noun} is at most {percent(max(above.values()), 'up')} above what is possible"
+        only = next(mean for p in sweep.points if (mean := sweep.mean(best, p, metric)) is not None)
+        return f"With {best} the {noun} is {estimate_words(metric, only)}" + (" at first" if sweep.axis else "")
+    if len(equals) == len(ranked):
+        return f"{sentence_of(join_words(list(ranked)))} give the same {noun}"
+    where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
+    if len(equals) > 1:
+        return f"{sentence_of(join_words(equals))} share the {superlative} {noun}{where}"
+    second = next(method for method in ranked if method != best)
+    versus = sweep.contest(best, second, metric)
+    if versus is not None and versus.by.low is not None and not versus.clear:
+        return (
+            f"{best} and {second} cannot be told apart by {noun}{where}: {best} is better in"
+            f" {versus.better} of {count(versus.by.n, 'seed')}"
+        )
+    by = "" if versus is None else f", {_advantage(metric, versus)} {second}, the next"
+    return f"{best} has the {superlative} {noun} of {count(len(ranked), 'kind')} of runs{where}{by}"
+
+
+def _advantage(metric: str, versus: Contest) -> str:
+    """``4.1 % (95 %: 2.9 to 5.3) less than``."""
+    words = "more than" if more_is_better(metric) else "less than"
+    return f"{_by(versus)} {words}"
+
+
+def _by(versus: Contest) -> str:
+    """``4.1 % (95 %: 2.9 to 5.3)``."""
+    words = percent(versus.by.value)
+    if versus.by.low is None or versus.by.high is None:
+        return words
+    return f"{words} (95\u202f%: {_points_of(versus.by.low)} to {_points_of(versus.by.high)})"
+
+
+def _points_of(share: float) -> str:
+    return percent(share).rpartition("\u202f")[0].replace("-", "−")
+
+
+def _where(sweep: Sweep) -> str:
+    """``6 rates``, ``4 points``."""
+    swept = {at for _, at in sweep.points}
+    if sweep.axis and len(sweep.panel_values) == 1:
+        return f"{len(swept)} values of {sweep.axis.replace('_', ' ')}"
+    return count(len(sweep.points), "point")
+
+
+def _place(sweep: Sweep, point: Point) -> str:
+    parts = []
+    if sweep.panels is not None and point[0] is not None:
+        parts.append(f"{point[0]}" if sweep.panels == "group" else f"{sweep.panels} {_word(point[0])}")
+    if sweep.axis is not None:
+        parts.append(f"{sweep.axis} {_word(point[1])}")
+    return ", ".join(parts).replace("_", " ") or "all runs"
+
+
+def _word(value: Any) -> str:
+    return f"{value:,g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict[str, Any]) -> list[str]:
+    out = []
+    if len(ranked) > 1 and len(sweep.points) > 1:
+        out += _winners(sweep, metric)
+    if ranked:
+        best = next(iter(ranked))
+        above = sweep.above_bound(best, metric)
+        if above:
+            worst = max(above, key=lambda point: above[point])
+            out.append(
+                f"No scheduler can have a {_noun(metric)} below the certified bound; {best} is at most"
+                f" {percent(fmean(above.values()), 'up')} above it in the mean, {percent(above[worst], 'up')} at"
+                f" {_place(sweep, worst)}."
+            )
+    out += [f"{sentence_of(join_words(same))} give the same results in every run." for same in _same(sweep)]
+    if overall["failures"] is not None:
+        n = overall["failed_runs"]
+        out.append(f"{count(n, 'run')} gave no valid schedule; they are listed below.")
+    return out
+
+
+def _winners(sweep: Sweep, metric: str) -> list[str]:
+    """Which is best where, unless it is the same everywhere."""
+    by_winner: dict[str, list[str]] = {}
+    for point in sweep.points:
+        here = sweep.shortfall(metric, [point])
+        if here:
+            _, equals = _winner(here)
+            by_winner.setdefault(join_words(equals), []).append(_place(sweep, point))
+    noun = f"{'Highest' if more_is_better(metric) else 'Lowest'} {_noun(metric)}"
+    if len(by_winner) == 1:
+        return [f"{noun} at every point: {next(iter(by_winner))}."] if by_winner else []
+    return [f"{noun}: " + "; ".join(f"{who} at {join_words(places, 6)}" for who, places in by_winner.items()) + "."]
+
+
+def _same(sweep: Sweep) -> list[list[str]]:
+    """Kinds of runs whose metrics are all equal in all runs."""
+    results: dict[str, dict[Any, Any]] = {}
+    for trial in sweep.trials:
+        if trial.drawn:
+            results.setdefault(trial.method, {}).setdefault((trial.point, trial.seed), []).append(dict(trial.metrics))
+    groups: list[list[str]] = []
+    for method in sweep.methods:
+        for group in groups:
+            if results[group[0]] == results[method]:
+                group.append(method)
+                break
+        else:
+            groups.append([method])
+    return [group for group in groups if len(group) > 1 and any(results[group[0]].values())]
+
+
+def _key_figures(sweep: Sweep, found: Sequence[Case]) -> list[tuple[str, str]]:
+    runs = len(sweep.trials)
+    seeds = {trial.seed for trial in sweep.trials}
+    facts = [("Runs", f"{runs:,}"), ("Instances", f"{len({case.stamp.sha256 for case in found}):,}")]
+    facts += [("Seeds", f"{len(seeds):,}")] if len(seeds) > 1 else []
+    for name, values in ((sweep.axis, {at for _, at in sweep.points}), (sweep.panels, set(sweep.panel_values))):
+        if name is not None:
+            facts.append((sentence_of(name.replace("_", " ").replace("kv ", "KV ")), f"{len(values):,} values"))
+    bounded = sum(c.bound is not None and c.bound.certified for c in found)
+    return facts + ([("With a certified bound", f"{bounded:,} instances")] if bounded else [])
+
+
+def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
+    rows = []
+    best, equals = _winner(ranked)
+    for method in sweep.methods:
+        lost = ranked.get(method)
+        wins = sum(method in _winner(here)[1] for p in sweep.points if (here := sweep.shortfall(metric, [p])))
+        versus = sweep.contest(best, method, metric) if method != best else None
+        above = sweep.above_bound(method, metric)
+        mean, worst = (fmean(above.values()), max(above.values())) if above else (None, None)
+        cells = (
+            Cell(method, method),
+            Cell("–" if lost is None else percent(lost), sort_key(lost)),
+            Cell(f"{wins} of {len(sweep.points)}", sort_key(wins)),
+            Cell("–" if versus is None else _verdict(best, method, versus), sort_key(None if versus is None else versus.by.value)),
+            Cell("–" if mean is None else f"≤ {percent(mean, 'up')}", sort_key(mean)),
+            Cell("–" if worst is None else f"≤ {percent(worst, 'up')}", sort_key(worst)),
+        )
+        rows.append((lost if lost is not None else float("inf"), TableRow(cells, "best" if method in equals else "")))
+    rows.sort(key=lambda row: row[0])
+    columns = (
+        Column("Run", False), Column("Off the best, mean"), Column("Best at"), Column("Against the best", False),
+        Column("Above the bound, mean"), Column("worst"),
+    )  # fmt: skip
+    bounded = any(sweep.bound(point, metric) is not None for point in sweep.points)
+    kept = [k for k in range(len(columns)) if k < 4 or bounded]
+    kept = [k for k in kept if k != 2 or len(sweep.points) > 1]
+    caption = f"By {_noun(metric)}, in the mean over {_where(sweep)} and over seeds."
+    return Table(
+        caption,
+        tuple(columns[k] for k in kept),
+        tuple(TableRow(tuple(row.cells[k] for k in kept), row.state) for _, row in rows),
+    )
+
+
+def _verdict(one: str, other: str, versus: Contest) -> str:
+    """``A is better than B in 9 of 10 seeds, by 4.1 % (95 %: 2.9 to 5.3)``."""
+    seeds = count(versus.by.n, "seed")
+    if versus.same:
+        return f"{one} and {other} are equal" + ("" if versus.by.n == 1 else f" in all {seeds}")
+    if versus.by.n == 1:
+        return f"{one} is better than {other} by {_by(versus)} (one seed, no interval)"
+    words = f"{one} is better than {other} in {versus.better} of {seeds}, by {_by(versus)}"
+    equal = f"; equal in {versus.equal}" if versus.equal else ""
+    if versus.by.low is None:
+        return f"{words}{equal} (fewer than {FEWEST} seeds, no interval)"
+    return words + equal + ("" if versus.clear else ": no clear difference")
+
+
+def _pairs(sweep: Sweep, metric: str) -> Table | None:
+    """Every pair, the better one first."""
+    rows = []
+    for one, other in combinations(list(sweep.shortfall(metric)), 2):
+        versus = sweep.contest(one, other, metric)
+        if versus is not None and versus.by.value < 0:
+            one, other, versus = other, one, sweep.contest(other, one, metric)
+        if versus is None:
+            continue
+        words = _verdict(one, other, versus)
+        rows.append(TableRow((Cell(words, words), Cell(percent(versus.by.value), sort_key(versus.by.value)))))
+    if not rows:
+        return None
+    columns = (Column(f"By {_noun(metric)}", False), Column("Difference"))
+    return Table(f"Pairs by {_noun(metric)}, seed by seed, over the points that both have.", columns, tuple(rows))
+
+
+def _points(sweep: Sweep) -> Table:
+    """Every kind of run at every point: a row over seeds."""
+    rows = []
+    for point in sweep.points:
+        for method in sweep.methods:
+            means = [sweep.mean(method, point, metric) for metric in sweep.metrics]
+            if not any(means):
+                continue
+            place = _place(sweep, point)
+            numbers = [
+                Cell(estimate_words(metric, mean), sort_key(None if mean is None else mean.value))
+                for metric, mean in zip(sweep.metrics, means, strict=True)
+            ]
+            seeds = max(mean.n for mean in means if mean is not None)
+            rows.append(TableRow((Cell(place, place), Cell(method, method), *numbers, Cell(f"{seeds}", seeds))))
+    headings = [sentence_of(_noun(metric)) for metric in sweep.metrics]
+    columns = (Column("At", False), Column("Run", False), *(Column(h) for h in headings), Column("Seeds"))
+    return Table("Means over seeds, with 95 % bootstrap intervals.", columns, tuple(rows))
+
+
+def runs_table(rows: Sequence[tuple[str, str, str, dict[str, float | None], str]], metrics: Sequence[str]) -> Table:
+    """A row for each run: instance, what ran, its seed, metrics, state."""
+    made = []
+    for instance, method, seed, values, state in rows:
+        numbers = [(quantity(m, values.get(m)), sort_key(values.get(m))) for m in metrics]
+        cells = (Cell(instance, instance), Cell(method, method), Cell(seed, seed), *(Cell(*n) for n in numbers))
+        made.append(TableRow((*cells, Cell(state, state)), "" if values else "bad"))
+    headings = [Column(sentence_of(_noun(metric))) for metric in metrics]
+    columns = (Column("Instance", False), Column("Run", False), Column("Seed"), *headings, Column("Status", False))
+    return Table("Every run.", columns, tuple(made))

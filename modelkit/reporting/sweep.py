@@ -1,0 +1,156 @@
+"""The runs of a study along its axes: what each kind of run gives at each point, in the mean over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from modelkit.reporting.statistics import Contest, Estimate, contest, estimate
+
+#: Words in the names of metrics of which more is better.
+_MORE_IS_BETTER = ("throughput", "goodput", "within_slo", "utilisation")
+
+#: A value of the panels' axis, and one of the axis from left to right; None where there is no such axis.
+Point = tuple[Any, Any]
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether the larger of two values of a metric is the better one."""
+    return any(word in metric for word in _MORE_IS_BETTER)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study.
+
+    Parameters
+    ----------
+    method
+        What ran, as a line of the figures is called.
+    point, seed
+        Where it stands, and which repetition it is.
+    metrics
+        The judge's; empty without a valid schedule.
+    bounds
+        Certified lower bounds on metrics, of its instance.
+    """
+
+    method: str
+    point: Point
+    seed: Hashable
+    metrics: Mapping[str, float | None]
+    bounds: Mapping[str, float]
+    drawn: bool = True
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All runs of a study.
+
+    Parameters
+    ----------
+    axis, panels
+        Names of the axes; None where nothing is swept.
+    metrics
+        What is drawn, the first in the headline.
+    """
+
+    trials: tuple[Trial, ...]
+    axis: str | None
+    panels: str | None
+    metrics: tuple[str, ...]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Kinds of runs, in the order of the study."""
+        return list(dict.fromkeys(t.method for t in self.trials if t.drawn))
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """Points, in the order of the study, numbers increasing along the axis."""
+        found = list(dict.fromkeys(t.point for t in self.trials))
+        rank = {value: k for k, value in enumerate(dict.fromkeys(panel for panel, _ in found))}
+        if all(_is_number(at) for _, at in found):
+            found.sort(key=lambda point: (rank[point[0]], point[1]))
+        else:
+            found.sort(key=lambda point: rank[point[0]])
+        return found
+
+    @cached_property
+    def panel_values(self) -> list[Any]:
+        """Values of the panels' axis."""
+        return list(dict.fromkeys(panel for panel, _ in self.points))
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, Point], dict[Hashable, list[Trial]]]:
+        runs: dict[tuple[str, Point], dict[Hashable, list[Trial]]] = {}
+        for trial in self.trials:
+            if trial.drawn:
+                runs.setdefault((trial.method, trial.point), {}).setdefault(trial.seed, []).append(trial)
+        return runs
+
+    def values(self, method: str, point: Point, metric: str) -> dict[Hashable, float]:
+        """By seed; seeds in which a run failed or says nothing of the metric are left out."""
+        out = {}
+        for seed, trials in self._runs.get((method, point), {}).items():
+            known = [v for t in trials if (v := t.metrics.get(metric)) is not None]
+            if len(known) == len(trials):
+                out[seed] = fmean(known)
+        return out
+
+    def mean(self, method: str, point: Point, metric: str) -> Estimate | None:
+        """Over seeds."""
+        return estimate(list(self.values(method, point, metric).values()))
+
+    def bound(self, point: Point, metric: str) -> float | None:
+        """Mean over seeds of the certified lower bounds; None unless each instance has one."""
+        by_seed: dict[Hashable, float | None] = {}
+        for trial in self.trials:
+            if trial.point == point:
+                by_seed[trial.seed] = trial.bounds.get(metric)
+        known = [bound for bound in by_seed.values() if bound is not None]
+        return fmean(known) if known and len(known) == len(by_seed) else None
+
+    def above_bound(self, method: str, metric: str) -> dict[Point, float]:
+        """Relative distance of the means from the mean bound, where there is one."""
+        out = {}
+        for point in self.points:
+            found, bound = self.mean(method, point, metric), self.bound(point, metric)
+            if found is not None and bound:
+                out[point] = found.value / bound - 1
+        return out
+
+    def contest(self, one: str, other: str, metric: str, points: Sequence[Point] | None = None) -> Contest | None:
+        """How much better ``one`` is than ``other``, seed by seed, in the mean over the points that both have."""
+        by_seed: dict[Hashable, list[float]] = {}
+        for point in self.points if points is None else points:
+            mine, theirs = self.values(one, point, metric), self.values(other, point, metric)
+            for seed in mine.keys() & theirs.keys():
+                if theirs[seed]:
+                    ahead = (mine[seed] - theirs[seed]) / abs(theirs[seed])
+                    by_seed.setdefault(seed, []).append(ahead if more_is_better(metric) else -ahead)
+        return contest([fmean(advantages) for _, advantages in sorted(by_seed.items(), key=lambda kv: str(kv[0]))])
+
+    def shortfall(self, metric: str, points: Sequence[Point] | None = None) -> dict[str, float]:
+        """How far each kind of run is from the best of them, relative, in the mean over points; the best first.
+
+        Only those that are valid at as many points as any are ranked.
+        """
+        lost: dict[str, list[float]] = {method: [] for method in self.methods}
+        for point in self.points if points is None else points:
+            means = {m: found.value for m in self.methods if (found := self.mean(m, point, metric)) is not None}
+            if not means:
+                continue
+            best = max(means.values()) if more_is_better(metric) else min(means.values())
+            for method, value in means.items():
+                lost[method].append(abs(value - best) / abs(best) if best else float(value != best))
+        most = max((len(shares) for shares in lost.values()), default=0)
+        ranked = {method: fmean(shares) for method, shares in lost.items() if shares and len(shares) == most}
+        return dict(sorted(ranked.items(), key=lambda kv: kv[1]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
