@@ -16,6 +16,7 @@ LONGEST_NAME = 200
 THIN = "\u202f"
 
 #: What each objective is called in a sentence.
+_IN_CAPITALS = re.compile(r"\b(kv|ttft|tpot|p\d\d)\b")
 _NOUNS = {
     "total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency",
     "total_ttft": "total time to first token", "mean_ttft": "mean time to first token",
@@ -135,7 +136,7 @@ def unit_words(metric: str) -> str:
 def metric_noun(metric: str) -> str:
     """What a metric is called in a sentence, without its unit."""
     stem = metric.rpartition("_")[0] if unit_of(metric) in ("rounds", "ms", "tokens") else metric
-    return _NOUNS.get(stem) or stem.replace("_", " ").replace("kv ", "KV ")
+    return _NOUNS.get(stem) or _IN_CAPITALS.sub(lambda found: found[0].upper(), stem.replace("_", " "))
 
 
 def count(n: int, noun: str) -> str:

@@ -78,7 +78,7 @@ class Contest:
     Parameters
     ----------
     by
-        How much better the first is, relative to the second, in the mean over seeds.
+        How much better the first is, in the mean over seeds: relative to the second, or in points of shares.
     better, equal
         Seeds in which it is better, and in which both are equal.
     """
@@ -98,13 +98,21 @@ class Contest:
         return self.by.low is not None and self.by.high is not None and (self.by.low > 0 or self.by.high < 0)
 
 
-def contest(advantages: Sequence[float]) -> Contest | None:
-    """The contest of a kind of runs whose relative advantage in each seed is given; None where there are none."""
+def contest(advantages: Sequence[float], shown: Callable[[float], float]) -> Contest | None:
+    """The contest of a kind of runs whose advantage in each seed is given; None where there are none.
+
+    Parameters
+    ----------
+    shown
+        An increasing function from means of advantages to what ``by`` tells.
+    """
     found = estimate(advantages)
     if found is None:
         return None
-    return Contest(found, sum(a > _EQUAL for a in advantages), sum(abs(a) <= _EQUAL for a in advantages))
+    ends = [None if end is None else shown(end) for end in (found.low, found.high)]
+    by = Estimate(shown(found.value), ends[0], ends[1], found.n)
+    return Contest(by, sum(a > _EQUAL for a in advantages), sum(abs(a) <= _EQUAL for a in advantages))
 
 
-#: Relative differences up to this are those of rounding.
+#: Advantages up to this are those of rounding.
 _EQUAL = 1e-9

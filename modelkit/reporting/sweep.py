@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from modelkit.reporting.statistics import Contest, Estimate, contest, estimate
+from modelkit.text import unit_of
 
 #: Words in the names of metrics of which more is better.
 _MORE_IS_BETTER = ("throughput", "goodput", "within_slo", "utilisation")
 
 #: A value of the panels' axis, and one of the axis from left to right; None where there is no such axis.
 Point = tuple[Any, Any]
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, whose differences are told in points."""
+    return unit_of(metric) == "share"
 
 
 def more_is_better(metric: str) -> bool:
@@ -52,16 +59,24 @@ class Sweep:
 
     Parameters
     ----------
+    trials
+        At least one for each run; one that does not depend on an axis stands at each of its values.
     axis, panels
         Names of the axes; None where nothing is swept.
     metrics
         What is drawn, the first in the headline.
+    runs
+        How many there are.
+    equals
+        Kinds of runs that give the same results in every run and are drawn as one.
     """
 
     trials: tuple[Trial, ...]
     axis: str | None
     panels: str | None
     metrics: tuple[str, ...]
+    runs: int = 0
+    equals: tuple[list[str], ...] = ()
 
     @cached_property
     def methods(self) -> list[str]:
@@ -124,15 +139,22 @@ class Sweep:
         return out
 
     def contest(self, one: str, other: str, metric: str, points: Sequence[Point] | None = None) -> Contest | None:
-        """How much better ``one`` is than ``other``, seed by seed, in the mean over the points that both have."""
-        by_seed: dict[Hashable, list[float]] = {}
+        """How much better ``one`` is than ``other``, seed by seed, in the mean over the points that both have.
+
+        Ratios are averaged as logarithms, so that which of the two comes first makes no difference; shares, and what
+        may be 0, are subtracted.
+        """
+        by_seed: dict[Hashable, list[tuple[float, float]]] = {}
         for point in self.points if points is None else points:
             mine, theirs = self.values(one, point, metric), self.values(other, point, metric)
             for seed in mine.keys() & theirs.keys():
-                if theirs[seed]:
-                    ahead = (mine[seed] - theirs[seed]) / abs(theirs[seed])
-                    by_seed.setdefault(seed, []).append(ahead if more_is_better(metric) else -ahead)
-        return contest([fmean(advantages) for _, advantages in sorted(by_seed.items(), key=lambda kv: str(kv[0]))])
+                by_seed.setdefault(seed, []).append((mine[seed], theirs[seed]))
+        sign = 1.0 if more_is_better(metric) else -1.0
+        pairs = [pairs for _, pairs in sorted(by_seed.items(), key=lambda entry: str(entry[0]))]
+        if is_share(metric) or any(value <= 0 for found in pairs for pair in found for value in pair):
+            return contest([sign * fmean(a - b for a, b in found) for found in pairs], lambda mean: mean)
+        ratios = [sign * fmean(math.log(a / b) for a, b in found) for found in pairs]
+        return contest(ratios, lambda mean: sign * math.expm1(sign * mean))
 
     def shortfall(self, metric: str, points: Sequence[Point] | None = None) -> dict[str, float]:
         """How far each kind of run is from the best of them, relative, in the mean over points; the best first.
@@ -150,6 +172,31 @@ class Sweep:
         most = max((len(shares) for shares in lost.values()), default=0)
         ranked = {method: fmean(shares) for method, shares in lost.items() if shares and len(shares) == most}
         return dict(sorted(ranked.items(), key=lambda kv: kv[1]))
+
+
+def merged(trials: Sequence[Trial]) -> tuple[list[Trial], list[list[str]]]:
+    """The trials with kinds of runs that give the same results in every run as one, and which these are."""
+    results: dict[str, dict[Hashable, list[Mapping[str, float | None]]]] = {}
+    for trial in trials:
+        if trial.drawn:
+            results.setdefault(trial.method, {}).setdefault((trial.point, trial.seed), []).append(trial.metrics)
+    groups: list[list[str]] = []
+    for method, found in results.items():
+        peers = next((g for g in groups if results[g[0]] == found and any(map(any, found.values()))), None)
+        if peers is None:
+            groups.append([method])
+        else:
+            peers.append(method)
+    names = {group[0]: _joined(group) for group in groups}
+    left_out = {method for group in groups for method in group[1:]}
+    kept = [replace(t, method=names.get(t.method, t.method)) for t in trials if t.method not in left_out]
+    return kept, [group for group in groups if len(group) > 1]
+
+
+def _joined(methods: list[str], most: int = 3) -> str:
+    """``a = b = 2 more``."""
+    shown = methods if len(methods) <= most else [*methods[: most - 1], f"{len(methods) - most + 1} more"]
+    return " = ".join(shown)
 
 
 def _is_number(value: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from modelkit.reporting.pages import runs_table, study_page
 from modelkit.reporting.pages.tables import Cell as TableCell
 from modelkit.reporting.pages.tables import Column, Table, TableRow
 from modelkit.reporting.render import rendered
-from modelkit.reporting.sweep import Sweep, Trial
+from modelkit.reporting.sweep import Sweep, Trial, merged
 from modelkit.text import number
 
 #: Metrics that are drawn beside the objective unless the study says which.
@@ -80,46 +81,45 @@ def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Ca
     """The runs along the axes that the study names, or else the first two of several values, numbers first."""
     axis, panels = _axes(study)
     every = axes_of(study)
-    repeats = [name for name in study.page.repeats if name not in (axis, panels)]
     fixed = {name for name, values in every.items() if len(values) < 2}
-    hidden = {axis, panels, *repeats, *fixed} - {None}
-    on_line = [name for name in every if name not in hidden]
-    seeds: dict[str, set[int]] = {}
-    for cell in known:
-        seeds.setdefault(cell.instance.group, set()).add(cell.instance.seed)
+    hidden = {name for name in (axis, panels, *study.page.repeats, *fixed) if name is not None}
+    draws: dict[str, set[int]] = {}
     bounds: dict[str, dict[str, float]] = {}
     for cell in known:
+        draws.setdefault(cell.instance.group, set()).add(cell.instance.seed)
         if cell.key in entries:
             bounds.setdefault(cell.instance.key, {}).update(_bounds(entries[cell.key][0]))
     trials = []
     for cell in known:
         if cell.key not in entries:
             continue
-        entry = entries[cell.key][1]
-        at = cell.axes
-        method = cell.method({str(name) for name in hidden})
-        beside = [
-            f"{name} {at[name]}" for name in on_line if name in at and name not in {**cell.options, **cell.parameters}
-        ]
-        drawn = cell.instance.seed if len(seeds[cell.instance.group]) > 1 else cell.seed
-        trials.append(
-            Trial(
-                ", ".join([method, *beside]),
-                (at.get(panels) if panels else None, at.get(axis) if axis else None),
-                (drawn, *(str(at.get(name)) for name in repeats)),
-                entry.result.metrics if entry.value is not None else {},
-                bounds[cell.instance.key],
-                drawn=cell.kind != "bound",
-            )
-        )
-    return Sweep(tuple(trials), axis, panels, _metrics(study, trials))
+        entry, at = entries[cell.key][1], cell.axes
+        seed = cell.instance.seed if len(draws[cell.instance.group]) > 1 else cell.seed
+        repeat = (seed, *(str(at.get(name)) for name in study.page.repeats))
+        metrics = entry.result.metrics if entry.value is not None else {}
+        places = [[at[name]] if name in at else every[name] for name in (panels, axis) if name is not None]
+        for place in itertools.product(*places):
+            values = dict(zip([name for name in (panels, axis) if name is not None], place, strict=True))
+            point = (values.get(panels or ""), values.get(axis or ""))
+            name = _method(cell, hidden)
+            trials.append(Trial(name, point, repeat, metrics, bounds[cell.instance.key], drawn=cell.kind != "bound"))
+    kept, equals = merged(trials)
+    return Sweep(tuple(kept), axis, panels, _metrics(study, trials), len(known), tuple(equals))
+
+
+def _method(cell: Cell, hidden: Collection[str]) -> str:
+    """What a line is called: what runs, and the axes of its instance that the page does not show elsewhere."""
+    beside = {"group": cell.instance.group, **cell.instance.parameters}
+    return ", ".join([cell.method(hidden), *(f"{k} {v}" for k, v in beside.items() if k not in hidden)])
 
 
 def _axes(study: Study) -> tuple[str | None, str | None]:
+    """The axis and the panels: as the study says, else what is swept of instances, numbers first, then options."""
     swept = {k: values for k, values in axes_of(study).items() if len(values) > 1 and k not in study.page.repeats}
+    of_instances = ["group", *(name for entry in study.instances for name in entry.parameters)]
     numbers = [k for k, values in swept.items() if all(isinstance(v, int | float) for v in values)]
     axis = study.page.axis or next(iter([*numbers, *(k for k in swept if k != "group")]), None)
-    left = [name for name in swept if name != axis]
+    left = [name for name in swept if name in of_instances and name not in (axis, study.page.panels)]
     return axis, study.page.panels or next(iter(left), None)
 
 

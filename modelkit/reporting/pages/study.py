@@ -13,7 +13,7 @@ from modelkit.reporting.evidence import Case, sentence_of
 from modelkit.reporting.pages.summary import many_page
 from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, sort_key
 from modelkit.reporting.statistics import FEWEST, Contest
-from modelkit.reporting.sweep import Point, Sweep, more_is_better
+from modelkit.reporting.sweep import Point, Sweep, is_share, more_is_better
 from modelkit.text import count, join_words, metric_noun, percent, quantity
 
 #: Rows up to which a table is not folded.
@@ -75,36 +75,34 @@ def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
     best, equals = _winner(ranked)
     noun, superlative = _noun(metric), "highest" if more_is_better(metric) else "lowest"
     if len(ranked) == 1:
+        if len(sweep.methods) == 1 and sweep.equals:
+            return f"{join_words(sweep.equals[0])} give the same results in every run"
         above = sweep.above_bound(best, metric)
         if above:
             return f"With {best} the {noun} is at most {percent(max(above.values()), 'up')} above what is possible"
         only = next(mean for p in sweep.points if (mean := sweep.mean(best, p, metric)) is not None)
         return f"With {best} the {noun} is {estimate_words(metric, only)}" + (" at first" if sweep.axis else "")
     if len(equals) == len(ranked):
-        return f"{sentence_of(join_words(list(ranked)))} give the same {noun}"
-    where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
+        return f"{join_words(list(ranked))} give the same {noun}"
     if len(equals) > 1:
-        return f"{sentence_of(join_words(equals))} share the {superlative} {noun}{where}"
+        return f"{join_words(equals)} share the {superlative} {noun}"
     second = next(method for method in ranked if method != best)
     versus = sweep.contest(best, second, metric)
     if versus is not None and versus.by.low is not None and not versus.clear:
-        return (
-            f"{best} and {second} cannot be told apart by {noun}{where}: {best} is better in"
-            f" {versus.better} of {count(versus.by.n, 'seed')}"
-        )
-    by = "" if versus is None else f", {_advantage(metric, versus)} {second}, the next"
-    return f"{best} has the {superlative} {noun} of {count(len(ranked), 'kind')} of runs{where}{by}"
-
-
-def _advantage(metric: str, versus: Contest) -> str:
-    """``4.1 % (95 %: 2.9 to 5.3) less than``."""
+        return f"{best} and {second} cannot be told apart by {noun}, and are the best"
     words = "more than" if more_is_better(metric) else "less than"
-    return f"{_by(versus)} {words}"
+    by = "" if versus is None else f", {_difference(metric, versus.by.value)} {words} {second}, the next"
+    return f"{best} has the {superlative} {noun}{by}"
 
 
-def _by(versus: Contest) -> str:
+def _difference(metric: str, value: float) -> str:
+    """``4.1 %``, ``3.2 points``; absolute where values may be 0."""
+    return f"{_points_of(value)}\u202fpoints" if is_share(metric) else percent(value)
+
+
+def _by(metric: str, versus: Contest) -> str:
     """``4.1 % (95 %: 2.9 to 5.3)``."""
-    words = percent(versus.by.value)
+    words = _difference(metric, versus.by.value)
     if versus.by.low is None or versus.by.high is None:
         return words
     return f"{words} (95\u202f%: {_points_of(versus.by.low)} to {_points_of(versus.by.high)})"
@@ -137,10 +135,15 @@ def _word(value: Any) -> str:
 
 def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict[str, Any]) -> list[str]:
     out = []
+    best, equals = _winner(ranked) if ranked else ("", [])
+    if len(ranked) > 1 and len(equals) == 1:
+        second = list(ranked)[1]
+        if (versus := sweep.contest(best, second, metric)) is not None:
+            where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
+            out.append(f"{_verdict(metric, best, second, versus)}{where}.")
     if len(ranked) > 1 and len(sweep.points) > 1:
         out += _winners(sweep, metric)
     if ranked:
-        best = next(iter(ranked))
         above = sweep.above_bound(best, metric)
         if above:
             worst = max(above, key=lambda point: above[point])
@@ -149,7 +152,7 @@ def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict
                 f" {percent(fmean(above.values()), 'up')} above it in the mean, {percent(above[worst], 'up')} at"
                 f" {_place(sweep, worst)}."
             )
-    out += [f"{sentence_of(join_words(same))} give the same results in every run." for same in _same(sweep)]
+    out += [f"The same results in every run: {join_words(same, 9)}." for same in sweep.equals]
     if overall["failures"] is not None:
         n = overall["failed_runs"]
         out.append(f"{count(n, 'run')} gave no valid schedule; they are listed below.")
@@ -170,25 +173,8 @@ def _winners(sweep: Sweep, metric: str) -> list[str]:
     return [f"{noun}: " + "; ".join(f"{who} at {join_words(places, 6)}" for who, places in by_winner.items()) + "."]
 
 
-def _same(sweep: Sweep) -> list[list[str]]:
-    """Kinds of runs whose metrics are all equal in all runs."""
-    results: dict[str, dict[Any, Any]] = {}
-    for trial in sweep.trials:
-        if trial.drawn:
-            results.setdefault(trial.method, {}).setdefault((trial.point, trial.seed), []).append(dict(trial.metrics))
-    groups: list[list[str]] = []
-    for method in sweep.methods:
-        for group in groups:
-            if results[group[0]] == results[method]:
-                group.append(method)
-                break
-        else:
-            groups.append([method])
-    return [group for group in groups if len(group) > 1 and any(results[group[0]].values())]
-
-
 def _key_figures(sweep: Sweep, found: Sequence[Case]) -> list[tuple[str, str]]:
-    runs = len(sweep.trials)
+    runs = sweep.runs
     seeds = {trial.seed for trial in sweep.trials}
     facts = [("Runs", f"{runs:,}"), ("Instances", f"{len({case.stamp.sha256 for case in found}):,}")]
     facts += [("Seeds", f"{len(seeds):,}")] if len(seeds) > 1 else []
@@ -212,14 +198,18 @@ def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
             Cell(method, method),
             Cell("–" if lost is None else percent(lost), sort_key(lost)),
             Cell(f"{wins} of {len(sweep.points)}", sort_key(wins)),
-            Cell("–" if versus is None else _verdict(best, method, versus), sort_key(None if versus is None else versus.by.value)),
+            Cell(
+                "–" if versus is None else _margin(metric, versus),
+                sort_key(None if versus is None else versus.by.value),
+            ),
             Cell("–" if mean is None else f"≤ {percent(mean, 'up')}", sort_key(mean)),
             Cell("–" if worst is None else f"≤ {percent(worst, 'up')}", sort_key(worst)),
         )
         rows.append((lost if lost is not None else float("inf"), TableRow(cells, "best" if method in equals else "")))
     rows.sort(key=lambda row: row[0])
+    off = "Below the best, mean" if more_is_better(metric) else "Above the best, mean"
     columns = (
-        Column("Run", False), Column("Off the best, mean"), Column("Best at"), Column("Against the best", False),
+        Column("Run", False), Column(off), Column("Best at"), Column("The best is better", False),
         Column("Above the bound, mean"), Column("worst"),
     )  # fmt: skip
     bounded = any(sweep.bound(point, metric) is not None for point in sweep.points)
@@ -233,18 +223,24 @@ def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
     )
 
 
-def _verdict(one: str, other: str, versus: Contest) -> str:
+def _verdict(metric: str, one: str, other: str, versus: Contest) -> str:
     """``A is better than B in 9 of 10 seeds, by 4.1 % (95 %: 2.9 to 5.3)``."""
-    seeds = count(versus.by.n, "seed")
     if versus.same:
-        return f"{one} and {other} are equal" + ("" if versus.by.n == 1 else f" in all {seeds}")
+        return f"{one} and {other} are equal" + (f" in all {versus.by.n} seeds" if versus.by.n > 1 else "")
+    return f"{one} is better than {other} {_margin(metric, versus)}"
+
+
+def _margin(metric: str, versus: Contest) -> str:
+    """``in 9 of 10 seeds, by 4.1 % (95 %: 2.9 to 5.3)``, and how sure that is."""
+    if versus.same:
+        return "equal"
+    by = f"by {_by(metric, versus)}"
     if versus.by.n == 1:
-        return f"{one} is better than {other} by {_by(versus)} (one seed, no interval)"
-    words = f"{one} is better than {other} in {versus.better} of {seeds}, by {_by(versus)}"
+        return f"{by} (one seed, no interval)"
     equal = f"; equal in {versus.equal}" if versus.equal else ""
-    if versus.by.low is None:
-        return f"{words}{equal} (fewer than {FEWEST} seeds, no interval)"
-    return words + equal + ("" if versus.clear else ": no clear difference")
+    doubt = "" if versus.clear else f" (fewer than {FEWEST} seeds, no interval)"
+    doubt = ": no clear difference" if doubt and versus.by.low is not None else doubt
+    return f"in {versus.better} of {versus.by.n} seeds, {by}{equal}{doubt}"
 
 
 def _pairs(sweep: Sweep, metric: str) -> Table | None:
@@ -256,12 +252,11 @@ def _pairs(sweep: Sweep, metric: str) -> Table | None:
             one, other, versus = other, one, sweep.contest(other, one, metric)
         if versus is None:
             continue
-        words = _verdict(one, other, versus)
-        rows.append(TableRow((Cell(words, words), Cell(percent(versus.by.value), sort_key(versus.by.value)))))
+        rows.append(TableRow((Cell(_verdict(metric, one, other, versus)),)))
     if not rows:
         return None
-    columns = (Column(f"By {_noun(metric)}", False), Column("Difference"))
-    return Table(f"Pairs by {_noun(metric)}, seed by seed, over the points that both have.", columns, tuple(rows))
+    caption = f"Compared by {_noun(metric)}, seed by seed, in the mean over the points that both have."
+    return Table(caption, (Column(f"By {_noun(metric)}", False),), tuple(rows), sortable=False)
 
 
 def _points(sweep: Sweep) -> Table:
