@@ -421,10 +421,28 @@ def test_claims_by_hand() -> None:
     def words(paper: float, **rest: Any) -> str:
         return verdicts([PaperFigure(says="", of="sorted", paper=paper, **rest)], runs)[0].words
 
-    assert words(124) == "reproduced (0.8% higher)"
-    assert words(100) == "not reproduced (25.0% higher)"
-    assert words(200, better="lower") == "better than the paper (37.5% lower)"
-    assert words(100, better="lower") == "not reproduced (25.0% higher)"
+    assert words(124) == "near, but undecided: too few cases (0.8% higher)"
+    assert words(100, statistic="max") == "not near, but undecided: an extreme has no interval (30.0% higher)"
+
+
+def test_a_figure_is_reproduced_by_an_interval_that_covers_it() -> None:
+    """Tests verdicts on twenty cases about 100: by the interval, not by nearness; a wide one is told from a match."""
+    values = [100 + (k * 7 % 20) - 9.5 for k in range(20)]
+    runs = [Measured("g", f"i{k}", 10 + k, "p", "p", value, None, {}) for k, value in enumerate(values)]
+
+    def words(paper: float, **rest: Any) -> str:
+        verdict = verdicts([PaperFigure(says="", of="p", paper=paper, **rest)], runs)[0]
+        assert verdict.low is not None
+        assert verdict.high is not None
+        assert 96 < verdict.low < 98.5 < 101.5 < verdict.high < 104
+        return verdict.words
+
+    assert words(101) == "reproduced (1.0% lower)"
+    assert words(104) == "near, but not reproduced: the interval does not cover it (3.8% lower)"
+    assert words(101, tolerance=0.001) == "covered by a wide interval alone (1.0% lower)"
+    assert words(120) == "not reproduced (16.7% lower)"
+    assert words(120, better="lower") == "better than the paper (16.7% lower)"
+    assert words(120, better="higher") == "not reproduced (16.7% lower)"
 
 
 @pytest.mark.slow
@@ -461,10 +479,11 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "done  48 of 48" in invoke("run", path)
     assert "0 runs to do, 48 done" in invoke("run", path, "--dry-run")
     assert "48 of 48" in invoke("status", path)
-    assert "reproduced" in invoke("report", path)
+    assert "paper 1; ours" in invoke("report", path, "--runs")
     page = (tmp_path / "tiny.html").read_text()
     assert "What the papers say" in page
     assert "mc-sf as svf" in page
+    assert "Every run." in page
     invoke("export", path, "-o", "t.csv")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 49
     assert "kv-ratio-small" in invoke("list")

@@ -217,9 +217,9 @@ def _describe_status(study: Study, status: Status) -> list[str]:
 
 def _plan_lines(study: Study, status: Status) -> list[str]:
     """The axes of the study, and how many runs of each kind are left."""
-    from modelkit.experiments.study import axes_of
+    from modelkit.experiments.study import swept_of
 
-    swept = {name: values for name, values in axes_of(study).items() if len(values) > 1}
+    swept = swept_of(study)
     rows = [
         (name, ", ".join(map(str, values[:12])) + (", ..." if len(values) > 12 else ""))
         for name, values in swept.items()
@@ -252,6 +252,8 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
         for name, value in (("paper", claim.paper), ("ours", verdict.ours))
         if value is not None
     ]
+    if verdict.low is not None and verdict.high is not None:
+        figures[-1] += f" (95 %: {_figure(verdict.low)} to {_figure(verdict.high)})"
     words = f"{'; '.join(figures)}; {count(verdict.cases, 'case')}: {verdict.words}"
     return two_columns([("*", claim.says), ("", words)])
 

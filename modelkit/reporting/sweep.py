@@ -118,7 +118,14 @@ class Sweep:
 
     def mean(self, method: str, point: Point, metric: str) -> Estimate | None:
         """Over seeds."""
-        return estimate(list(self.values(method, point, metric).values()))
+        key = (method, point, metric)
+        if key not in self._means:
+            self._means[key] = estimate(list(self.values(*key).values()))
+        return self._means[key]
+
+    @cached_property
+    def _means(self) -> dict[tuple[str, Point, str], Estimate | None]:
+        return {}
 
     def bound(self, point: Point, metric: str) -> float | None:
         """Mean over seeds of the certified lower bounds; None unless each instance has one."""
@@ -159,7 +166,8 @@ class Sweep:
     def shortfall(self, metric: str, points: Sequence[Point] | None = None) -> dict[str, float]:
         """How far each kind of run is from the best of them, relative, in the mean over points; the best first.
 
-        Only those that are valid at as many points as any are ranked.
+        The mean is that of logarithms, as in contests, but for shares and what may be 0. Only those that are valid at
+        as many points as any are ranked.
         """
         lost: dict[str, list[float]] = {method: [] for method in self.methods}
         for point in self.points if points is None else points:
@@ -168,10 +176,18 @@ class Sweep:
                 continue
             best = max(means.values()) if more_is_better(metric) else min(means.values())
             for method, value in means.items():
-                lost[method].append(abs(value - best) / abs(best) if best else float(value != best))
+                ratio = not is_share(metric) and min(best, value) > 0
+                lost[method].append(abs(math.log(value / best)) if ratio else abs(value - best))
         most = max((len(shares) for shares in lost.values()), default=0)
         ranked = {method: fmean(shares) for method, shares in lost.items() if shares and len(shares) == most}
-        return dict(sorted(ranked.items(), key=lambda kv: kv[1]))
+        return {method: _relative(metric, mean) for method, mean in sorted(ranked.items(), key=lambda m: m[1])}
+
+
+def _relative(metric: str, distance: float) -> float:
+    """A mean distance in logarithms as a share of the best; that of shares as it is."""
+    if is_share(metric):
+        return distance
+    return -math.expm1(-distance) if more_is_better(metric) else math.expm1(distance)
 
 
 def merged(trials: Sequence[Trial]) -> tuple[list[Trial], list[list[str]]]:

@@ -1,6 +1,6 @@
 """Studies: grids of runs from a TOML file, resumable, on this machine or a cluster."""
 
-from modelkit.experiments.study.axes import axes_of
+from modelkit.experiments.study.axes import axes_of, swept_of
 from modelkit.experiments.study.estimate import Estimate, estimate
 from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.new import new_study
@@ -13,5 +13,5 @@ from modelkit.experiments.study.store import Store, StoredRun, export, measure
 __all__ = [
     "Cell", "Estimate", "Measured", "PaperFigure", "Status", "Step", "Store", "StoredRun", "Study", "Verdict",
     "axes_of", "cells", "estimate", "export", "folder_of", "load_study", "measure", "new_study", "report_study",
-    "run_study", "shipped_studies", "status", "verdicts",
+    "run_study", "shipped_studies", "status", "swept_of", "verdicts",
 ]  # fmt: skip

@@ -33,13 +33,24 @@ def policy_name(name: str, options: Mapping[str, Any]) -> str:
 
 
 def axes_of(study: Study) -> dict[str, list[Any]]:
-    """Names of all axes with their values, in the order of the file: those of instances, then those of runs."""
+    """Names of all axes with their values, in the order of the file: groups, those of instances, then those of runs."""
     found: dict[str, list[Any]] = {"group": list(dict.fromkeys(entry.label for entry in study.instances))}
-    mappings = [entry.parameters for entry in study.instances]
-    mappings += [entry.options for entry in study.policies]
-    mappings += [entry.parameters for entry in (*study.policies, *study.formulations)]
-    for mapping in mappings:
+    for mapping in _mappings(study):
         for name, value in mapping.items():
             values = found.setdefault(name, [])
             values += [v for v in (value if isinstance(value, list) else [value]) if v not in values]
     return found
+
+
+def swept_of(study: Study) -> dict[str, list[Any]]:
+    """Those of several values, not counting what differs between entries alone: the group says that."""
+    lists = {name for mapping in _mappings(study) for name, v in mapping.items() if isinstance(v, list) and len(v) > 1}
+    every = axes_of(study)
+    return {name: values for name, values in every.items() if name in lists or (name == "group" and len(values) > 1)}
+
+
+def _mappings(study: Study) -> list[Mapping[str, Any]]:
+    """What has axes."""
+    options = [entry.options for entry in study.policies]
+    parameters = [entry.parameters for entry in (*study.policies, *study.formulations)]
+    return [*(entry.parameters for entry in study.instances), *options, *parameters]

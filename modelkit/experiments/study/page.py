@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelkit.experiments.study.axes import axes_of
+from modelkit.experiments.study.axes import axes_of, swept_of
 from modelkit.experiments.study.grid import Cell, cells
 from modelkit.experiments.study.paper_figures import Verdict, verdicts
 from modelkit.experiments.study.plan import Study
@@ -16,7 +16,6 @@ from modelkit.experiments.study.running import folder_of, status
 from modelkit.experiments.study.store import Store, measure
 from modelkit.io import load, load_result, write_text
 from modelkit.io.lookup import Instances
-from modelkit.judge import metric_names
 from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.evidence import Case
 from modelkit.reporting.gathering import cases
@@ -81,7 +80,7 @@ def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Ca
     """The runs along the axes that the study names, or else the first two of several values, numbers first."""
     axis, panels = _axes(study)
     every = axes_of(study)
-    fixed = {name for name, values in every.items() if len(values) < 2}
+    fixed = every.keys() - swept_of(study).keys()
     hidden = {name for name in (axis, panels, *study.page.repeats, *fixed) if name is not None}
     draws: dict[str, set[int]] = {}
     bounds: dict[str, dict[str, float]] = {}
@@ -115,7 +114,7 @@ def _method(cell: Cell, hidden: Collection[str]) -> str:
 
 def _axes(study: Study) -> tuple[str | None, str | None]:
     """The axis and the panels: as the study says, else what is swept of instances, numbers first, then options."""
-    swept = {k: values for k, values in axes_of(study).items() if len(values) > 1 and k not in study.page.repeats}
+    swept = {name: values for name, values in swept_of(study).items() if name not in study.page.repeats}
     of_instances = ["group", *(name for entry in study.instances for name in entry.parameters)]
     numbers = [k for k, values in swept.items() if all(isinstance(v, int | float) for v in values)]
     axis = study.page.axis or next(iter([*numbers, *(k for k in swept if k != "group")]), None)
@@ -142,8 +141,8 @@ def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
     objective = [name for name in bounded if name.startswith(("mean_", "makespan"))][:1]
     wanted = ["mean_latency_ms", "mean_latency_rounds", "makespan_ms"]
     first = objective or [name for name in wanted if name in there][:1]
-    order = [*metric_names(False, slo=True, pauses=True)]
-    return tuple(dict.fromkeys([*first, *(name for name in _USUAL if name in there and name in order)]))
+    usual = () if first == ["makespan_ms"] else _USUAL
+    return tuple(dict.fromkeys([*first, *(name for name in usual if name in there)]))
 
 
 def papers_table(judged: list[Verdict]) -> Table:

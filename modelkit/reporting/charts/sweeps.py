@@ -163,7 +163,8 @@ def _rows(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate]) -
             plot.text(0, top + 7, words, "row", 70)
             rows.append((method, None, mean.value, mean.low, mean.high, mean.n))
         if (bound := sweep.bound(point, metric)) is not None:
-            plot.upright(bound / per, "limit")
+            for k in range(len(means)):
+                plot.upright(bound / per, "limit", k * ROW + 14, k * ROW + 30)
             rows.append(("certified bound", None, bound, None, None, None))
         panels.append(Panel(label, plot.svg(), bare=True, rows=tuple(rows)))
     return panels

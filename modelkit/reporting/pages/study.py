@@ -88,8 +88,12 @@ def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
         return f"{join_words(equals)} share the {superlative} {noun}"
     second = next(method for method in ranked if method != best)
     versus = sweep.contest(best, second, metric)
-    if versus is not None and versus.by.low is not None and not versus.clear:
-        return f"{best} and {second} cannot be told apart by {noun}, and are the best"
+    if (
+        versus is not None
+        and versus.by.n > 1
+        and (versus.by.value <= 0 or (versus.by.low is not None and not versus.clear))
+    ):
+        return f"{best} and {second} cannot be told apart by {noun}" + (", the best two" if len(ranked) > 2 else "")
     words = "more than" if more_is_better(metric) else "less than"
     by = "" if versus is None else f", {_difference(metric, versus.by.value)} {words} {second}, the next"
     return f"{best} has the {superlative} {noun}{by}"
@@ -136,22 +140,19 @@ def _word(value: Any) -> str:
 def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict[str, Any]) -> list[str]:
     out = []
     best, equals = _winner(ranked) if ranked else ("", [])
-    if len(ranked) > 1 and len(equals) == 1:
-        second = list(ranked)[1]
-        if (versus := sweep.contest(best, second, metric)) is not None:
-            where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
-            out.append(f"{_verdict(metric, best, second, versus)}{where}.")
+    if len(ranked) > 1 and len(equals) == 1 and (words := _better_first(sweep, best, list(ranked)[1], metric)):
+        where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
+        out.append(f"{words}{where}.")
     if len(ranked) > 1 and len(sweep.points) > 1:
         out += _winners(sweep, metric)
     if ranked:
         above = sweep.above_bound(best, metric)
         if above:
             worst = max(above, key=lambda point: above[point])
-            out.append(
-                f"No scheduler can have a {_noun(metric)} below the certified bound; {best} is at most"
-                f" {percent(fmean(above.values()), 'up')} above it in the mean, {percent(above[worst], 'up')} at"
-                f" {_place(sweep, worst)}."
-            )
+            most = f"{percent(fmean(above.values()), 'up')} above it"
+            if len(above) > 1:
+                most += f" in the mean, {percent(above[worst], 'up')} at {_place(sweep, worst)}"
+            out.append(f"No scheduler can have a {_noun(metric)} below the certified bound; {best} is at most {most}.")
     out += [f"The same results in every run: {join_words(same, 9)}." for same in sweep.equals]
     if overall["failures"] is not None:
         n = overall["failed_runs"]
@@ -230,6 +231,14 @@ def _verdict(metric: str, one: str, other: str, versus: Contest) -> str:
     return f"{one} is better than {other} {_margin(metric, versus)}"
 
 
+def _better_first(sweep: Sweep, one: str, other: str, metric: str) -> str:
+    """What is to be said of a pair, the better one first; nothing where they have no point in common."""
+    versus = sweep.contest(one, other, metric)
+    if versus is not None and versus.by.value < 0:
+        one, other, versus = other, one, sweep.contest(other, one, metric)
+    return "" if versus is None else _verdict(metric, one, other, versus)
+
+
 def _margin(metric: str, versus: Contest) -> str:
     """``in 9 of 10 seeds, by 4.1 % (95 %: 2.9 to 5.3)``, and how sure that is."""
     if versus.same:
@@ -247,12 +256,8 @@ def _pairs(sweep: Sweep, metric: str) -> Table | None:
     """Every pair, the better one first."""
     rows = []
     for one, other in combinations(list(sweep.shortfall(metric)), 2):
-        versus = sweep.contest(one, other, metric)
-        if versus is not None and versus.by.value < 0:
-            one, other, versus = other, one, sweep.contest(other, one, metric)
-        if versus is None:
-            continue
-        rows.append(TableRow((Cell(_verdict(metric, one, other, versus)),)))
+        if words := _better_first(sweep, one, other, metric):
+            rows.append(TableRow((Cell(words),)))
     if not rows:
         return None
     caption = f"Compared by {_noun(metric)}, seed by seed, in the mean over the points that both have."
