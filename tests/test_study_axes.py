@@ -175,7 +175,7 @@ def test_unknown_keys_are_answered_with_the_allowed_ones(tmp_path: Path) -> None
         study(tmp_path, '[[instances]]\nfamily = "chat"\nqqq = 1\n[page]\nzzz = 2\n')
     said = str(caught.value)
     assert "allowed: group, family, trace, format, file, seeds, parameters" in said
-    assert "allowed: axis, panels, metrics" in said
+    assert "allowed: axis, panels, repeats, metrics" in said
 
 
 def test_a_new_study_runs_as_it_stands(tmp_path: Path) -> None:
