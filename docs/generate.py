@@ -18,6 +18,7 @@ from modelkit.authoring.show.writing import html_fragment
 from modelkit.cli import cli
 from modelkit.formulation.loading import found_formulations
 from modelkit.policies import policies
+from modelkit.policies.dispatch import DISPATCH, STAGED_DISPATCH
 from modelkit.policies.gates import GATE_OPTIONS
 
 
@@ -54,11 +55,12 @@ def _mathematics() -> str:
 def _policies() -> str:
     parts = [
         "# Policies\n\nWhat `modelkit show NAME` says, and how each is read. Every policy of continuous batching also"
-        " has the options of the [gate](../how-to/gates.md).\n"
+        " has the options of the [gate](../how-to/gates.md), and each policy says by `dispatch` which of several"
+        " [replicas](../how-to/replicas.md) an arrival goes to.\n"
     ]
     clocks = {"unit": "the unit clock and continuous batching", "stages": "slots in stages"}
     for name, entry in policies().items():
-        options = [o for o in entry.options if o not in GATE_OPTIONS]
+        options = [o for o in entry.options if o not in (*GATE_OPTIONS, DISPATCH, STAGED_DISPATCH)]
         rows = [f"| `{o.name}` | {o.help} | {o.default} |" for o in options]
         table = "\n".join(["\n| option | what for | default |", "|---|---|---|", *rows, ""]) if rows else ""
         rule = f"{entry.summary[0].upper()}{entry.summary[1:]}."

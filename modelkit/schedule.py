@@ -186,7 +186,7 @@ def schedule_from_starts(instance: Instance, starts: Mapping[str, int]) -> Sched
     segments = []
     times = list(admitted)
     busy_until = 0
-    for at, following in zip(times, [*times[1:], MAX_ROUNDS], strict=True):
+    for at, following in zip(times, [*times[1:], MAX_ROUNDS], strict=False):
         ids = admitted[at]
         outputs = (instance.requests[instance.index[r]].output_tokens for r in ids if r in instance.index)
         busy_until = max(busy_until, at + max(outputs, default=0))

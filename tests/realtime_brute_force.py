@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import combinations, permutations, product
 from typing import Any, NamedTuple
 
@@ -87,6 +88,26 @@ def optimum(
         Tokens that an iteration processes at most, as in ``Schedule.tokens_per_iteration``.
     """
     return _Search(instance, objective, evictions, chunk).run()
+
+
+def optimum_on_replicas(instance: mk.Instance, objective: str = "latency", **how: Any) -> float | None:
+    """The least value [ms] over all ways to share the requests out to the replicas; None when no schedule exists."""
+    n, together = len(instance.requests), max if objective == "makespan" else sum
+    server = instance.server.model_copy(update={"replicas": 1})
+
+    @cache
+    def alone(some: tuple[int, ...]) -> float | None:
+        part = instance.replace(server=server, requests=tuple(instance.requests[i] for i in some))
+        best = optimum(part, objective, **how)
+        return None if best is None else best.value
+
+    found = []
+    for homes in product(range(instance.server.replicas), repeat=n):
+        parts = {tuple(i for i in range(n) if homes[i] == r) for r in homes}
+        values = [alone(part) for part in parts]
+        if None not in values:
+            found.append(together(value for value in values if value is not None))
+    return min(found, default=None)
 
 
 class _Search:

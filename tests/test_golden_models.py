@@ -44,6 +44,7 @@ def tiny(formulation: Formulation) -> Instance:
         generate("slot-synthetic", seed=1, requests=2, slots=2),
         two.replace(server=Server(kv_capacity_tokens=6, clock=clock), requests=late),
         two.replace(server=Server(kv_capacity_tokens=6, prefix_cache=PrefixCache()), requests=alike),
+        two.replace(server=Server(kv_capacity_tokens=6, replicas=2)),
     )
     return next(instance for instance in kinds if formulation.refusal(instance) is None)
 

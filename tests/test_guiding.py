@@ -121,7 +121,8 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callab
     assert complete("modelkit so") == ["solve"]
     assert complete("modelkit generate ch") == ["chat"]
     assert complete("modelkit simulate a.json --policy mc") == ["mc-benchmark", "mc-sf"]
-    options = ["mc-sf:alpha=", "mc-sf:gate=", "mc-sf:gate=auto", "mc-sf:wait="]
+    rules = [f"mc-sf:dispatch={rule}" for rule in ("", "bid-price", "join-shortest-queue", "lmetric", "round-robin")]
+    options = ["mc-sf:alpha=", *rules, "mc-sf:gate=", "mc-sf:gate=auto", "mc-sf:wait="]
     assert complete("modelkit simulate a.json --policy mc-sf:") == options
     assert complete("modelkit compare a.json -p svf:alpha=0.1,g")[-1] == "svf:alpha=0.1,gate=auto"
     assert complete("modelkit solve --solver sc") == ["scip"]

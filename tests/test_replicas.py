@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import modelkit as mk
-from modelkit.errors import InputError
+from modelkit.errors import InputError, UsageError
 from modelkit.instance import Instance
 from modelkit.judge import judge, request_times
+from modelkit.judge.load import load
+from modelkit.policies import policies
+from modelkit.problems.replicas.servers import alone
 from modelkit.schedule import Schedule, Segment
+from modelkit.simulation.simulate import fitting_policies, policy_schedule
 
 #: Two requests that fit a replica one at a time: they hold 5 tokens each at the end.
 ROWS = [{"id": "a", "prompt_tokens": 2, "output_tokens": 3}, {"id": "b", "prompt_tokens": 3, "output_tokens": 2}]
@@ -122,3 +127,111 @@ def test_results_and_frames_say_the_replica(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="replica: found 1.5"):
         Segment(0, replica=1.5)  # type: ignore[arg-type]
     assert json.dumps(BESIDE.document())
+
+
+# --- policies ------------------------------------------------------------------------------------
+
+CLOCKS: dict[str, dict[str, Any]] = {
+    "unit": {"kv_capacity_tokens": 40},
+    "mixed": {"kv_capacity_tokens": 40, "clock": {**MIXED, "prefill_per_token_ms": 0.3, "decode_per_kv_token_ms": 0.1}},
+    "exclusive": {"kv_capacity_tokens": 40, "slots": 4, "clock": {**MIXED, "mixed": False}},
+    "stages": {"slots": 2, "clock": {**MIXED, "mixed": False}},
+}
+
+
+def drawn(clock: str, replicas: int, seed: int = 0, n: int = 24) -> Instance:
+    """Requests that arrive in bursts, with predictions that are often wrong."""
+    rng = random.Random(seed)
+    rows = [
+        {
+            "id": f"r{i}", "arrival": rng.randrange(6) * (2 if clock == "unit" else 0.02),
+            "prompt_tokens": rng.randint(1, 9), "output_tokens": rng.randint(1, 12),
+            "predicted_output_tokens": rng.randint(1, 12),
+        }
+        for i in range(n)
+    ]  # fmt: skip
+    return Instance(server={"replicas": replicas, **CLOCKS[clock]}, requests=rows)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_every_policy_runs_on_replicas(clock: str) -> None:
+    """Tests that each policy makes a valid schedule on three replicas with each rule, and that all replicas serve."""
+    instance = drawn(clock, 3)
+    for name in fitting_policies(instance):
+        option = next(o for o in policies()[name].options if o.name == "dispatch")
+        for rule in option.choices or ():
+            verdict = judge(instance, policy_schedule(instance, f"{name}:dispatch={rule}"))
+            assert [v.message for v in verdict.violations] == [], (name, rule)
+            assert {i.replica for i in verdict.residencies} == {1, 2, 3}, (name, rule)
+        assert policy_schedule(instance, name) == policy_schedule(instance, f"{name}:dispatch={option.default}")
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_replica_alone_does_what_a_server_does(clock: str) -> None:
+    """Tests that what each replica does is what the policy does on a server with its requests alone."""
+    instance = drawn(clock, 2, seed=3)
+    for name in ("fcfs", "hybrid") if clock == "stages" else ("vllm-like", "mc-sf", "svf:gate=3"):
+        schedule = policy_schedule(instance, f"{name}{',' if ':' in name else ':'}dispatch=round-robin")
+        for replica in (1, 2):
+            mine = {a.request for s in schedule.segments if s.replica == replica for a in s.admit}
+            requests = [i for i, r in enumerate(instance.requests) if r.id in mine]
+            server = alone(instance, requests)
+            times = request_times(server, judge(server, policy_schedule(server, name)))
+            here = {row.id: row for row in request_times(instance, judge(instance, schedule))}
+            for row in times:
+                assert (here[row.id].start, here[row.id].finish) == pytest.approx((row.start, row.finish)), name
+
+
+def sent_to(instance: Instance, rule: str) -> list[int]:
+    """Replica of each request."""
+    verdict = judge(instance, policy_schedule(instance, f"vllm-like:dispatch={rule}"))
+    assert verdict.valid
+    return [row.replica or 0 for row in request_times(instance, verdict)]
+
+
+def test_rules_send_requests_where_they_say() -> None:
+    """Tests each rule where it differs from the others."""
+
+    def rows(*requests: tuple[float, int, int]) -> Instance:
+        columns = dict(zip(("arrival", "prompt_tokens", "output_tokens"), zip(*requests, strict=True), strict=True))
+        return Instance.from_arrays(**columns, server={"kv_capacity_tokens": 100, "replicas": 2})
+
+    # the long first request is still there when the third comes, the short second is not
+    done = rows((0, 1, 50), (0, 1, 2), (5, 1, 1), (6, 1, 1))
+    assert sent_to(done, "round-robin") == [1, 2, 1, 2]
+    assert sent_to(done, "join-shortest-queue") == [1, 2, 2, 2]
+    # each replica has a request when the third comes; the one on replica 1 holds more for longer
+    sold = rows((0, 1, 50), (0, 30, 6), (2, 4, 4))
+    assert sent_to(sold, "join-shortest-queue") == [1, 2, 1]
+    assert sent_to(sold, "bid-price") == [1, 2, 2]
+    # at once: the third finds one request on each, of 1 and of 30 prompt tokens, and the fourth (4 + 1) x 2 and 31 x 1
+    unread = rows((0, 1, 50), (0, 30, 6), (0, 4, 4), (0, 2, 1))
+    assert sent_to(unread, "lmetric") == [1, 2, 1, 1]
+
+
+def test_a_rule_knows_no_completion_that_is_to_come() -> None:
+    """Tests that a request which ends with the iteration in progress counts as there."""
+    clock = {"kind": "linear", "mixed": True, "decode_base_ms": 1000.0, "prefill_base_ms": 1000.0}
+    instance = Instance.from_arrays(
+        [1, 1, 1], [2, 9, 1], [0.0, 0.0, 1.5], server={"replicas": 2, "kv_capacity_tokens": 99, "clock": clock}
+    )
+    # the first ends at 2.0 s; at 1.5 s both replicas have one, and the tie goes to the first
+    assert sent_to(instance, "join-shortest-queue") == [1, 2, 1]
+    tie = Instance.from_arrays(
+        [1, 1, 1], [9, 2, 1], [0.0, 0.0, 1.5], server={"replicas": 2, "kv_capacity_tokens": 99, "clock": clock}
+    )
+    assert sent_to(tie, "join-shortest-queue") == [1, 2, 1]
+
+
+def test_dispatch_is_refused_where_it_cannot_be() -> None:
+    """Tests that stages, whose replicas run on their own, take no rule that looks at others, and near misses."""
+    with pytest.raises(UsageError, match="allowed: round-robin"):
+        mk.simulate(drawn("stages", 2), "fcfs:dispatch=lmetric")
+    with pytest.raises(UsageError, match="allowed: join-shortest-queue, round-robin or lmetric|allowed: join"):
+        mk.simulate(drawn("unit", 2), "mc-sf:dispatch=shortest")
+    assert mk.simulate(drawn("unit", 1), "mc-sf:dispatch=lmetric").metrics == mk.simulate(drawn("unit", 1)).metrics
+
+
+def test_replicas_share_the_load() -> None:
+    """Tests that the load of R replicas is an R-th of that of one."""
+    assert load(drawn("mixed", 4)) == pytest.approx((load(drawn("mixed", 1)) or 0) / 4)

@@ -22,7 +22,8 @@ max(V / M, o / J, (s + o - 1) / N), and in both other bases where prefills are i
 
 Of what requests share through a prefix cache a request counts once (`modelkit.judge.prefixes.unshared`).
 
-Splitting prompts changes nothing of that. Slots that are open at times only count with their mean over the arrivals.
+R replicas do R times as much. Splitting prompts changes nothing of that. Slots that are open at times only count with
+their mean over the arrivals.
 The load is the rate of arrivals times the mean of that. Above 1 every policy falls behind for as long as the load
 lasts. Below 1 a work-conserving policy may still fall behind, for it fills neither memory nor iterations to the brim
 (Li, Dai, Peng, arXiv 2504.07347, on work conservation and throughput).
@@ -94,7 +95,7 @@ def load(
     else:
         needed = iterations
     n = len(prompt)
-    return float(needed / n * (n - 1) / (last - first))
+    return float(needed / n * (n - 1) / (last - first) / server.replicas)
 
 
 def load_words(share: float | None) -> str | None:

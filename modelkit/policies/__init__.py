@@ -22,6 +22,9 @@ from modelkit.policies.base import Seen as Seen
 from modelkit.policies.base import View as View
 from modelkit.policies.base import seen_requests as seen_requests
 from modelkit.policies.base import share as share
+from modelkit.policies.dispatch import DISPATCH, STAGED_DISPATCH
+from modelkit.policies.dispatch import RULES as DISPATCH_RULES
+from modelkit.policies.dispatch import Dispatch as Dispatch
 from modelkit.policies.files import load_policy_file, split_file
 from modelkit.policies.gates import GATE_OPTIONS, gate_policy
 from modelkit.registry import Option, Registry, options_of
@@ -43,7 +46,8 @@ class PolicyEntry:
     """A policy in the registry.
 
     ``work_conserving``: no request waits on purpose while the server could serve it. ``options``: its own, and those
-    of the gate before every policy of continuous batching (`modelkit.policies.gates`).
+    of the gate before every policy of continuous batching (`modelkit.policies.gates`) and of the dispatch to replicas
+    (`modelkit.policies.dispatch`).
     """
 
     name: str
@@ -63,10 +67,16 @@ class PolicyEntry:
         UsageError
             A value that an option does not take.
         """
+        options = {key: value for key, value in options.items() if key != DISPATCH.name}
         if self.clock != "unit":
             return self.make(**options)
         gate = {option.name: options[option.name] for option in GATE_OPTIONS if option.name in options}
         return gate_policy(self.make(**{key: value for key, value in options.items() if key not in gate}), **gate)
+
+    def dispatch(self, options: Mapping[str, Any]) -> Dispatch:
+        """The rule that sends arrivals to replicas with these options."""
+        default = next(option.default for option in self.options if option.name == DISPATCH.name)
+        return DISPATCH_RULES[options.get(DISPATCH.name, default)]()
 
     def lets_wait(self, options: Mapping[str, Any]) -> bool:
         """Whether with these options requests wait on purpose while the server could serve them."""
@@ -104,9 +114,10 @@ def policy(
 
     def decorate(make: _P) -> _P:
         options = options_of(make, helps) if helps else ()
-        options += GATE_OPTIONS if clock == "unit" else ()
+        options += (*GATE_OPTIONS, DISPATCH) if clock == "unit" else (STAGED_DISPATCH,)
         if len({option.name for option in options}) < len(options):
-            raise ValueError(f"policy {name!r}: options called gate or wait are those of the gate before every policy")
+            words = "options called gate, wait or dispatch are those of what stands before every policy"
+            raise ValueError(f"policy {name!r}: {words}")
         entry = PolicyEntry(name, summary, reference, make, clairvoyant, clock, work_conserving, options)
         REGISTRY.add(name, entry, make)
         return make

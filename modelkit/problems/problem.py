@@ -152,15 +152,18 @@ def unit_slots_refusal(instance: Instance) -> str | None:
 
 
 def stages_refusal(instance: Instance) -> str | None:
-    """Why an instance is outside the slot problem, or None.
+    """Why an instance is outside the slot problem, or None."""
+    return SEVERAL if instance.server.replicas > 1 else replica_stages_refusal(instance)
+
+
+def replica_stages_refusal(instance: Instance) -> str | None:
+    """Why a replica of the server does not run in stages on slots, or None.
 
     A KV capacity that J requests of the largest size cannot fill is no limit.
     """
     server = instance.server
     if not isinstance(server.clock, LinearClock) or server.clock.mixed:
         return "needs the linear clock with mixed = false"
-    if server.replicas > 1:
-        return SEVERAL
     if server.pause is not None:
         return PAUSING
     if instance.shared_prefixes is not None:
@@ -202,6 +205,8 @@ def preemptive_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the KV-cache problem with pauses, or None."""
     if not instance.is_unit:
         return "needs the unit clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return "needs pauses (server.pause)" if instance.server.pause is None else None
 
 
@@ -209,6 +214,8 @@ def unit_prefixes_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the KV-cache problem with shared prefixes, or None."""
     if not instance.is_unit:
         return "needs the unit clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return NOT_SHARING if instance.shared_prefixes is None else None
 
 
@@ -216,6 +223,8 @@ def serving_prefixes_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the serving problem with shared prefixes, or None."""
     if instance.is_unit:
         return "needs the linear clock"
+    if instance.server.replicas > 1:
+        return SEVERAL
     return NOT_SHARING if instance.shared_prefixes is None else None
 
 

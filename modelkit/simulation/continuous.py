@@ -33,9 +33,10 @@ from modelkit.policies import Policy, Predictions, Running, View, seen_requests
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.clocks import LinearTime, UnitTime
 from modelkit.simulation.limits import BatchLimits
+from modelkit.simulation.reading import PromptReading
 
 
-class ContinuousSimulation:
+class ContinuousSimulation(PromptReading):
     """One run of a policy; time O(events * policy + n log n).
 
     Parameters
@@ -56,13 +57,10 @@ class ContinuousSimulation:
         limits.check(instance)
         limits = limits.within_levels(instance)
         arrays = instance.arrays
-        clock = instance.server.clock
-        self.time = LinearTime(clock) if isinstance(clock, LinearClock) else UnitTime()
+        self.clock = clock = instance.server.clock
         self.largest_prefill = clock.largest_prefill if isinstance(clock, LinearClock) else None
         self.limits = limits
         self.ids = [request.id for request in instance.requests]
-        self.policy = policy
-        self.rng = rng
         self.capacity = instance.server.kv_capacity_tokens
         self.slots = instance.server.slots
         caps = [cap for cap in (self.slots, limits.max_batch) if cap is not None]
@@ -71,11 +69,21 @@ class ContinuousSimulation:
         if self.capacity is not None:  # that much is known of every request that can be served at all
             lower, upper = (np.minimum(end, self.capacity - arrays.prompt) for end in predicted)
             predicted = lower, upper
-        self.prefixes = PrefixLedger(instance.shared_prefixes, self.capacity)
+        self.shared_prefixes = instance.shared_prefixes
         self.seen = seen_requests(instance, predicted)
+        self.begin(policy, rng)
         self.moments = [self.time.moment(arrival) for arrival in arrays.arrival.tolist()]
-        self.arrivals = sorted(range(len(self.ids)), key=lambda i: (self.moments[i], i))
-        self.arrivals.reverse()  # next at the end
+        self.arrivals += sorted(range(len(self.ids)), key=lambda i: (self.moments[i], i), reverse=True)
+
+    def begin(self, policy: Policy, rng: np.random.Generator) -> None:
+        """Nothing has happened yet."""
+        self.policy = policy
+        self.rng = rng
+        self.time = LinearTime(self.clock) if isinstance(self.clock, LinearClock) else UnitTime()
+        self.arrivals: list[int] = []  # next at the end
+        self.prefixes = PrefixLedger(self.shared_prefixes, self.capacity)
+        self.horizon = math.inf  # until then it is known who arrives
+        self.leaving: list[Running] = []  # done at the end of the rounds run last
         self.waiting: set[int] = set()
         self.running: dict[int, Running] = {}  # in order of admission
         self.view_running = MappingProxyType(self.running)
@@ -91,7 +99,14 @@ class ContinuousSimulation:
 
     def run(self) -> Schedule:
         """Serve every request."""
-        while self.arrivals or self.present:
+        self.advance(math.inf)
+        return self.schedule()
+
+    def advance(self, moment: float) -> None:
+        """Serve those that have arrived until ``moment`` has come; others may arrive from then on."""
+        self.horizon = moment
+        while (self.arrivals or self.present) and self.time.now < moment:
+            self.leaving.clear()
             self.take_arrivals()
             done = self.decide()
             if any(done.values()):
@@ -107,6 +122,9 @@ class ContinuousSimulation:
                 self.go_on()
             else:
                 self.wait()
+
+    def schedule(self) -> Schedule:
+        """What was done so far."""
         segments = (Segment(**does, rounds=rounds) for does, rounds in zip(self.segments, self.rounds, strict=True))
         return Schedule(tuple(segments), self.limits.max_batch_tokens if self.limits.chunked_prefill else None)
 
@@ -150,17 +168,6 @@ class ContinuousSimulation:
             prompts = sum(self.seen[i].prompt for i in self.unread)
             self.time.settle(len(self.running) - len(self.unread), self.held - prompts, self.chunk_room())
 
-    def chunk_room(self) -> int:
-        """Prompt tokens that a chunk takes beside the decoding."""
-        return max(0, (self.limits.max_batch_tokens or 0) - len(self.running) + len(self.unread))
-
-    def alike(self) -> int:
-        """Rounds ahead in which no prompt is read to its end: the first of them fills every chunk."""
-        if not self.limits.chunked_prefill:
-            return 0
-        room = self.chunk_room()
-        return (next(iter(self.unread.values())) - 1) // room if room else 1 << 62
-
     def view(self) -> View:
         """What the policy may see."""
         return View(
@@ -200,6 +207,7 @@ class ContinuousSimulation:
         while self.ends and self.ends[0][0] <= self.now:
             end, i = heapq.heappop(self.ends)
             if self.runs_until(i, end):
+                self.leaving.append(self.running[i])
                 self.leave(i)
                 done = True
         while self.predicted and self.predicted[0][0] <= self.now:
@@ -326,41 +334,6 @@ class ContinuousSimulation:
         if self.take_completions() or reading or alike == rounds:
             self.settle()
 
-    def read_on(self, rounds: int) -> None:
-        """Rounds in which the first prompt fills every chunk, and no prompt is read to its end."""
-        first = next(iter(self.unread))
-        self.unread[first] -= rounds * self.chunk_room()
-        for i in self.unread:
-            self.postpone(i, rounds)
-
-    def postpone(self, i: int, rounds: int) -> None:
-        """Its first token comes this many rounds later."""
-        self.running[i] = self.running[i]._replace(start=self.start(i) + rounds)
-        self.offset -= rounds
-        self.policy.postponed(self.seen[i], self.start(i))
-
-    def read_prompts(self) -> None:
-        """One round that processes prompts: all, or as many tokens as a chunk leaves beside the decoding."""
-        assert isinstance(self.time, LinearTime)
-        decoding = len(self.running) - len(self.unread)
-        kv_tokens = self.held + decoding - sum(self.seen[i].prompt for i in self.unread)
-        chunk = self.limits.max_batch_tokens if self.limits.chunked_prefill else None
-        tokens = 0
-        for i, left in list(self.unread.items()):
-            part = left if chunk is None else min(left, max(0, chunk - decoding - tokens))
-            tokens += part
-            if part == left:
-                del self.unread[i]
-                self.expect(i)
-            else:
-                self.unread[i] = left - part
-                self.postpone(i, 1)
-        if self.time.exclusive:
-            self.settle()
-            self.time.run(1)
-        else:
-            self.time.iterate(tokens, decoding, kv_tokens)
-
     def rounds_to_event(self) -> int:
         """Rounds until the next moment at which anything can happen or be decided."""
         while self.ends and not self.runs_until(self.ends[0][1], self.ends[0][0]):
@@ -370,7 +343,7 @@ class ContinuousSimulation:
         rounds = min(heap[0][0] if heap else 1 << 62 for heap in (self.ends, self.predicted)) - self.now
         if self.capacity is not None:  # the first round that would overflow
             rounds = min(rounds, (self.capacity - self.occupied) // len(self.running))
-        moment = self.moments[self.arrivals[-1]] if self.arrivals else math.inf
+        moment = min(self.moments[self.arrivals[-1]], self.horizon) if self.arrivals else self.horizon
         if len(self.running) < self.present and rounds > 1:
             view = self.asked or self.view()
             patience = self.policy.patience(view)
@@ -384,6 +357,7 @@ class ContinuousSimulation:
     def wait(self) -> None:
         """No request is in progress: time goes by until something happens."""
         moments = [self.moments[i] for i in self.arrivals[-1:]]
+        moments += [self.horizon] if self.horizon < math.inf else []
         if self.present and not moments:
             raise PolicyError("the policy admits no request although the server is empty")
         if self.present and self.time.linear_clock is None:

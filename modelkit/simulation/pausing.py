@@ -6,8 +6,11 @@ import heapq
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from modelkit.errors import PolicyError
-from modelkit.policies import Paused, Running, View
+from modelkit.instance import Instance
+from modelkit.policies import Paused, Policy, Running, View
 from modelkit.schedule import Admission
 from modelkit.simulation.clocks import LinearTime
 from modelkit.simulation.continuous import ContinuousSimulation
@@ -19,10 +22,14 @@ class PausingSimulation(ContinuousSimulation):
     Whenever something has happened the policy pauses, evicts if the next round would overflow, resumes, then admits.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        instance = arguments[0]
+    def __init__(self, instance: Instance, *arguments: Any) -> None:
+        assert instance.server.pause is not None
         self.keep = instance.server.pause.keep
+        super().__init__(instance, *arguments)
+
+    def begin(self, policy: Policy, rng: np.random.Generator) -> None:
+        """Nothing has happened yet."""
+        super().begin(policy, rng)
         self.paused: dict[int, Paused] = {}  # in the order of their pauses
         self.view_paused = MappingProxyType(self.paused)
         self.unread_of: dict[int, int] = {}  # prompt tokens that paused requests have left to read

@@ -19,7 +19,8 @@ from modelkit.judge.load import load_words
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies import Policy, PolicyEntry, Predictions, chosen_policy, policies
 from modelkit.policies.predictions import predicted_lengths
-from modelkit.problems.problem import SLOTS, objective_of, problem_of
+from modelkit.problems.problem import objective_of, replica_stages_refusal
+from modelkit.problems.replicas.servers import alone, side_by_side
 from modelkit.result import InstanceStamp, Objective, Producer, Result, Seconds, status_of
 from modelkit.runtime.interrupts import interruptible
 from modelkit.runtime.resources import VERSION
@@ -27,6 +28,7 @@ from modelkit.schedule import Schedule
 from modelkit.simulation.continuous import ContinuousSimulation
 from modelkit.simulation.limits import BatchLimits
 from modelkit.simulation.pausing import PausingSimulation
+from modelkit.simulation.replicas import beside, run_beside
 from modelkit.simulation.slots import StageSimulation
 
 _NO_LIMITS = "limits on batches are for continuous batching; here the slots are the limit"
@@ -169,9 +171,6 @@ def _run(
             f"  policies for it: {fitting}"
         )
     instance.check_fits()
-    if instance.server.replicas > 1:
-        raise UsageError("policies run on one server; this instance has several replicas")
-    rng = np.random.default_rng(seed)
     if entry.clairvoyant:
         predicted = instance.arrays.output, instance.arrays.output
     policy = entry.build(options)
@@ -180,11 +179,16 @@ def _run(
     if clock == "stages":
         if limits is not None and limits != BatchLimits():
             raise UsageError(_NO_LIMITS)
-        return StageSimulation(instance, policy, rng, predicted, slots_over_time).run()
+        return _run_stages(instance, entry, options, seed, predicted, slots_over_time)
     if slots_over_time is not None:
         raise UsageError("the number of slots changes over time only in stages on slots (mixed = false)")
     kind = ContinuousSimulation if instance.server.pause is None else PausingSimulation
-    return kind(instance, policy, rng, predicted, limits).run()
+    first = kind(instance, policy, np.random.default_rng(seed), predicted, limits)
+    if instance.server.replicas == 1:
+        return first.run()
+    more = range(1, instance.server.replicas)
+    others = [beside(first, entry.build(options), np.random.default_rng([seed, 2, replica])) for replica in more]
+    return run_beside([first, *others], entry.dispatch(options))
 
 
 def _pause_refusal(instance: Instance, policy: Policy) -> str | None:
@@ -197,9 +201,30 @@ def _pause_refusal(instance: Instance, policy: Policy) -> str | None:
     return f"pauses requests whose tokens are {needed}; this instance has {found}"
 
 
+def _run_stages(
+    instance: Instance,
+    entry: PolicyEntry,
+    options: dict[str, Any],
+    seed: int,
+    predicted: Predictions,
+    slots_over_time: Sequence[tuple[float, int]] | None,
+) -> Schedule:
+    """Stages on slots; each of several replicas is a server with the requests that are sent to it."""
+    replicas, arrival = instance.server.replicas, instance.arrays.arrival
+    order = sorted(range(len(arrival)), key=lambda i: (arrival[i], i))
+
+    def run(requests: list[int]) -> Schedule:
+        server = alone(instance, requests) if replicas > 1 else instance
+        told = predicted[0][requests], predicted[1][requests]
+        return StageSimulation(server, entry.build(options), np.random.default_rng(seed), told, slots_over_time).run()
+
+    sent = [sorted(order[replica::replicas]) for replica in range(replicas)]  # round-robin
+    return side_by_side(run(requests) if requests else Schedule() for requests in sent)
+
+
 def _clock(instance: Instance) -> str:
     """The kind of policies for an instance: where slots alone limit exclusive prefills, stages."""
-    return "stages" if problem_of(instance) is SLOTS else "unit"
+    return "stages" if replica_stages_refusal(instance) is None else "unit"
 
 
 def _clock_words(instance: Instance) -> str:

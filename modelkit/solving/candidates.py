@@ -10,6 +10,7 @@ from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.policies.hybrid import FollowPlan
 from modelkit.problems.kv.local_search import MANY, Ints, first_schedule
+from modelkit.problems.replicas.search import placed_in
 from modelkit.problems.slots.search import EFFORT, TRIAL_SECONDS, Candidate, SlotSearch
 from modelkit.problems.slots.stage_plan import TRIALS_PER_REQUEST, StagePlan
 from modelkit.runtime.deadline import current
@@ -54,6 +55,12 @@ def _scout(instance: Instance) -> Iterator[Schedule]:
     few = SCOUTS[:1] if current().left >= SCOUTING * n else ()
     for policy in SCOUTS if n <= MANY else few:
         yield clairvoyant_schedule(instance, policy)
+
+
+def first_on_replicas(instance: Instance) -> Schedule:
+    """The best schedule of a policy told the true lengths, on replicas under the unit clock."""
+    found = [clairvoyant_schedule(instance, policy) for policy in SCOUTS]
+    return min(found, key=lambda schedule: int(placed_in(instance, schedule).starts.sum()))
 
 
 def slot_search(instance: Instance, *, seed: int = 0, effort: int = EFFORT) -> SlotSearch:

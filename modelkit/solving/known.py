@@ -18,14 +18,16 @@ from modelkit.problems.kv.clique_rows import clique_rows as find_rows
 from modelkit.problems.kv.local_search import Ints
 from modelkit.problems.kv.start_windows import Starts, check_size, count_starts, possible_starts
 from modelkit.problems.kv.start_windows import start_windows as find_windows
-from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_PREFIXES, problem_modelled
+from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_PREFIXES, UNIT_REPLICAS, problem_modelled
+from modelkit.problems.replicas.search import hindsight_on_replicas
+from modelkit.problems.replicas.servers import one_server
 from modelkit.problems.serving.states import Windows, loose_windows
 from modelkit.problems.serving.states import start_windows as search_states
 from modelkit.problems.slots.search import SlotSearch
 from modelkit.problems.slots.stage_limits import any_stages
 from modelkit.problems.slots.stage_limits import stage_limits as limit_stages
 from modelkit.runtime.deadline import current
-from modelkit.solving.candidates import first_starts, least_latency, slot_search
+from modelkit.solving.candidates import first_on_replicas, first_starts, least_latency, slot_search
 from modelkit.solving.size import check_nonzeros
 
 #: Share of the time that is left in which states are searched.
@@ -74,8 +76,9 @@ class Known:
     def starts(self) -> list[Ints]:
         """Starts that an optimal schedule may use, for each request in ascending order; unit clock, no slots.
 
-        The start windows where the problem is ``kv-hindsight``, else those up to a horizon that holds whenever an
-        earlier end is never worse, and where the problem is ``kv-prefix`` that is no later than a policy leaves.
+        The start windows where the problem is ``kv-hindsight`` or ``kv-replicas``, else those up to a horizon that
+        holds whenever an earlier end is never worse, and where the problem is ``kv-prefix`` that is no later than a
+        policy leaves.
 
         Raises
         ------
@@ -86,7 +89,20 @@ class Known:
         """
         if self.modelled is UNIT_PREFIXES:
             return possible_starts(self.instance, least_latency(self.instance))
+        if self.modelled is UNIT_REPLICAS:
+            return find_windows(one_server(self.instance), self.on_replicas)
         return self.windows if self.modelled is KV else possible_starts(self.instance)
+
+    @cached_property
+    def on_replicas(self) -> Hindsight:
+        """A schedule on the replicas, and prices on the memory of all of them together.
+
+        Raises
+        ------
+        InfeasibleError, TooLargeError
+            As `starts`.
+        """
+        return hindsight_on_replicas(self.instance, first_on_replicas(self.instance))
 
     @cached_property
     def clique_rows(self) -> tuple[list[Ints], list[CliqueRow]]:

@@ -7,8 +7,10 @@ from modelkit.problems.problem import (
     PREEMPTIVE,
     SERVING,
     SERVING_PREFIXES,
+    SERVING_REPLICAS,
     SLOTS,
     UNIT_PREFIXES,
+    UNIT_REPLICAS,
     UNIT_SLOTS,
     Problem,
 )
@@ -16,6 +18,7 @@ from modelkit.solving.kv import KvMethod
 from modelkit.solving.method import Method
 from modelkit.solving.preemptive import PreemptiveMethod
 from modelkit.solving.prefixes import UnitPrefixMethod
+from modelkit.solving.replicas import ServingReplicasMethod, UnitReplicasMethod
 from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
 from modelkit.solving.unit_slots import UnitSlotMethod
@@ -26,6 +29,8 @@ METHODS: dict[Problem, Method] = {
     UNIT_SLOTS: UnitSlotMethod(),
     SLOTS: SlotMethod(),
     SERVING: ServingMethod(),
+    UNIT_REPLICAS: UnitReplicasMethod(),
+    SERVING_REPLICAS: ServingReplicasMethod(),
     PREEMPTIVE: PreemptiveMethod(),
     UNIT_PREFIXES: UnitPrefixMethod(),
     SERVING_PREFIXES: ServingMethod(),
@@ -36,4 +41,4 @@ PLAIN = Method()
 
 def method_of(problem: Problem | None) -> Method:
     """The method of a problem; that of policies where there is none."""
-    return PLAIN if problem is None else METHODS.get(problem, PLAIN)
+    return PLAIN if problem is None else METHODS[problem]

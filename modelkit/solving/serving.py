@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -136,15 +136,19 @@ class ServingSearch:
         if value is not None and (self.best is None or value < self.best[0]):
             self.best = value, verdict, schedule, name
 
+    def to_try(self, fitting: list[str]) -> Iterable[str]:
+        """The policies to try, the best at first."""
+        first = [name for name in FIRST if name.partition(":")[0] in fitting]
+        return dict.fromkeys((*first, *fitting))
+
     def try_policies(self, deadline: Deadline) -> None:
         """Every fitting policy that there is time for, told the true lengths; the search's own list schedules first."""
         instance = self.task.instance
         self.tell("list scheduling")
         if self.searches:
             self.see("local-search", self.list_schedule(deadline.share(0.5)))
-        fitting, longest = fitting_policies(instance), 0.0
-        first = [name for name in FIRST if name.partition(":")[0] in fitting]
-        for name in dict.fromkeys((*first, *fitting)):
+        longest = 0.0
+        for name in self.to_try(fitting_policies(instance)):
             if self.best is not None and (deadline.over or longest > deadline.left):
                 break
             self.tell(f"policy {name}")

@@ -27,6 +27,8 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
     O(n T) for T rounds up to the last price: with P and Q the cumulative sums of n_t and t n_t,
     ``sum_j n_{k+j} (s + j) = (s - k)(P[k+o] - P[k]) + Q[k+o] - Q[k]``. Without a capacity only the
     empty prices bound anything. Slots are passed over: without them there are more schedules, never fewer.
+    R replicas count as one server with R times the memory: rounds begin together everywhere, so what they hold in a
+    round sums to R M at most, and every schedule of theirs is one of that server.
 
     Of what requests share the first to arrive of a group pays for all and the others for nothing
     (`modelkit.judge.prefixes.unshared`).
@@ -43,8 +45,8 @@ def exact_bound(instance: Instance, prices: Prices) -> Fraction:
         requests may be paused.
     """
     instance = unshared(instance, once=True)
-    capacity = instance.server.kv_capacity_tokens
-    arrays = instance.arrays
+    server, arrays = instance.server, instance.arrays
+    capacity = None if server.kv_capacity_tokens is None else server.replicas * server.kv_capacity_tokens
     last = prices.rounds[-1] if prices.rounds else 0
     faults = []
     if not instance.is_unit:

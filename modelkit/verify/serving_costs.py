@@ -74,6 +74,8 @@ class ServingCosts:
     pauses, swaps
         Whether requests may be paused, and whether requests in progress may then hold nothing, swapped out. What that
         costs (``swap_out_per_token_ms``, ``swap_in_per_token_ms``) is 0 at the least: nobody need be paused.
+    replicas
+        R servers alike. Everything above is of one of them.
     """
 
     mixed: bool
@@ -92,6 +94,7 @@ class ServingCosts:
     arrivals_ms: Fraction
     pauses: bool = False
     swaps: bool = False
+    replicas: int = 1
 
     @classmethod
     def of(cls, instance: Instance) -> ServingCosts:
@@ -131,6 +134,7 @@ class ServingCosts:
             arrivals_ms=Fraction(sum(ms * (finest // part) for ms, part in arrivals), finest),
             pauses=server.pause is not None,
             swaps=server.pause is not None and server.pause.keep == "swapped",
+            replicas=server.replicas,
         )
 
     @cached_property

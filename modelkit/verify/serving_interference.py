@@ -72,6 +72,9 @@ def interference_bound(instance: Instance, weights: Interference) -> Fraction:
         The clock is not linear, prefills are charged more than they cost, or there is too much to look at.
     """
     costs = ServingCosts.of(instance)
+    if costs.replicas > 1:
+        words = "is of one server: requests on other replicas wait for nobody's iterations"
+        raise InputError("certificate", [Fault("$.interference", words)])
     n = len(costs.prompt)
     for name, found in (("delay_shares", weights.delay_shares), ("prefills", weights.prefills)):
         if len(found) != n:

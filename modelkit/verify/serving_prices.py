@@ -13,6 +13,9 @@ with st = C - e, and in place of X, Y, pi and F the least that they have been si
 least the sum of the least K(C), C >= a + R, less the integral of pi and the arrivals. What iterations cost covers the
 prices: in every bucket memory + slots + the rho of all requests <= (base + b0) pi, and the same with p0 of prompts.
 
+R replicas have as many sequences of iterations, each covered by the same prices, so the integral of pi counts R times:
+those that decode on one of them pay no more than all requests would.
+
 Times are rounded down to ticks, and rates to 2^-20, or to less fine units where prices are very high: an interval that
 is shorter, at most so much earlier, and prices that are lower charge less, so the bound only falls. The shortest
 durations of iterations may be scaled down together.
@@ -95,7 +98,7 @@ def serving_prices_bound(instance: Instance, prices: ServingPrices) -> Fraction:
         for i, cost in zip(priced, found.tolist(), strict=True):
             least[i] = cost
     total = sum(costs.arrival) + Fraction(sum(least), 1 << units)
-    paid = Fraction(prices.bucket * sum(prices.server), prices.denominator)
+    paid = Fraction(costs.replicas * prices.bucket * sum(prices.server), prices.denominator)
     return (total - paid) / TICKS_PER_MS - costs.arrivals_ms
 
 

@@ -38,6 +38,14 @@ such round costs base + b0. All else is work, w_i = own work + p0 (m (s_i + 1) /
 up to the completions sums to no less than shortest first. The latency is at least (base + b0) L plus that. Rounds
 without decoding are not counted, so those that decode are a schedule of a KV-cache problem with d_i tokens to produce
 after prompts of s_i + 1 tokens (mixed; s_i otherwise).
+
+**R replicas.** What is charged in an iteration is charged on the replica that runs it, with the memory and the slots of
+that one, so R machines do the work, each request on one at a time: no more than one machine does of jobs of W_i / R.
+Residence is that of a request alone, on one replica. Of first tokens, the parts held by those in progress sum to 1 on
+each replica, R in all, so the sizes sum to no more than R times what is left until T + g: again jobs of an R-th.
+Arriving together, the k-th rounds of decoding of all replicas, put side by side, are a schedule of the KV-cache problem
+with R replicas (``kv_bound``), and the work beside them is no less than on R machines, shortest first: of the sizes
+from the largest down the k-th counts 1 + floor((k - 1) / R) times.
 """
 
 from __future__ import annotations
@@ -137,9 +145,9 @@ class _Jobs:
 
     @classmethod
     def of(cls, costs: ServingCosts, residence: Sequence[int], work: Sequence[Fraction | int]) -> _Jobs:
-        """From costs [2^-30 ms]."""
+        """From costs [2^-30 ms]; each replica does an equal part of the work."""
         rows = sorted(
-            (a, r // COSTS_PER_TICK, int(w // COSTS_PER_TICK))
+            (a, r // COSTS_PER_TICK, int(w // (COSTS_PER_TICK * costs.replicas)))
             for a, r, w in zip(costs.arrival, residence, work, strict=True)
         )
         return cls([a for a, _, _ in rows], [r for _, r, _ in rows], [w for _, _, w in rows])
@@ -221,11 +229,8 @@ def _together(instance: Instance, costs: ServingCosts, memory_share: int, prices
     if len(set(costs.arrival)) > 1:
         raise InputError("certificate", [Fault("$.work.rounds", "count where all requests arrive together; here not")])
     prefill = _charged(costs, memory_share, costs.prefilled, [1] * len(costs.prompt), costs.prefill_base)
-    own = sorted(w + p for w, p in zip(costs.own_work, prefill, strict=True))
-    done = shortest = 0
-    for work in own:
-        done += work
-        shortest += done
+    own = sorted((w + p for w, p in zip(costs.own_work, prefill, strict=True)), reverse=True)
+    shortest = sum(work * (1 + k // costs.replicas) for k, work in enumerate(own))
     counted = rounds_instance(instance)
     rounds = Fraction(0) if counted is None else exact_bound(counted, prices)
     return ((costs.base + costs.decode_base) * rounds + shortest) / COSTS_PER_MS
@@ -241,7 +246,8 @@ def rounds_instance(instance: Instance) -> Instance | None:
     ]
     if not requests:
         return None
-    server = Server(kv_capacity_tokens=instance.server.kv_capacity_tokens, pause=instance.server.pause)
+    given = instance.server
+    server = Server(kv_capacity_tokens=given.kv_capacity_tokens, replicas=given.replicas, pause=given.pause)
     return Instance(server=server, requests=requests)
 
 

@@ -105,6 +105,9 @@ def _slots(instance: Instance) -> tuple[LinearClock, int]:
     if not isinstance(clock, LinearClock) or clock.mixed or slots is None:
         message = "bounds of slots are for the linear clock with mixed = false and a number of slots"
         raise InputError("certificate", [Fault("$", message)])
+    if instance.server.replicas > 1:
+        message = "bounds of slots in stages are for one server: which requests share a replica's slots is not known"
+        raise InputError("certificate", [Fault("$", message)])
     return clock, slots
 
 

@@ -5,7 +5,8 @@ o (o + 1) / 2 tokens over its o rounds, and more where paused requests hold thei
 serves J requests. So a schedule, with pauses or not, does jobs of V on a machine that does M in a round, and jobs of o
 on one that does J. Shortest remaining work first has the k-th completion on such a machine as early as any preemptive
 schedule of it, for every k (Schrage 1968); a request ends at the end of a round, and the k-th completion is no earlier
-than the k-th of all a + o.
+than the k-th of all a + o. R replicas, whose rounds begin together, hold R M and serve R J in a round. Of what requests
+share through a prefix cache the first of a group pays for all (`modelkit.judge.prefixes.unshared`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fractions import Fraction
 
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
+from modelkit.judge.prefixes import unshared
 from modelkit.verify.serving_work import shortest_first
 
 
@@ -28,13 +30,15 @@ def volume_bound(instance: Instance) -> Fraction:
     """
     if not instance.is_unit:
         raise InputError("certificate", [Fault("$", "kv-volume bounds instances with the unit clock")])
+    instance = unshared(instance, once=True)
     arrays, server = instance.arrays, instance.server
     arrival, output = arrays.arrival.tolist(), arrays.output.tolist()
     ends = sorted(a + o for a, o in zip(arrival, output, strict=True))
     volume = (arrays.prompt * arrays.output + arrays.output * (arrays.output + 1) // 2).tolist()
     for speed, work in ((server.kv_capacity_tokens, volume), (server.slots, output)):
         if speed is not None:
-            ends = [max(pair) for pair in zip(ends, _ends(arrival, work, speed), strict=True)]
+            least = _ends(arrival, work, server.replicas * speed)
+            ends = [max(pair) for pair in zip(ends, least, strict=True)]
     return Fraction(sum(ends) - sum(arrival))
 
 

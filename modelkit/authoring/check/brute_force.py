@@ -16,9 +16,13 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance, LinearClock, UnitClock
 from modelkit.judge import judge
 from modelkit.judge.prefixes import unshared
+from modelkit.problems.replicas.servers import side_by_side
 from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.slots.stages import Stage, schedule_from_stages
 from modelkit.schedule import Admission, Schedule, schedule_from_starts
+
+#: Start and replica, from 0, of each request.
+Placements = tuple[tuple[int, int], ...]
 
 
 class Best(NamedTuple):
@@ -31,10 +35,12 @@ class Best(NamedTuple):
 def can_enumerate(instance: Instance) -> bool:
     """Whether all schedules of such an instance can be tried: all but stages with arrivals.
 
-    Without evictions, which gain nothing where lengths are known.
+    Without evictions, which gain nothing where lengths are known; in real time on one server.
     """
     clock = instance.server.clock
-    return isinstance(clock, UnitClock) or clock.mixed or not instance.arrays.arrival.any()
+    if isinstance(clock, UnitClock):
+        return True
+    return instance.server.replicas == 1 and (clock.mixed or not instance.arrays.arrival.any())
 
 
 def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
@@ -42,21 +48,21 @@ def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
     if isinstance(instance.server.clock, LinearClock):
         mixed = instance.server.clock.mixed
         return _best_of(formulation, instance, _list_iterations(instance) if mixed else _list_stagings(instance))
-    starts = list(_fitting_starts(instance))
+    placements = list(_fitting_placements(instance))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
         keys = {
-            "total_latency": lambda k: sum(k),
-            "makespan": lambda k: max(a + b for a, b in zip(k, outputs, strict=True)),
+            "total_latency": lambda placed: sum(k for k, _ in placed),
+            "makespan": lambda placed: max(k + o for (k, _), o in zip(placed, outputs, strict=True)),
         }
         key = keys.get(formulation.objective or "")
         if key is not None:
-            for k in sorted(starts, key=key):
-                best = _best_of(formulation, instance, [_schedule(instance, k)])
+            for placed in sorted(placements, key=key):
+                best = _best_of(formulation, instance, [_schedule(instance, placed)])
                 if best is not None:
                     return best
             return None
-    return _best_of(formulation, instance, (_schedule(instance, k) for k in starts))
+    return _best_of(formulation, instance, (_schedule(instance, placed) for placed in placements))
 
 
 def _best_of(
@@ -70,33 +76,40 @@ def _best_of(
     return best
 
 
-def _schedule(instance: Instance, starts: tuple[int, ...]) -> Schedule:
-    return schedule_from_starts(instance, {r.id: k for r, k in zip(instance.requests, starts, strict=True)})
+def _schedule(instance: Instance, placed: Placements) -> Schedule:
+    starts: list[dict[str, int]] = [{} for _ in range(instance.server.replicas)]
+    for request, (k, replica) in zip(instance.requests, placed, strict=True):
+        starts[replica][request.id] = k
+    return side_by_side(schedule_from_starts(instance, some) for some in starts)
 
 
-def _fitting_starts(instance: Instance) -> Iterator[tuple[int, ...]]:
-    """Starts of all requests, up to when all others could have run one by one, that fit memory and slots."""
+def _fitting_placements(instance: Instance) -> Iterator[Placements]:
+    """Starts, up to when all others could have run one by one, that fit memory and slots, and replicas of all requests.
+
+    Replicas are alike: each is first used after the one before it.
+    """
     arrays, server = instance.arrays, instance.server
     arrival, output = arrays.arrival.tolist(), arrays.output.tolist()
     horizon = max(arrival) + sum(output)
-    memory, count = np.zeros(horizon + 1, dtype=int), np.zeros(horizon + 1, dtype=int)
+    memory, count = np.zeros((2, server.replicas, horizon + 1), dtype=int)
     most = server.kv_capacity_tokens or int(arrays.peak.sum())
     slots = server.slots or len(output)
     prompt = unshared(instance, once=False).arrays.prompt  # the judge counts what is shared
     profiles = [prompt[i] + np.arange(1, o + 1) for i, o in enumerate(output)]
 
-    def place(chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    def place(chosen: Placements) -> Iterator[Placements]:
         i = len(chosen)
         if i == len(output):
             yield chosen
             return
-        for k in range(arrival[i], horizon - output[i] + 1):
-            rounds = slice(k, k + output[i])
+        used = 1 + max((replica for _, replica in chosen), default=-1)
+        for replica, k in product(range(min(server.replicas, used + 1)), range(arrival[i], horizon - output[i] + 1)):
+            rounds = replica, slice(k, k + output[i])
             if (memory[rounds] + profiles[i] > most).any() or (count[rounds] >= slots).any():
                 continue
             memory[rounds] += profiles[i]
             count[rounds] += 1
-            yield from place((*chosen, k))
+            yield from place((*chosen, (k, replica)))
             memory[rounds] -= profiles[i]
             count[rounds] -= 1
 

@@ -47,6 +47,13 @@ def sequential_instance(seed: int, requests: int) -> Instance:
     return Instance(name=f"tiny-{seed}", server=Server(kv_capacity_tokens=6), requests=rows)
 
 
+def replica_instance(seed: int, requests: int) -> Instance:
+    """Requests under the unit clock on two replicas or three; every third with a slot or two on each."""
+    slots = 1 + seed % 2 if seed % 3 == 2 else None
+    drawn = unit_instance(seed, requests, slots=slots)
+    return drawn.replace(server=drawn.server.model_copy(update={"replicas": 2 + seed % 4 // 3}))
+
+
 def slot_instance(seed: int, requests: int) -> Instance:
     """Up to three requests on two slots; every other one with levels, every third with a base of every iteration."""
     drawn = generate("slot-synthetic", seed=seed, requests=requests, slots=2, levels=seed % 2 == 1)
@@ -104,6 +111,7 @@ def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
     yield unit_instance(seed, requests, slots=2)
     yield mixed_instance(seed, requests)
     yield sharing_instance(seed, requests)
+    yield replica_instance(seed, requests)
 
 
 def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, Any]) -> list[Instance]:

@@ -19,6 +19,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.local_search import TooLargeError, first_schedule
 from modelkit.problems.kv.prices import ascend
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS, TOTAL_TTFT_MS
+from modelkit.problems.replicas.servers import pooled
 from modelkit.problems.serving.delay_shares import ascended_shares
 from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.work import splits, with_cells, with_holding
@@ -88,7 +89,7 @@ def serving_bounds(
     """
     began = time.perf_counter()
     found = _timed(_by_work(instance, objective, deadline), began)
-    if objective == TOTAL_LATENCY_MS:
+    if "interference" not in left_out(instance, objective):
         values, began = {bound.name: bound.value for bound in found}, time.perf_counter()
         overloaded = values["work"] > MUCH_MORE * values["residence"]
         found += _timed(_by_interference(instance, overloaded, share_of(deadline)), began)
@@ -108,6 +109,8 @@ def share_of(deadline: Deadline | None) -> Deadline:
 def left_out(instance: Instance, objective: str = TOTAL_LATENCY_MS) -> dict[str, str]:
     """Why bounds are not among `serving_bounds`, in words that follow "it", by their names."""
     reasons: dict[str, str] = {}
+    if instance.server.replicas > 1:
+        reasons["interference"] = "is of one server: requests on other replicas wait for nobody's iterations"
     if objective != TOTAL_LATENCY_MS:
         reasons |= {"interference": "bounds the total latency alone", "rounds": "bounds the total latency alone"}
     elif len(set(ServingCosts.of(instance).arrival)) > 1:
@@ -148,10 +151,11 @@ def _prices_on_rounds(instance: Instance, deadline: Deadline) -> list[Prices]:
     if counted is None or counted.server.kv_capacity_tokens is None:
         return found
     with contextlib.suppress(InputError, TooLargeError):  # too many rounds to be priced
-        starts = first_schedule(counted)
+        server = pooled(counted)
+        starts = first_schedule(server)
         soon = len(starts) * int(starts.max()) <= MOST_STARTS
         if starts.any() and (soon or deadline.finite):
-            priced = certify(counted, ascend(counted, starts, deadline=deadline).prices).prices
+            priced = certify(counted, ascend(server, starts, deadline=deadline).prices).prices
             found += [priced] if priced is not None else []
     return found
 

@@ -75,6 +75,7 @@ class Terms:
     prefill_base: float
     start: float
     limits: tuple[bool, bool]
+    replicas: int = 1
 
     @classmethod
     def of(cls, costs: ServingCosts, capacity: int | None, slots: int | None) -> Terms:
@@ -105,7 +106,9 @@ class Terms:
             costs.capacity, costs.slots,
         ])  # fmt: skip
         limits = (capacity is not None, slots is not None and slots < len(prompt))
-        return cls(facts, law, float(fixed), float(ms(costs.prefill_base)), float(arrival.min()), limits)
+        return cls(
+            facts, law, float(fixed), float(ms(costs.prefill_base)), float(arrival.min()), limits, costs.replicas
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class Level:
         """Note the prices if they are the best so far, and how far completions are looked at from now on."""
         _, priced = self._priced()
         least, _ = self._minima(priced, 0.0, np.empty(0), np.empty(0))
-        value = float(least.sum() - self.height * priced.common[0].sum())
+        value = float(least.sum() - self.terms.replicas * self.height * priced.common[0].sum())
         if self.best is None or value > self.best[0]:
             self.best = value, priced
             self.best_parameters = [x.copy() for x in self.parameters]
@@ -257,7 +260,7 @@ class Level:
         (shares, limits, prompt_shares, prompt_limits), priced = self._priced()
         terms, own, own_prompts = self.terms, np.zeros_like(priced.decoding), np.zeros_like(priced.prompts)
         _, common = self._minima(priced, temperature, own, own_prompts)
-        server = common[0] - self.height
+        server = common[0] - self.height * terms.replicas
         for fixed, some, all_shares, slope, rows in (
             (terms.decode_base, shares, limits, own, common[1:3]),
             (terms.prefill_base, prompt_shares, prompt_limits, own_prompts, common[3:5]),

@@ -49,8 +49,9 @@ Together, with these running minima:
     total latency + sum_i a_i  >=  sum_i min_{C >= a_i + R_i} K_i(C) - integral of pi,      R_i the residence
 
 K_i(C) - C does not increase, and between moments at which C, st, st - p1 s or st - f crosses a border of buckets K_i is
-a convex quadratic. Nothing is assumed of pauses or batches. With levels, p0 = 0 and p1 is the least ms per token. Where
-no iteration has both parts, base is part of p0 and of b0, and 0 itself.
+a convex quadratic. Nothing is assumed of pauses or batches. R replicas have as many sequences of iterations, each
+covered by the same prices, so the integral of pi counts R times. With levels, p0 = 0 and p1 is the least ms per token.
+Where no iteration has both parts, base is part of p0 and of b0, and 0 itself.
 
 **What it takes.** Prices without the requests' own ones (rho = rho' = 0) share what iterations cost among tokens and
 slots only, which says something where these are short. Own prices share it among who is there.
@@ -205,7 +206,8 @@ def _servers(terms: Terms, completions: Floats, level: Level) -> tuple[Floats, F
         return np.asarray(np.diff(before * edges - np.concatenate([[0.0], np.cumsum(ordered)])[before]))
 
     done = passed(completions) / level.height
-    return np.maximum(0.0, passed(terms.facts[:, kernels.ARRIVAL]) / level.height - done), len(completions) - done
+    present = np.maximum(0.0, passed(terms.facts[:, kernels.ARRIVAL]) / level.height - done)
+    return present / terms.replicas, (len(completions) - done) / terms.replicas
 
 
 def certificate_of(instance: Instance, prices: Prices, *, seconds: float | None = None) -> Certificate:

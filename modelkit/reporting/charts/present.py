@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelkit.certificate import TICKS_PER_MS
-from modelkit.problems.problem import SERVING, problem_of
+from modelkit.problems.problem import SERVING, SERVING_REPLICAS, problem_of
 from modelkit.reporting.charts.curves import series
 from modelkit.reporting.charts.svg import (
     COLUMNS,
@@ -32,7 +32,7 @@ MOST_STEPS = 150
 def present(scenes: Sequence[Scene], observation: Observation | None = None) -> Figure | None:
     """The figure of several valid schedules of one instance in real time, and of what a log shows."""
     scenes = [s for s in scenes if s.valid]
-    if not scenes or problem_of(scenes[0].instance) is not SERVING:
+    if not scenes or problem_of(scenes[0].instance) not in (SERVING, SERVING_REPLICAS):
         return None
     instance = scenes[0].instance
     arrivals = np.sort(instance.arrays.arrival.astype(float)) * 1000.0
