@@ -83,6 +83,14 @@ def _handover(found: Any) -> str:
     return ", ".join(f"{name} {figures[name]['first_s']:.2f} s" for name in names)
 
 
+def _long_files(found: Any) -> str:
+    return "; ".join(
+        f"{row['name']}: {row.get('taken', row['rows']):,} of {row['rows']:,} requests, {row['bytes'] / 1e6:,.0f} MB,"
+        f" in {row['seconds']:.0f} s ({row['processor_s']:.0f} s of the processor) and {row['peak_mib']:,} MiB"
+        for row in found["runs"]
+    )
+
+
 def _proofs(found: Any) -> str:
     best = best_known(found["rows"])
     cells: dict[tuple[int, float], dict[str, list[Any]]] = {}
@@ -292,6 +300,8 @@ BENCHMARKS = (
         " prompts and decoding each, or decoding is slower beside prompts",
         "each other, on the other half of a run", _vllm_costs,
     ),
+    Benchmark("long_files.py", "a window of a list of JSON of a gigabyte, and of a million rows: time and peak memory",
+              "a million rows under 30 s and 1 GiB", _long_files),
     Benchmark("versions.py", "the tests on the oldest, the constrained and the newest versions", "all pass", _versions),
 )  # fmt: skip
 

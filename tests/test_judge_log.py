@@ -103,6 +103,8 @@ def test_the_command(bench: Path, cli: Callable[..., Any], monkeypatch: pytest.M
     assert set(found) >= {
         "log", "law", "kv_capacity", "observed", "simulated", "bound", "best", "policies"
     }  # fmt: skip
+    for name in found["policies"]:
+        assert name in page  # each is in the table beside the figure
     for part in ("Requests in the system", "observed, as logged: ", "vllm-like, simulated: ", "best found ("):
         assert part in page
     assert page.count("observed, as logged") > 6  # headline, both figures and their legends, table of metrics

@@ -170,26 +170,7 @@ def _untold(law: Law) -> str:
 
 
 def _table(found: Judgement) -> list[str]:
-    """Observed, simulated, policies, best and bound, with their metrics [s]; those with equal figures share a row."""
-    from modelkit.experiments.logs import ENGINE, TABLE
-    from modelkit.sources.logs.observed import AS_LOGGED
-
-    def row(name: str, metrics: Any) -> tuple[str, list[str]]:
-        return name, [_cell(key, metrics.get(key)) for key in TABLE]
-
-    others: dict[tuple[str, ...], list[str]] = {}
-    for name, result in sorted(found.policies.items(), key=lambda pair: pair[1].metrics["mean_latency_ms"] or 0.0):
-        if name != ENGINE:
-            others.setdefault(tuple(row(name, result.metrics)[1]), []).append(name)
-    rows = [("[s], TPOT [ms]", list(TABLE.values()))]
-    rows += [row(AS_LOGGED, found.observed.metrics), row(f"{ENGINE}, simulated", found.simulated.metrics)]
-    rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
-    best = found.best_by
-    if best in found.policies and found.best is not found.policies[best] and "max_batch_tokens" in found.limits:
-        best += ", any number of tokens an iteration"
-    rows.append(row(f"best found ({best})", found.best.metrics))
-    rows.append(row("no schedule below", {"mean_latency_ms": found.least_ms}))
-    return _align(rows)
+    return _align(found.rows)
 
 
 def _align(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
@@ -202,11 +183,3 @@ def _align(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
         lines.append("  ".join([first.ljust(left), *map(str.rjust, cells, widths)]).rstrip())
         lines += [f"  {part}" for part in textwrap.wrap(" ".join(more), left - 2, break_on_hyphens=False)]
     return lines
-
-
-def _cell(key: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    if "tpot" in key:
-        return f"{value:.1f}"
-    return f"{value / 1000:.2f}" if value < 1e6 else f"{value / 1000:,.0f}"

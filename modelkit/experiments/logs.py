@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,8 @@ class Judgement:
         By name; the engine's own among them.
     limits
         Of the simulations: requests at once and tokens of an iteration, where the log or the user says.
+    capacity_from
+        What says how many tokens the KV cache holds; None where nothing does.
     """
 
     log: Log
@@ -77,6 +79,7 @@ class Judgement:
     policies: dict[str, Result]
     limits: dict[str, Any]
     notes: tuple[str, ...]
+    capacity_from: str | None = None
 
     @property
     def best(self) -> Result:
@@ -148,7 +151,31 @@ class Judgement:
         """The observed run, and what a page says of it."""
         remarks = (self.verdict, *self.notes)
         sentence = re.sub(r"(\d) s\b", rf"\1{THIN}s", self.sentence)  # not broken before its unit
-        return Observation(self.observed, sentence, tuple(f"{sentence_of(words)}." for words in remarks))
+        head, *rows = ((name, *cells) for name, cells in self.rows)
+        return Observation(
+            self.observed, sentence, tuple(f"{sentence_of(words)}." for words in remarks), (head, tuple(rows))
+        )
+
+    @property
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """A table: the observed, simulated, policies, best and bound [s]; policies with equal figures share a row."""
+
+        def row(name: str, metrics: Mapping[str, float | None]) -> tuple[str, list[str]]:
+            return name, [_cell(key, metrics.get(key)) for key in TABLE]
+
+        others: dict[tuple[str, ...], list[str]] = {}
+        for name, result in sorted(self.policies.items(), key=lambda pair: pair[1].metrics["mean_latency_ms"] or 0.0):
+            if name != ENGINE:
+                others.setdefault(tuple(row(name, result.metrics)[1]), []).append(name)
+        rows = [("[s], TPOT [ms]", list(TABLE.values()))]
+        rows += [row(AS_LOGGED, self.observed.metrics), row(f"{ENGINE}, simulated", self.simulated.metrics)]
+        rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
+        best = self.best_by
+        if best in self.policies and self.best is not self.policies[best] and "max_batch_tokens" in self.limits:
+            best += ", any number of tokens an iteration"
+        rows.append(row(f"best found ({best})", self.best.metrics))
+        rows.append(row("no schedule below", {"mean_latency_ms": self.least_ms}))
+        return rows
 
     @property
     def markdown(self) -> str:
@@ -171,7 +198,7 @@ class Judgement:
         """All of it as JSON-ready data; ``certificate`` is the file of the bound's, where it was written."""
         held = held_at_once(self.log)
         known = self.instance.server.kv_capacity_tokens
-        source = "the log or --kv-capacity" if known is not None else "not known, so no limit; at least what was held"
+        source = self.capacity_from or "not known, so no limit; at least what was held"
         return {
             "log": {"format": self.log.format, "requests": len(self.log.records), "left_out": self.log.left_out},
             "law": self._law_document(),
@@ -199,6 +226,14 @@ class Judgement:
         errors = self.law.errors if self.law is not None else {}
         shares = {phase: errors[phase].mape if phase in errors else None for phase in ("decode", "prefill")}
         return {**law, "error": shares, "untold": list(self.law.untold) if self.law is not None else []}
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if "tpot" in key:
+        return f"{value:.1f}"
+    return f"{value / 1000:.2f}" if value < 1e6 else f"{value / 1000:,.0f}"
 
 
 def _s(ms: float | None) -> str:
@@ -269,7 +304,10 @@ def judge_log(
     left = max(1.0, time_limit - (time.perf_counter() - began))
     found = bound(instance, objective="latency", time_limit=left, seed=seed, listen=listen)
     said = (*log.notes, *(law.notes if law is not None else ()), *notes)
-    return Judgement(log, law, instance, observed, policies[ENGINE], found, policies, limits, said)
+    source = None
+    if instance.server.kv_capacity_tokens is not None:
+        source = "--kv-capacity" if kv_capacity is not None else "log" if log.engine.kv_tokens else "--server"
+    return Judgement(log, law, instance, observed, policies[ENGINE], found, policies, limits, said, source)
 
 
 def _limits(log: Log, instance: Instance) -> tuple[dict[str, Any], list[str]]:

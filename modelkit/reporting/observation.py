@@ -19,8 +19,11 @@ class Observation:
         The sentence that the page leads with.
     remarks
         Further sentences.
+    table
+        Header and rows of what the log is compared with, where there is more than the page has runs of.
     """
 
     run: Observed
     headline: str
     remarks: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], tuple[tuple[str, ...], ...]] | None = None

@@ -86,7 +86,8 @@ def values(case: Case) -> Figure | None:
     kind = "certified lower bound" if bound.certified else f"lower bound of {bound.source}"
     legend.append(Swatch("line", "limit", f"{kind}: {quantity(metric, least)}"))
     lead = f"{sentence_of(noun)} of each schedule. No schedule's bar can end left of the line."
-    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), tuple(legend))
+    table = case.observation.table if case.observation is not None else None
+    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), tuple(legend), table)
 
 
 def _name(case: Case, entry: Entry) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelkit.errors import Fault, InputError, shown
-from modelkit.instance import MAX_TIME, Instance, InstanceStamp, Request, Server, whole
+from modelkit.instance import MAX_TIME, Instance, InstanceStamp, Server, whole
 from modelkit.io.json_reading import checked_schema
 from modelkit.io.writing import write_text
 from modelkit.judge.metrics import Totals, metrics
@@ -18,6 +18,7 @@ from modelkit.judge.rules import Residency
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
 from modelkit.sources.logs.record import is_time
+from modelkit.sources.requests import many_requests
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import stem_of
 from modelkit.text import count
@@ -173,18 +174,11 @@ def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
         description="; ".join(words),
         source=f"log {log.format} {stem}",
         server=server.model_copy(update=limits),
-        requests=tuple(_requests(ids, arrivals, log)),
+        requests=many_requests(
+            {"id": name, "arrival": float(at), "prompt_tokens": r.computed, "output_tokens": r.output}
+            for name, at, r in zip(ids, arrivals, log.records, strict=True)
+        ),
     )
-
-
-def _requests(ids: list[str], arrivals: list[float], log: Log) -> Iterator[Request]:
-    """The requests; they share what pydantic keeps of the fields given, a third of what a million takes."""
-    given: set[str] | None = None
-    for name, arrival, record in zip(ids, arrivals, log.records, strict=True):
-        request = Request(id=name, arrival=float(arrival), prompt_tokens=record.computed, output_tokens=record.output)
-        given = given or request.__pydantic_fields_set__
-        object.__setattr__(request, "__pydantic_fields_set__", given)
-        yield request
 
 
 def observed_of(log: Log, instance: Instance) -> Observed | None:

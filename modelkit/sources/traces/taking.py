@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelkit.errors import MOST_FAULTS, Fault, InputError, shown
-from modelkit.instance import MAX_TIME, Instance, Request, Server
+from modelkit.instance import MAX_TIME, Instance, Server
 from modelkit.io import MOST_REQUESTS
 from modelkit.io.files import where_of
 from modelkit.io.tables import Row
+from modelkit.sources.requests import many_requests
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of
 from modelkit.sources.traces.attributes import Attributes
@@ -227,11 +228,9 @@ def taken(
         description=", ".join(words),
         source=f"trace {name} {stem}",
         server=host,
-        requests=tuple(
-            Request(
-                id=f"r{i}", arrival=arrival, prompt_tokens=entry.prompt, output_tokens=entry.output, **entry.said_of
-            )
-            for i, (arrival, (_, entry)) in enumerate(zip(arrivals, kept, strict=True), start=1)
+        requests=many_requests(
+            {"id": f"r{i}", "arrival": at, "prompt_tokens": e.prompt, "output_tokens": e.output, **e.said_of}
+            for i, (at, (_, e)) in enumerate(zip(arrivals, kept, strict=True), start=1)
         ),
         extra=extra,
     )
