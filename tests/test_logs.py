@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from log_files import WRITERS, lines, sglang_bench, write
+from log_files import WRITERS, Served, lines, sglang_bench, write
 from log_histories import LAW, clock, history, served, vllm_bench
 
 import modelkit as mk
@@ -320,3 +320,28 @@ def test_a_request_whose_tokens_all_came_at_once_is_no_equation(tmp_path: Path) 
     run = served()
     run[7] = run[7]._replace(last=run[7].first)
     assert mk.import_log(write(tmp_path, "vllm-bench", run)).law is not None
+
+
+def _whole(moment: float | None) -> float:
+    """In whole microseconds, which every format can write."""
+    assert moment is not None
+    return round(moment, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["Llama-3.1-8B", "Qwen3-30B-A3B-Instruct-2507"])
+def test_a_real_run_in_every_format_is_one_instance(shared_data: Path, run: str, tmp_path: Path) -> None:
+    """Tests that a real run rewritten in whole microseconds has the same instance and the same law in each format."""
+    log = read_log(shared_data / "vllm_runs" / run / "requests.jsonl")
+    rewritten = [
+        Served(r.id, _whole(r.arrival), r.prompt, r.output, _whole(r.first_token), _whole(r.last_token))
+        for r in log.records
+    ]
+    found = []
+    for name in WRITERS:
+        made = mk.import_log(write(tmp_path, name, rewritten), max_batch=log.engine.max_num_seqs)
+        assert made.law is not None
+        law = [getattr(made.law.clock, c) for c in COEFFICIENTS]
+        found.append(([r.model_copy(update={"id": ""}) for r in made.instance.requests], law))
+        assert found[-1][0] == found[0][0], name
+        assert law == pytest.approx(found[0][1], rel=1e-6), name
