@@ -82,7 +82,8 @@ def _bound_rows(found: CertifiedBound) -> list[tuple[str, str]]:
 def _goodput_rows(found: CertifiedBound) -> list[tuple[str, str]]:
     """How many requests can keep their levels at most, and how many do in the best schedule found."""
     n, value = found.result.instance.requests, found.result.objective.value
-    rows = [("goodput", f"at most {n - found.value:.0f} of {n} requests keep their service levels in any schedule")]
+    served = f"at most {n - found.value:.0f} of {count(n, 'request')}"
+    rows = [("goodput", f"{served} can keep the service levels, in any schedule")]
     if value is not None:
         rows.append(("best schedule", f"{n - value:.0f} of them do, by the policy {found.result.producer.name}"))
     return [*rows, ("this bound", f"counts {found.counts}")]
