@@ -14,7 +14,9 @@ from modelkit.registry import Generators
 
 Ints = npt.NDArray[np.int64]
 
-REGISTRY = Generators("family", modules=[f"modelkit.sources.families.{module}" for module in ("kv", "slots")])
+REGISTRY = Generators(
+    "family", modules=[f"modelkit.sources.families.{module}" for module in ("kv", "prefixes", "slots")]
+)
 family = REGISTRY.register
 
 #: Largest value of an option; of any other a billion.

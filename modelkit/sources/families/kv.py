@@ -20,7 +20,7 @@ from modelkit.sources.families.drawing import (
 from modelkit.sources.servers import find_server
 
 
-def _stem(server: str | None) -> str:
+def stem_of_server(server: str | None) -> str:
     """A server's name, or that of its file, as part of the name of an instance."""
     return PurePath(server or "").name.partition(".")[0]
 
@@ -101,7 +101,7 @@ def chat(
     )
     if host is not None:
         return timed_instance(
-            f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-{_stem(server)}-s{seed}",
+            f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-{stem_of_server(server)}-s{seed}",
             "family chat",
             f"chat, {rate:g} arrivals per second on {server}, seed {seed}",
             host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
@@ -174,7 +174,7 @@ def service_hour(
     prompts, outputs = _fitted(whole_lengths(prompt), whole_lengths(output), kv_capacity)
     if host is not None:
         return timed_instance(
-            f"service-hour-n{requests}-m{kv_capacity}-{_stem(server)}-s{seed}",
+            f"service-hour-n{requests}-m{kv_capacity}-{stem_of_server(server)}-s{seed}",
             "family service-hour",
             f"service-hour, {rate:g} requests/s on {server}, seed {seed}",
             host.model_copy(update={"kv_capacity_tokens": kv_capacity}),

@@ -59,17 +59,21 @@ def serving_format(
             block: int | None = None,
             model: str | None = None,
             attribute: str | None = None,
+            prefixes: str = "none",
         ) -> Imported:
             taking = Taking(
-                server, round_ms, kv_capacity, requests, skip, from_, until, rate, drop_oversized, seed, block, model
-            )
+                server, round_ms, kv_capacity, requests, skip, from_, until, rate, drop_oversized, seed, block, model,
+                prefixes,
+            )  # fmt: skip
             reading = Reading(time_unit or unit, block or usual_block, told=time_unit is not None)
             reading.attributes = Attributes.read(attribute)
             chosen = rows(path) if model is None else _of_model(rows(path), str(models), model, reading)
             return taken(name, path, chosen, read, reading, taking)
 
         usual_block = block
-        without = {"block"} if block is None else set()  # not offered where there is nothing to count or to choose
+        without = (
+            {"block", "prefixes"} if block is None else set()
+        )  # not offered where there is nothing to count or to choose
         without |= {"model"} if models is None else set()
         signature = inspect.signature(make, eval_str=True)
         kept = [p for p in signature.parameters.values() if p.name not in without]
@@ -92,6 +96,8 @@ def serving_format(
             seed="seed of drawn arrivals",
             time_unit=f"unit of times that are numbers; {numbers}|s|ms|us|ns",
             block=f"prompt tokens in a block of hash_ids; default: {block}",
+            prefixes="what requests share by their hash_ids: nothing, tokens while a request uses them, or tokens that"
+            " stay in the prefix cache until memory is needed|none|share|keep",
             model="take only rows of this model; the other options count these",
             attribute="columns that requests keep: class, session, priority or a name of your own, each NAME or"
             " NAME=COLUMN, with commas between",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelkit.errors import MOST_FAULTS, Fault, InputError, shown
-from modelkit.instance import MAX_TIME, Instance, Server
+from modelkit.instance import MAX_TIME, Instance, PrefixCache, Server
 from modelkit.io import MOST_REQUESTS
 from modelkit.io.files import where_of
 from modelkit.io.tables import Row
@@ -27,6 +27,7 @@ from modelkit.sources.requests import many_requests
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import Imported, stem_of
 from modelkit.sources.traces.attributes import Attributes
+from modelkit.sources.traces.prefixes import sharing_of
 from modelkit.sources.traces.sessions import Turns, alone_on
 from modelkit.sources.traces.times import (
     TICKS_PER_SECOND,
@@ -124,6 +125,7 @@ class Taking:
     seed: int
     block: int | None
     model: str | None = None
+    prefixes: str = "none"
 
     def check(self, what: str) -> None:
         """Raise unless every option is in its range."""
@@ -202,13 +204,13 @@ def taken(
     ]
     if any(entry.blocks for _, entry in kept):
         extra |= {"prefix_block_tokens": reading.block, "prefix_hashes": [entry.blocks or [] for _, entry in kept]}
-        share = _measure_repeats([entry for _, entry in kept], reading.block or 1)
-        words.append(f"{share:.0%} of the prompt tokens in repeated blocks")
-        if share > 0:
-            notes.append(
-                f"shared prefixes are not modelled: {share:.0%} of the prompt tokens are in blocks that an earlier"
-                " request has too; extra.prefix_hashes keeps the hashes"
-            )
+    sharing = sharing_of(
+        [(entry.prompt, entry.blocks or []) for _, entry in kept], reading.block, taking.prefixes, where
+    )
+    words += sharing.words
+    notes += sharing.notes
+    if taking.prefixes != "none":
+        host = host.model_copy(update={"prefix_cache": PrefixCache(keep=taking.prefixes == "keep")})
     if reading.conversations:
         notes.append("conversations are not modelled: every turn is a request of its own")
     if (followed := reading.turns.followed) > 0:
@@ -229,8 +231,9 @@ def taken(
         source=f"trace {name} {stem}",
         server=host,
         requests=many_requests(
-            {"id": f"r{i}", "arrival": at, "prompt_tokens": e.prompt, "output_tokens": e.output, **e.said_of}
-            for i, (at, (_, e)) in enumerate(zip(arrivals, kept, strict=True), start=1)
+            {"id": f"r{i}", "arrival": at, "prompt_tokens": e.prompt, "output_tokens": e.output, "prefix": prefix}
+            | e.said_of
+            for i, (at, (_, e), prefix) in enumerate(zip(arrivals, kept, sharing.prefixes, strict=True), start=1)
         ),
         extra=extra,
     )
@@ -342,19 +345,6 @@ def _unit_words(entries: list[TraceEntry], reading: Reading) -> str | None:
     return f"times are read in {reading.unit}{rate}{blocks}"
 
 
-def _measure_repeats(entries: list[TraceEntry], block: int) -> float:
-    """Share of the prompt tokens that are in blocks which an earlier request has too."""
-    seen: set[int] = set()
-    repeated = 0
-    for entry in entries:
-        blocks = entry.blocks or []
-        for place, digest in enumerate(blocks):
-            if digest in seen:
-                repeated += max(0, min(block, entry.prompt - place * block))
-        seen.update(blocks)
-    return repeated / sum(entry.prompt for entry in entries)
-
-
 def _convert_times(ticks: list[int | Fraction], taking: Taking) -> tuple[list[float], str]:
     """Arrivals on the instance's clock, and what to call it."""
     if taking.server is not None:
@@ -389,6 +379,7 @@ def _name(stem: str, n: int, taking: Taking, *, drawn: bool) -> str:
         f"until{taking.until}" if taking.until is not None else "",
         f"rate{taking.rate:g}" if taking.rate else "",
         taking.model or "",
+        taking.prefixes if taking.prefixes != "none" else "",
         f"s{taking.seed}" if drawn and taking.rate and taking.seed else "",
         Path(taking.server).name.partition(".json")[0] if taking.server else "",
         f"round{taking.round_ms:g}" if taking.round_ms else "",
