@@ -74,7 +74,7 @@ def percent(share: float, rounding: str = "near") -> str:
 def unit_of(metric: str) -> str:
     """The unit that a metric's name ends in: ``rounds``, ``ms``, ``tokens``, ``share`` or nothing."""
     metric = metric.partition("[")[0]  # what is counted by class ends in the class
-    if metric.endswith("utilisation") or metric == "within_slo":
+    if metric.endswith(("utilisation", "hit_share")) or metric == "within_slo":
         return "share"
     last = metric.rpartition("_")[2]
     return last if last in ("rounds", "ms", "tokens", "second", "round") else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from naive_prefixes import Server, optima, values
 
 import modelkit as mk
+from modelkit.cli.output import summary
 from modelkit.errors import InputError, UsageError
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import SCHEMA, Request, SharedPrefixes
@@ -18,6 +20,7 @@ from modelkit.judge.prefixes import unshared
 from modelkit.problems.problem import SERVING, UNIT_PREFIXES, problem_of
 from modelkit.schedule import Admission, Schedule, Segment
 from modelkit.simulation.simulate import fitting_policies
+from modelkit.sources.traces.prefixes import prefix_groups
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt_tokens": 5, "output_tokens": 3, "prefix": {"group": "g", "tokens": 5}},
@@ -352,3 +355,65 @@ def test_formulations_of_other_problems_refuse_shared_prefixes() -> None:
         for name in names:
             assert "does not support shared prefixes" in str(load_formulation(name).refusal(instance))
     assert SERVING.refusal(drawn(0, 3, "exclusive")) is not None
+
+
+def test_groups_are_chains_of_the_tree_of_blocks() -> None:
+    """Tests that hashes give nested prefixes: conversations, one system prompt, and requests that share nothing."""
+    chains = [[1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 8], [1, 9], [7], [5, 6, 10], [5, 6]]
+    prompts = [18, 30, 36, 20, 20, 9, 25, 20]
+    found = prefix_groups(chains, prompts, 10)
+    assert [None if p is None else (p.group, p.tokens) for p in found] == [
+        ("g1", 18), ("g1", 30), ("g1", 30), ("g1", 10), ("g1", 10), None, ("g2", 20), ("g2", 20),
+    ]  # fmt: skip
+    rng = np.random.default_rng(1)
+    for _ in range(20):  # what a group says is shared is shared
+        chains = [[10 * d + int(rng.integers(0, 2)) for d in range(int(rng.integers(0, 6)))] for _ in range(12)]
+        found = prefix_groups(chains, [4 * len(chain) + 3 for chain in chains], 4)
+        for i, p in enumerate(found):
+            for j, q in enumerate(found):
+                if p is not None and q is not None and p.group == q.group:
+                    blocks = min(p.tokens, q.tokens) // 4
+                    assert chains[i][:blocks] == chains[j][:blocks]
+
+
+def test_a_trace_with_hashes_is_imported_with_its_prefixes(tmp_path: Path) -> None:
+    """Tests the option of the import, what is said, and that files without hashes are refused."""
+    path = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 900 * i, "input_length": 600, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes: list[str] = []
+    kept = mk.import_trace("mooncake", path, prefixes="keep", server="llama2-70b-8xh100", tell=notes.append)
+    assert kept.shared_prefixes == SharedPrefixes((0, 0, 0), (512, 512, 512), True)
+    assert any("57% in a prefix that an earlier one of its group has, of 1 group" in note for note in notes)
+    assert mk.simulate(kept, "lpm").metrics["cached_prompt_tokens"] == 1024
+    assert mk.import_trace("mooncake", path).shared_prefixes is None
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "hash_ids"}) + "\n" for row in rows))
+    with pytest.raises(InputError, match="--prefixes: no row has hash_ids"):
+        mk.import_trace("mooncake", path, prefixes="share")
+
+
+def test_the_family_shares_prefixes() -> None:
+    """Tests groups, lengths and the cache of drawn instances, under both clocks."""
+    drawn = mk.generate("shared-prefix", seed=1, requests=40, groups=3, system_prompt=20, question=4, answer=6)
+    assert drawn == mk.generate("shared-prefix", seed=1, requests=40, groups=3, system_prompt=20, question=4, answer=6)
+    assert drawn.shared_prefixes is not None
+    assert not drawn.shared_prefixes.keep
+    lengths = {(r.prefix.group, r.prefix.tokens) for r in drawn.requests if r.prefix}
+    assert len(lengths) == 3
+    assert all(10 <= tokens <= 30 for _, tokens in lengths)
+    assert mk.simulate(drawn, "svf").metrics["prefix_hit_share"] > 0.5
+    timed = mk.generate("shared-prefix", server="llama2-70b-2xa100", requests=20, rate=5.0, keep=True)
+    assert timed.shared_prefixes is not None
+    assert timed.shared_prefixes.keep
+    tight = mk.generate("shared-prefix", requests=20, kv_capacity=3, system_prompt=9)
+    tight.check_fits()
+
+
+def test_what_is_shared_is_shown(tmp_path: Path) -> None:
+    """Tests the line of the command and the column of the report."""
+    result = mk.simulate(read(PAIR, kv_capacity_tokens=12, prefix_cache={}), "svf")
+    assert "33.3% of prompts found, up to 4 tokens saved" in " ".join("\n".join(summary(result)).split())
+    instance = read(PAIR, kv_capacity_tokens=12, prefix_cache={})
+    page = tmp_path / "page.html"
+    mk.report([result, mk.simulate(instance, "lpm")], page, instances=[instance])
+    assert "Prompt tokens from the cache" in page.read_text()

@@ -13,7 +13,7 @@ from modelkit.reporting.statistics import Contest, Estimate, contest, estimate
 from modelkit.text import unit_of
 
 #: Words in the names of metrics of which more is better.
-_MORE_IS_BETTER = ("throughput", "goodput", "within_slo", "utilisation")
+_MORE_IS_BETTER = ("throughput", "goodput", "within_slo", "utilisation", "hit_share")
 
 #: A value of the panels' axis, and one of the axis from left to right; None where there is no such axis.
 Point = tuple[Any, Any]

@@ -209,6 +209,7 @@ _SHOWN = {
     "kv_utilisation": "KV cache used",
     "slot_utilisation": "Slots held",
     "slot_decode_utilisation": "Slots decoding",
+    "prefix_hit_share": "Prompt tokens from the cache",
     "evictions": "Evictions",
 }
 

@@ -8,6 +8,7 @@ from modelkit.instance import Instance, Prefix, PrefixCache, Request, Server
 from modelkit.sources.families.drawing import Ints, family, poisson_times, require
 from modelkit.sources.families.kv import stem_of_server
 from modelkit.sources.servers import find_server
+from modelkit.text import count
 
 #: Tokens that the server holds where neither it nor the user says so.
 KV_CAPACITY = 16_492
@@ -57,7 +58,7 @@ def shared_prefix(
     return Instance(
         name=f"shared-prefix-n{requests}-g{groups}-p{system_prompt}-m{capacity}{on}-s{seed}",
         source="family shared-prefix",
-        description=f"shared-prefix, {requests} requests of {groups} groups, seed {seed}",
+        description=f"shared-prefix, {count(requests, 'request')} of {count(groups, 'group')}, seed {seed}",
         server=host.model_copy(update={"kv_capacity_tokens": capacity, "prefix_cache": PrefixCache(keep=keep)}),
         requests=tuple(
             Request(
