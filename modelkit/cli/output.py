@@ -125,9 +125,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         rows.append(("KV cache", f"peak {count(round(peak), 'token')}, {used:.1%} used on average"))
     found, saved = result.metrics.get("prefix_hit_share"), result.metrics.get("peak_saved_tokens")
     if found is not None and saved is not None:
-        rows.append(
-            ("prefixes", f"{found:.1%} of prompts found, up to {count(round(saved), 'token')} saved")
-        )
+        rows.append(("prefixes", f"{found:.1%} of prompts found, up to {count(round(saved), 'token')} saved"))
     slots = result.metrics.get("slot_utilisation")
     if slots is not None:
         decoding = result.metrics.get("slot_decode_utilisation")
