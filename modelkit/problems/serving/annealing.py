@@ -1,10 +1,9 @@
 """Simulated annealing over the releases and ranks of a plan, compiled.
 
-A move changes when some requests are released: one joins the group of a near one, is put off for long or let in sooner;
-two change groups; a group waits for the next, begins at another time, or does so for those who are there already; where
-memory or the batch binds, two near requests change ranks. Moves are made in blocks, each close behind a state that has
-been run to once, and the plan is run from there to the horizon after each. Good groups begin right after somebody
-arrives, so those that start together are released when the last of them arrives.
+A move changes when some requests are released (`propose`); where memory or the batch binds, it may change the ranks of
+two near ones. Moves are made in blocks, each close behind a state that has been run to once, and the plan is run from
+there to the horizon after each. Good groups begin right after somebody arrives, so those that start together are
+released when the last of them arrives.
 Kirkpatrick, Gelatt, Vecchi, Optimization by simulated annealing (Science 1983).
 """
 
@@ -19,6 +18,7 @@ from modelkit.problems.serving.plan_kernel import (
     Admitted,
     Horizon,
     Releases,
+    Requests,
     Setting,
     State,
     Workspace,
@@ -27,8 +27,10 @@ from modelkit.problems.serving.plan_kernel import (
 )
 from modelkit.runtime.kernel import kernel
 
-#: How far a request or a group moves: places in the order, and ms.
-NEAR, SHIFT, FAR = 12, 200.0, 20_000.0
+#: How far a request or a group moves: places in the order, and ms; groups that slide together, at most.
+NEAR, FARTHER, SHIFT, FAR, SLIDING = 12, 48, 200.0, 20_000.0, 6
+#: Share of moves that change ranks, where these matter.
+RANKED = 0.3
 #: Moves from one state that has been run to.
 BLOCK = 100
 
@@ -96,46 +98,12 @@ def anneal(
         w = np.random.randint(near)
         i = block[w]
         swapped = -1
-        kind = np.random.random()
-        if ranked and kind < 0.3:
-            v = min(m - 1, max(0, w + np.random.randint(-4 * NEAR, 4 * NEAR + 1)))
+        if ranked and np.random.random() < RANKED:
+            v = near_place(w, FARTHER, m)
             swapped = block[v]
             rank[i], rank[swapped] = rank[swapped], rank[i]
-        elif kind < 0.45:  # join the group of a near one
-            v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
-            trial[i] = max(earliest[i], release[block[v]])
-        elif kind < 0.6:  # change groups with one
-            v = min(m - 1, max(0, w + np.random.randint(-4 * NEAR, 4 * NEAR + 1)))
-            j = block[v]
-            trial[i], trial[j] = max(earliest[i], release[j]), max(earliest[j], release[i])
-        elif kind < 0.75:  # a group begins when another one arrives, or a little earlier or later
-            v = min(m - 1, max(0, w + np.random.randint(-NEAR, NEAR + 1)))
-            moment = requests.arrival[block[v]]
-            if np.random.random() < 0.5:
-                moment = release[i] + (2 * np.random.random() - 1) * SHIFT
-            low, high = group_of(block[:m], release, w)
-            for v in range(low, high):
-                trial[block[v]] = max(earliest[block[v]], moment)
-        elif kind < 0.8:  # a group waits for the next
-            low, high = group_of(block[:m], release, w)
-            for v in range(low, high):
-                trial[block[v]] = release[block[min(high, m - 1)]]
-        elif kind < 0.85:  # those of a group that are there when one of it arrives do not wait for the others
-            moment = max(earliest[i], requests.arrival[i])
-            low, high = group_of(block[:m], release, w)
-            for v in range(low, high):
-                if requests.arrival[block[v]] <= moment:
-                    trial[block[v]] = moment
-        else:  # one is put off for long, or let in much sooner
-            moment = release[i] + FAR * np.random.random()
-            if kind < 0.93:
-                moment = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
-            v = w
-            while v < m - 1 and release[block[v]] < moment:
-                v += 1
-            while v > 0 and release[block[v - 1]] >= moment:
-                v -= 1
-            trial[i] = max(earliest[i], release[block[v]])
+        else:
+            propose(requests, Releases(block[:m], release, rank), earliest, w, trial)
         sort_nearly_sorted(trial_block[:m], trial)
         copy_state(reached, state)
         value = run_plan(setting, Releases(trial_block[:m], trial, rank), space, until)
@@ -158,6 +126,112 @@ def anneal(
                 rank[i], rank[swapped] = rank[swapped], rank[i]
     sort_nearly_sorted(order, release)
     return current, best
+
+
+@kernel
+def propose(requests: Requests, plan: Releases, earliest: Any, w: int, trial: Any) -> None:
+    """Change ``trial``, a copy of the releases, for some of the plan's requests; the one at place ``w`` is among them.
+
+    It joins the group of a near one, or changes groups with one; its group begins at another time, waits for the next,
+    or begins when it is there; it is let in sooner or put off for long; those of its group whose outputs are longer, or
+    shorter, leave it; or it and some groups that follow each gain the first of the next one, or lose their last.
+    """
+    order, release, _ = plan
+    m, i = len(order), order[w]
+    low, high = group_of(order, release, w)
+    kind = np.random.random()
+    if kind < 0.15:
+        v = near_place(w, NEAR, m)
+        trial[i] = max(earliest[i], release[order[v]])
+    elif kind < 0.37:
+        v = near_place(w, FARTHER, m) if kind < 0.3 else np.random.randint(m)
+        j = order[v]
+        trial[i], trial[j] = max(earliest[i], release[j]), max(earliest[j], release[i])
+    elif kind < 0.52:
+        moment = requests.arrival[order[near_place(w, NEAR, m)]]
+        if np.random.random() < 0.5:
+            moment = release[i] + (2 * np.random.random() - 1) * SHIFT
+        for v in range(low, high):
+            trial[order[v]] = max(earliest[order[v]], moment)
+    elif kind < 0.57:
+        for v in range(low, high):
+            trial[order[v]] = release[order[min(high, m - 1)]]
+    elif kind < 0.62:
+        for v in range(low, high):
+            if requests.arrival[order[v]] <= earliest[i]:
+                trial[order[v]] = earliest[i]
+    elif kind < 0.79:
+        moment = release[i] + FAR * np.random.random()
+        if kind < 0.7:
+            moment = earliest[i] + np.random.random() * max(0.0, release[i] - earliest[i])
+        v = w
+        while v < m - 1 and release[order[v]] < moment:
+            v += 1
+        while v > 0 and release[order[v - 1]] >= moment:
+            v -= 1
+        trial[i] = max(earliest[i], release[order[v]])
+    elif kind < 0.86:
+        moment = release[order[np.random.randint(m)]]
+        if np.random.random() < 0.5:
+            moment = release[i] + (np.random.random() - 0.5) * FAR / 2
+        longer = np.random.random() < 0.5
+        for v in range(low, high):
+            if (requests.output[order[v]] >= requests.output[i]) == longer:
+                trial[order[v]] = max(earliest[order[v]], moment)
+    else:
+        gaining = kind < 0.93
+        for _ in range(1 + np.random.randint(SLIDING)):
+            if high == m:
+                break
+            after = group_of(order, release, high)
+            if gaining:
+                gain_first(requests.arrival, order, release, earliest, (low, *after), trial)
+            else:
+                lose_last(requests.arrival, order, release, earliest, (low, high), trial)
+            low, high = after
+
+
+@kernel
+def gain_first(arrival: Any, order: Any, release: Any, earliest: Any, places: tuple[int, int, int], trial: Any) -> None:
+    """Let a group wait for the first arrival of the next one that it does not wait for yet; see `propose`.
+
+    The group begins and the next one begins and ends at the ``places``.
+    """
+    low, high, end = places
+    gained = -1
+    for k in order[high:end]:
+        if arrival[k] > release[order[low]] and (gained < 0 or arrival[k] < arrival[gained]):
+            gained = k
+    if gained < 0:
+        return
+    for k in order[low:high]:
+        if trial[k] == release[k]:
+            trial[k] = max(earliest[k], arrival[gained])
+    trial[gained] = max(earliest[gained], arrival[gained])
+
+
+@kernel
+def lose_last(arrival: Any, order: Any, release: Any, earliest: Any, places: tuple[int, int], trial: Any) -> None:
+    """Let the last arrived of a group, which begins and ends at the ``places``, go to the next one; see `propose`."""
+    low, high = places
+    if high - low < 2:
+        return
+    lost, last = order[low], -np.inf
+    for k in order[low + 1 : high]:
+        if arrival[k] > arrival[lost]:
+            lost = k
+    for k in order[low:high]:
+        if k != lost:
+            last = max(last, arrival[k])
+    for k in order[low:high]:
+        trial[k] = max(earliest[k], last)
+    trial[lost] = release[order[high]]
+
+
+@kernel
+def near_place(place: int, far: int, size: int) -> int:
+    """A place at most so far from one."""
+    return min(size - 1, max(0, place + np.random.randint(-far, far + 1)))
 
 
 @kernel
