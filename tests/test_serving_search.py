@@ -16,6 +16,8 @@ from modelkit.instance import Server as Machine
 from modelkit.judge import judge
 from modelkit.problems.problem import SERVING
 from modelkit.problems.serving import search as searching
+from modelkit.problems.serving.annealing import propose, seed_generator
+from modelkit.problems.serving.plan_kernel import Releases
 from modelkit.problems.serving.search import MOVED, Plan, Server, anneal_windows, grid_plans, search_schedule, tune_gate
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
@@ -108,6 +110,36 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
     """Tests that a fixed amount of work is deterministic."""
     instance = chats(40, 10.0)
     assert search_schedule(instance, seed=3) == search_schedule(instance, seed=3)
+
+
+def test_what_has_started_starts_at_the_same_time_again() -> None:
+    """Tests that releases a little before the starts change nothing, where a short prefill comes before them."""
+    instance = served([(0, 10, 3), (0, 10, 3), (0, 10, 3)], prefill_base_ms=10.0, decode_base_ms=50.0)
+    server = Server(instance)
+    plan = server.plan(np.array([0.0, 5.0, 5.0]), np.arange(3), server.rule)
+    assert searching.started(server, plan).total == pytest.approx(plan.total)
+
+
+def test_moves_release_nobody_too_early() -> None:
+    """Tests that moves keep to the earliest releases, change several groups at once, and split them by outputs."""
+    requests = Server(chats(40, 10.0)).requests
+    order, release = np.arange(40), np.repeat(requests.arrival[3::4], 4)
+    earliest = np.maximum(requests.arrival, float(requests.arrival[4]))
+    plan = Releases(order, np.maximum(release, earliest), order)
+    groups, split = set(), 0
+    seed_generator(5)
+    for _ in range(400):
+        trial = plan.release.copy()
+        propose(requests, plan, earliest, 9, trial)
+        changed = np.flatnonzero(trial != plan.release)
+        assert np.all(trial >= earliest)
+        groups.add(len(set(changed // 4)))
+        left = [k for k in changed if k in (8, 9, 10, 11)]
+        stay = {8, 9, 10, 11} - set(left)
+        if len(left) > 1 and stay and len(left) == len(changed):
+            split += max(requests.output[left]) < min(requests.output[k] for k in stay)
+    assert max(groups) > 3
+    assert split > 3
 
 
 def test_tuning_keeps_what_gains() -> None:

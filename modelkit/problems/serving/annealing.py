@@ -24,6 +24,7 @@ from modelkit.problems.serving.plan_kernel import (
     Workspace,
     copy_state,
     run_plan,
+    shortest_iteration,
 )
 from modelkit.runtime.kernel import kernel
 
@@ -69,6 +70,7 @@ def anneal(
     reached = State(
         np.empty_like(begin.ending), np.empty_like(begin.ending), np.empty_like(begin.now), np.empty_like(begin.sums)
     )
+    before = shortest_iteration(costs) / 2
     tight = 0 <= rule.capacity < (requests.prompt + requests.output)[order].sum()
     ranked = tight or rule.batch < len(order)
     for move in range(moves):
@@ -94,7 +96,7 @@ def anneal(
             settled = Releases(block[:m], release, rank)
             of_block = run_plan(setting, settled, space, until)
             if not tight:
-                gather(requests.arrival, settled, trial, space.admitted, costs.decode_base / 2, rule.gated_from)
+                gather(requests.arrival, settled, trial, space.admitted, before, rule.gated_from)
         w = np.random.randint(near)
         i = block[w]
         swapped = -1

@@ -282,6 +282,12 @@ def prefill_part(costs: Costs, prompts: int) -> float:
 
 
 @kernel
+def shortest_iteration(costs: Costs) -> float:
+    """No iteration is shorter [ms]."""
+    return costs.base + min(prefill_part(costs, 0), costs.decode_base)
+
+
+@kernel
 def misfit(state: State, there: InProgress, prompt: int, output: int, capacity: int) -> int:
     """0 where one more request, admitted now, keeps within the capacity until it completes; else how long it cannot.
 

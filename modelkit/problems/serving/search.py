@@ -26,7 +26,7 @@ from modelkit.instance import Instance
 from modelkit.judge.rules import Residency
 from modelkit.problems.problem import MAKESPAN_MS, TOTAL_LATENCY_MS
 from modelkit.problems.serving.annealing import Walk, anneal, seed_generator
-from modelkit.problems.serving.plan_kernel import Horizon, Releases, copy_state, run_plan
+from modelkit.problems.serving.plan_kernel import Horizon, Releases, copy_state, run_plan, shortest_iteration
 from modelkit.problems.serving.plans import MISFITS, TO_THE_END, Floats, Ints, Plan, Server, search_refusal
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
@@ -165,10 +165,10 @@ def most_in_progress(first: Ints, output: Ints) -> int:
 def started(server: Server, plan: Plan) -> Plan:
     """The same schedule without a gate: each request is released a little before it started.
 
-    Half of a decode round before: whatever ends a little later then still ends in time.
+    Half of the shortest iteration before: whatever ends a little later then still ends in time.
     """
     server.run(plan)
-    release = np.maximum(server.start - server.costs.decode_base / 2, server.requests.arrival)
+    release = np.maximum(server.start - shortest_iteration(server.costs) / 2, server.requests.arrival)
     return server.plan(release, plan.rank, plan.rule._replace(gated_from=math.inf))
 
 
