@@ -48,7 +48,7 @@ def test_loads_alone(browser: Any, page_file: Path) -> None:
         assert watched.requests == [page_file.resolve().as_uri()]
         assert watched.errors == watched.dialogs == []
         figures = page.query_selector_all("figure")
-        assert len(figures) >= 7
+        assert len(figures) >= 6
         for plot in page.query_selector_all("svg.plot"):
             box = plot.bounding_box()
             assert box["width"] > 300
@@ -123,6 +123,46 @@ def test_narrow_and_printed(browser: Any, page_file: Path) -> None:
         assert 3 <= printed.count(b"/Type /Page\n") <= 15
 
 
+def test_curves_tell_their_values_where_the_pointer_is(browser: Any, page_file: Path) -> None:
+    """Tests that a curve is read as it is drawn, in the units of its axes, and that the box goes with the pointer."""
+    with opened(browser, page_file, viewport={"width": 1280, "height": 900}) as watched:
+        page = watched.page
+        plot = page.locator("#latency svg.plot")
+        plot.scroll_into_view_if_needed()
+        frame = plot.bounding_box()
+        page.mouse.move(frame["x"] + frame["width"] - 0.5, frame["y"] + 60)
+        told = page.locator(".tip-box").inner_text().splitlines()
+        assert told[0].startswith("latency [rounds]: ")
+        assert all(float(line.rpartition(": ")[2].removesuffix(" %")) > 98 for line in told[1:])
+        assert len(told) == 1 + page.locator("#latency .legend li").count()
+        page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] - 100)
+        assert page.locator(".tip-box").is_hidden()
+        assert watched.errors == []
+
+
+def test_figures_can_be_taken_away(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    """Tests the data of a figure as CSV, without a script, and the figure as an SVG that stands alone."""
+    with opened(browser, page_file, accept_downloads=True) as watched:
+        page = watched.page
+        figures = page.query_selector_all("figure")
+        assert all(figure.query_selector(".take a") for figure in figures)
+        for pressed, name in (("a", "latency.csv"), ("button", "latency.svg")):
+            with page.expect_download() as download:
+                page.locator(f"#latency .take {pressed}").click()
+            assert download.value.suggested_filename == name
+            download.value.save_as(tmp_path / name)
+        assert watched.errors == []
+    rows = (tmp_path / "latency.csv").read_text().splitlines()
+    assert rows[0] == "schedule,latency [rounds],share of requests"
+    assert len(rows) > 60
+    with opened(browser, tmp_path / "latency.svg") as watched:
+        page = watched.page
+        assert page.locator("path.line").count() >= 3
+        stroke = page.locator("path.line.s0").first.evaluate("m => getComputedStyle(m).stroke")
+        assert stroke.startswith("rgb(")
+        assert watched.errors == []
+
+
 def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, hostile: tuple[Instance, list[Result]]) -> None:
     """Tests that no script of a name, message or option runs, and that they are shown as text."""
     instance, results = hostile
@@ -134,7 +174,7 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, hostile: tuple[I
         page.wait_for_timeout(200)
         assert watched.requests == [path.resolve().as_uri()]
         assert watched.errors == watched.dialogs == []
-        assert page.locator("img, iframe, script[src], body script + *").count() == 0
+        assert page.locator("img, iframe, script[src], body script + :not(.tip-box)").count() == 0
         assert "<script>alert(1)</script>" in page.inner_text("body")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -104,15 +105,49 @@ def test_structure(tmp_path: Path) -> None:
     assert all(b <= a + 1 for a, b in pairwise(levels))
     assert page.count("caption") == page.count("table") >= 3
     keys = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
-    assert keys == ["distances", "timeline", "occupancy", "utilisation", "latency", "prices", "critical-path"]
+    assert keys == ["distances", "timeline", "occupancy", "utilisation", "latency", "prices"]
     plots = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
     assert len(plots) >= 9
     assert all(len(attributes["aria-label"] or "") > 20 for attributes in plots)
     links = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")}
-    assert links == {"data:,", "#main"}
+    assert {link for link in links if not str(link).startswith("data:text/csv;charset=utf-8,")} == {"data:,", "#main"}
+    taken = [attributes.get("download") for tag, attributes in page.tags if tag == "a" and attributes.get("download")]
+    assert taken == [f"{key}.csv" for key in keys]
     assert "url(http" not in text
     assert "@import" not in text
     assert instance.sha256 in text
+
+
+def test_a_chain_is_drawn_where_it_tells_something(tmp_path: Path) -> None:
+    """Tests that the path to the makespan is drawn where all are there at once, and not for requests that drop in."""
+    for arrivals, drawn in (("all-at-once", True), ("poisson", False)):
+        instance = generate("kv-synthetic", requests=6, arrivals=arrivals)
+        text = written(tmp_path, [mk.simulate(instance, "mc-sf")], instances=[instance])
+        assert ('id="critical-path"' in text) is drawn
+        assert 'id="utilisation"' not in text  # one bar says nothing that the table does not
+
+
+def test_equal_schedules_are_said_to_be_equal(tmp_path: Path) -> None:
+    """Tests the headline, the marks of the best and the legend where policies make the same schedule."""
+    instance = generate("kv-synthetic", requests=2, kv_capacity=60)
+    names = ("mc-sf", "svf", "vllm-like")
+    text = written(tmp_path, [mk.simulate(instance, name) for name in names], instances=[instance])
+    assert re.search(r"<h1>mc-sf .*; svf and vllm-like give the same schedule\.</h1>", text)
+    assert text.count('<tr class="best">') == 3
+    assert text.count("mc-sf, svf and vllm-like") >= 2
+
+
+def test_marks_tell_names_and_times(tmp_path: Path) -> None:
+    """Tests what is shown where the pointer is on a request: its name, state, and from when to when."""
+    chat = generate("chat", requests=5, rate=8.0, server="llama2-70b-2xa100")
+    text = written(tmp_path, [mk.simulate(chat, "mc-sf")], instances=[chat])
+    assert re.search(r"<title>r1: decode, [\d.,]+\u202fm?s to [\d.,]+\u202fm?s, [\d.,]+\u202fm?s long</title>", text)
+    assert "data%2520" not in text
+    csv = re.search(r'download="timeline.csv" href="data:text/csv;charset=utf-8,([^"]+)"', text)
+    assert csv is not None
+    rows = unquote(csv[1]).splitlines()
+    assert rows[0] == "request,slot,arrival,admitted,prefilled,end"
+    assert len(rows) == 6
 
 
 def test_nothing_from_outside_is_markup(tmp_path: Path, hostile: tuple[Instance, list[Result]]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from modelkit.certificate import Certificate
 from modelkit.instance import Instance
-from modelkit.judge import Verdict, judge
+from modelkit.judge import Residency, Verdict, judge
 from modelkit.policies import policies
 from modelkit.reporting.goals import Goal, Rules, take_as_stated
 from modelkit.result import Objective, Result
@@ -70,6 +70,11 @@ class Entry:
         if self.value is None:
             return "infeasible" if self.result.status == "infeasible" and not self.refuted_by else "none"
         return "optimal" if self.result.status == "optimal" and not self.refuted_by else "valid"
+
+    @property
+    def schedule(self) -> frozenset[Residency] | None:
+        """What the replay says of when each request runs, whatever the order of equals; None where none is."""
+        return None if self.verdict is None else frozenset(self.verdict.residencies)
 
     @property
     def words(self) -> str:

@@ -207,7 +207,23 @@ class Case:
         policies = [e for e in self.valid if e.result.producer.kind == "policy"]
         told = min(policies, key=lambda e: e.value or 0.0, default=self.best)
         said = self.sentence(told, certified_too=False)
+        if others := [e.label for e in policies if e is not told and e.value == told.value]:
+            same = (
+                None not in (schedules := {e.schedule for e in policies if e.value == told.value})
+                and len(schedules) == 1
+            )
+            gives = "gives" if len(others) == 1 else "give"
+            said += f"; {join_words(others, 3)} {gives} the same {'schedule' if same else self.goal.noun}"
         return f"{said}; {told.unchecked}" if told.unchecked else said
+
+    @property
+    def equals(self) -> list[list[Entry]]:
+        """Runs whose valid schedules are the same, where they are replayed: several each."""
+        groups: dict[object, list[Entry]] = {}
+        for entry in self.valid:
+            if entry.schedule is not None:
+                groups.setdefault(entry.schedule, []).append(entry)
+        return [group for group in groups.values() if len(group) > 1]
 
     @property
     def findings(self) -> list[str]:
@@ -241,7 +257,13 @@ class Case:
         ranked = sorted(policies or self.valid, key=lambda e: e.value or 0.0)
         known = self.bound is not None
         told = [e for e in ranked[:4] if known or self.above_best(e)]
-        out += [f"{s}." for e in told if (s := self.sentence(e)) != shown.partition("; rules of")[0]]
+        first = {e.value: e for e in reversed(told)}  # what holds of one of equals is not said of the others
+        sentences = [self.sentence(e) for e in told if first[e.value] is e]
+        out += [f"{s}." for s in sentences if not (shown == s or shown.startswith(f"{s}; "))]
+        for group in self.equals:
+            names = [e.label for e in group]
+            if not ("the same schedule" in shown and all(name in shown for name in names)):
+                out.append(f"{count(len(names), 'run')} give the same schedule: {join_words(names, 12)}.")
         failures = [e for e in self.failures if e.state != "infeasible"]
         if failures:
             have = "has" if len(failures) == 1 else "have"

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelkit.certificate import Prices
 from modelkit.judge import latencies, percentile
-from modelkit.reporting.charts.svg import COLUMNS, Axis, Figure, Floats, Panel, Plot, Swatch, time_axis
+from modelkit.reporting.charts.svg import COLUMNS, Axis, Figure, Floats, Panel, Plot, Row, Swatch, time_axis
 from modelkit.reporting.charts.timeline import Scene
 from modelkit.reporting.evidence import Case, Entry
 from modelkit.reporting.goals import Goal
@@ -44,19 +44,22 @@ def latency(scenes: Sequence[Scene]) -> Figure | None:
     for q in (0.5, 0.9, 0.99):
         plot.level(q, "quantile", f"P{q * 100:g}")
     legend, rows = [], []
+    quantiles: list[Row] = []
     for k, (scene, values) in enumerate(drawn):
         ordered = np.array(values)
         ranks = np.unique(np.linspace(1, len(ordered), min(len(ordered), 250)).astype(int))
-        plot.steps(
-            [0.0, *(ordered[ranks - 1] / per).tolist()], [0.0, *(ranks / len(ordered)).tolist()], series(k), axis.high
-        )
+        shares, times = (ranks / len(ordered)).tolist(), (ordered[ranks - 1] / per).tolist()
+        plot.steps([0.0, *times], [0.0, *shares], series(k), axis.high, scene.label)
+        quantiles += zip([scene.label] * len(ranks), times, shares, strict=True)
         legend.append(Swatch("line", series(k), scene.label))
         cells = [quantity(f"p_{unit}", percentile(values, q)) for q in (50, 90, 99)]
         mean = scene.verdict.metrics.get(f"mean_latency_{unit}")
         rows.append((scene.label, quantity(f"mean_{unit}", mean), *cells, quantity(f"max_{unit}", values[-1])))
     return Figure(
         "latency", "Latency", "Share of the requests whose latency, from arrival to the last token, is at most this.",
-        (Panel("", plot.svg()),), tuple(legend), (("Schedule", "mean", "P50", "P90", "P99", "longest"), tuple(rows)),
+        (Panel("", plot.svg(), rows=tuple(quantiles)),), tuple(legend),
+        (("Schedule", "mean", "P50", "P90", "P99", "longest"), tuple(rows)),
+        ("schedule", axis.words, "share of requests"),
     )  # fmt: skip
 
 
@@ -68,7 +71,8 @@ def progress(case: Case) -> Figure | None:
         return None
     legend = (Swatch("line", "incumbent", "incumbent"), Swatch("line", "bound", "the solver's bound"))
     lead = "The solver's incumbent and claimed bound while it ran. Values far off in the first moments are cut off."
-    return Figure("progress", "Incumbent and bound over time", lead, tuple(panels), legend)
+    columns = ("run", "seconds", "incumbent", "bound")
+    return Figure("progress", "Incumbent and bound over time", lead, tuple(panels), legend, columns=columns)
 
 
 def _progress(entry: Entry, goal: Goal) -> Panel | None:
@@ -87,9 +91,9 @@ def _progress(entry: Entry, goal: Goal) -> Panel | None:
     per = 1000.0 if goal.is_metric and goal.objective.endswith("_ms") else 1.0
     words = goal.noun + (f" [{'s' if per > 1 else 'rounds'}]" if goal.is_metric else "")
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis((low - room) / per, (high + room) / per, words), 150, alt).axes()
-    plot.steps([t for t, _ in bounds], [v / per for _, v in bounds], "bound", end)
-    plot.steps([t for t, _ in incumbents], [v / per for _, v in incumbents], "incumbent", end)
-    return Panel(entry.label, plot.svg(), ", ".join(finals))
+    plot.steps([t for t, _ in bounds], [v / per for _, v in bounds], "bound", end, "bound")
+    plot.steps([t for t, _ in incumbents], [v / per for _, v in incumbents], "incumbent", end, "incumbent")
+    return Panel(entry.label, plot.svg(), ", ".join(finals), rows=tuple((entry.label, *point) for point in points))
 
 
 def _near(values: list[float], last: float) -> tuple[float, float]:
@@ -113,11 +117,15 @@ def gap(case: Case) -> Figure | None:
     alt = "Gap over time. " + "; ".join(f"{e.label}: {percent(max(0.0, p[-1][1]))} at the end" for e, p in curves)
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis(0, highest * 1.05 or 1.0, "gap", share=True), 200, alt).axes()
     legend = []
+    rows: list[Row] = []
     for k, (entry, points) in enumerate(curves):
-        plot.steps([t for t, _ in points], [min(1.0, max(0.0, g)) for _, g in points], series(k), end)
+        gaps = [min(1.0, max(0.0, g)) for _, g in points]
+        plot.steps([t for t, _ in points], gaps, series(k), end, entry.label)
+        rows += [(entry.label, t, g) for t, g in points]
         legend.append(Swatch("line", series(k), entry.label))
     lead = "(incumbent − bound) / incumbent, both the solver's own, while each run lasted."
-    return Figure("gap", "Gap over time", lead, (Panel("", plot.svg()),), tuple(legend))
+    panel = Panel("", plot.svg(), rows=tuple(rows))
+    return Figure("gap", "Gap over time", lead, (panel,), tuple(legend), columns=("run", "seconds", "gap"))
 
 
 def prices(case: Case) -> Figure | None:
@@ -141,13 +149,14 @@ def prices(case: Case) -> Figure | None:
     steps_x = np.repeat(xs, 2)[1:-1]
     steps_y = np.repeat(ys[:-1], 2)
     plot.area(steps_x, np.zeros(len(steps_x)), steps_y, "held")
-    plot.line(steps_x, steps_y, "held-edge")
+    plot.line(steps_x, steps_y, "held-edge", "price")
     lead = (
         "The cost of one token of memory in a round, in rounds of total latency. Any prices give a bound; these give"
         f" {quantity(case.objective, certificate.value)}. Where the price is zero, memory is not scarce."
         f" {note}"
     )
-    return Figure("prices", "Prices of memory", lead, (Panel("", plot.svg()),))
+    panel = Panel("", plot.svg(), rows=tuple(zip(xs.tolist(), ys.tolist(), strict=True)))
+    return Figure("prices", "Prices of memory", lead, (panel,), columns=("from round", "latency rounds per token"))
 
 
 def _dense(stated: Prices) -> tuple[Floats, int]:

@@ -32,7 +32,8 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
         legend.append(Swatch("fill", "excess", "above the capacity"))
     lead = "Tokens held in every round" + ("." if capacity is None else f", against M = {count(capacity, 'token')}.")
     panels = tuple(_panel(s, end, top, capacity, s is scenes[-1]) for s in scenes)
-    return Figure("occupancy", "KV cache over time", lead, panels, tuple(legend))
+    columns = (time_axis(scenes[0].instance.is_unit, end)[0].words, "tokens held", "most tokens")
+    return Figure("occupancy", "KV cache over time", lead, panels, tuple(legend), columns=columns)
 
 
 def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: bool) -> Panel:
@@ -46,20 +47,26 @@ def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: b
     if len(scene.verdict.intervals) <= COLUMNS:
         zero = np.zeros(len(times))
         plot.area(times / per, zero, tokens, "held")
-        plot.line(times / per, tokens, "held-edge")
-        highest = tokens
+        plot.line(times / per, tokens, "held-edge", "tokens held")
+        held = highest = tokens
     else:
         edges = np.linspace(0.0, end, COLUMNS + 1)
         mean, highest = _columns(times, tokens, edges)
         times = (edges[:-1] + edges[1:]) / 2
-        plot.area(times / per, np.zeros(COLUMNS), mean, "held")
-        plot.line(times / per, highest, "peak")
+        plot.area(times / per, np.zeros(COLUMNS), mean, "held", "mean")
+        plot.line(times / per, highest, "peak", "most")
+        held = mean
     if capacity is not None:
         if peak > capacity:
             over = np.maximum(highest, capacity)
             plot.area(times / per, np.full(len(times), float(capacity)), over, "excess")
         plot.level(capacity, "limit", f"M = {capacity:,}")
-    return Panel(scene.label, plot.svg(), note)
+    return Panel(
+        scene.label,
+        plot.svg(),
+        note,
+        rows=tuple(zip((times / per).tolist(), held.tolist(), highest.tolist(), strict=True)),
+    )
 
 
 def _curve(scene: Scene, end: float) -> tuple[Floats, Floats]:

@@ -16,6 +16,7 @@ from modelkit.reporting.charts.svg import (
     Floats,
     Panel,
     Plot,
+    Row,
     Swatch,
     mean_in_columns,
     time_axis,
@@ -54,9 +55,9 @@ def present(scenes: Sequence[Scene], observation: Observation | None = None) -> 
     )
     plot = Plot(axis, Axis(0, most * 1.04, "requests"), 240, alt).axes()
     xs, ys = curves[0]
-    plot.area(xs / per, np.zeros(len(xs)), ys, "held")
+    plot.area(xs / per, np.zeros(len(xs)), ys, "held", names[0])
     for k, (xs, ys) in enumerate(curves[1:]):
-        plot.line(xs / per, ys, series(k))
+        plot.line(xs / per, ys, series(k), labels[k])
     legend = [Swatch("fill", "held", names[0]), *(Swatch("line", series(k), label) for k, label in enumerate(labels))]
     averaged = "" if len(arrivals) <= MOST_STEPS else " Each point is the mean of a column of time."
     lead = (
@@ -68,7 +69,9 @@ def present(scenes: Sequence[Scene], observation: Observation | None = None) -> 
     if observation is not None:
         lead += " What a log shows may fall below the area where the law of its iteration times is not exact."
     table = (("Schedule", "mean latency"), tuple(zip(names, means, strict=True)))
-    return Figure("present", "Requests in the system", lead, (Panel("", plot.svg()),), tuple(legend), table)
+    columns, rows = _numbers(names, curves, per, axis.words)
+    panel = Panel("", plot.svg(), rows=rows)
+    return Figure("present", "Requests in the system", lead, (panel,), tuple(legend), table, columns)
 
 
 def _curve(arrivals: Floats, ends: Floats, last: float) -> tuple[Floats, Floats]:
@@ -79,3 +82,17 @@ def _curve(arrivals: Floats, ends: Floats, last: float) -> tuple[Floats, Floats]
     times = np.unique(np.concatenate(([0.0], arrivals, ends, [last])))
     counts = np.searchsorted(arrivals, times, "right") - np.searchsorted(ends, times, "right")
     return np.repeat(times, 2)[1:], np.repeat(counts.astype(float), 2)[:-1]
+
+
+def _numbers(
+    names: list[str], curves: list[tuple[Floats, Floats]], per: float, words: str
+) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+    """The data of the curves: a column each where they have the same times, else a row a point."""
+    if all(len(xs) == COLUMNS for xs, _ in curves):
+        return (words, *names), tuple(
+            zip((curves[0][0] / per).tolist(), *(ys.tolist() for _, ys in curves), strict=True)
+        )
+    rows: list[Row] = []
+    for name, (xs, ys) in zip(names, curves, strict=True):
+        rows += zip([name] * len(xs), (xs / per).tolist(), ys.tolist(), strict=True)
+    return ("schedule", words, "requests"), tuple(rows)

@@ -35,8 +35,8 @@ def distances(case: Case) -> Figure | None:
     plot = Plot(axis, Axis(0, 1), ROW * len(rows), "Distance from the optimum: " + "; ".join(words)).axes(y_ticks=0)
     for k, (entry, least, most) in enumerate(rows):
         top = k * ROW
-        plot.rect(0, least, top + 17, top + 27, "sure")
-        plot.rect(least, most, top + 17, top + 27, "doubt")
+        plot.rect(0, least, top + 17, top + 27, "sure", f"{entry.label}: at least {percent(least, 'down')}, {sure}")
+        plot.rect(least, most, top + 17, top + 27, "doubt", f"{entry.label}: up to {percent(most, 'up')} {doubt}")
         if most <= axis.high:
             plot.upright(most, "tip", top + 14, top + 30)
         else:
@@ -48,7 +48,9 @@ def distances(case: Case) -> Figure | None:
         plot.text(0, top + 7, f"{entry.label}: {shown}", "row", 60)
     lead = f"Distance of each schedule from the optimum. {sentence_of(case.reference_words)}."
     legend = (Swatch("fill", "sure", sure), Swatch("fill", "doubt", doubt))
-    return Figure("distances", "How far from the optimum", lead, (Panel("", plot.svg(), bare=True),), legend)
+    panel = Panel("", plot.svg(), bare=True, rows=tuple((e.label, low, high) for e, low, high in rows))
+    columns = ("schedule", "above the optimum at least", "at most")
+    return Figure("distances", "How far from the optimum", lead, (panel,), legend, columns=columns)
 
 
 def _shown_end(ascending: Sequence[float]) -> float:
@@ -78,16 +80,19 @@ def values(case: Case) -> Figure | None:
     plot = Plot(axis, Axis(0, 1), ROW * len(rows), f"{alt}; bound {quantity(metric, least)}").axes(y_ticks=0)
     for k, (name, value, css) in enumerate(rows):
         top = k * ROW
-        plot.rect(0, value / per, top + 17, top + 27, css)
-        plot.text(0, top + 7, f"{name}: {quantity(metric, value)}", "row", 60)
+        words = f"{name}: {quantity(metric, value)}"
+        plot.rect(0, value / per, top + 17, top + 27, css, words)
+        plot.text(0, top + 7, words, "row", 60)
         if value / per > axis.high:
             plot.text(axis.high, top + 7, "farther →", "row end")
     plot.upright(least / per, "limit")
     kind = "certified lower bound" if bound.certified else f"lower bound of {bound.source}"
     legend.append(Swatch("line", "limit", f"{kind}: {quantity(metric, least)}"))
     lead = f"{sentence_of(noun)} of each schedule. No schedule's bar can end left of the line."
+    numbers = (*((name, value) for name, value, _ in rows), (kind, least))
+    panel = Panel("", plot.svg(), bare=True, rows=numbers)
     table = case.observation.table if case.observation is not None else None
-    return Figure("values", sentence_of(noun), lead, (Panel("", plot.svg(), bare=True),), tuple(legend), table)
+    return Figure("values", sentence_of(noun), lead, (panel,), tuple(legend), table, ("schedule", metric))
 
 
 def _name(case: Case, entry: Entry) -> str:
@@ -106,8 +111,8 @@ SHARES = {
 
 
 def utilisation(case: Case) -> Figure | None:
-    """Shares of memory and slots that the valid schedules use."""
-    kinds = [k for k in SHARES if any(e.result.metrics.get(k) is not None for e in case.valid)]
+    """Shares of memory and slots that the valid schedules use, where these differ."""
+    kinds = [k for k in SHARES if _differ([e.result.metrics.get(k) for e in case.valid])]
     if not kinds:
         return None
     panels = []
@@ -119,11 +124,17 @@ def utilisation(case: Case) -> Figure | None:
         for k, (name, value) in enumerate(rows):
             top = k * ROW
             plot.rect(0, 1, top + 17, top + 27, "idle")
-            plot.rect(0, value, top + 17, top + 27, "decode")
+            plot.rect(0, value, top + 17, top + 27, "decode", f"{name}: {percent(value)}")
             plot.text(0, top + 7, f"{name}: {percent(value)}", "row", 60)
-        panels.append(Panel(SHARES[kind], plot.svg(), bare=True))
+        panels.append(Panel(SHARES[kind], plot.svg(), bare=True, rows=tuple(rows)))
     lead = "Share of the capacity in use, integrated over the makespan."
-    return Figure("utilisation", "Utilisation", lead, tuple(panels))
+    return Figure("utilisation", "Utilisation", lead, tuple(panels), columns=("schedule", "share"))
+
+
+def _differ(shares: Sequence[float | None]) -> bool:
+    """Whether bars of these would show a difference: more than two points."""
+    known = [share for share in shares if share is not None]
+    return bool(known) and max(known) - min(known) > 0.02
 
 
 def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
@@ -146,14 +157,16 @@ def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
         quartiles = [float(np.quantile(values, q)) for q in (0.25, 0.75)]
         plot.rect(quartiles[0], quartiles[1], top + 19, top + 41, "box")
         for i, value in enumerate(_thin(values)):
-            plot.dot(value, top + 23 + 14 * (i * 0.618034 % 1), f"mark {series(k)}", radius=2.5)
+            place = top + 23 + 14 * (i * 0.618034 % 1)
+            plot.dot(value, place, f"mark {series(k)}", f"{name}: {value:.4f}", radius=2.5)
         plot.upright(float(np.median(values)), "median", top + 17, top + 43)
     lead = "Each dot is an instance; the box spans the middle half of them, the line is the median."
     return Figure(
         "ratios-to-bound" if to_bound else "ratios-to-best",
         "How far above the certified bound" if to_bound else "How far above the best",
         lead,
-        (Panel("", plot.svg(), bare=True),),
+        (Panel("", plot.svg(), bare=True, rows=tuple((name, v) for name, values in rows for v in _thin(values))),),
+        columns=("run", what),
     )
 
 
@@ -174,10 +187,11 @@ def wins(counts: Sequence[tuple[str, int]], instances: int) -> Figure | None:
     for k, (name, n) in enumerate(rows):
         top = k * ROW
         plot.rect(0, instances, top + 17, top + 27, "idle")
-        plot.rect(0, n, top + 17, top + 27, "decode")
+        plot.rect(0, n, top + 17, top + 27, "decode", f"{name}: {count(n, 'instance')}")
         plot.text(0, top + 7, f"{name}: {count(n, 'instance')}", "row", 60)
     lead = "Number of instances on which no other run is better; ties count for each."
-    return Figure("wins", "Winners", lead, (Panel("", plot.svg(), bare=True),))
+    panel = Panel("", plot.svg(), bare=True, rows=tuple(rows))
+    return Figure("wins", "Winners", lead, (panel,), columns=("run", "instances"))
 
 
 def chain(path: CriticalPath, scene: Scene) -> Figure:
@@ -203,6 +217,7 @@ def chain(path: CriticalPath, scene: Scene) -> Figure:
         "critical-path",
         "What determines the makespan",
         path.words,
-        (Panel(shown, plot.svg(), bare=True),),
+        (Panel(shown, plot.svg(), bare=True, rows=tuple((k.kind, k.name, k.begin, k.end) for k in path.links)),),
         tuple(legend),
+        columns=("link", "request", "from", "to"),
     )

@@ -108,11 +108,11 @@ class Figure:
         several = len(self.panels) > 1
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*(["panel"] if several else []), *self.columns])
+        writer.writerow([*(["panel"] if several else []), *map(plain, self.columns)])
         for panel in self.panels:
             for row in panel.rows:
-                cells = [f"{v:.6g}" if isinstance(v, float) else v for v in row]
-                writer.writerow([*([panel.label] if several else []), *cells])
+                cells = [f"{v:.5g}" if isinstance(v, float) else v if v is None else plain(v) for v in row]
+                writer.writerow([*([plain(panel.label)] if several else []), *cells])
         return text.getvalue()
 
 
@@ -260,12 +260,14 @@ class Plot:
         if path:
             self.parts.append((True, f'<path class="{css}" d="{"".join(path)}"/>'))
 
-    def line(self, xs: Sequence[float] | Floats, ys: Sequence[float] | Floats, css: str) -> None:
-        """A polyline."""
+    def line(self, xs: Sequence[float] | Floats, ys: Sequence[float] | Floats, css: str, name: str = "") -> None:
+        """A polyline; one with a name tells its values where the pointer is."""
         if len(xs):
-            self.parts.append((True, f'<path class="line {css}" d="M{self._points(xs, ys)}"/>'))
+            self.parts.append((True, f'<path class="line {css}"{_named(name)} d="M{self._points(xs, ys)}"/>'))
 
-    def steps(self, xs: Sequence[float], ys: Sequence[float], css: str, end: float | None = None) -> None:
+    def steps(
+        self, xs: Sequence[float], ys: Sequence[float], css: str, end: float | None = None, name: str = ""
+    ) -> None:
         """A line that keeps each value until the next."""
         px: list[float] = []
         py: list[float] = []
@@ -278,13 +280,13 @@ class Plot:
         if px and end is not None and end > px[-1]:
             px.append(end)
             py.append(py[-1])
-        self.line(px, py, css)
+        self.line(px, py, css, name)
 
-    def area(self, xs: Floats, low: Floats, high: Floats, css: str) -> None:
-        """The area between two curves."""
+    def area(self, xs: Floats, low: Floats, high: Floats, css: str, name: str = "") -> None:
+        """The area between two curves; one with a name tells its height where the pointer is."""
         if len(xs):
             forth, back = self._points(xs, high), self._points(xs[::-1], low[::-1])
-            self.parts.append((True, f'<path class="{css}" d="M{forth}L{back}z"/>'))
+            self.parts.append((True, f'<path class="{css}"{_named(name)} d="M{forth}L{back}z"/>'))
 
     def _points(self, xs: Sequence[float] | Floats, ys: Sequence[float] | Floats) -> str:
         scale = WIDTH / 100
@@ -345,10 +347,22 @@ class Plot:
                 flush()
                 out.append(part)
         flush()
+        body = "".join(out)
+        scales = _scale("x", self.x) + _scale("y", self.y) if " data-name=" in body else ""
         return (
             f'<svg class="plot" role="img" aria-label="{safe(self.alt)}" width="100%"'
-            f' height="{self.height + self.footer}">{"".join(out)}</svg>'
+            f' height="{self.height + self.footer}"{scales}>{body}</svg>'
         )
+
+
+def _named(name: str) -> str:
+    return f' data-name="{safe(name, 60)}"' if name else ""
+
+
+def _scale(axis: str, scale: Axis) -> str:
+    """What a position along an axis means, for the script that reads curves where the pointer is."""
+    kind = " log" if scale.log else " share" if scale.share else ""
+    return f' data-{axis}="{scale.low:.8g} {scale.high:.8g}{kind}" data-{axis}-words="{safe(scale.words)}"'
 
 
 def short(value: float, digits: int = 1) -> str:

@@ -18,6 +18,7 @@ from modelkit.reporting.charts.svg import (
     Floats,
     Panel,
     Plot,
+    Row,
     Swatch,
     mean_in_columns,
     time_axis,
@@ -30,6 +31,11 @@ MOST_ROWS = 150
 MOST_SLOTS = 250
 #: Most residencies that are drawn one by one.
 MOST_STAYS = 4000
+#: Most residencies of a panel that can be pointed at, and whose times a page carries.
+MOST_TOLD = 400
+#: What the data of a figure of residencies, and of one of areas, has; times in rounds or ms.
+_STAYS = ("request", "slot", "arrival", "admitted", "prefilled", "end")
+_STATES = ("from", "decode", "prefill", "evicted", "waiting")
 
 WAITING = Swatch("fill", "waiting", "waiting")
 WAITING_LINE = Swatch("line", "wait", "waiting")
@@ -64,6 +70,13 @@ class Scene:
     def arrival(self, request: int) -> float:
         """When a request arrives [round or ms]."""
         return self.instance.requests[request].arrival * (1.0 if self.instance.is_unit else 1000.0)
+
+    def span(self, begin: float, end: float) -> str:
+        """From when to when, in words."""
+        if self.instance.is_unit:
+            return f"rounds {begin:,g} to {end:,g}"
+        first, last, long = (quantity("time_ms", time) for time in (begin, end, end - begin))
+        return f"{first} to {last}, {long} long"
 
     def stop(self, residency: Residency) -> float:
         """When a residency ends; the end of the schedule where it never does."""
@@ -106,27 +119,28 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
     first = scenes[0]
     slots = first.instance.server.slots
     staged = first.in_stages and slots is not None and all(s.slot is not None for s in first.verdict.residencies)
+    columns: tuple[str, ...]
     evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.residencies)
     if staged and slots is not None and slots <= MOST_SLOTS and len(first.instance.requests) <= MOST_STAYS:
         panels = [_slots(s, end, slots, s is scenes[-1]) for s in scenes]
         title, what = "Slots over time", "Each row is a slot; time goes from left to right."
-        legend = [DECODE, PREFILL, STAGE, IDLE]
+        legend, columns = [DECODE, PREFILL, STAGE, IDLE], _STAYS
     elif len(first.instance.requests) <= MOST_ROWS and not staged:
         begun = {s.request: s.begin for s in reversed(first.verdict.residencies)}
         order = sorted(range(len(first.instance.requests)), key=lambda i: (first.arrival(i), begun.get(i, end), i))
         panels = [_requests(s, end, order, s is scenes[-1]) for s in scenes]
         title, what = "Requests over time", "Each row is a request, in the order of arrival and of the best schedule."
-        legend = [WAITING_LINE, PREFILL, DECODE]
+        legend, columns = [WAITING_LINE, PREFILL, DECODE], _STAYS
     else:
         panels = [_areas(s, end, s is scenes[-1]) for s in scenes]
         title, what = (
             "Requests over time",
             "Number of requests that wait, prefill and decode, averaged over each column; each on its own scale.",
         )
-        legend = [DECODE, PREFILL, WAITING]
+        legend, columns = [DECODE, PREFILL, WAITING], _STATES
     if evictions:
         legend.append(EVICTED)
-    return Figure("timeline", title, what, tuple(panels), tuple(legend))
+    return Figure("timeline", title, what, tuple(panels), tuple(legend), columns=columns)
 
 
 def _note(scene: Scene) -> str:
@@ -164,13 +178,15 @@ def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel
 
     for request, start, stop in scene.waits():
         top, bottom = place(request)
-        plot.dashes(start / per, stop / per, (top + bottom) / 2, "wait", f"{requests[request].id}: waits")
+        words = f"{requests[request].id}: waits, {scene.span(start, stop)}"
+        plot.dashes(start / per, stop / per, (top + bottom) / 2, "wait", words)
     for residency, prefilled in zip(scene.verdict.residencies, scene.prefilled(), strict=True):
         top, bottom = place(residency.request)
         name, stop = requests[residency.request].id, scene.stop(residency)
         lost = not residency.completed and residency.end is not None
-        plot.rect(residency.begin / per, prefilled / per, top, bottom, "prefill", f"{name}: prefill")
-        words = f"{name}: evicted, its tokens are lost" if lost else f"{name}: decode"
+        words = f"{name}: prefill, {scene.span(residency.begin, prefilled)}"
+        plot.rect(residency.begin / per, prefilled / per, top, bottom, "prefill", words)
+        words = f"{name}: {'evicted, its tokens are lost' if lost else 'decode'}, {scene.span(prefilled, stop)}"
         plot.rect(prefilled / per, stop / per, top, bottom, "evicted" if lost else "decode", words)
         if lost:
             plot.upright(stop / per, "eviction", top - 1, bottom + 1)
@@ -178,7 +194,19 @@ def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel
         for request in order:
             top, bottom = place(request)
             plot.text(None, (top + bottom) / 2, requests[request].id, "tick end", 8)
-    return Panel(scene.label, plot.svg(), _note(scene))
+    return Panel(scene.label, plot.svg(), _note(scene), rows=_stays(scene))
+
+
+def _stays(scene: Scene) -> tuple[Row, ...]:
+    """The residencies as data, where they are few."""
+    stays = scene.verdict.residencies
+    if len(stays) > MOST_TOLD:
+        return ()
+    requests = scene.instance.requests
+    return tuple(
+        (requests[s.request].id, s.slot, scene.arrival(s.request), s.begin, prefilled, s.end)
+        for s, prefilled in zip(stays, scene.prefilled(), strict=True)
+    )
 
 
 def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
@@ -204,9 +232,15 @@ def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
     ):
         plot.rect(begin / per, stop / per, 0, plot.height, "stage")
     plot.boxes(prefill, "prefill")
+    if len(prefill) <= MOST_TOLD:
+        for residency in scene.verdict.residencies:
+            slot = min(max(residency.slot or 0, 0), slots - 1)
+            begin, stop = residency.begin, scene.stop(residency)
+            words = f"{scene.instance.requests[residency.request].id}, slot {slot}: {scene.span(begin, stop)}"
+            plot.rect(begin / per, stop / per, slot * size, (slot + 1) * size, "touch", words)
     for slot in range(slots) if size >= 10 else range(0, slots, 50):
         plot.text(None, (slot + 0.5) * size, f"slot {slot}", "tick end")
-    return Panel(scene.label, plot.svg(), _note(scene))
+    return Panel(scene.label, plot.svg(), _note(scene), rows=_stays(scene))
 
 
 def _areas(scene: Scene, end: float, titled: bool) -> Panel:
@@ -228,8 +262,10 @@ def _areas(scene: Scene, end: float, titled: bool) -> Panel:
     plot = Plot(axis, Axis(0, most * 1.04, "requests"), 150, _alt(scene)).axes(x_title=titled)
     middles = (edges[:-1] + edges[1:]) / 2 / per
     base = np.zeros(COLUMNS)
-    for layer, css in ((kept, "decode"), (prefill, "prefill"), (evicted, "evicted"), (waiting, "waiting")):
+    layers = {"decode": kept, "prefill": prefill, "evicted": evicted, "waiting": waiting}
+    for css, layer in layers.items():
         if layer.any():
-            plot.area(middles, base, base + layer, css)
+            plot.area(middles, base, base + layer, css, css)
         base = base + layer
-    return Panel(scene.label, plot.svg(), _note(scene))
+    rows = zip((edges[:-1] / per).tolist(), *(layer.tolist() for layer in layers.values()), strict=True)
+    return Panel(scene.label, plot.svg(), _note(scene), rows=tuple(rows))

@@ -110,7 +110,9 @@ def _runs(case: Case) -> Table:
             Cell("–" if spent is None else seconds(spent), sort_key(spent)),
             Cell(e.words, e.words),
         )
-        rows.append(TableRow(cells, "bad" if e.value is None else "best" if e is case.best else ""))
+        rows.append(
+            TableRow(cells, "bad" if e.value is None else "best" if case.best and e.value == case.best.value else "")
+        )
     columns = (
         Column("Run", False), Column(sentence_of(goal.noun) + goal.unit_words), Column("Above the optimum"),
         Column("Gap to the bound"), Column("Its own bound"), Column("Time"), Column("Status", False),
@@ -164,7 +166,7 @@ def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
         left_out.append(f"The figures over time show the best {MOST_SCENES} of {len(scenes)} different schedules.")
         scenes = scenes[:MOST_SCENES]
     best = next((s for s in scenes if s.valid), None)
-    path = critical_path(best.instance, best.verdict) if best is not None else None
+    path = critical_path(best.instance, best.verdict) if best is not None and _path_tells(case, best) else None
     drawn = [
         ranges.values(case),
         ranges.distances(case),
@@ -181,12 +183,16 @@ def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
     return [f for f in drawn if f is not None], left_out
 
 
+def _path_tells(case: Case, scene: timeline.Scene) -> bool:
+    """Whether a chain to the last completion says something: where all are there at once, or the makespan counts."""
+    return "makespan" in case.objective or not any(request.arrival for request in scene.instance.requests)
+
+
 def _scenes(instance: Instance, replayed: Sequence[Entry]) -> list[timeline.Scene]:
     """The schedules to draw; runs with the same one share it."""
     groups: dict[object, list[Entry]] = {}
     for e in replayed:
-        assert e.verdict is not None
-        groups.setdefault((e.verdict.residencies, e.value is None), []).append(e)
+        groups.setdefault((e.schedule, e.value is None), []).append(e)
     out = []
     for entries in groups.values():
         verdict, valid = entries[0].verdict, entries[0].value is not None
