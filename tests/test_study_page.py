@@ -128,7 +128,7 @@ def test_the_figure_has_what_was_measured() -> None:
     assert lines[0] == "run,rate,mean_latency_ms,low,high,seeds"
     assert len(lines) == 1 + 3 * 3
     mean = fmean(100 + noise(seed) for seed in range(10))
-    assert lines[2].startswith(f"a,2,{2 * mean:.6g},")
+    assert lines[2].startswith(f"a,2,{2 * mean:.5g},")
     assert "<title>a, rate 2: " in panel.svg
 
 
