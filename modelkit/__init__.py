@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.formulation.formulation import chosen as chosen
     from modelkit.formulation.parameters import Parameter as Parameter
     from modelkit.instance import Instance as Instance
+    from modelkit.instance import Pause as Pause
     from modelkit.instance import Prefix as Prefix
     from modelkit.instance import PrefixCache as PrefixCache
     from modelkit.instance import Request as Request
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.kv.start_windows import possible_starts as possible_starts
     from modelkit.problems.problem import Problem as Problem
     from modelkit.problems.problem import kv_refusal as kv_refusal
+    from modelkit.problems.problem import preemptive_refusal as preemptive_refusal
     from modelkit.problems.problem import problem_of as problem_of
     from modelkit.problems.problem import serving_refusal as serving_refusal
     from modelkit.problems.problem import stages_refusal as stages_refusal
@@ -78,6 +80,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.schedule import Admission as Admission
     from modelkit.schedule import Schedule as Schedule
     from modelkit.schedule import Segment as Segment
+    from modelkit.schedule import rounds_of as rounds_of
+    from modelkit.schedule import schedule_from_rounds as schedule_from_rounds
     from modelkit.schedule import schedule_from_starts as schedule_from_starts
     from modelkit.simulation.simulate import simulate as simulate
     from modelkit.solving import solve as solve
@@ -111,7 +115,7 @@ _PUBLIC = {
     "formulation.formulation": ("Formulation", "chosen"),
     "formulation.parameters": ("Parameter",),
     "clock": ("LinearClock", "UnitClock"),
-    "instance": ("Instance", "Prefix", "PrefixCache", "Request", "Server"),
+    "instance": ("Instance", "Pause", "Prefix", "PrefixCache", "Request", "Server"),
     "io": ("load", "load_certificate", "load_claim", "load_result", "save_certificate", "save_instance", "save_result"),
     "judge": ("RequestTimes", "Verdict"),
     "policies": ("Policy", "Room", "View", "policy"),
@@ -121,6 +125,7 @@ _PUBLIC = {
     "problems.problem": (
         "Problem",
         "kv_refusal",
+        "preemptive_refusal",
         "problem_of",
         "serving_refusal",
         "stages_refusal",
@@ -133,7 +138,7 @@ _PUBLIC = {
     "reporting.perfetto": ("perfetto_trace",),
     "reporting.render": ("report",),
     "result": ("Progress", "Result"),
-    "schedule": ("Admission", "Schedule", "Segment", "schedule_from_starts"),
+    "schedule": ("Admission", "Schedule", "Segment", "rounds_of", "schedule_from_rounds", "schedule_from_starts"),
     "simulation.simulate": ("simulate",),
     "solving": ("solve",),
     "solving.bound": ("CertifiedBound", "bound"),

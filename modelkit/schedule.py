@@ -6,7 +6,7 @@ against the instance (``modelkit.judge``). A schedule may be wrong; only the jud
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -192,3 +192,52 @@ def schedule_from_starts(instance: Instance, starts: Mapping[str, int]) -> Sched
         busy_until = max(busy_until, at + max(outputs, default=0))
         segments.append(Segment(at, tuple(Admission(r) for r in ids), rounds=max(0, min(busy_until, following) - at)))
     return Schedule(tuple(segments))
+
+
+def schedule_from_rounds(rounds: Mapping[str, Iterable[int]]) -> Schedule:
+    """Schedule under the unit clock in which each request makes its tokens in these rounds, paused in between.
+
+    Parameters
+    ----------
+    rounds
+        Rounds of each request, from 1 on, in any order; one that starts at k makes its first token in round k + 1.
+
+    Notes
+    -----
+    O(n log n) for n rounds in all. Within one start, requests keep the order of ``rounds``.
+    """
+    does: dict[int, dict[str, list[Any]]] = {}
+    busy: dict[int, int] = {}  # until when those run who go on at a moment
+    for request, made in rounds.items():
+        ordered = sorted(made)
+        starts = [t for t, before in zip(ordered, [None, *ordered], strict=False) if before != t - 1]
+        ends = [t for t, after in zip(ordered, [*ordered[1:], None], strict=True) if after != t + 1]
+        for k, (first, last) in enumerate(zip(starts, ends, strict=True)):
+            does.setdefault(first - 1, {}).setdefault("resume" if k else "admit", []).append(Admission(request))
+            busy[first - 1] = max(busy.get(first - 1, 0), last)
+            if last != ends[-1]:
+                does.setdefault(last, {}).setdefault("pause", []).append(request)
+    segments, until = [], 0
+    times = sorted(does)
+    for at, following in zip(times, [*times[1:], MAX_ROUNDS], strict=True):
+        until = max(until, busy.get(at, 0))
+        fields = {name: tuple(who) for name, who in does[at].items()}
+        segments.append(Segment(at, rounds=max(0, min(until, following) - at), **fields))
+    return Schedule(tuple(segments))
+
+
+def rounds_of(instance: Instance, schedule: Schedule) -> dict[str, list[int]]:
+    """Rounds in which each request makes its tokens, in a valid schedule under the unit clock."""
+    made: dict[str, list[int]] = {}
+    running: set[str] = set()
+    for segment in schedule.segments:
+        running.difference_update(segment.evict, segment.pause)
+        made |= {admission.request: [] for admission in segment.admit}
+        running.update(admission.request for admission in (*segment.admit, *segment.resume))
+        at = int(segment.at)
+        for request in list(running):
+            left = instance.requests[instance.index[request]].output_tokens - len(made[request])
+            made[request] += range(at + 1, at + min(left, segment.rounds) + 1)
+            if left <= segment.rounds:
+                running.discard(request)
+    return made

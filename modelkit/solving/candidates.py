@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -36,15 +37,21 @@ def first_starts(instance: Instance) -> Ints:
     return first_schedule(instance, _scout(instance))
 
 
-def least_latency(instance: Instance) -> int | None:
+def least_latency(instance: Instance, policies: Iterable[str] = ()) -> int | None:
     """Least total latency of the policies told the true lengths; None where each of them evicts somebody.
+
+    Parameters
+    ----------
+    policies
+        Others that are asked too.
 
     Raises
     ------
     InfeasibleError
         Some request can never run.
     """
-    verdicts = [judge(instance, schedule) for schedule in _scout(instance)]
+    schedules = chain(_scout(instance), (clairvoyant_schedule(instance, policy) for policy in policies))
+    verdicts = [judge(instance, schedule) for schedule in schedules]
     values = [v.metrics["total_latency_rounds"] for v in verdicts if v.valid and not v.metrics["evictions"]]
     return min((int(value) for value in values if value is not None), default=None)
 

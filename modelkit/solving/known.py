@@ -18,7 +18,7 @@ from modelkit.problems.kv.clique_rows import clique_rows as find_rows
 from modelkit.problems.kv.local_search import Ints
 from modelkit.problems.kv.start_windows import Starts, check_size, count_starts, possible_starts
 from modelkit.problems.kv.start_windows import start_windows as find_windows
-from modelkit.problems.problem import KV, SERVING, SLOTS, UNIT_PREFIXES, UNIT_REPLICAS, problem_modelled
+from modelkit.problems.problem import KV, PREEMPTIVE, SERVING, SLOTS, UNIT_PREFIXES, UNIT_REPLICAS, problem_modelled
 from modelkit.problems.replicas.search import hindsight_on_replicas
 from modelkit.problems.replicas.servers import one_server
 from modelkit.problems.serving.states import Windows, loose_windows
@@ -103,6 +103,26 @@ class Known:
             As `starts`.
         """
         return hindsight_on_replicas(self.instance, first_on_replicas(self.instance))
+
+    @cached_property
+    def last_rounds(self) -> list[int]:
+        """Last round in which each request may make tokens in a best schedule; unit clock, with pauses.
+
+        Up to a horizon that holds whenever an earlier end is never worse: a round after the last arrival in which
+        nobody makes a token can be cut out. Where the problem is ``kv-preemptive``, no later than a policy leaves: the
+        others' latencies are at least their outputs.
+
+        Raises
+        ------
+        InfeasibleError
+            Some request can never run.
+        """
+        arrays = self.instance.arrays
+        tokens, last = int(arrays.output.sum()), int(arrays.arrival.max() + arrays.output.sum())
+        value = least_latency(self.instance, ("srpt",)) if self.modelled is PREEMPTIVE else None
+        if value is None:
+            return [last] * len(arrays.output)
+        return [min(last, int(a + value - (tokens - o))) for a, o in zip(arrays.arrival, arrays.output, strict=True)]
 
     @cached_property
     def clique_rows(self) -> tuple[list[Ints], list[CliqueRow]]:

@@ -19,7 +19,7 @@ from modelkit.judge.prefixes import unshared
 from modelkit.problems.replicas.servers import side_by_side
 from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.slots.stages import Stage, schedule_from_stages
-from modelkit.schedule import Admission, Schedule, schedule_from_starts
+from modelkit.schedule import Admission, Schedule, schedule_from_rounds, schedule_from_starts
 
 #: Start and replica, from 0, of each request.
 Placements = tuple[tuple[int, int], ...]
@@ -48,6 +48,8 @@ def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
     if isinstance(instance.server.clock, LinearClock):
         mixed = instance.server.clock.mixed
         return _best_of(formulation, instance, _list_iterations(instance) if mixed else _list_stagings(instance))
+    if instance.server.pause is not None:
+        return _best_of(formulation, instance, _list_pausing(instance))
     placements = list(_fitting_placements(instance))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
@@ -140,6 +142,36 @@ def _list_stagings(instance: Instance) -> Iterator[Schedule]:
                 staged.append(Stage(tuple(Admission(instance.requests[i].id, j) for i, j in taken), decode))
             else:
                 yield schedule_from_stages(instance, staged)
+
+
+def _list_pausing(instance: Instance) -> Iterator[Schedule]:
+    """All ways to say who makes a token in which round, none of them empty while somebody waits.
+
+    So an objective must not get worse when somebody is done earlier.
+    """
+    arrays, server = instance.arrays, instance.server
+    arrival, prompt, output = arrays.arrival.tolist(), arrays.prompt.tolist(), arrays.output.tolist()
+    names = [r.id for r in instance.requests]
+    most = server.kv_capacity_tokens or int(arrays.peak.sum())
+    slots, held = server.slots or len(names), server.pause is not None and server.pause.keep == "held"
+
+    def run(t: int, rounds: tuple[tuple[int, ...], ...]) -> Iterator[Schedule]:
+        here = [i for i, made in enumerate(rounds) if len(made) < output[i] and arrival[i] < t]
+        if not here:
+            later = [a for i, a in enumerate(arrival) if len(rounds[i]) < output[i]]
+            if later:
+                yield from run(min(later) + 1, rounds)
+            else:
+                yield schedule_from_rounds(dict(zip(names, rounds, strict=True)))
+            return
+        for chosen in product((True, False), repeat=len(here)):
+            makes = [i for i, yes in zip(here, chosen, strict=True) if yes]
+            stays = [i for i in here if held and i not in makes and rounds[i]]
+            tokens = sum(prompt[i] + len(rounds[i]) for i in makes + stays) + len(makes)
+            if makes and tokens <= most and len(makes + stays) <= slots:
+                yield from run(t + 1, tuple((*made, t) if i in makes else made for i, made in enumerate(rounds)))
+
+    return run(1, ((),) * len(names))
 
 
 def _list_iterations(instance: Instance) -> Iterator[Schedule]:

@@ -12,7 +12,7 @@ from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.parameters import Parameter
 from modelkit.formulation.shapes import KEY, LIST, REQUEST, group_of
-from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Request, Server
+from modelkit.instance import Instance, LinearClock, Pause, Prefix, PrefixCache, Request, Server
 from modelkit.requests import ATTRIBUTES
 from modelkit.sources.families import generate
 
@@ -101,6 +101,14 @@ def sharing_instance(seed: int, requests: int) -> Instance:
     return drawn.replace(server=server, requests=tuple(rows))
 
 
+def pausing_instance(seed: int, requests: int) -> Instance:
+    """Up to three requests of up to three tokens, on a server that pauses them; every third has slots."""
+    drawn = unit_instance(seed, min(requests, 3), slots=2 if seed % 3 == 2 else None)
+    rows = tuple(r.model_copy(update={"output_tokens": min(r.output_tokens, 3)}) for r in drawn.requests)
+    pause = Pause(keep="held" if seed % 2 else "swapped")
+    return drawn.replace(server=drawn.server.model_copy(update={"pause": pause}), requests=rows)
+
+
 def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
     requests = 3 - seed // 4 % 3  # the first are the largest
     own_rules = formulation.admissible or formulation.value  # brute force asks them for every schedule
@@ -112,6 +120,7 @@ def _kinds(formulation: Formulation, seed: int) -> Iterator[Instance]:
     yield mixed_instance(seed, requests)
     yield sharing_instance(seed, requests)
     yield replica_instance(seed, requests)
+    yield pausing_instance(seed, requests)
 
 
 def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, Any]) -> list[Instance]:
