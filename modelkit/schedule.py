@@ -221,7 +221,7 @@ def schedule_from_rounds(rounds: Mapping[str, Iterable[int]]) -> Schedule:
     times = sorted(does)
     for at, following in zip(times, [*times[1:], MAX_ROUNDS], strict=True):
         until = max(until, busy.get(at, 0))
-        fields = {name: tuple(who) for name, who in does[at].items()}
+        fields: dict[str, Any] = {name: tuple(who) for name, who in does[at].items()}
         segments.append(Segment(at, rounds=max(0, min(until, following) - at), **fields))
     return Schedule(tuple(segments))
 

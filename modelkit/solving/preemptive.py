@@ -11,23 +11,33 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from modelkit.certificate import Bound, Certificate, Prices
 from modelkit.instance import Instance, InstanceStamp
+from modelkit.problems.kv.best_known import local_search
+from modelkit.problems.kv.local_search import TooLargeError, schedule_of
 from modelkit.problems.problem import PREEMPTIVE
-from modelkit.result import Progress
+from modelkit.result import Progress, Result, StopReason
 from modelkit.runtime.deadline import Deadline
+from modelkit.simulation.simulate import clairvoyant_schedule
 from modelkit.solving import kv, unit_slots
+from modelkit.solving.candidates import first_starts
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import Method
 from modelkit.solving.serving import ServingSearch
 from modelkit.verify.exact_bounds import recomputed_bound
 
-#: Share of the time that is left for schedules without pauses.
-WITHOUT_SHARE = 0.6
+if TYPE_CHECKING:
+    from modelkit.solving.outcome import Candidate, SolveState
+
+#: Policies that are tried beside those without options.
+PAUSING = ("srpt:by=volume",)
+#: Output tokens from which no model is made.
+MOST_TOKENS = 20_000
 
 
 class PreemptiveSearch(ServingSearch):
@@ -41,6 +51,13 @@ class PreemptiveSearch(ServingSearch):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.searches = False
+
+    def try_policies(self, deadline: Deadline) -> None:
+        """Those that pause with options of theirs, then all."""
+        for name in PAUSING:
+            self.tell(f"policy {name}")
+            self.see(name, clairvoyant_schedule(self.task.instance, name))
+        super().try_policies(deadline)
 
     def prove(self, deadline: Deadline) -> None:
         """The bound that needs nothing but the instance."""
@@ -60,8 +77,8 @@ class PreemptiveSearch(ServingSearch):
         if known.result.schedule is not None:
             self.see("local-search", known.result.schedule)
         if known.certificate.prices is not None and known.certificate.prices.rounds:
-            for prices in never_rising(known.certificate.prices):
-                self.offer("memory", priced(self.task.instance, prices), time.perf_counter() - began)
+            candidates = [priced(self.task.instance, prices) for prices in never_rising(known.certificate.prices)]
+            self.offer("memory", max(candidates, key=lambda c: c.value), time.perf_counter() - began)
         if known.result.stop == "interrupted":
             raise KeyboardInterrupt
 
@@ -87,7 +104,7 @@ def priced(instance: Instance, prices: Prices) -> Certificate:
 _NOTHING = Bound(numerator=0, denominator=1)
 
 
-def _about(instance: Instance) -> dict[str, object]:
+def _about(instance: Instance) -> dict[str, Any]:
     return {"instance": InstanceStamp.of(instance), "objective": PREEMPTIVE.objective}
 
 
@@ -114,7 +131,7 @@ def never_rising(prices: Prices) -> list[Prices]:
     return found
 
 
-def _pooled(values: np.ndarray) -> np.ndarray:
+def _pooled(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The nearest in squares that never rise, rounded down."""
     blocks: list[tuple[int, int]] = []  # sum, length
     for value in values.tolist():
@@ -138,3 +155,39 @@ class PreemptiveMethod(Method):
     def bound(self, task: Task) -> CertifiedBound:
         """See `PreemptiveSearch`."""
         return PreemptiveSearch(task).run()
+
+    def check_size(self, run: SolveState) -> None:
+        """Refuse what no model holds before all policies are run on it."""
+        tokens = int(run.instance.arrays.output.sum())
+        if tokens > MOST_TOKENS:
+            words = f"{tokens:,} output tokens, at most {MOST_TOKENS:,}"
+            raise TooLargeError(f"the instance is too large for {PREEMPTIVE.model}: {words}")
+
+    def find_certificate(self, run: SolveState) -> Certificate | None:
+        """The bound that needs nothing but the instance, where none is known."""
+        if run.formulation.claim != "exact" or run.formulation.value is not None:
+            return None
+        return run.certificate or volume_certificate(run.instance)
+
+    def first_schedules(self, run: SolveState) -> list[Candidate]:
+        """Those of policies, and that of a local search without pauses."""
+        found = super().first_schedules(run)
+        found += [run.judge_schedule(name, clairvoyant_schedule(run.instance, name)) for name in PAUSING]
+        instance = without_pauses(run.instance)
+        if instance.server.slots is None:
+            starts = local_search(instance, first_starts(instance)).starts
+            found.append(run.judge_schedule("local-search", schedule_of(instance, starts)))
+        return found
+
+    def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
+        """The best of policies and of schedules without pauses, with a certified bound."""
+        left = run.deadline.left if run.deadline.finite else None
+        known = self.bound(Task(run.instance, PREEMPTIVE.objective, left, run.limits.gap, run.limits.seed, run.listen))
+        assert known.result.schedule is not None
+        run.certificate = known.certificate
+        found = run.judge_schedule(known.result.producer.name, known.result.schedule, known.verdict)
+        if run.start is None or run.start.value is None or (found.value is not None and found.value < run.start.value):
+            run.start = found
+        best = run.start.source
+        words = f"no solver ran: this is the schedule of {best}, with a certified bound"
+        return run.conclude(None, known.result.stop, f"{reason}; {words}")
