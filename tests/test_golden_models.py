@@ -15,7 +15,7 @@ import modelkit as mk
 from modelkit.authoring.check.tiny_instances import tiny_instances
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.loading import found_formulations
-from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Server
+from modelkit.instance import Instance, LinearClock, Pause, Prefix, PrefixCache, Server
 from modelkit.solving.known import known_of
 from modelkit.sources.families import generate
 
@@ -45,6 +45,7 @@ def tiny(formulation: Formulation) -> Instance:
         two.replace(server=Server(kv_capacity_tokens=6, clock=clock), requests=late),
         two.replace(server=Server(kv_capacity_tokens=6, prefix_cache=PrefixCache()), requests=alike),
         two.replace(server=Server(kv_capacity_tokens=6, replicas=2)),
+        two.replace(server=Server(kv_capacity_tokens=6, pause=Pause(keep="held"))),
     )
     return next(instance for instance in kinds if formulation.refusal(instance) is None)
 
