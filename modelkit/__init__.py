@@ -91,6 +91,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.solving.known import clique_rows as clique_rows
     from modelkit.solving.known import stage_limits as stage_limits
     from modelkit.solving.known import start_windows as start_windows
+    from modelkit.solving.resolving import resolve as resolve
     from modelkit.sources.families import generate as generate
     from modelkit.sources.logs.importing import import_log as import_log
     from modelkit.sources.servers import find_server as find_server
@@ -143,6 +144,7 @@ _PUBLIC = {
     "solving": ("solve",),
     "solving.bound": ("CertifiedBound", "bound"),
     "solving.known": ("Known", "clique_rows", "stage_limits", "start_windows"),
+    "solving.resolving": ("resolve",),
     "sources.families": ("generate",),
     "sources.logs.importing": ("import_log",),
     "sources.servers": ("find_server", "presets"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from modelkit.arguments import checked_arguments
@@ -16,6 +16,7 @@ from modelkit.io import load
 from modelkit.runtime.scratch import scratch_folder
 from modelkit.solving import choose
 from modelkit.solving.known import Known, known_of
+from modelkit.solving.resolving import build_changeable
 
 #: Longest name that the formats' readers take.
 LONGEST = 200
@@ -25,7 +26,11 @@ Format = Literal["lp", "mps"]
 
 @checked_arguments
 def build(
-    instance: Instance, formulation: str | Formulation | None = None, *, parameters: Mapping[str, Any] | None = None
+    instance: Instance,
+    formulation: str | Formulation | None = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    changing: Sequence[str] | None = None,
 ) -> Any:
     """The concrete Pyomo model of an instance, to look at or to solve with Pyomo itself.
 
@@ -35,6 +40,9 @@ def build(
     ----------
     formulation, parameters
         As in `modelkit.solve`.
+    changing
+        Parameters of the model that are to be mutable, such as ``kv_capacity``: `modelkit.resolve` then solves it again
+        with other values. It keeps all starts, where other models leave out those that no optimal schedule uses.
 
     Returns
     -------
@@ -55,6 +63,8 @@ def build(
     instance.check_fits()
     if wanted is None:
         chosen = load_here(chosen.name)
+    if changing is not None:
+        return build_changeable(chosen, instance, parameters or {}, tuple(changing))
     return chosen.instantiate(parametrised, known_of(chosen, parametrised))
 
 

@@ -196,6 +196,20 @@ def compile_named(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
     return form, columns, [entry.constraint for entry in entries]
 
 
+def compile_entries(model: Any) -> tuple[StandardForm, list[Any], list[Any]]:
+    """Standard form of a Pyomo model, its variables, and what each row is: ``constraint`` and ``bound_type``.
+
+    That is -1 of a lower, 1 of an upper side, and 0 of an equation.
+
+    Raises
+    ------
+    SolverError
+        See `compile_model`.
+    """
+    with PYOMO:
+        return _compile(model, False)
+
+
 def describe(columns: list[Any], rows: list[Any]) -> tuple[list[Column], list[NamedRow]]:
     """What messages say of variables and constraints, without Pyomo's own objects."""
     families = [row.parent_component() for row in rows]
