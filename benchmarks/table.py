@@ -91,6 +91,11 @@ def _long_files(found: Any) -> str:
     )
 
 
+def _resolving(found: Any) -> str:
+    rows = found["rows"]
+    return ", ".join(f"{row['formulation']} ({row['changing']}) {row['ratio']:.1f} times as fast" for row in rows)
+
+
 def _proofs(found: Any) -> str:
     best = best_known(found["rows"])
     cells: dict[tuple[int, float], dict[str, list[Any]]] = {}
@@ -281,6 +286,8 @@ BENCHMARKS = (
               "no gate, and the best of 24 fixed gates", _gates),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
+    Benchmark("resolving.py", "a changed model until a solver can have it: `mk.resolve` against building it anew",
+              "the other way, in the same run", _resolving),
     Benchmark(
         "histories.py", "random histories of the Python interface: errors, Ctrl-C, kills, threads, forks",
         "answers of fresh processes", _histories,

@@ -10,7 +10,7 @@ from typing import Any
 from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
 from modelkit.backends.changing import ChangingForm
-from modelkit.backends.standard_form import CompiledModel, load_solution
+from modelkit.backends.standard_form import CompiledModel, StandardForm, load_solution
 from modelkit.errors import InfeasibleError, UsageError, did_you_mean, shown
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
@@ -140,6 +140,22 @@ def resolve(
     return run.go()
 
 
+def changed_arrays(model: Any, changes: Mapping[str, Any]) -> StandardForm:
+    """The arrays of a changeable model with the changes, as `resolve` hands them to a solver."""
+    kept: Changeable = model._changeable
+    instance, given = _changed(kept, dict(changes))
+    parametrised = kept.formulation.with_parameters(instance, given)
+    known = Known(parametrised, None, kept.formulation.name)
+    _set_data(model, kept, kept.formulation.values(parametrised, known))
+    return _arrays(model, kept)
+
+
+def _arrays(model: Any, kept: Changeable) -> StandardForm:
+    if kept.form is None:
+        kept.form = ChangingForm(model)
+    return kept.form.updated()
+
+
 def _changed(kept: Changeable, changes: dict[str, Any]) -> tuple[Instance, dict[str, Any]]:
     """The instance and the parameters with the changes."""
     own = {p.name for p in kept.formulation.parameters}
@@ -199,9 +215,7 @@ class _Again(Pipeline):
         self.tell("changing the model")
         before = time.perf_counter()
         kept: Changeable = self.model._changeable
-        if kept.form is None:
-            kept.form = ChangingForm(self.model)
-        made = CompiledModel(kept.form.updated(), 0)
+        made = CompiledModel(_arrays(self.model, kept), 0)
         self.seconds["build"] = time.perf_counter() - before
         self.passed("changing the model", before, self.formulation.name)
         return made
