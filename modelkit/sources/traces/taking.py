@@ -232,8 +232,12 @@ def taken(
         server=host,
         requests=many_requests(
             {
-                **{"id": f"r{i}", "arrival": at, "prompt_tokens": e.prompt, "output_tokens": e.output},
-                **{"prefix": prefix, **e.said_of},
+                "id": f"r{i}",
+                "arrival": at,
+                "prompt_tokens": e.prompt,
+                "output_tokens": e.output,
+                "prefix": prefix,
+                **e.said_of,
             }
             for i, (at, (_, e), prefix) in enumerate(zip(arrivals, kept, sharing.prefixes, strict=True), start=1)
         ),
