@@ -63,7 +63,9 @@ def test_windows_are_of_arrivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     inside = sorted((r for r in run if 10 <= r.arrival < 14), key=lambda r: r.arrival)
     taken = read_log(path, window=Window(since=10.0, until=14.0))
     assert [r.prompt for r in taken.records] == [r.prompt for r in inside]
-    assert taken.left_out == {"requests outside of what is taken": 360}
+    assert taken.left_out["requests outside of what is taken"] == 360
+    meanwhile = sum(r.arrival <= inside[-1].arrival and r.last >= inside[0].arrival for r in run) - len(inside)
+    assert [n for why, n in taken.left_out.items() if "on the server meanwhile" in why] == [meanwhile]
     few = read_log(path, window=Window(since=10.0, until=14.0, skip=103, first=5))
     assert [r.arrival for r in few.records] == pytest.approx([r.arrival - inside[3].arrival for r in inside[3:8]])
     pipe = tmp_path / "pipe"
@@ -120,6 +122,26 @@ def test_two_runs_of_one_workload_have_two_names(
     assert len(runs) == 2
     assert len({path.read_bytes() for path in runs}) == 2
     assert len({mk.load(str(path).replace(".observed", "")).sha256 for path in runs}) == 1
+
+
+def test_a_few_requests_out_of_order_spoil_no_window(tmp_path: Path) -> None:
+    """Tests that they are held against all requests of the file, not against those of a window."""
+    run = many(400)
+    path = write(tmp_path, "inference-perf", [*run, *(r._replace(arrival=r.last + 1) for r in run[:20])])
+    assert len(read_log(path, window=Window(first=10)).records) == 10
+
+
+def test_models_and_formats_that_are_not_there(tmp_path: Path) -> None:
+    """Tests that the models of a log are named, that it may have none, and that lines are no result of a benchmark."""
+    path = write(tmp_path, "dynamo", served(n=20))
+    with pytest.raises(InputError, match="20 requests to other models, left out; models in the log: m"):
+        read_log(path, window=Window(model="n"))
+    path = write(tmp_path, "vllm-run", served(n=20))
+    with pytest.raises(InputError, match="20 requests whose model is not said, left out$"):
+        read_log(path, window=Window(model="n"))
+    for name in ("vllm-bench", "sglang-bench"):
+        with pytest.raises(InputError, match="line 1: has no key 'input_lens'"):
+            read_log(path, name)
 
 
 def test_what_lies_beside_a_run(tmp_path: Path, cli: Callable[..., Any]) -> None:

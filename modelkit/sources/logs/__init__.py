@@ -101,6 +101,7 @@ class Window:
 
 
 _OUTSIDE = "requests outside of what is taken"
+_BESIDE = "requests of these that were on the server meanwhile, which neither the cost model nor the instance has"
 _UNORDERED = "requests whose stamps are out of order, left out"
 
 
@@ -136,16 +137,19 @@ def read_log(
     per_second = None if time_unit is None else PER_SECOND[time_unit]
     reading = Reading(where_of(path), per_second)
     left_out: Counter[str] = Counter()
-    taken = None
+    taken, within = None, (math.inf, -math.inf)
     if window.is_part and os.path.isfile(path):  # read twice, so that only what is taken is kept
         served = _served(name, path, Reading(where_of(path), per_second), window, Counter())
-        taken = _taken(array("d", (math.nan if r.arrival is None else r.arrival for r in served)), window)
+        arrivals = array("d", (math.nan if r.arrival is None else r.arrival for r in served))
+        taken = _taken(arrivals, window)
+        within = _ends(arrivals, taken)
     records: list[LogRecord] = []
     models = set()
     for i, record in enumerate(_served(name, path, reading, window, left_out)):
         models.add(record.model or "")
         if taken is not None and not (i < len(taken) and taken[i]):
             left_out[_OUTSIDE] += 1
+            left_out[_BESIDE] += _is_beside(record, within)
             continue
         if len(records) == MOST_REQUESTS:
             words = f"more than {MOST_REQUESTS:,} requests, the most of an instance; take a part"
@@ -157,16 +161,21 @@ def read_log(
         words = f"requests to several models, {', '.join(sorted(models)[:8])}; choose one with --model"
         raise InputError(reading.where, [Fault("model", words)])
     if taken is None and window.is_part:
-        mask = _taken([math.nan if r.arrival is None else r.arrival for r in records], window)
-        left_out[_OUTSIDE] += int((~mask).sum())
+        arrivals = array("d", (math.nan if r.arrival is None else r.arrival for r in records))
+        mask = _taken(arrivals, window)
+        within = _ends(arrivals, mask)
+        outside = [record for record, kept in zip(records, mask, strict=True) if not kept]
+        left_out[_OUTSIDE] += len(outside)
+        left_out[_BESIDE] += sum(_is_beside(record, within) for record in outside)
         records = [record for record, kept in zip(records, mask, strict=True) if kept]
-    if left_out[_UNORDERED] > len(records):
-        every = count(left_out[_UNORDERED] + len(records), "request")
+    if left_out[_UNORDERED] > len(records) + left_out[_OUTSIDE]:
+        every = count(left_out[_UNORDERED] + len(records) + left_out[_OUTSIDE], "request")
         words = f"{left_out[_UNORDERED]:,} of {every} with times out of order"
         advice = "allowed: arrival, first and last token in this order, on one clock and in the unit of the format"
         raise InputError(reading.where, [Fault("file", f"{words}; {advice}")])
     if not records:
-        why = ", ".join(counted(n, why) for why, n in left_out.items())
+        why = ", ".join(counted(n, why) for why, n in left_out.items() if n)
+        why += f"; models in the log: {', '.join(sorted(reading.models)[:8])}" if reading.models else ""
         raise InputError(reading.where, [Fault("file", f"has no request that was served{f': {why}' if why else ''}")])
     if per_second is None:
         check_times(name, records, reading)
@@ -190,6 +199,8 @@ def _served(
     for record in REGISTRY[name].read(path, reading):
         if len(reading.faults) >= MOST_FAULTS:
             return
+        if window.model is not None and record.model is not None:
+            reading.models.add(record.model)
         why = _why_left_out(record, window)
         if why is None:
             if record.cached > record.prompt:
@@ -203,7 +214,7 @@ def _served(
 
 def _why_left_out(record: LogRecord, window: Window) -> str | None:
     if window.model is not None and record.model != window.model:
-        return "requests to other models, left out"
+        return f"requests {'whose model is not said' if record.model is None else 'to other models'}, left out"
     if record.failed:
         return "failed requests, left out"
     if record.warm_up:
@@ -218,6 +229,20 @@ def _why_left_out(record: LogRecord, window: Window) -> str | None:
         if not record.arrival <= record.first_token <= record.last_token:
             return _UNORDERED
     return None
+
+
+def _ends(arrivals: Sequence[float], taken: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """The first and the last arrival of those that are taken; nothing lies between where none are or have any."""
+    moments = np.array(arrivals, dtype=float)[taken]
+    known = len(moments) > 0 and not np.isnan(moments).any()
+    return (float(moments.min()), float(moments.max())) if known else (math.inf, -math.inf)
+
+
+def _is_beside(record: LogRecord, within: tuple[float, float]) -> bool:
+    """Whether a request that is not taken was on the server while those that are taken came."""
+    if record.arrival is None or record.last_token is None:
+        return False
+    return record.arrival <= within[1] and record.last_token >= within[0]
 
 
 def _taken(arrivals: Sequence[float], window: Window) -> npt.NDArray[np.bool_]:

@@ -66,6 +66,11 @@ def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord
             data[key] = stream.value()
         else:
             stream.pass_over()
+    if "input_lens" not in data:
+        words = (
+            "has no key 'input_lens'; allowed: the result of one benchmark, with its lists; --save-detailed writes them"
+        )
+        raise InputError(reading.where, [Fault("line 1", words)])
     if stream.peek() == "{":
         raise stream.refused(several)
     if stream.peek():

@@ -183,6 +183,7 @@ class Reading:
     per_second: float | None = None
     faults: list[Fault] = field(default_factory=list)
     engine: Engine = field(default_factory=Engine)
+    models: set[str] = field(default_factory=set)
     twice: dict[str, Twice] = field(default_factory=dict)
     seen: dict[tuple[str, ...], Seen] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
