@@ -171,6 +171,15 @@ def test_what_lies_beside_a_run(tmp_path: Path, cli: Callable[..., Any]) -> None
         read_log(path)
 
 
+def test_classes_and_sessions_are_kept(tmp_path: Path) -> None:
+    """Tests that what a log says of its requests is in the instance, where service levels and formulations find it."""
+    path = write(tmp_path, "blis", served(n=20))
+    path.write_text(path.read_text().replace(",c,,,", ",c,gold,,", 3).replace(",c,,,", ",c,,s1,", 2))
+    requests = mk.import_log(path).instance.requests
+    assert [r.request_class for r in requests[:4]] == ["gold"] * 3 + [None]
+    assert [r.session for r in requests[2:6]] == [None, "s1", "s1", None]
+
+
 def test_the_results_of_a_simulator(tmp_path: Path) -> None:
     """Tests the times between tokens, two engines, and times that contradict each other."""
     run = served(n=20)

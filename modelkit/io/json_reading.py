@@ -121,6 +121,20 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
+#: The documents of this package by their schemas, and what takes them.
+_DOCUMENTS = {
+    "modelkit/instance/1": "an instance, of which `modelkit solve` and `modelkit simulate` make results",
+    "modelkit/result/1": "a result, which `modelkit report` and `modelkit verify` take",
+    "modelkit/certificate/1": "the certificate of a bound, which `modelkit verify` takes",
+    "modelkit/observed/1": "the run of a log, which `modelkit export --format perfetto` takes",
+}
+
+
+def what_it_is(schema: object) -> str:
+    """``; this is ...`` of the schema of a document of this package; nothing of others."""
+    return f"; this is {_DOCUMENTS[schema]}" if isinstance(schema, str) and schema in _DOCUMENTS else ""
+
+
 def checked_schema(document: object, schema: str, where: str) -> dict[str, Any]:
     """The document without its schema key, once that names ``schema``."""
     if not isinstance(document, dict):
@@ -128,5 +142,5 @@ def checked_schema(document: object, schema: str, where: str) -> dict[str, Any]:
     found = document.get("schema")
     if found != schema:
         words = f"found {shown(found)}" if "schema" in document else "is missing"
-        raise InputError(where, [Fault("$.schema", f"{words}; allowed: {schema!r}")])
+        raise InputError(where, [Fault("$.schema", f"{words}; allowed: {schema!r}{what_it_is(found)}")])
     return {key: value for key, value in document.items() if key != "schema"}

@@ -16,7 +16,7 @@ from modelkit.certificate import Certificate
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import whole
 from modelkit.io.files import where_of
-from modelkit.io.json_reading import checked_schema, read_json
+from modelkit.io.json_reading import checked_schema, read_json, what_it_is
 from modelkit.io.validation import faults_of, trim
 from modelkit.io.writing import write_text
 from modelkit.result import Result, agree
@@ -113,5 +113,7 @@ def load_claim(source: str | os.PathLike[str]) -> Result | Certificate:
         return parse_certificate(document, where_of(source))
     if schema == instance_module.SCHEMA:
         allowed = f"{result_module.SCHEMA!r} or {certificate_module.SCHEMA!r}"
-        raise InputError(where_of(source), [Fault("$.schema", f"found {schema!r}; allowed: {allowed}")])
+        raise InputError(
+            where_of(source), [Fault("$.schema", f"found {schema!r}; allowed: {allowed}{what_it_is(schema)}")]
+        )
     return parse_result(document, where_of(source))

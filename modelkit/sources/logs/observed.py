@@ -17,7 +17,7 @@ from modelkit.judge.metrics import Totals, metrics
 from modelkit.judge.rules import Residency
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
-from modelkit.sources.logs.record import is_time
+from modelkit.sources.logs.record import LogRecord, is_time
 from modelkit.sources.requests import many_requests
 from modelkit.sources.servers import find_server
 from modelkit.sources.traces import stem_of
@@ -175,10 +175,16 @@ def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
         source=f"log {log.format} {stem}",
         server=server.model_copy(update=limits),
         requests=many_requests(
-            {"id": name, "arrival": float(at), "prompt_tokens": r.computed, "output_tokens": r.output}
+            {"id": name, "arrival": float(at), "prompt_tokens": r.computed, "output_tokens": r.output, **_about(r)}
             for name, at, r in zip(ids, arrivals, log.records, strict=True)
         ),
     )
+
+
+def _about(record: LogRecord) -> dict[str, str]:
+    """The class and the session of a request, where the log says them."""
+    said = {"class": record.request_class, "session": record.session}
+    return {key: value for key, value in said.items() if value}
 
 
 def observed_of(log: Log, instance: Instance) -> Observed | None:
