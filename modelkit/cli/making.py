@@ -168,14 +168,19 @@ def _generate(name: str, *, quiet: bool, extra: tuple[str, ...], attributes: tup
     return Made(generate(name, extra=parse_extra(extra), attributes=parse_attributes(attributes), **options))
 
 
-def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], **options: Any) -> Made:
+def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], replicas: int, **options: Any) -> Made:
     from modelkit.sources.attaching import parse_extra, with_extra
     from modelkit.sources.logs import log_formats
     from modelkit.sources.logs.importing import import_log
     from modelkit.sources.traces import import_trace
 
     if name not in log_formats():
-        return Made(import_trace(name, trace, tell=None if quiet else _note, extra=parse_extra(extra), **options))
+        tell = None if quiet else _note
+        return Made(import_trace(name, trace, tell=tell, extra=parse_extra(extra), replicas=replicas, **options))
+    if replicas > 1:
+        raise mk.UsageError(
+            "--replicas is for traces: a log shows one server, and what its iterations last is fitted to that"
+        )
     said = parse_extra(extra)
     found = import_log(trace, name, **options)
     for note in () if quiet else found.notes:
@@ -186,6 +191,12 @@ def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], **opt
 
 def _note(words: str) -> None:
     remark("note", words)
+
+
+def _replicas_option() -> click.Option:
+    return click.Option(
+        ["--replicas"], type=int, default=1, show_default=True, help="Servers alike that serve the requests."
+    )
 
 
 def _extra_option() -> click.Option:
@@ -210,6 +221,7 @@ generate = _Generators(
             " repeatable.",
         ),
         _extra_option(),
+        _replicas_option(),
     ),
     help="Write an instance drawn from a named FAMILY.",
     epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
@@ -219,7 +231,7 @@ import_ = _Importers(
     name="import",
     generators=all_formats,
     make=_import,
-    shared=(click.Argument(["trace"], shell_complete=traces), _extra_option()),
+    shared=(click.Argument(["trace"], shell_complete=traces), _extra_option(), _replicas_option()),
     also={"requests": ("--first",)},
     params=[
         click.Option(
@@ -288,9 +300,11 @@ def _save(instance: mk.Instance, path: str) -> Path | None:
 def _tell(instance: mk.Instance, written: list[Path | None], path: str, more: list[str]) -> None:
     """Say what was made."""
     _warn_of_oversized(instance)
+    server = instance.server
+    replicas = server.replicas if server.replicas > 1 else None
     limits = ", ".join(
         f"{label} {value:,}"
-        for label, value in (("M", instance.server.kv_capacity_tokens), ("slots", instance.server.slots))
+        for label, value in (("M", server.kv_capacity_tokens), ("slots", server.slots), ("replicas", replicas))
         if value is not None
     )
     _warn_of_load(instance)

@@ -56,6 +56,8 @@ def critical_path(instance: Instance, verdict: Verdict) -> CriticalPath | None:
     if not done:
         return None
     last = max(done, key=lambda s: (s.end or 0.0, -s.request))
+    verdict = verdict.on(last.replica)
+    done = [s for s in done if s.replica == last.replica]
     clock = instance.server.clock
     staged = isinstance(clock, LinearClock) and not clock.mixed and last.slot is not None
     if staged:

@@ -20,6 +20,21 @@ def with_extra(instance: Instance, extra: Mapping[str, Any]) -> Instance:
     return instance.replace(extra={**instance.extra, **extra}) if extra else instance
 
 
+def with_replicas(instance: Instance, replicas: int) -> Instance:
+    """The instance on this many servers alike; its name says so where they are several.
+
+    Raises
+    ------
+    InputError
+        It is no number of replicas.
+    """
+    if replicas == 1:
+        return instance
+    server = {**instance.server.model_dump(), "replicas": replicas}
+    name = f"{instance.name}-r{replicas}" if instance.name else ""
+    return checked("--replicas", lambda: instance.replace(name=name, server=server))
+
+
 def parse_extra(texts: Iterable[str]) -> dict[str, Any]:
     """Values from ``KEY=VALUE`` texts, each value as JSON or else text, or from ``KEY=@FILE`` with a JSON file.
 

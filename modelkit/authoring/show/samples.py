@@ -80,6 +80,8 @@ def _instances(shapes: _Shapes) -> list[Instance]:
         (Server(kv_capacity_tokens=13, slots=2), 1),
         (Server(kv_capacity_tokens=13, clock=mixed), 0.02),
         (Server(kv_capacity_tokens=17, slots=2, clock=mixed), 0.02),
+        (Server(kv_capacity_tokens=13, replicas=3), 1),
+        (Server(kv_capacity_tokens=17, replicas=2, slots=2), 1),
     ]
     plain = [Instance(server=s, requests=_requests(rows, apart)) for s, apart in servers for rows in shapes]
     return plain + [_sharing(rows) for rows in shapes]

@@ -31,7 +31,8 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
     if capacity is not None and peak > capacity:
         legend.append(Swatch("fill", "excess", "above the capacity"))
     lead = "Tokens held in every round" + ("." if capacity is None else f", against M = {count(capacity, 'token')}.")
-    panels = tuple(_panel(s, end, top, capacity, s is scenes[-1]) for s in scenes)
+    servers = [server for s in scenes for server in s.by_replica()]
+    panels = tuple(_panel(s, end, top, capacity, s is servers[-1]) for s in servers)
     columns = (time_axis(scenes[0].instance.is_unit, end)[0].words, "tokens held", "most tokens")
     return Figure("occupancy", "KV cache over time", lead, panels, tuple(legend), columns=columns)
 
@@ -39,6 +40,8 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
 def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: bool) -> Panel:
     metrics = scene.verdict.metrics
     used, peak = metrics.get("kv_utilisation"), float(metrics["peak_kv_tokens"] or 0)
+    if scene.instance.server.replicas > 1:  # the judge's metrics are of all replicas
+        used, peak = None, float(max((interval.last_tokens for interval in scene.verdict.intervals), default=0))
     alt = f"{scene.label}: at most {count(int(peak), 'token')} held" + ("" if capacity is None else f" of {capacity:,}")
     note = f"peak {quantity('peak_tokens', peak)}" + ("" if used is None else f", {percent(used)} used on average")
     axis, per = time_axis(scene.instance.is_unit, end)

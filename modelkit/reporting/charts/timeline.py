@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,18 +48,36 @@ IDLE = Swatch("fill", "idle", "idle")
 
 @dataclass(frozen=True)
 class Scene:
-    """A replayed schedule to draw: its label, and whether it keeps all rules."""
+    """A replayed schedule to draw: its label, whether it keeps all rules, and whose requests are drawn; None: all."""
 
     label: str
     instance: Instance
     verdict: Verdict
     valid: bool = True
+    served: frozenset[int] | None = None
 
     @property
     def end(self) -> float:
         """When the last thing happens [round or ms]."""
         ends = [s.end or s.begin for s in self.verdict.residencies]
         return max([*ends, *(s.end for s in self.verdict.intervals[-1:])], default=0.0)
+
+    def by_replica(self) -> list[Scene]:
+        """A scene for each replica, or the same where there is one."""
+        replicas = self.instance.server.replicas
+        if replicas == 1:
+            return [self]
+        scenes = []
+        for r in sorted({residency.replica for residency in self.verdict.residencies}):
+            verdict = self.verdict.on(r)
+            served = frozenset(residency.request for residency in verdict.residencies)
+            scenes.append(replace(self, label=f"{self.label}, replica {r}", verdict=verdict, served=served))
+        return scenes
+
+    @property
+    def requests(self) -> list[int]:
+        """The requests that are drawn, by position."""
+        return list(range(len(self.instance.requests))) if self.served is None else sorted(self.served)
 
     @property
     def in_stages(self) -> bool:
@@ -87,11 +105,14 @@ class Scene:
 
         In stages that is when the next decode round begins; otherwise the prompt is processed in the first round.
         """
-        begins = [interval.begin for interval in self.verdict.intervals]
+        rounds: dict[int, list[float]] = {}
+        for interval in self.verdict.intervals:
+            rounds.setdefault(interval.replica, []).append(interval.begin)
         out = []
         for residency in self.verdict.residencies:
             until = self.stop(residency) if residency.first_token is None else residency.first_token
             if self.in_stages:
+                begins = rounds.get(residency.replica, [])
                 k = bisect_right(begins, residency.begin)
                 until = min(until, begins[k]) if k < len(begins) else until
             out.append(min(until, self.stop(residency)))
@@ -99,7 +120,7 @@ class Scene:
 
     def waits(self) -> list[tuple[int, float, float]]:
         """(request, from, to) of every wait: from arrival or eviction to the next admission."""
-        since = {i: self.arrival(i) for i in range(len(self.instance.requests))}
+        since = {i: self.arrival(i) for i in self.requests}
         out = []
         for residency in self.verdict.residencies:
             if (start := since.pop(residency.request, None)) is not None and start < residency.begin:
@@ -122,7 +143,8 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
     columns: tuple[str, ...]
     evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.residencies)
     if staged and slots is not None and slots <= MOST_SLOTS and len(first.instance.requests) <= MOST_STAYS:
-        panels = [_slots(s, end, slots, s is scenes[-1]) for s in scenes]
+        servers = [server for s in scenes for server in s.by_replica()]
+        panels = [_slots(s, end, slots, s is servers[-1]) for s in servers]
         title, what = "Slots over time", "Each row is a slot; time goes from left to right."
         legend, columns = [DECODE, PREFILL, STAGE, IDLE], _STAYS
     elif len(first.instance.requests) <= MOST_ROWS and not staged:
@@ -144,7 +166,7 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
 
 
 def _note(scene: Scene) -> str:
-    """Makespan and evictions, as the judge says."""
+    """Makespan and evictions of all replicas, as the judge says."""
     metrics = scene.verdict.metrics
     name = f"makespan_{scene.instance.unit}"
     parts = [f"makespan {quantity(name, metrics[name])}"] if metrics.get(name) is not None else []
@@ -158,7 +180,7 @@ def _alt(scene: Scene) -> str:
     evicted = sum(not s.completed and s.end is not None for s in residencies)
     unit = "round" if scene.instance.is_unit else "ms"
     return (
-        f"{scene.label}: {count(len(scene.instance.requests), 'request')} until"
+        f"{scene.label}: {count(len(scene.requests), 'request')} until"
         f" {quantity(f'end_{unit}s' if unit == 'round' else 'end_ms', scene.end)}; {len(waits)} waits"
         + (f"; {count(evicted, 'eviction')}" if evicted else "")
     )

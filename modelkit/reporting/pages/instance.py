@@ -78,6 +78,8 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
             facts.append(("KV capacity", count(server.kv_capacity_tokens, "token")))
         if server.slots is not None:
             facts.append(("Slots", f"{server.slots:,}"))
+        if server.replicas > 1:
+            facts.append(("Replicas", f"{server.replicas:,}, each with so much"))
     if case.best is not None:
         facts.append((f"Best {case.goal.noun}", case.goal.quantity(case.best.value)))
     if case.bound is not None:
