@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from modelkit.judge import judge, request_times
 from modelkit.judge.load import load
 from modelkit.policies import policies
 from modelkit.problems.replicas.servers import alone
+from modelkit.reporting.charts import timeline
 from modelkit.schedule import Schedule, Segment
 from modelkit.simulation.simulate import fitting_policies, policy_schedule
 
@@ -139,7 +141,7 @@ CLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(clock: str, replicas: int, seed: int = 0, n: int = 24) -> Instance:
+def drawn(clock: str, replicas: int, seed: int = 0, n: int = 14) -> Instance:
     """Requests that arrive in bursts, with predictions that are often wrong."""
     rng = random.Random(seed)
     rows = [
@@ -235,3 +237,46 @@ def test_dispatch_is_refused_where_it_cannot_be() -> None:
 def test_replicas_share_the_load() -> None:
     """Tests that the load of R replicas is an R-th of that of one."""
     assert load(drawn("mixed", 4)) == pytest.approx((load(drawn("mixed", 1)) or 0) / 4)
+
+
+def test_replicas_are_set_where_instances_are_made(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests --replicas of generate and import, its faults, and what commands say."""
+    made = cli("generate", "chat", "--requests", "8", "--replicas", "3", "-o", str(tmp_path / "a.json"))
+    assert "replicas 3" in made.out
+    assert mk.load(tmp_path / "a.json").server.replicas == 3
+    assert mk.generate("chat", requests=8, replicas=3) == mk.load(tmp_path / "a.json")
+    assert mk.generate("chat", requests=8, replicas=1) == mk.generate("chat", requests=8)
+    with pytest.raises(InputError, match="replicas"):
+        mk.generate("chat", requests=8, replicas=0)
+    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.01,5,4\n")
+    cli("import", "azure", str(tmp_path / "t.csv"), "--replicas", "2", "-o", str(tmp_path / "b.json"))
+    assert mk.load(tmp_path / "b.json").server.replicas == 2
+
+
+def test_pages_show_each_replica(tmp_path: Path) -> None:
+    """Tests that a report draws the cache of each replica, and its slots where they are rows."""
+    for clock, panels in (("unit", 2), ("mixed", 2), ("stages", 2)):
+        instance = drawn(clock, 2, n=9)
+        result = mk.simulate(instance, fitting_policies(instance)[0])
+        mk.report([result], tmp_path / "page.html", instances=[instance])
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert all(f"replica {r}" in page for r in range(1, panels + 1)), clock
+        assert "Replicas" in page
+        scenes = timeline.Scene("x", instance, judge(instance, result.schedule)).by_replica()
+        assert sum(len(scene.requests) for scene in scenes) == 9
+        assert sum(len(scene.waits()) for scene in scenes) == len(
+            timeline.Scene("x", instance, judge(instance, result.schedule)).waits()
+        )
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_replicas(tmp_path: Path) -> None:
+    """Tests that rules of dispatch are compared beside the bound, and that no run is above it."""
+    instance = drawn("unit", 2, n=10)
+    rules = ["mc-sf", "mc-sf:dispatch=round-robin"]
+    found = mk.compare(instance, tmp_path, policies=rules, formulations=[], time_limit=1.0, jobs=1)
+    values = [r.objective.value for r in found.results if r.objective.value is not None]
+    bounds = [r.objective.bound for r in found.results if r.objective.bound is not None]
+    assert len(values) >= 3
+    assert bounds
+    assert max(bounds) <= min(values)
