@@ -26,7 +26,7 @@ def check_times(format: str, records: list[LogRecord], reading: Reading) -> None
     InputError
         The times are not in one unit, or not in that of the format.
     """
-    clocks = [names for names, twice in reading.twice.items() if twice.agree]
+    clocks = [names for names, twice in reading.twice.items() if twice.alike()]
     doubts = [
         fault
         for path, seen in reading.seen.items()
@@ -68,7 +68,7 @@ def _check_idle(records: list[LogRecord], pace: float, reading: Reading) -> None
     words = f"first tokens on an idle server later than by decoding the prompt ({example}, {pace:.3g} s a token)"
     if late >= LATE and 2 * late > idle:
         found = f"{late:,} of {count(idle, 'request')} have their {words}"
-        advice = "the times to first tokens are in another unit; if they are right, --time-unit s says so"
+        advice = "the times to first tokens are in another unit; if the server starts anew, say --time-unit"
         raise InputError(reading.where, [Fault("file", f"{found}; {advice}")])
     if late:
         reading.ignored[f"{words}: a cold start, or times to first tokens in another unit"] += late

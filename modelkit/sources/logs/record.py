@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, shown
@@ -20,9 +23,12 @@ _UNITS = {1.0: "s", 1e3: "ms", 1e6: "us", 1e9: "ns"}
 PER_SECOND = {unit: per_second for per_second, unit in _UNITS.items()}
 #: Times that are in two places are in other units where one is more than so many times the other, and over so long [s].
 APART, LEAST_S = 10.0, 0.05
-#: Clocks differ where their difference changes by more than this share of what they measure, and by so long [s]; up to
-#: where they run alike.
-DRIFT, DRIFT_S, ALIKE = 0.5, 2.0, 0.05
+#: Clocks run alike up to this share of what they measure; how many moments on both are kept.
+ALIKE, MOST_MOMENTS = 0.05, 100_000
+#: Factors between units.
+FACTORS = (1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9)
+#: Longest time between moments since 1970 of one log [s].
+LONGEST_S = 1e7
 #: Seconds since 1970 of the years from 2014 to 2049.
 _SINCE_1970 = (1.4e9, 2.5e9)
 
@@ -70,16 +76,15 @@ class Twice:
     ----------
     count, apart
         Requests that have the time twice, and those where one is `APART` times the other; ``example`` is the first.
-    one, other, difference
-        The least and the largest moment on either clock, and of what lies between the two [s].
+    one, other
+        Moments of the first requests on either clock [s].
     """
 
     count: int = 0
     apart: int = 0
     example: str = ""
-    one: tuple[float, float] = (math.inf, -math.inf)
-    other: tuple[float, float] = (math.inf, -math.inf)
-    difference: tuple[float, float] = (math.inf, -math.inf)
+    one: array[float] = field(default_factory=lambda: array("d"))
+    other: array[float] = field(default_factory=lambda: array("d"))
 
     def durations(self, one: float, other: float, place: str, most: float) -> None:
         """A time [s] in two places."""
@@ -90,31 +95,27 @@ class Twice:
 
     def moments(self, one: float, other: float) -> None:
         """A moment [s] on two clocks."""
-        self.one, self.other = _wider(self.one, one), _wider(self.other, other)
-        self.difference = _wider(self.difference, other - one)
+        if len(self.one) < MOST_MOMENTS:
+            self.one.append(one)
+            self.other.append(other)
 
-    @property
-    def agree(self) -> bool:
-        """Whether both clocks are known to run alike."""
-        return 0 <= _span(self.difference) <= ALIKE * max(_span(self.one), _span(self.other))
+    def alike(self, factor: float = 1.0) -> bool:
+        """Whether both clocks run alike when one counts ``factor`` times as fast."""
+        one, other = np.array(self.one), np.array(self.other)
+        if len(one) < 3:
+            return False
+        off, length = np.ptp(other - factor * one), np.ptp(other)
+        return bool(length > 0 and off <= ALIKE * length)
 
     @property
     def disagree(self) -> str | None:
         """How the two differ, in words; None where they agree or nothing is known."""
         if 2 * self.apart > self.count:
             return f"differ in {self.apart:,} of {count(self.count, 'request')}; {self.example}"
-        one, other = _span(self.one), _span(self.other)
-        if _span(self.difference) > max(DRIFT * max(one, other), DRIFT_S):
-            return f"are moments on clocks that do not run alike: over the log they span {one:.3g} s and {other:.3g} s"
+        if not self.alike() and any(map(self.alike, FACTORS)):
+            one, other = (np.ptp(np.array(moments)) for moments in (self.one, self.other))
+            return f"are moments on clocks of two units: over the log they span {one:.3g} s and {other:.3g} s"
         return None
-
-
-def _wider(ends: tuple[float, float], moment: float) -> tuple[float, float]:
-    return min(ends[0], moment), max(ends[1], moment)
-
-
-def _span(ends: tuple[float, float]) -> float:
-    return ends[1] - ends[0]
 
 
 @dataclass
@@ -141,7 +142,9 @@ class Seen:
         """What speaks against the unit; None where nothing does."""
         unit, advice = _UNITS[self.per_second], "--time-unit states the unit"
         for scale, other in _UNITS.items():
-            if scale != self.per_second and _SINCE_1970[0] <= self.least / scale <= self.most / scale < _SINCE_1970[1]:
+            least, most = self.least / scale, self.most / scale
+            since = _SINCE_1970[0] <= least <= most < _SINCE_1970[1] and most - least <= LONGEST_S
+            if scale != self.per_second and since:
                 words = f"allowed: a time in {unit}; this seems to be one in {other} since 1970 ({advice})"
                 return Fault(self.place, f"found {self.least!r} to {self.most!r}; {words}")
         if self.fraction is not None:

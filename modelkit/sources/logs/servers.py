@@ -62,9 +62,10 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             continue
         fields = Fields(row.place, event, reading)
         arrival = fields.moment("request", "request_received_ms", per_second=1e3, needed=True)
-        last = after(arrival, fields.duration("request", "total_time_ms", per_second=1e3))
-        ended = fields.moment("event_time_unix_ms", per_second=1e3)
-        reading.moments("request_received_ms and event_time_unix_ms", last, ended)
+        lasting = fields.duration("request", "total_time_ms", per_second=1e3)
+        last = after(arrival, lasting)
+        began = between(lasting, fields.moment("event_time_unix_ms", per_second=1e3))
+        reading.moments("request_received_ms and event_time_unix_ms", arrival, began)
         yield LogRecord(
             id=fields.text("request", "request_id") or f"r{row.line}",
             arrival=arrival,
