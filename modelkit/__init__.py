@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.errors import UsageError as UsageError
     from modelkit.experiments.compare import compare as compare
     from modelkit.experiments.logs import judge_log as judge_log
+    from modelkit.experiments.sustain import Sustained as Sustained
+    from modelkit.experiments.sustain import sustain as sustain
     from modelkit.formulation.formulation import Formulation as Formulation
     from modelkit.formulation.formulation import chosen as chosen
     from modelkit.formulation.parameters import Parameter as Parameter
@@ -87,6 +89,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.solving import solve as solve
     from modelkit.solving.bound import CertifiedBound as CertifiedBound
     from modelkit.solving.bound import bound as bound
+    from modelkit.solving.goodput import sustainable_rate as sustainable_rate
     from modelkit.solving.known import Known as Known
     from modelkit.solving.known import clique_rows as clique_rows
     from modelkit.solving.known import stage_limits as stage_limits
@@ -113,6 +116,7 @@ _PUBLIC = {
     "errors": ("FormulationError", "InfeasibleError", "InputError", "ModelkitError", "UsageError"),
     "experiments.compare": ("compare",),
     "experiments.logs": ("judge_log",),
+    "experiments.sustain": ("Sustained", "sustain"),
     "formulation.formulation": ("Formulation", "chosen"),
     "formulation.parameters": ("Parameter",),
     "clock": ("LinearClock", "UnitClock"),
@@ -143,6 +147,7 @@ _PUBLIC = {
     "simulation.simulate": ("simulate",),
     "solving": ("solve",),
     "solving.bound": ("CertifiedBound", "bound"),
+    "solving.goodput": ("sustainable_rate",),
     "solving.known": ("Known", "clique_rows", "stage_limits", "start_windows"),
     "solving.resolving": ("resolve",),
     "sources.families": ("generate",),

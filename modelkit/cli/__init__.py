@@ -24,6 +24,7 @@ from modelkit.cli import (
     making,
     running,
     studying,
+    sustaining,
     verifying,
 )  # fmt: skip
 from modelkit.cli.options import CONTEXT, NamingGroup, epilog
@@ -123,7 +124,7 @@ def cli(context: click.Context) -> None:
 
 for command in (
     running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
-    judging.judge,
+    judging.judge, sustaining.sustain,
     making.generate, making.import_, calibrating.calibrate, studying.study,
     authoring.new, authoring.check, authoring.show, authoring.diagnose, exporting.export,
     listing.list_, listing.versions, listing.completion,

@@ -79,6 +79,12 @@ def _studies() -> Iterable[str]:
     return shipped_studies()
 
 
+def _families() -> Iterable[str]:
+    from modelkit.sources.families import families
+
+    return families()
+
+
 def _servers() -> Iterable[str]:
     from modelkit.sources.servers import presets
 
@@ -118,6 +124,7 @@ def any_folder(context: click.Context, parameter: click.Parameter, incomplete: s
     return [CompletionItem(incomplete, type="dir")]
 
 
+instances_and_families = completer(_families, (".json", ".json.gz"))
 json_files = completer(endings=(".json", ".json.gz"))
 results = completer(endings=(".result.json", ".result.json.gz", ".certificate.json", ".certificate.json.gz"))
 formulations = completer(_formulations, (".py",))

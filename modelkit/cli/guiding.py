@@ -25,6 +25,7 @@ _MAP = {
         "diagnose": "why an instance has no schedule",
     },
     "many runs, and pages": {
+        "sustain": "the load at which policies keep service levels, and nobody can",
         "study": "a grid of runs that can be stopped and resumed",
         "report": "results as one HTML page",
     },

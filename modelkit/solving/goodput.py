@@ -9,18 +9,24 @@ Both sides are said of the requests outside their levels, which a schedule is to
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
+from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
 from modelkit.errors import UsageError
 from modelkit.instance import Instance
+from modelkit.io import load
 from modelkit.judge import Verdict, judge
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.problems.problem import OUTSIDE_SLO
 from modelkit.problems.serving.goodput import GoodputPrices, goodput_certificate, goodput_prices
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.certified import CertifiedBound, Task
+from modelkit.verify.serving_goodput import rate_bound
 
 #: What the objective may be called, beside the metric that is made small.
 NAMES = ("goodput", "requests_within_slo", OUTSIDE_SLO)
@@ -52,6 +58,38 @@ def goodput(task: Task) -> CertifiedBound:
         search.least()
     found = search.conclude()
     return found.interrupted() if interrupted else found
+
+
+@checked_arguments
+def sustainable_rate(instance: Instance, slo: Slo = None, share: float = 0.99) -> float | None:
+    """The rate [requests/s] above which no policy keeps the service levels of a share of the requests in the long run.
+
+    For a stationary stream of requests with lengths as those of the instance, such as a Poisson stream; in closed form.
+    `docs/pages/notes/goodput.md` proves it.
+
+    Parameters
+    ----------
+    slo
+        Service levels, such as ``"ttft=450ms,tpot=40ms"``; None: those of the instance.
+    share
+        Of the requests, above 0 and at most 1.
+
+    Returns
+    -------
+    float or None
+        0 where fewer can keep their levels even alone; None where the levels set no end to anything.
+
+    Raises
+    ------
+    UsageError
+        There are no levels, or the instance is under the unit clock.
+    """
+    instance = load(instance)
+    levels = service_levels(slo, instance) or instance.server.slo
+    if levels is None or not 0 < share <= 1:
+        raise UsageError("sustainable_rate needs service levels, and a share above 0 and at most 1")
+    most = rate_bound(instance, levels, Fraction(str(share)))
+    return math.nextafter(float(most), math.inf) if most else most if most is None else 0.0
 
 
 class _Search:

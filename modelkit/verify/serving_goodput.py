@@ -25,7 +25,6 @@ tick beside what the judge allows. Shares nothing with the code that finds price
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from math import isqrt
@@ -39,7 +38,6 @@ from modelkit.verify.serving_costs import COSTS_PER_MS, COSTS_PER_TICK, EARLY_MS
 
 #: What the judge lets a time be above its limit [ms], and what rounding may add.
 LATE_MS = Fraction(1, 1000)
-_TICK = Fraction(1, TICKS_PER_MS)
 #: Requests times intervals up to which a proof is recounted; half a minute.
 MOST_CHARGES = 5 * 10**7
 #: Parts of a run of tokens whose square roots are added by chords; binary digits of a root beyond the point.
@@ -61,13 +59,36 @@ class InTime(NamedTuple):
     work: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Limits of a request: due times on the clock [ms], exactly, and D [ms]; None without a limit."""
+class _Limits(NamedTuple):
+    """Limits in whole numbers, rounded up, with what the judge allows and a tick for its doubles; None without a limit.
 
-    first: Fraction | None
-    last: Fraction | None
-    between: Fraction | None
+    ``first`` and ``last`` are TTFT and latency [tick]; ``token`` is TPOT and ``between`` the latency [2^-30 ms].
+    """
+
+    first: int | None
+    last: int | None
+    token: int | None
+    between: int | None
+
+    @classmethod
+    def of(cls, limits: ServiceLimits) -> _Limits:
+        ttft, tpot, latency = (
+            None if ms is None else Fraction(str(ms)) for ms in (limits.ttft_ms, limits.tpot_ms, limits.latency_ms)
+        )
+        return cls(
+            None if ttft is None else _up((ttft + LATE_MS) * TICKS_PER_MS) + 1,
+            None if latency is None else _up((latency + LATE_MS) * TICKS_PER_MS) + 1,
+            None if tpot is None else _up(tpot * COSTS_PER_MS),
+            None if latency is None else _up((latency + LATE_MS + EARLY_MS) * COSTS_PER_MS) + COSTS_PER_TICK,
+        )
+
+
+def _up(value: Fraction) -> int:
+    return -(-value // 1)
+
+
+#: What is added to the time that TPOT allows between first and last token [2^-30 ms].
+_LATE = _up(LATE_MS * COSTS_PER_MS) + COSTS_PER_TICK
 
 
 def goodput_bound(instance: Instance, proof: Goodput) -> Fraction:
@@ -102,6 +123,32 @@ def goodput_bound(instance: Instance, proof: Goodput) -> Fraction:
     return Fraction(room + sum(rest for rest in left if rest > 0), proof.denominator)
 
 
+def rate_bound(instance: Instance, levels: ServiceLevels, share: Fraction = Fraction(1)) -> Fraction | None:
+    """The rate [requests/s] above which no policy keeps the levels of a share of requests in the long run.
+
+    The requests come in a stationary stream, such as a Poisson stream, with lengths and limits as those of the
+    instance, whose arrivals do not matter: rate times the mean charge, of the lightest share of them, is at most the
+    replicas. 0 where fewer can keep their levels even alone; None where the levels set no end to anything.
+
+    Raises
+    ------
+    InputError
+        The clock is not linear.
+    """
+    n, charged = len(instance.requests), in_time(instance, levels)
+    needed = -(-share * n // 1)
+    if len(charged) < needed:
+        return Fraction(0)
+    most: list[Fraction] = []
+    for k in range(len(CHARGES)):
+        sizes = sorted(
+            one.work[k] if one.due is not None else one.prompt[k] * (one.prompt_due is not None) for one in charged
+        )
+        if ticks := sum(sizes[:needed]):
+            most.append(Fraction(instance.server.replicas * n * 1000 * TICKS_PER_MS, ticks))
+    return min(most, default=None)
+
+
 def in_time(instance: Instance, levels: ServiceLevels) -> list[InTime]:
     """The requests that can keep their levels when they are alone.
 
@@ -111,52 +158,41 @@ def in_time(instance: Instance, levels: ServiceLevels) -> list[InTime]:
         The clock is not linear.
     """
     costs = ServingCosts.of(instance)
-    found = (_in_time(costs, i, request, levels.limits_of(request)) for i, request in enumerate(instance.requests))
+    limits = {name: _Limits.of(levels.limits_of(r)) for r in instance.requests if (name := r.request_class) is not None}
+    general = _Limits.of(levels)
+    found = (_in_time(costs, i, r, limits.get(r.request_class or "", general)) for i, r in enumerate(instance.requests))
     return [one for one in found if one is not None]
 
 
-def _in_time(costs: ServingCosts, i: int, request: Request, limits: ServiceLimits) -> InTime | None:
+def _in_time(costs: ServingCosts, i: int, request: Request, limits: _Limits) -> InTime | None:
     after = costs.output[i] - 1  # tokens after the first
     first = _between_tokens(costs, i, 1, 0) if not costs.mixed else 0
     to_first, to_last = costs.prefill_alone[i] + first, _between_tokens(costs, i, after, 1)
-    told = _limits(request, limits, Fraction(to_first, COSTS_PER_MS))
-    due, between = _due_tick(told.last), _due_cost(told.between)
-    prompt_due = _due_tick(told.first)
+    start, latest_start = costs.arrival[i], _tick_after(float(request.arrival) * 1000.0)
+    spans = [] if limits.token is None else [limits.token * after + _LATE]
+    spans += [] if limits.between is None else [limits.between - to_first]
+    between = min(spans, default=None)
+    prompt_due = None if limits.first is None else latest_start + limits.first
+    ends = [] if limits.last is None else [latest_start + limits.last]
+    if prompt_due is not None and between is not None:
+        ends.append(prompt_due + between // COSTS_PER_TICK + 1)
+    due = min(ends, default=None)
     if due is not None:
         latest = due - to_last // COSTS_PER_TICK
         prompt_due = latest if prompt_due is None else min(prompt_due, latest)
-    start = costs.arrival[i]
     if (prompt_due is not None and start + to_first // COSTS_PER_TICK > prompt_due) or (
         between is not None and to_last > between
     ):
         return None
-    prompt, work = _charges(costs, i, None if between is None else _pace(costs, i, after, between))
-    ticks = (tuple(int(part // COSTS_PER_TICK) for part in parts) for parts in (prompt, work))
+    prompt, work = _charges(costs, i, 0 if between is None else _pace(costs, i, after, between))
+    ticks = (tuple(part // COSTS_PER_TICK for part in parts) for parts in (prompt, work))
     return InTime(i, start, prompt_due, due, *ticks)
 
 
-def _limits(request: Request, limits: ServiceLimits, to_first: Fraction) -> _Limits:
-    """When what is due, on the clock of the server, and the most time between first and last token [ms]."""
-    arrival = Fraction(float(request.arrival) * 1000.0)
-    ttft, tpot, latency = (
-        None if ms is None else Fraction(str(ms)) for ms in (limits.ttft_ms, limits.tpot_ms, limits.latency_ms)
-    )
-    first = None if ttft is None else arrival + ttft + LATE_MS
-    spans = [] if tpot is None else [tpot * (request.output_tokens - 1) + LATE_MS]
-    ends = [first + spans[0]] if first is not None and spans else []
-    if latency is not None:
-        ends.append(arrival + latency + LATE_MS)
-        spans.append(latency + LATE_MS + EARLY_MS - to_first)
-    return _Limits(first, min(ends, default=None), min(spans, default=None))
-
-
-def _due_tick(ms: Fraction | None) -> int | None:
-    """A deadline, rounded up and a tick later, for the judge adds doubles."""
-    return None if ms is None else -(-ms * TICKS_PER_MS // 1) + 1
-
-
-def _due_cost(ms: Fraction | None) -> int | None:
-    return None if ms is None else -(-(ms + _TICK) * COSTS_PER_MS // 1)
+def _tick_after(ms: float) -> int:
+    """The first tick that is no earlier."""
+    whole, part = ms.as_integer_ratio()
+    return -(-whole * TICKS_PER_MS // part)
 
 
 def _between_tokens(costs: ServingCosts, i: int, count: int, tokens: int) -> int:
@@ -166,12 +202,12 @@ def _between_tokens(costs: ServingCosts, i: int, count: int, tokens: int) -> int
     return count * each + costs.decode_per_kv_token * held
 
 
-def _pace(costs: ServingCosts, i: int, after: int, between: int) -> Fraction:
-    """B A^2 / (D - (o - 1) B), A from below [2^-30 ms]; none where tokens cost nothing beside B."""
+def _pace(costs: ServingCosts, i: int, after: int, between: int) -> int:
+    """B A^2 / (D - (o - 1) B), rounded down [2^-30 ms]; none where tokens cost nothing beside B."""
     base = costs.base + costs.decode_base
     first = costs.decode_per_request + costs.decode_per_kv_token * (costs.prompt[i] + 2)
     roots = _sum_of_roots(first, costs.decode_per_kv_token, after)
-    return Fraction(base * roots**2, (between - after * base) << (2 * ROOT_DIGITS)) if roots else Fraction(0)
+    return (base * roots**2 >> (2 * ROOT_DIGITS)) // (between - after * base) if roots else 0
 
 
 def _sum_of_roots(first: int, step: int, count: int) -> int:
@@ -190,16 +226,11 @@ def _sum_of_roots(first: int, step: int, count: int) -> int:
     return sum((b - a) * (root(a) + root(b - 1)) // 2 for a, b in pairwise(ends))
 
 
-def _charges(costs: ServingCosts, i: int, pace: Fraction | None) -> tuple[list[Fraction], list[Fraction]]:
-    """What is charged for the prompt, and in all, by each of `CHARGES` [2^-30 ms]."""
-    base = costs.base + costs.decode_base
-    reading = costs.prefill_per_token * costs.prompt[i]
-    held, place = Fraction(costs.prefilled[i], costs.capacity), Fraction(1, costs.slots)
-    prefill = costs.base + costs.prefill_base
-    prompt = [prefill * held, prefill * place, costs.prefill_base * held, costs.prefill_base * place]
-    paced = pace or Fraction(0)
-    decoding = [
-        Fraction(base * costs.volume[i], costs.capacity), Fraction(base * costs.decodes[i], costs.slots), paced, paced,
-    ]  # fmt: skip
-    own = costs.own_work[i]
+def _charges(costs: ServingCosts, i: int, pace: int) -> tuple[list[int], list[int]]:
+    """What is charged for the prompt, and in all, by each of `CHARGES`, rounded down [2^-30 ms]."""
+    base, prefill, late = costs.base + costs.decode_base, costs.base + costs.prefill_base, costs.prefill_base
+    held, capacity, slots = costs.prefilled[i], costs.capacity, costs.slots
+    prompt = [prefill * held // capacity, prefill // slots, late * held // capacity, late // slots]
+    decoding = [base * costs.volume[i] // capacity, base * costs.decodes[i] // slots, pace, pace]
+    reading, own = costs.prefill_per_token * costs.prompt[i], costs.own_work[i]
     return [reading + part for part in prompt], [own + p + d for p, d in zip(prompt, decoding, strict=True)]

@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class GoodputPrices:
-    """A proof, the bound that it gives, and what the program chooses.
+    """A proof, the bound that it gives as far as doubles tell, and what the program chooses.
 
     Parameters
     ----------
@@ -98,16 +98,15 @@ def goodput_prices(
     assert levels is not None
     program = _Program(in_time(instance, levels), _useful_charges(instance), instance.server.replicas)
     n, best = len(instance.requests), program.proof(slo)
-    most, chosen = float(goodput_bound(instance, best)), program.chosen
+    most, chosen = float(len(program.requests)), program.chosen
     listen(n - most)
     for _ in range(MOST_ROUNDS):
         added = program.cut()
         if not added or (deadline is not None and deadline.over) or not program.solve(deadline):
             break
-        proof = program.proof(slo)
-        value = float(goodput_bound(instance, proof))
+        value = program.value()
         if value < most:
-            best, most, chosen = proof, value, program.chosen
+            best, most, chosen = program.proof(slo), value, program.chosen
             listen(n - most)
     shares = np.zeros(n)
     shares[[one.request for one in program.requests]] = chosen
@@ -193,6 +192,15 @@ class _Program:
         lengths = np.array([max(1, cut.end - cut.begin) for cut in self.intervals])
         self.prices = np.maximum(0.0, -np.array(solution.row_dual)) / lengths
         return True
+
+    def value(self) -> float:
+        """What the prices prove, in doubles."""
+        priced = [(cut, price) for cut, price in zip(self.intervals, self.prices, strict=False) if price > 0]
+        paid = np.zeros(len(self.requests))
+        for cut, price in priced:
+            paid += price * self.charged(cut)
+        room = sum(price * self.replicas * (cut.end - cut.begin) for cut, price in priced)
+        return float(room + np.maximum(0.0, 1.0 - paid).sum())
 
     def _add_rows(self, cuts: list[Interval]) -> None:
         from modelkit.backends.engine import new_highs
