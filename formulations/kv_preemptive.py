@@ -6,55 +6,65 @@ REQUESTS
     Requests i.
 TOKENS
     Pairs (i, j): the j-th token of request i, j = 1 .. o_i.
-LAST_TOKENS
-    Pairs (i, o_i).
-BEFORE_LAST
-    Triples (i, j, t) of STEPS with j < o_i.
 STEPS
-    Triples (i, j, t) with first[i,j] <= t < last[i,j].
+    Triples (i, j, t): rounds t in which token j of request i may be made: a_i + j <= t <= l_i - o_i + j, where l_i is
+    the last round in which request i may make tokens.
+WINDOW[i, j]
+    Those rounds of token j of request i.
+ENDS
+    Triples of STEPS with j = o_i.
+BEFORE_LAST
+    Triples of STEPS with j < o_i.
 ROUNDS
     Rounds t in which some token may be made.
-AT[t], BETWEEN[t]
-    Pairs (i, j) with first[i,j] <= t <= last[i,j]; those of them with j < o_i and t > first[i,j], where paused requests
-    hold their tokens, else none.
+AT[t]
+    Pairs (i, j) with (i, j, t) in STEPS.
+PAUSES, BETWEEN[t]
+    Where paused requests hold their tokens: triples (i, j, t) of BEFORE_LAST that are not the first of (i, j), and the
+    pairs (i, j) of those for t. Else none.
 
 Parameters
 ----------
-first[i, j], last[i, j]
-    a_i + j and l_i - o_i + j: the rounds in which the token may be made, where l_i is the last one of request i.
+arrival[i]
+    a_i.
 size[i, j]
     s_i + j.
-output[i]
-    o_i, of all requests.
 kv_capacity, slots
     M and J, or what all requests together need.
 
 Variables
 ---------
+makes[i, j, t]
+    1 if token j of request i is made in round t.
 made[i, j, t]
-    1 if token j of request i is made by the end of round t; 0 for t < first[i,j], 1 for t >= last[i,j].
+    1 if it is made by the end of round t.
+paused[i, j, t]
+    1 if request i is paused in round t and holds j tokens beside its prompt.
 
 Objective
 ---------
 total_latency
-    min  sum_i o_i + sum_{(i,j) in LAST_TOKENS} sum_{t = first[i,j]}^{last[i,j] - 1} (1 - made[i,j,t])
+    min  sum_{(i,j,t) in ENDS} (t - a_i) makes[i,j,t]
 
 Constraints
 -----------
-stays_made[i, j, t]
-    made[i,j,t-1] <= made[i,j,t]
+made_once[i, j]
+    sum_{t in WINDOW[i,j]} makes[i,j,t] = 1
+made_follows[i, j, t]
+    made[i,j,t] = made[i,j,t-1] + makes[i,j,t]
 in_order[i, j, t]
     made[i,j+1,t+1] <= made[i,j,t] for (i,j,t) in BEFORE_LAST
+paused_follows[i, j, t]
+    paused[i,j,t] = made[i,j,t-1] - made[i,j+1,t] for (i,j,t) in PAUSES
 kv_capacity_holds[t]
-    sum_{(i,j) in AT[t]} (s_i + j) (made[i,j,t] - made[i,j,t-1])
-        + sum_{(i,j) in BETWEEN[t]} (s_i + j) (made[i,j,t-1] - made[i,j+1,t]) <= M
+    sum_{(i,j) in AT[t]} (s_i + j) makes[i,j,t] + sum_{(i,j) in BETWEEN[t]} (s_i + j) paused[i,j,t] <= M
 slots_suffice[t]
-    sum_{(i,j) in AT[t]} (made[i,j,t] - made[i,j,t-1]) + sum_{(i,j) in BETWEEN[t]} (made[i,j,t-1] - made[i,j+1,t]) <= J
+    sum_{(i,j) in AT[t]} makes[i,j,t] + sum_{(i,j) in BETWEEN[t]} paused[i,j,t] <= J
 
 Claim
 -----
-Exact. A request makes token j in round t where made[i,j,t] - made[i,j,t-1] is 1, and holds s_i + j then. It is paused
-in round t with j tokens where token j is made before t and token j + 1 is not made by t. Copies of tokens take no time
+Exact. A request holds s_i + j in the round that makes token j. It is paused in round t with j tokens where token j is
+made before t and token j + 1 is not made by t; nowhere else are its tokens held. Copies of tokens take no time
 under the unit clock. Nobody is evicted in some best schedule: without the rounds before an eviction no request is done
 later and none holds more. Some best schedule makes a token in every round after the last arrival: an empty one can be
 cut out.
@@ -93,48 +103,51 @@ def build(m: Any) -> None:
     """Fill the abstract model."""
     m.REQUESTS = pyo.Set(doc="requests")
     m.TOKENS = pyo.Set(dimen=2, doc="request and token of it")
-    m.LAST_TOKENS = pyo.Set(dimen=2, doc="request and its last token")
-    m.BEFORE_LAST = pyo.Set(dimen=3, doc="request, token of it before the last, and a round by which it may be made")
-    m.STEPS = pyo.Set(dimen=3, doc="request, token of it, and a round by which it may or may not be made")
+    m.STEPS = pyo.Set(dimen=3, doc="request, token of it, and a round in which it may be made")
+    m.WINDOW = pyo.Set(m.TOKENS, doc="rounds in which the token may be made")
+    m.ENDS = pyo.Set(dimen=3, within=m.STEPS, doc="the same of last tokens")
+    m.BEFORE_LAST = pyo.Set(dimen=3, within=m.STEPS, doc="the same of tokens before the last")
+    m.PAUSES = pyo.Set(dimen=3, within=m.STEPS, doc="request, token of it that is held, and a round of a pause")
     m.ROUNDS = pyo.Set(doc="rounds in which some token may be made")
     m.AT = pyo.Set(m.ROUNDS, dimen=2, doc="tokens that may be made in the round")
-    m.BETWEEN = pyo.Set(m.ROUNDS, dimen=2, doc="tokens after which a request may be paused in the round and hold them")
+    m.BETWEEN = pyo.Set(m.ROUNDS, dimen=2, doc="tokens that may be held in the round by a paused request")
 
-    m.first = pyo.Param(m.TOKENS, within=pyo.PositiveIntegers, doc="first round that may make the token [round]")
-    m.last = pyo.Param(m.TOKENS, within=pyo.PositiveIntegers, doc="last round that may make the token [round]")
+    m.arrival = pyo.Param(m.REQUESTS, within=pyo.NonNegativeIntegers, doc="arrival [round]")
     m.size = pyo.Param(m.TOKENS, within=pyo.PositiveIntegers, doc="tokens held once it is made [token]")
-    m.output = pyo.Param(m.REQUESTS, within=pyo.PositiveIntegers, doc="output length [token]")
     m.kv_capacity = pyo.Param(within=pyo.PositiveIntegers, doc="KV-cache budget [token]")
     m.slots = pyo.Param(within=pyo.PositiveIntegers, doc="requests in progress at once [request]")
 
-    m.made = pyo.Var(m.STEPS, domain=pyo.Binary, doc="1 if the token is made by the end of that round")
+    m.makes = pyo.Var(m.STEPS, domain=pyo.Binary, doc="1 if the token is made in that round")
+    m.made = pyo.Var(m.STEPS, bounds=(0, 1), doc="1 if the token is made by the end of that round")
+    m.paused = pyo.Var(m.PAUSES, domain=pyo.NonNegativeReals, doc="1 if the request is paused then and holds so many")
 
     m.total_latency = pyo.Objective(rule=total_latency, doc="total end-to-end latency [round]")
-    m.stays_made = pyo.Constraint(m.STEPS, rule=stays_made, doc="a token that is made stays made")
+    m.made_once = pyo.Constraint(m.TOKENS, rule=made_once, doc="every token is made once")
+    m.made_follows = pyo.Constraint(m.STEPS, rule=made_follows, doc="these are the tokens made so far")
     m.in_order = pyo.Constraint(m.BEFORE_LAST, rule=in_order, doc="tokens are made one after the other")
+    m.paused_follows = pyo.Constraint(
+        m.PAUSES, rule=paused_follows, doc="between two of its tokens a request is paused"
+    )
     m.kv_capacity_holds = pyo.Constraint(m.ROUNDS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache")
     m.slots_suffice = pyo.Constraint(m.ROUNDS, rule=slots_suffice, doc="few enough requests are in progress")
 
 
-def by(m: Any, i: str, j: int, t: int) -> Any:
-    """made[i,j,t]: 0 before the token can be made, 1 once it must be."""
-    if t < m.first[i, j]:
-        return 0
-    return 1 if t >= m.last[i, j] else m.made[i, j, t]
-
-
 def total_latency(m: Any) -> Any:
-    """Sum of completion - arrival: its output, and a round more for each in which the last token is not made yet."""
-    late = [m.made[i, j, t] for i, j in m.LAST_TOKENS for t in range(m.first[i, j], m.last[i, j])]
-    outputs = sum(m.output[i] for i in m.REQUESTS)
-    return LinearExpression(constant=outputs + len(late), linear_coefs=[-1] * len(late), linear_vars=late)
+    """Sum of completion - arrival."""
+    return LinearExpression(
+        linear_coefs=[t - m.arrival[i] for i, _, t in m.ENDS], linear_vars=[m.makes[step] for step in m.ENDS]
+    )
 
 
-def stays_made(m: Any, i: str, j: int, t: int) -> Any:
-    """What is made by round t - 1 is made by round t."""
-    if t == m.first[i, j]:
-        return pyo.Constraint.Skip
-    return m.made[i, j, t - 1] <= m.made[i, j, t]
+def made_once(m: Any, i: str, j: int) -> Any:
+    """One round makes the token."""
+    return pyo.quicksum(m.makes[i, j, t] for t in m.WINDOW[i, j]) == 1
+
+
+def made_follows(m: Any, i: str, j: int, t: int) -> Any:
+    """It is made by round t if it was before, or is in round t."""
+    before = m.made.get((i, j, t - 1), 0)
+    return m.made[i, j, t] == before + m.makes[i, j, t]
 
 
 def in_order(m: Any, i: str, j: int, t: int) -> Any:
@@ -142,83 +155,79 @@ def in_order(m: Any, i: str, j: int, t: int) -> Any:
     return m.made[i, j + 1, t + 1] <= m.made[i, j, t]
 
 
+def paused_follows(m: Any, i: str, j: int, t: int) -> Any:
+    """Token j is made and the next is not."""
+    return m.paused[i, j, t] == m.made[i, j, t - 1] - m.made[i, j + 1, t]
+
+
 def kv_capacity_holds(m: Any, t: int) -> Any:
     """Tokens held in round t by those who make one, and by the paused that hold theirs."""
-    making = pyo.quicksum(m.size[i, j] * (by(m, i, j, t) - by(m, i, j, t - 1)) for i, j in m.AT[t])
-    paused = pyo.quicksum(m.size[i, j] * (by(m, i, j, t - 1) - by(m, i, j + 1, t)) for i, j in m.BETWEEN[t])
-    return row(making + paused, pyo.value(m.kv_capacity))
+    makes = pyo.quicksum(m.size[i, j] * m.makes[i, j, t] for i, j in m.AT[t])
+    return makes + pyo.quicksum(m.size[i, j] * m.paused[i, j, t] for i, j in m.BETWEEN[t]) <= m.kv_capacity
 
 
 def slots_suffice(m: Any, t: int) -> Any:
     """Requests that make a token in round t, and the paused that keep their slots."""
-    making = pyo.quicksum(by(m, i, j, t) - by(m, i, j, t - 1) for i, j in m.AT[t])
-    paused = pyo.quicksum(by(m, i, j, t - 1) - by(m, i, j + 1, t) for i, j in m.BETWEEN[t])
-    return row(making + paused, pyo.value(m.slots))
-
-
-def row(held: Any, limit: int) -> Any:
-    """A row, also where no variable is in it."""
-    if isinstance(held, int):
-        return pyo.Constraint.Feasible if held <= limit else pyo.Constraint.Infeasible
-    return held <= limit
+    makes = pyo.quicksum(m.makes[i, j, t] for i, j in m.AT[t])
+    return makes + pyo.quicksum(m.paused[i, j, t] for i, j in m.BETWEEN[t]) <= m.slots
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:
     """Values of all sets and parameters."""
     requests, server = instance.requests, instance.server
-    first, last, size = {}, {}, {}
+    window: dict[tuple[str, int], range] = {}
     for r, latest in zip(requests, known.last_rounds, strict=True):
-        end = max(latest, int(r.arrival) + r.output_tokens + 1)  # a model without variables is none
+        spare = latest - int(r.arrival) - r.output_tokens
         for j in range(1, r.output_tokens + 1):
-            first[r.id, j], last[r.id, j] = int(r.arrival) + j, end - r.output_tokens + j
-            size[r.id, j] = r.prompt_tokens + j
-    steps = sum(last[token] - first[token] for token in first)
-    if steps > MOST_STEPS:
+            window[r.id, j] = range(int(r.arrival) + j, int(r.arrival) + j + spare + 1)
+    steps = [(i, j, t) for (i, j), rounds in window.items() for t in rounds]
+    if len(steps) > MOST_STEPS:
         raise TooLargeError(
-            f"the instance is too large for kv-preemptive: its tokens may be made in {steps:,} more rounds than they"
-            f" need; at most {MOST_STEPS:,}"
+            f"the instance is too large for kv-preemptive: its tokens may be made in {len(steps):,} rounds, counted for"
+            f" each; at most {MOST_STEPS:,}"
         )
-    at: dict[int, list[tuple[str, int]]] = {}
-    for token in first:
-        for t in range(first[token], last[token] + 1):
-            at.setdefault(t, []).append(token)
-    held = server.pause is not None and server.pause.keep == "held"
     output = {r.id: r.output_tokens for r in requests}
+    before_last = [(i, j, t) for i, j, t in steps if j < output[i]]
+    held = server.pause is not None and server.pause.keep == "held"
+    pauses = [(i, j, t) for i, j, t in before_last if t > window[i, j][0]] if held else []
+    at: dict[int, list[tuple[str, int]]] = {}
+    between: dict[int, list[tuple[str, int]]] = {}
+    for found, within in ((steps, at), (pauses, between)):
+        for i, j, t in found:
+            within.setdefault(t, []).append((i, j))
     return {
         "REQUESTS": list(output),
-        "TOKENS": list(first),
-        "LAST_TOKENS": list(output.items()),
-        "BEFORE_LAST": [(i, j, t) for i, j in first if j < output[i] for t in range(first[i, j], last[i, j])],
-        "STEPS": [(*token, t) for token in first for t in range(first[token], last[token])],
+        "TOKENS": list(window),
+        "WINDOW": window,
+        "STEPS": steps,
+        "ENDS": [(i, j, t) for i, j, t in steps if j == output[i]],
+        "BEFORE_LAST": before_last,
+        "PAUSES": pauses,
         "ROUNDS": sorted(at),
         "AT": at,
-        "BETWEEN": {t: [(i, j) for i, j in at[t] if held and j < output[i] and t > first[i, j]] for t in at},
-        "first": first,
-        "last": last,
-        "size": size,
-        "output": output,
+        "BETWEEN": {t: between.get(t, []) for t in at},
+        "arrival": {r.id: int(r.arrival) for r in requests},
+        "size": {(r.id, j): r.prompt_tokens + j for r in requests for j in range(1, r.output_tokens + 1)},
         "kv_capacity": server.kv_capacity_tokens or int(instance.arrays.peak.sum()),
         "slots": server.slots or len(requests),
     }
 
 
 def extract(m: Any, instance: Instance) -> Schedule:
-    """The schedule in which each token is made in the first round by which ``made`` says so."""
+    """The schedule that the values of ``makes`` say."""
     rounds: dict[str, list[int]] = {i: [] for i in m.REQUESTS}
-    for i, j in m.TOKENS:
-        late = [t for t in range(m.first[i, j], m.last[i, j]) if not chosen(m.made[i, j, t])]
-        rounds[i].append(m.first[i, j] + len(late))
+    for i, j, t in m.STEPS:
+        if chosen(m.makes[i, j, t]):
+            rounds[i].append(t)
     return schedule_from_rounds(rounds)
 
 
 def start(m: Any, instance: Instance, schedule: Schedule) -> None:
     """Set the variables to what a schedule says; KeyError where it makes a token too late."""
+    m.makes.set_values(dict.fromkeys(m.makes, 0))
     for i, rounds in rounds_of(instance, schedule).items():
-        for j, made in enumerate(rounds, start=1):
-            if made > m.last[i, j]:
-                raise KeyError(i)
-            for t in range(m.first[i, j], m.last[i, j]):
-                m.made[i, j, t].set_value(int(t >= made))
+        for j, t in enumerate(rounds, start=1):
+            m.makes[i, j, t].set_value(1)
 
 
 FORMULATION = Formulation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,22 @@ def test_servers_that_pause_nobody() -> None:
         mk.simulate(drawn("unit", "held", 1), "vllm-like:preempt=swap")
     with pytest.raises(UsageError, match="option limit"):
         mk.simulate(drawn("unit", "held", 1), "srpt:limit=2")
+
+
+def test_reports_and_frames_show_pauses(tmp_path: Path) -> None:
+    """A page says how often and how long requests were paused, and where in the timeline; columns of times say it too."""
+    instance = drawn("unit", "swapped", 1)
+    result = mk.simulate(instance, "srpt")
+    times = result.requests(instance)
+    columns = times.columns()
+    assert sum(columns["paused_rounds"]) == result.metrics["paused_rounds"] > 0
+    assert "paused" not in "".join(
+        mk.simulate(instance.replace(server={}), "svf").requests(instance.replace(server={})).columns()
+    )
+    page = tmp_path / "page.html"
+    mk.report([result], page, instances=[instance])
+    text = page.read_text()
+    assert "paused: it keeps its tokens" in text
+    assert f"{result.metrics['pauses']:g} pauses" in text
+    assert "Time paused" in text
+    assert "tokens of paused requests are swapped" in text

@@ -18,7 +18,8 @@ from modelkit.judge.rules import Residency, Verdict
 class RequestTime(NamedTuple):
     """When a request arrived, started, had its first token and finished, and finish - arrival; None where it never did.
 
-    Where it was evicted, ``start`` and ``first_token`` are of the residency that ended last. ``replica`` served it.
+    Where it was evicted, ``start`` and ``first_token`` are of the residency that ended last. ``replica`` served it;
+    ``paused`` is how long it was paused in that residency.
     """
 
     id: str
@@ -28,6 +29,7 @@ class RequestTime(NamedTuple):
     finish: float | None
     latency: float | None
     replica: int | None = 1
+    paused: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,11 +42,14 @@ class RequestTimes(Sequence[RequestTime]):
         ``rounds`` under the unit clock, else ``ms``; of all times.
     replicas
         Of the server; columns say which one served a request where there are several.
+    pauses
+        Whether the server pauses requests; there a column says for how long.
     """
 
     unit: str
     rows: tuple[RequestTime, ...]
     replicas: int = 1
+    pauses: bool = False
 
     @overload
     def __getitem__(self, position: int) -> RequestTime: ...
@@ -64,9 +69,11 @@ class RequestTimes(Sequence[RequestTime]):
 
     def columns(self) -> dict[str, list[Any]]:
         """The same as lists by column; the names of times end in their unit, such as ``latency_ms``."""
-        names = ["id", *(f"{name}_{self.unit}" for name in RequestTime._fields[1:-1])]
-        names += ["replica"] if self.replicas > 1 else []
-        return {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
+        names = {name: f"{name}_{self.unit}" for name in RequestTime._fields[1:] if name != "replica"}
+        if not self.pauses:
+            del names["paused"]
+        names = {"id": "id", **names, **({"replica": "replica"} if self.replicas > 1 else {})}
+        return {shown: [getattr(row, name) for row in self.rows] for name, shown in names.items()}
 
     def to_frame(self) -> Any:
         """The columns as a pandas frame.
@@ -117,5 +124,7 @@ def request_times(instance: Instance, verdict: Verdict) -> RequestTimes:
         begin, first = (None, None) if residency is None else (residency.begin, residency.first_token)
         times = (arrival, begin, first, finish, None if finish is None else finish - arrival)
         row = RequestTime(request.id, *(whole(time) for time in times))
-        rows.append(row._replace(replica=None if residency is None else residency.replica))
-    return RequestTimes(instance.unit, tuple(rows), instance.server.replicas)
+        if residency is not None:
+            row = row._replace(replica=residency.replica, paused=whole(residency.paused))
+        rows.append(row if residency is not None else row._replace(replica=None))
+    return RequestTimes(instance.unit, tuple(rows), instance.server.replicas, instance.server.pause is not None)

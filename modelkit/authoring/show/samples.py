@@ -8,7 +8,7 @@ from typing import Any
 from modelkit.authoring.check.tiny_instances import examples
 from modelkit.errors import FormulationError, ModelkitError
 from modelkit.formulation.formulation import Formulation
-from modelkit.instance import Instance, LinearClock, Prefix, PrefixCache, Request, Server
+from modelkit.instance import Instance, LinearClock, Pause, Prefix, PrefixCache, Request, Server
 
 _SHAPES = (((0, 2, 4), (1, 6, 2), (0, 3, 7), (3, 9, 3)), ((2, 5, 3), (0, 3, 6), (0, 7, 2), (4, 2, 5)))
 #: For formulations that take only short prompts.
@@ -82,6 +82,8 @@ def _instances(shapes: _Shapes) -> list[Instance]:
         (Server(kv_capacity_tokens=17, slots=2, clock=mixed), 0.02),
         (Server(kv_capacity_tokens=13, replicas=3), 1),
         (Server(kv_capacity_tokens=17, replicas=2, slots=2), 1),
+        (Server(kv_capacity_tokens=13, pause=Pause(keep="held")), 1),
+        (Server(kv_capacity_tokens=13, pause=Pause(keep="swapped")), 1),
     ]
     plain = [Instance(server=s, requests=_requests(rows, apart)) for s, apart in servers for rows in shapes]
     return plain + [_sharing(rows) for rows in shapes]

@@ -42,6 +42,7 @@ WAITING_LINE = Swatch("line", "wait", "waiting")
 PREFILL = Swatch("fill", "prefill", "prefill")
 DECODE = Swatch("fill", "decode", "decode")
 EVICTED = Swatch("fill", "evicted", "evicted: work that is lost")
+PAUSED = Swatch("fill", "waiting", "paused: it keeps its tokens")
 STAGE = Swatch("fill", "stage", "held, but interrupted by a prefill stage")
 IDLE = Swatch("fill", "idle", "idle")
 
@@ -162,6 +163,8 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
         legend, columns = [DECODE, PREFILL, WAITING], _STATES
     if evictions:
         legend.append(EVICTED)
+    if any(s.pauses for scene in scenes for s in scene.verdict.residencies) and WAITING not in legend:
+        legend.append(PAUSED)
     return Figure("timeline", title, what, tuple(panels), tuple(legend), columns=columns)
 
 
@@ -171,6 +174,7 @@ def _note(scene: Scene) -> str:
     name = f"makespan_{scene.instance.unit}"
     parts = [f"makespan {quantity(name, metrics[name])}"] if metrics.get(name) is not None else []
     parts += [count(int(evictions), "eviction")] if (evictions := metrics.get("evictions")) else []
+    parts += [count(int(pauses), "pause")] if (pauses := metrics.get("pauses")) else []
     return ", ".join(parts)
 
 
@@ -210,6 +214,9 @@ def _requests(scene: Scene, end: float, order: list[int], titled: bool) -> Panel
         plot.rect(residency.begin / per, prefilled / per, top, bottom, "prefill", words)
         words = f"{name}: {'evicted, its tokens are lost' if lost else 'decode'}, {scene.span(prefilled, stop)}"
         plot.rect(prefilled / per, stop / per, top, bottom, "evicted" if lost else "decode", words)
+        for since, until in residency.pauses:
+            words = f"{name}: paused, {scene.span(since, until)}"
+            plot.rect(since / per, until / per, top, bottom, "waiting", words)
         if lost:
             plot.upright(stop / per, "eviction", top - 1, bottom + 1)
     if size >= 10:
@@ -254,6 +261,15 @@ def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
     ):
         plot.rect(begin / per, stop / per, 0, plot.height, "stage")
     plot.boxes(prefill, "prefill")
+    plot.boxes(
+        [
+            (since / per, until / per, slot * size + inset, (slot + 1) * size - inset)
+            for residency in scene.verdict.residencies
+            for slot in (min(max(residency.slot or 0, 0), slots - 1),)
+            for since, until in residency.pauses
+        ],
+        "waiting",
+    )
     if len(prefill) <= MOST_TOLD:
         for residency in scene.verdict.residencies:
             slot = min(max(residency.slot or 0, 0), slots - 1)
@@ -266,7 +282,7 @@ def _slots(scene: Scene, end: float, slots: int, titled: bool) -> Panel:
 
 
 def _areas(scene: Scene, end: float, titled: bool) -> Panel:
-    """Means over columns of time, stacked: decode, prefill, evicted, waiting."""
+    """Means over columns of time, stacked: decode, prefill, evicted, waiting; the paused wait."""
     axis, per = time_axis(scene.instance.is_unit, end)
     edges = np.linspace(0.0, end, COLUMNS + 1)
     residencies, prefilled = scene.verdict.residencies, scene.prefilled()
@@ -279,7 +295,8 @@ def _areas(scene: Scene, end: float, titled: bool) -> Panel:
     kept = mean([(p, scene.stop(s)) for s, p, gone in zip(residencies, prefilled, lost, strict=True) if not gone])
     prefill = mean([(s.begin, p) for s, p in zip(residencies, prefilled, strict=True)])
     evicted = mean([(p, scene.stop(s)) for s, p, gone in zip(residencies, prefilled, lost, strict=True) if gone])
-    waiting = mean([(a, b) for _, a, b in scene.waits()])
+    paused = mean([pause for s, gone in zip(residencies, lost, strict=True) if not gone for pause in s.pauses])
+    kept, waiting = kept - paused, mean([(a, b) for _, a, b in scene.waits()]) + paused
     most = float((kept + prefill + evicted + waiting).max(initial=1.0))
     plot = Plot(axis, Axis(0, most * 1.04, "requests"), 150, _alt(scene)).axes(x_title=titled)
     middles = (edges[:-1] + edges[1:]) / 2 / per

@@ -219,6 +219,9 @@ _SHOWN = {
     "slot_decode_utilisation": "Slots decoding",
     "prefix_hit_share": "Prompt tokens from the cache",
     "evictions": "Evictions",
+    "pauses": "Pauses",
+    "paused_{t}": "Time paused",
+    "swapped_tokens": "Tokens swapped out",
 }
 
 
@@ -270,6 +273,8 @@ def _instance_facts(found: Sequence[Case]) -> list[tuple[str, str]]:
     if instance.source:
         facts.append(("Source", _cut(instance.source, 400)))
     facts.append(("Clock", _clock(instance)))
+    if (pause := instance.server.pause) is not None:
+        facts.append(("Pauses", f"tokens of paused requests are {pause.keep}"))
     return facts
 
 
@@ -290,10 +295,12 @@ def _clock(instance: Instance) -> str:
         decode.append(f"{clock.decode_per_request_ms:g} ms per request")
     if clock.decode_per_kv_token_ms:
         decode.append(f"{clock.decode_per_kv_token_ms:g} ms per token held")
+    copies = {"out": clock.swap_out_per_token_ms, "in": clock.swap_in_per_token_ms}
+    swaps = "".join(f"; a token swapped {way} {ms:g} ms" for way, ms in copies.items() if ms)
     kind = "continuous batching" if clock.mixed else "a prefill blocks decoding"
     if clock.base_ms:
         kind += f", {clock.base_ms:g} ms for every iteration"
-    return f"linear, {kind}: {prefill}; decode round {' + '.join(decode)}"
+    return f"linear, {kind}: {prefill}; decode round {' + '.join(decode)}{swaps}"
 
 
 def _standing(entry: Entry) -> str:
