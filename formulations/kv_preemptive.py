@@ -146,7 +146,7 @@ def made_once(m: Any, i: str, j: int) -> Any:
 
 def made_follows(m: Any, i: str, j: int, t: int) -> Any:
     """It is made by round t if it was before, or is in round t."""
-    before = m.made.get((i, j, t - 1), 0)
+    before = m.made[i, j, t - 1] if t > m.WINDOW[i, j].first() else 0
     return m.made[i, j, t] == before + m.makes[i, j, t]
 
 

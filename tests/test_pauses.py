@@ -174,7 +174,7 @@ def test_servers_that_pause_nobody() -> None:
 
 
 def test_reports_and_frames_show_pauses(tmp_path: Path) -> None:
-    """A page says how often and how long requests were paused, and where in the timeline; columns of times say it too."""
+    """A page says how often and how long requests were paused, and shows where; columns of times say it too."""
     instance = drawn("unit", "swapped", 1)
     result = mk.simulate(instance, "srpt")
     times = result.requests(instance)
