@@ -123,7 +123,7 @@ def test_the_figure_has_what_was_measured() -> None:
     (panel,) = figure.panels
     assert panel.svg.count('<path class="line s') == 2
     assert panel.svg.count('<path class="band s') == 2
-    assert panel.svg.count('<path class="line limit"') == 1
+    assert panel.svg.count('<path class="line floor"') == 1
     lines = figure.csv.splitlines()
     assert lines[0] == "run,rate,mean_latency_ms,low,high,seeds"
     assert len(lines) == 1 + 3 * 3
@@ -169,7 +169,7 @@ def test_the_page_of_a_grid_is_short(tmp_path: Path) -> None:
     assert "latency" in head[1]
     assert not re.search(r"[0-9a-f]{32}|\.result|\.json", head[1])
     assert "Every run." not in page
-    body = re.sub(r"(?s)<details class=\"fold\" id=\"\w+\">.*?</details>", "", page)
+    body = re.sub(r"(?s)<details class=\"fold\">.*?</details>", "", page)
     assert body.count("<tr") < 20
     assert page.count('<svg class="plot"') >= 2
     for anchor in re.findall(r'href="#([\w-]+)"', page):

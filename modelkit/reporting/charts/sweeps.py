@@ -43,7 +43,7 @@ def sweep_figure(sweep: Sweep, metric: str) -> Figure | None:
     if sweep.axis is not None:
         legend = [Swatch(kind, series(k), m) for k, m in enumerate(sweep.methods) if any(f[0] == m for f in found)]
     if bounded:
-        legend.append(Swatch("line", "limit", BOUND))
+        legend.append(Swatch("line", "floor", BOUND))
     columns = ("run", sweep.axis or "at", metric, "low", "high", "seeds")
     title = noun[:1].upper() + noun[1:]
     return Figure(
@@ -108,7 +108,7 @@ def _curves(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate])
         if not any(point == at for _, at in found for point in points):
             continue
         label = _panel_label(sweep, value)
-        plot = Plot(x, y, 230, _alt(sweep, metric, found, points, label)).axes(x_ticks=8)
+        plot = Plot(x, y, 230, _alt(sweep, metric, found, points, label)).axes(x_ticks=8, y_ticks=5)
         rows: list[Row] = []
         bounds = [(place[p[1]], b / per) for p in points if (b := sweep.bound(p, metric)) is not None]
         for k, method in enumerate(sweep.methods):
@@ -121,7 +121,7 @@ def _curves(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate])
                 plot.dot(place[at], plot.down(mean.value / per), f"mark {series(k)}", words, radius=4)
                 rows.append((method, at, mean.value, mean.low, mean.high, mean.n))
         if bounds:
-            plot.line([at for at, _ in bounds], [b for _, b in bounds], "limit")
+            plot.line([at for at, _ in bounds], [b for _, b in bounds], "floor")
             for point in points:
                 if (bound := sweep.bound(point, metric)) is not None:
                     rows.append(("certified bound", point[1], bound, None, None, None))
@@ -164,7 +164,7 @@ def _rows(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate]) -
             rows.append((method, None, mean.value, mean.low, mean.high, mean.n))
         if (bound := sweep.bound(point, metric)) is not None:
             for k in range(len(means)):
-                plot.upright(bound / per, "limit", k * ROW + 14, k * ROW + 30)
+                plot.upright(bound / per, "floor", k * ROW + 14, k * ROW + 30)
             rows.append(("certified bound", None, bound, None, None, None))
         panels.append(Panel(label, plot.svg(), bare=True, rows=tuple(rows)))
     return panels
