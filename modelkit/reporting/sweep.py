@@ -166,21 +166,32 @@ class Sweep:
     def shortfall(self, metric: str, points: Sequence[Point] | None = None) -> dict[str, float]:
         """How far each kind of run is from the best of them, relative, in the mean over points; the best first.
 
-        The mean is that of logarithms, as in contests, but for shares and what may be 0. Only those that are valid at
-        as many points as any are ranked.
+        The mean is that of logarithms, as in contests, but for shares and what may be 0. Ranked are those of
+        `compared`, over its points.
         """
-        lost: dict[str, list[float]] = {method: [] for method in self.methods}
-        for point in self.points if points is None else points:
-            means = {m: found.value for m in self.methods if (found := self.mean(m, point, metric)) is not None}
-            if not means:
-                continue
+        methods, shared = self.compared(metric, self.points if points is None else points)
+        lost: dict[str, list[float]] = {method: [] for method in methods}
+        for point in shared:
+            means = {m: found.value for m in methods if (found := self.mean(m, point, metric)) is not None}
             best = max(means.values()) if more_is_better(metric) else min(means.values())
             for method, value in means.items():
                 ratio = not is_share(metric) and min(best, value) > 0
                 lost[method].append(abs(math.log(value / best)) if ratio else abs(value - best))
-        most = max((len(shares) for shares in lost.values()), default=0)
-        ranked = {method: fmean(shares) for method, shares in lost.items() if shares and len(shares) == most}
+        ranked = {method: fmean(shares) for method, shares in lost.items() if shares}
         return {method: _relative(metric, mean) for method, mean in sorted(ranked.items(), key=lambda m: m[1])}
+
+    def compared(self, metric: str, points: Sequence[Point] | None = None) -> tuple[list[str], list[Point]]:
+        """As many kinds of runs as any point has, and the points at which all of them have the metric."""
+        there = {
+            point: frozenset(m for m in self.methods if self.mean(m, point, metric) is not None)
+            for point in (self.points if points is None else points)
+        }
+        groups = list(dict.fromkeys(there.values()))
+        most = max(
+            groups, key=lambda group: (len(group), sum(group <= at for at in there.values())), default=frozenset()
+        )
+        shared = [point for point, at in there.items() if most and most <= at]
+        return [method for method in self.methods if method in most], shared
 
 
 def _relative(metric: str, distance: float) -> float:

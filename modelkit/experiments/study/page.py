@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from modelkit.reporting.pages.tables import Cell as TableCell
 from modelkit.reporting.pages.tables import Column, Table, TableRow
 from modelkit.reporting.render import rendered
 from modelkit.reporting.sweep import Sweep, Trial, merged
-from modelkit.text import number
+from modelkit.text import count, number
 
 #: Metrics that are drawn beside the objective unless the study says which.
 _USUAL = ("p99_ttft_ms", "mean_tpot_ms", "within_slo")
@@ -67,6 +68,10 @@ def report_study(
     rows = [_row(cell, *entries[cell.key]) for cell in known if cell.key in entries] if runs else []
     content = study_page(sweep, found, runs=runs_table(rows, sweep.metrics) if runs else None)
     content["papers"] = papers_table(judged) if judged else None
+    content["papers_title"] = "What was measured"
+    if any(verdict.claim.paper is not None for verdict in judged):
+        content["papers_title"] = "What the papers say"
+        content["findings"].append(_papers_words(judged))
     title = f"{study.name}: {study.description}" if study.description else study.name
     return write_text(path if path is not None else f"{study.name}.html", rendered("study.html.j2", content, title))
 
@@ -143,6 +148,15 @@ def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
     first = objective or [name for name in wanted if name in there][:1]
     usual = () if first == ["makespan_ms"] else _USUAL
     return tuple(dict.fromkeys([*first, *(name for name in usual if name in there)]))
+
+
+def _papers_words(judged: Sequence[Verdict]) -> str:
+    """How many figures of papers hold."""
+    figures = [verdict for verdict in judged if verdict.claim.paper is not None]
+    words = {True: "reproduced", False: "not reproduced", None: "undecided"}
+    kinds = Counter("better than the paper" if v.better else words[v.reproduced] for v in figures)
+    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    return f"Of {count(len(figures), 'figure')} of papers: {counts}."
 
 
 def papers_table(judged: list[Verdict]) -> Table:

@@ -106,8 +106,10 @@ class Verdict:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether the interval covers the paper's figure, or ours is better; None where nothing says so."""
-        return True if self.better else self.covered
+        """Whether the interval covers the paper's figure and ours is near, or better; None where nothing says so."""
+        if self.better:
+            return True
+        return None if self.covered and not self.near else self.covered
 
     @property
     def near(self) -> bool:

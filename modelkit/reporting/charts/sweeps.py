@@ -37,7 +37,8 @@ def sweep_figure(sweep: Sweep, metric: str) -> Figure | None:
     lead = f"{noun[:1].upper()}{noun[1:]}" + (f" against {_name(sweep.axis)}" if sweep.axis else "")
     lead += f"; {'more' if more_is_better(metric) else 'less'} is better. Each is the mean over seeds"
     most = max(mean.n for mean in found.values())
-    lead += " with its 95\u202f% interval." if most >= FEWEST else f"; fewer than {FEWEST} have no interval."
+    few = "one has" if most == 1 else f"fewer than {FEWEST} have"
+    lead += " with its 95\u202f% interval." if most >= FEWEST else f"; {few} no interval."
     kind = "fill" if sweep.axis is None else "line"
     legend = []
     if sweep.axis is not None:

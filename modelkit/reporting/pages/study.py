@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -16,8 +17,8 @@ from modelkit.reporting.statistics import FEWEST, Contest
 from modelkit.reporting.sweep import Point, Sweep, is_share, more_is_better
 from modelkit.text import count, join_words, metric_noun, percent, quantity
 
-#: Rows up to which a table is not folded.
-OPEN_ROWS = 12
+#: Points that a sentence names one by one.
+MOST_PLACES = 6
 
 
 def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None) -> dict[str, Any]:
@@ -80,8 +81,12 @@ def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
         above = sweep.above_bound(best, metric)
         if above:
             return f"With {best} the {noun} is at most {percent(max(above.values()), 'up')} above what is possible"
-        only = next(mean for p in sweep.points if (mean := sweep.mean(best, p, metric)) is not None)
-        return f"With {best} the {noun} is {estimate_words(metric, only)}" + (" at first" if sweep.axis else "")
+        means = [(p, mean) for p in sweep.points if (mean := sweep.mean(best, p, metric)) is not None]
+        (first, low), (last, high) = means[0], means[-1]
+        if first == last:
+            return f"With {best} the {noun} is {estimate_words(metric, low)}"
+        ends = f"{quantity(metric, low.value)} at {_place(sweep, first)}, {quantity(metric, high.value)}"
+        return f"With {best} the {noun} is {ends} at {_place(sweep, last)}"
     if len(equals) == len(ranked):
         return f"{join_words(list(ranked))} give the same {noun}"
     if len(equals) > 1:
@@ -116,12 +121,13 @@ def _points_of(share: float) -> str:
     return percent(share).rpartition("\u202f")[0].replace("-", "−")
 
 
-def _where(sweep: Sweep) -> str:
-    """``6 rates``, ``4 points``."""
-    swept = {at for _, at in sweep.points}
+def _where(sweep: Sweep, shared: Sequence[Point]) -> str:
+    """``4 values of rate``, ``12 points``, ``9 of 12 points, those that all have``."""
+    if len(shared) < len(sweep.points):
+        return f"{len(shared)} of {count(len(sweep.points), 'point')}, those that all have"
     if sweep.axis and len(sweep.panel_values) == 1:
-        return f"{len(swept)} values of {sweep.axis.replace('_', ' ')}"
-    return count(len(sweep.points), "point")
+        return f"{len({at for _, at in shared})} values of {sweep.axis.replace('_', ' ')}"
+    return count(len(shared), "point")
 
 
 def _place(sweep: Sweep, point: Point) -> str:
@@ -141,7 +147,8 @@ def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict
     out = []
     best, equals = _winner(ranked) if ranked else ("", [])
     if len(ranked) > 1 and len(equals) == 1 and (words := _better_first(sweep, best, list(ranked)[1], metric)):
-        where = f", in the mean over {_where(sweep)}" if len(sweep.points) > 1 else ""
+        shared = sweep.compared(metric)[1]
+        where = f", in the mean over {_where(sweep, shared)}" if len(sweep.points) > 1 else ""
         out.append(f"{words}{where}.")
     if len(ranked) > 1 and len(sweep.points) > 1:
         out += _winners(sweep, metric)
@@ -163,12 +170,18 @@ def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict
 def _winners(sweep: Sweep, metric: str) -> list[str]:
     """Which is best where, unless it is the same everywhere."""
     by_winner: dict[str, list[str]] = {}
+    wins: Counter[str] = Counter()
     for point in sweep.points:
         here = sweep.shortfall(metric, [point])
         if here:
             _, equals = _winner(here)
+            wins.update(equals)
             by_winner.setdefault(join_words(equals), []).append(_place(sweep, point))
     noun = f"{'Highest' if more_is_better(metric) else 'Lowest'} {_noun(metric)}"
+    if len(by_winner) > 1 and len(sweep.points) > MOST_PLACES:
+        counts = ", ".join(f"{method} at {n}" for method, n in wins.most_common(5))
+        ties = "; ties count for each" if wins.total() > len(sweep.points) else ""
+        return [f"{noun}, of {len(sweep.points)} points: {counts}{ties}."]
     if len(by_winner) == 1:
         return [f"{noun} at every point: {next(iter(by_winner))}."] if by_winner else []
     return [f"{noun}: " + "; ".join(f"{who} at {join_words(places, 6)}" for who, places in by_winner.items()) + "."]
@@ -216,7 +229,7 @@ def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
     bounded = any(sweep.bound(point, metric) is not None for point in sweep.points)
     kept = [k for k in range(len(columns)) if k < 4 or bounded]
     kept = [k for k in kept if k != 2 or len(sweep.points) > 1]
-    caption = f"By {_noun(metric)}, in the mean over {_where(sweep)} and over seeds."
+    caption = f"By {_noun(metric)}, over seeds and in the mean over {_where(sweep, sweep.compared(metric)[1])}."
     return Table(
         caption,
         tuple(columns[k] for k in kept),
@@ -255,7 +268,9 @@ def _margin(metric: str, versus: Contest) -> str:
 def _pairs(sweep: Sweep, metric: str) -> Table | None:
     """Every pair, the better one first."""
     rows = []
-    for one, other in combinations(list(sweep.shortfall(metric)), 2):
+    ranked = list(sweep.shortfall(metric))
+    rest = [method for method in sweep.methods if method not in ranked]
+    for one, other in combinations([*ranked, *rest], 2):
         if words := _better_first(sweep, one, other, metric):
             rows.append(TableRow((Cell(words),)))
     if not rows:
