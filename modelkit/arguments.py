@@ -7,7 +7,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -49,6 +49,12 @@ class Data(BaseModel, metaclass=_Checked):
     def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of a call before they are checked."""
         return fields
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Fields that are as they are by default say nothing."""
+        for name, field in type(self).model_fields.items():
+            if (value := getattr(self, name)) != field.default:
+                yield name, value
 
 
 def _words(error: Any) -> str:

@@ -265,6 +265,11 @@ class Certificate(_Record):
     goodput: Goodput | None = None
     seconds: float | None = None
 
+    def __repr__(self) -> str:
+        return f"Certificate({self.kind} for {self.instance.name!r}, {self.metric} bounded by {self.value:.10g})"
+
+    __str__ = __repr__
+
     @property
     def value(self) -> float:
         """The bound as a double, never above the exact one; a total latency is rounded up to whole rounds."""

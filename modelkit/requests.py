@@ -141,6 +141,10 @@ class RequestArrays:
     predicted_lower: npt.NDArray[np.int64]
     predicted_upper: npt.NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        n = len(self.prompt)
+        return f"RequestArrays({n:,} request{'' if n == 1 else 's'})"
+
     @property
     def peak(self) -> npt.NDArray[np.int64]:
         """Tokens held in the last round, s_i + o_i."""

@@ -196,6 +196,10 @@ class Relaxation(_Record):
     duals: dict[str, dict[str, Number]] = {}
     reduced_costs: dict[str, dict[str, Number]] = {}
 
+    def __repr__(self) -> str:
+        of = ", ".join([*self.duals, *self.reduced_costs])
+        return f"Relaxation(optimum {whole(self.value)!r}, duals and reduced costs of {of or 'none'})"
+
 
 class Result(_Record):
     """One run on one instance.

@@ -61,7 +61,11 @@ def what_happened(error: BaseException) -> str:
         words = f"called sys.exit({'' if error.code is None else repr(error.code)})"
     else:
         text = " ".join(str(error).split())
+        text, early, _ = text.partition(" before it has been constructed")
         words = f"raised {type(error).__name__}" + (f": {text}" if text else "")
+        words += (
+            f"{early} (in build() the model has no data yet: a rule, or a pyo.BuildAction, has them)" if early else ""
+        )
         if isinstance(error, TypeError) and text.endswith("missing 1 required positional argument: 'known'"):
             words += " (write data(instance, known), and hand known on)"
     line = _line(error)

@@ -132,6 +132,12 @@ class Formulation:
                 raise FormulationFailedError(f"{self.words}: {function}() returns {shown(answer)}; allowed: {allowed}")
             return _MADE[function](answer) if function in _MADE else answer
 
+    def __repr__(self) -> str:
+        bases = [parent if isinstance(parent, str) else parent.name for parent in self.parents]
+        words = [repr(self.name), self.claim, *([f"extends {', '.join(bases)}"] if bases else [])]
+        words += [f"parameters {', '.join(p.name for p in self.parameters)}"] if self.parameters else []
+        return f"Formulation({', '.join(words)})"
+
     @property
     def parents(self) -> tuple[str | Formulation, ...]:
         """What it extends, one by one."""
@@ -379,5 +385,7 @@ def chosen(variable: Any) -> bool:
     if value is None:
         return False
     if abs(value - round(value)) > 1e-4:
-        raise FormulationError(f"binary {variable.name} has the value {value}; allowed: 0 or 1, to 1e-4")
+        raise FormulationError(
+            f"binary {variable.name} has the value {value}, not 0 or 1 to 1e-4; its domain is to be pyo.Binary"
+        )
     return bool(round(value) == 1)

@@ -71,6 +71,9 @@ class Parameter:
     optional: bool = False
     examples: tuple[Any, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, {self.allowed})"
+
     @property
     def axes(self) -> tuple[str, ...]:
         """What there is a value for, the outermost first; none of one value."""

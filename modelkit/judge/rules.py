@@ -107,6 +107,13 @@ class Verdict:
     intervals: tuple[Interval, ...]
     residencies: tuple[Residency, ...]
 
+    def __repr__(self) -> str:
+        if self.violations:
+            n = len(self.violations)
+            return f"Verdict({n:,} violation{'' if n == 1 else 's'}, the first {self.violations[0].rule})"
+        told = [f"{name} {whole(value)!r}" for name, value in self.metrics.items() if value is not None]
+        return f"Verdict(valid, {', '.join(told[:1])})"
+
     @property
     def stretches(self) -> tuple[Interval, ...]:
         """Former name of ``intervals``, for formulation files that ask for it."""

@@ -183,6 +183,9 @@ class Policy:
 
     pauses: str | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def arrived(self, request: Seen) -> None:
         """``request`` has arrived, or was evicted and waits again (its predictions may have grown)."""
 

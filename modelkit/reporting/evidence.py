@@ -312,6 +312,10 @@ class Comparison:
     left_out: tuple[str, ...]
     interrupted: bool = False
 
+    def __repr__(self) -> str:
+        said = f"{count(len(self.results), 'result')} of {count(len(by_instance(self.cases)), 'instance')}"
+        return f"Comparison({said}, in {str(self.folder)!r})"
+
 
 def sentence_of(words: str) -> str:
     """Words with a capital at their beginning."""

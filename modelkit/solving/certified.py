@@ -56,6 +56,9 @@ class CertifiedBound:
                 " and neither is reported; this is a fault of modelkit, please report it with the instance"
             )
 
+    def __repr__(self) -> str:
+        return f"CertifiedBound({self.certificate!r}, {self.result!r})"
+
     @property
     def value(self) -> float:
         """The bound, in the unit of the objective."""

@@ -54,6 +54,10 @@ class Known:
     def __init__(self, instance: Instance, problem: str | None = None, formulation: str = "") -> None:
         self.instance, self.modelled, self.formulation = instance, problem_modelled(problem), formulation
 
+    def __repr__(self) -> str:
+        of = "" if self.modelled is None else f", as {self.modelled.model}"
+        return f"Known({self.instance!r}{of})"
+
     def __getstate__(self) -> dict[str, Any]:
         """All that is found, and what follows from it; the search itself does not travel."""
         if "slot_search" in self.__dict__ and self.slot_search.over:

@@ -29,6 +29,11 @@ TOLERANCE = 1e-6
 EVERY_SOLVER = 4
 #: Exponent of work over size above which building is called slow; 1 is in proportion.
 STEEPEST = 1.25
+#: What is amiss where a schedule breaks a rule of the judge.
+_CAUSES = {
+    "kv_capacity": "either a constraint is missing or too weak: that of the memory; or a request is taken to end too early",
+    "before_arrival": "the sets of data() have starts before the arrival",
+}
 #: Requests in the three models whose building is compared.
 SIZES = (6, 12, 24)
 
@@ -129,7 +134,8 @@ def judged(subject: Subject) -> str | list[Complaint]:
             return [
                 Complaint(
                     f"{describe(solved.instance)}: the schedule breaks {violation.rule}: {violation.message}",
-                    "either a constraint is missing or too weak, or extract() misreads the variables",
+                    _CAUSES.get(violation.rule, "either a constraint is missing or too weak")
+                    + ", or extract() misreads the variables",
                 )
             ]
         if solved.broken:
@@ -217,14 +223,13 @@ def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Com
         return Complaint(
             f"{where}: the model's optimum is {words(model_value)}, brute force finds {words(best.value)}"
             + (found if high else ""),
-            "a constraint cuts off good schedules, the horizon is too short, or an objective coefficient is too large"
-            if high
-            else "a constraint is missing or too weak, or an objective coefficient is too small",
+            _cause(formulation, model_value, best.value),
         )
     if formulation.claim == "lower-bound" and bound is not None and bound > best.value + TOLERANCE:
         return Complaint(
             f"{where}: the bound is {words(bound)}, but there is a schedule of {words(best.value)}{found}",
-            "a relaxation keeps every schedule of the problem: look for the constraint that this one breaks",
+            "a relaxation keeps every schedule of the problem: look for the constraint that this one breaks, or for an"
+            " objective coefficient that is too large",
         )
     if formulation.claim == "heuristic" and (solved.value is None or solved.value < best.value - TOLERANCE):
         return Complaint(
@@ -232,6 +237,21 @@ def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Com
             "a heuristic returns a schedule of the problem; this is a relaxation",
         )
     return None
+
+
+def _cause(formulation: Formulation, model_value: float, best: float) -> str:
+    """Why the optimum of an exact model is another than that of brute force."""
+    if model_value < 0 < best:
+        return "the sign of the objective is wrong: modelkit minimises"
+    if model_value > best:
+        words = (
+            "a constraint cuts off good schedules, the horizon is too short, or an objective coefficient is too large"
+        )
+        rules = ", or admissible() leaves out a rule that the model has" if formulation.admissible else ""
+    else:
+        words = "a constraint is missing or too weak, or an objective coefficient is too small"
+        rules = ", or admissible() has a rule that the model has not" if formulation.admissible else ""
+    return words + rules + (", or value() counts something else than the objective" if formulation.value else "")
 
 
 def _siblings(formulation: Formulation) -> list[Formulation]:

@@ -155,6 +155,11 @@ class Subject:
         limits = Limits(time_limit=TIME_LIMIT, threads=1)
         separator = formulation.separator_for(model, instance)
         outcome = backend(solver).solve(model, limits, OPTIONS.get(solver, {}), separator=separator)
+        if outcome.found == "unbounded":
+            raise FormulationError(
+                f"{solver} on {instance.name}: the model is unbounded; a variable of the objective has no bound, and no"
+                " constraint keeps the objective from falling"
+            )
         if outcome.stop != "finished" or outcome.found not in ("solution", "infeasible"):
             raise FormulationError(
                 f"{solver} on {instance.name}: {outcome.stop}, found {outcome.found}"

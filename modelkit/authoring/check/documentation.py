@@ -16,6 +16,11 @@ from modelkit.formulation.misuse import key_faults
 from modelkit.solving.known import known_of
 from modelkit.text import count
 
+#: Names that units are given, and the one that they have here.
+_UNITS = {
+    "tokens": "token", "rounds": "round", "requests": "request", "slots": "slot", "sec": "s", "secs": "s",
+    "second": "s", "seconds": "s", "msec": "ms", "millisecond": "ms", "milliseconds": "ms", "-": "1", "none": "1",
+}  # fmt: skip
 UNIT = re.compile(r"\[[^\[\]]+\]$")
 
 
@@ -105,14 +110,20 @@ def units(subject: Subject) -> str | list[Complaint]:
     kinds = ("Param", "Objective") if subject.formulation.value else ("Param",)
     own = [c for c in subject.own_components if c.ctype.__name__ in kinds]
     named = [(c.local_name, c.doc or "") for c in own] + [(p.name, p.doc) for p in subject.formulation.parameters]
-    return [
+    complaints = [
         Complaint(
             f"the doc of {name!r} is {doc!r}, without a unit",
             "end it with [token], [round], [ms], [request], [$], or [1] for a pure number",
         )
         for name, doc in named
         if doc.strip() and not UNIT.search(doc.strip())
-    ] or f"{count(len(named), 'unit')} named"
+    ]
+    complaints += [
+        Complaint(f"the doc of {name!r} is {doc!r}: the unit {found[0]} has another name", f"end it with [{right}]")
+        for name, doc in named
+        if (found := UNIT.search(doc.strip())) and (right := _UNITS.get(found[0].strip("[]").lower()))
+    ]
+    return complaints or f"{count(len(named), 'unit')} named"
 
 
 @rule("data", "data() gives what the model needs and nothing else", "import")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelkit.authoring.check.candidate import Subject
-from modelkit.errors import FormulationError, ModelkitError
+from modelkit.errors import FormulationError, ModelkitError, UsageError
 from modelkit.registry import Registry
 
 Status = Literal["ok", "failed", "not reached"]
@@ -23,7 +23,9 @@ class Complaint:
     @classmethod
     def of(cls, error: ModelkitError, advice: str, before: str = "") -> Complaint:
         """An error and what it says is to be done, behind its last semicolon, or else this advice."""
-        what, _, own = str(error).rpartition("; ") if type(error) is FormulationError else (str(error), "", "")
+        what, _, own = (
+            str(error).rpartition("; ") if type(error) in (FormulationError, UsageError) else (str(error), "", "")
+        )
         return cls(before + (what or own), own if what and own else advice)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkit.errors import ModelkitError
+from modelkit.errors import FormulationError, ModelkitError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.parameters import Parameter
 from modelkit.formulation.shapes import KEY, LIST, REQUEST, group_of
@@ -128,6 +128,13 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
 
     Parameters that are not ``given`` take their examples in turn.
     """
+    for parameter in formulation.parameters:
+        sure = parameter.examples or parameter.default is not None or parameter.optional or parameter.name in given
+        if not sure:
+            raise FormulationError(
+                f"formulation {formulation.name!r} needs the parameter {parameter.name!r}, which has no value to check with;"
+                f" give it examples=(...) or a default, or check with --param {parameter.name}=..."
+            )
 
     def taken() -> Iterator[Instance]:
         found = 0

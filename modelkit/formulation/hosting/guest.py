@@ -107,11 +107,13 @@ def _portable(error: BaseException) -> ModelkitError | MemoryError:
 
 def _facts(formulation: Formulation) -> dict[str, Any]:
     """All of a formulation but its functions, of which it says whether they are there."""
-    return {
+    facts = {
         field: True if callable(value) else value
         for field in Formulation.__dataclass_fields__
         if field != "in_full" and (value := getattr(formulation, field)) is not None
     }
+    bases = tuple(parent if isinstance(parent, str) else parent.name for parent in formulation.parents)
+    return {**facts, **({"extends": bases} if bases else {})}  # an object stays here
 
 
 def _die_with(parent: int) -> None:

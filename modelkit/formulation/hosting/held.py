@@ -79,7 +79,7 @@ class Tie:
             raise
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class HeldFormulation(Formulation):
     """A formulation whose functions run in another process, with limits; see `modelkit.formulation.hosting.host`.
 
