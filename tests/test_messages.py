@@ -78,7 +78,7 @@ def test_a_binary_between_0_and_1() -> None:
     class Half:
         name, value = "x[1]", 0.5
 
-    with pytest.raises(FormulationError, match=r"binary x\[1\] has the value 0.5; allowed: 0 or 1, to 1e-4"):
+    with pytest.raises(FormulationError, match=r"binary x\[1\] has the value 0.5, not 0 or 1 to 1e-4; its domain"):
         chosen(Half())
 
 

@@ -31,7 +31,7 @@ EVERY_SOLVER = 4
 STEEPEST = 1.25
 #: What is amiss where a schedule breaks a rule of the judge.
 _CAUSES = {
-    "kv_capacity": "either a constraint is missing or too weak: that of the memory; or a request is taken to end too early",
+    "kv_capacity": "either the rows of the memory are missing or too weak, or a request is taken to end too early",
     "before_arrival": "the sets of data() have starts before the arrival",
 }
 #: Requests in the three models whose building is compared.

@@ -132,8 +132,8 @@ def tiny_instances(formulation: Formulation, wanted: int, given: Mapping[str, An
         sure = parameter.examples or parameter.default is not None or parameter.optional or parameter.name in given
         if not sure:
             raise FormulationError(
-                f"formulation {formulation.name!r} needs the parameter {parameter.name!r}, which has no value to check with;"
-                f" give it examples=(...) or a default, or check with --param {parameter.name}=..."
+                f"formulation {formulation.name!r} needs the parameter {parameter.name!r}, which has no value to check"
+                f" with; give it examples=(...) or a default, or check with --param {parameter.name}=..."
             )
 
     def taken() -> Iterator[Instance]:
