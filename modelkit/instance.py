@@ -88,10 +88,8 @@ class Server(Data):
 
     @model_validator(mode="after")
     def _together(self) -> Server:
-        beside = [f"replicas {self.replicas}"] if self.replicas > 1 else []
-        beside += ["a prefix_cache"] if self.prefix_cache is not None else []
-        if self.pause is not None and beside:
-            words = f"pause beside {' and '.join(beside)} is not supported; leave one out"
+        if self.pause is not None and self.prefix_cache is not None:
+            words = "pause beside a prefix_cache is not supported; leave one out"
             raise PydanticCustomError("together", "{words}", {"words": words})
         if self.prefix_cache is not None and (other := self._without_cache()) is not None:
             words = f"a prefix_cache beside {other} is not supported; leave one out"
@@ -103,7 +101,7 @@ class Server(Data):
         exclusive = isinstance(self.clock, LinearClock) and not self.clock.mixed
         if exclusive and isinstance(self.clock, LinearClock) and self.clock.prefill_levels:
             return "prefill_levels with mixed = false"
-        return f"replicas {self.replicas}" if self.replicas > 1 else None
+        return None
 
 
 class Instance(Data):

@@ -133,5 +133,6 @@ def test_pauses_are_said_of_the_server() -> None:
         len({without.sha256, swapped.sha256, without.replace(server={"clock": law, "pause": {"keep": "held"}}).sha256})
         == 3
     )
-    with pytest.raises(InputError, match=r"server: found .*; pause beside replicas 2 is not supported; leave one out"):
-        Instance(server={"pause": {"keep": "held"}, "replicas": 2}, requests=plain)
+    together = {"pause": {"keep": "held"}, "prefix_cache": {}}
+    with pytest.raises(InputError, match=r"server: found .*; pause beside a prefix_cache is not supported; leave one"):
+        Instance(server=together, requests=plain)

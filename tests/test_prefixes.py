@@ -331,7 +331,6 @@ def test_the_least_of_prompts() -> None:
 @pytest.mark.parametrize(
     ("server", "words"),
     [
-        ({"replicas": 2}, "a prefix_cache beside replicas 2 is not supported"),
         ({"pause": {"keep": "held"}}, "pause beside a prefix_cache is not supported"),
         (
             {"clock": {"kind": "linear", "prefill_levels": [[9, 1.0]]}},

@@ -12,8 +12,11 @@ from realtime_brute_force import Question, question
 from serving_bounds import excesses
 
 import modelkit as mk
+from modelkit.authoring.check.brute_force import best_schedule
+from modelkit.authoring.check.tiny_instances import sharing_instance
 from modelkit.certificate import Prices
 from modelkit.errors import InputError
+from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.problems.replicas.servers import alone
@@ -22,6 +25,7 @@ from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.verify.exact_bounds import certify_slots, recomputed_bound
 from modelkit.verify.kv_bound import exact_bound
 from modelkit.verify.slot_rounds import slot_rounds_bound
+from modelkit.verify.volume_bound import volume_bound
 
 
 def tiny(seed: int, replicas: int = 2, n: int = 4) -> Instance:
@@ -56,7 +60,7 @@ def on_replicas(asked: Question, replicas: int) -> Question:
     return asked._replace(instance=asked.instance.replace(server=server))
 
 
-@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 50), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 45), marks=pytest.mark.slow)])
 def test_no_bound_in_real_time_is_above_the_optimum(seeds: range) -> None:
     """Tests all kinds of bounds, with found and with random proofs, on every metric, on two and three replicas."""
     asked = [on_replicas(question(seed), 2 + seed % 2) for seed in seeds]
@@ -79,6 +83,23 @@ def test_no_bound_in_rounds_is_above_the_optimum() -> None:
             for homes in product(range(2), repeat=4)
         )
         assert slot_rounds_bound(free) <= one_by_one
+
+
+def test_no_bound_is_above_what_replicas_with_a_prefix_cache_reach() -> None:
+    """Tests the bounds under the unit clock where each replica has a prefix cache, against all schedules."""
+    any_model = Formulation(name="x", summary="", claim="exact", reference="", objective="total_latency")
+    rng = np.random.default_rng(1)
+    for seed in range(12):
+        drawn = sharing_instance(seed, 3)
+        instance = drawn.replace(server=drawn.server.model_copy(update={"replicas": 2}))
+        best = best_schedule(any_model, instance)
+        assert best is not None
+        assert volume_bound(instance) <= best.value
+        for _ in range(10 if instance.server.kv_capacity_tokens else 0):
+            last = int(rng.integers(1, 1 + instance.arrays.output.sum()))
+            numerators = np.sort(rng.integers(0, 300, last))[::-1].tolist()
+            prices = Prices(denominator=2**8, rounds=list(range(1, last + 1)), numerators=numerators)
+            assert exact_bound(instance, prices) <= best.value
 
 
 def ends(instance: Instance, some: list[int]) -> int:
@@ -112,16 +133,17 @@ def test_a_bound_of_one_server_is_none_of_replicas() -> None:
         recomputed_bound(certify_slots(staged), doubled)
 
 
-@pytest.mark.parametrize("solver", ["highs", "scip"])
+@pytest.mark.parametrize("solver", ["highs", pytest.param("scip", marks=pytest.mark.slow)])
 def test_the_formulation_is_exact(solver: str) -> None:
     """Tests that its optimum is that of exhaustive search, whatever it starts from, on two and three replicas."""
-    for seed in range(4):
+    for seed in range(2, 5):
         instance = tiny(seed, 2 + seed % 2)
         result = mk.solve(instance, "kv-replicas", solver, warm_start="none" if seed % 3 else "best")
         assert (result.status, result.objective.value) == ("optimal", optimum(instance)), seed
         assert mk.verify_result(result, instance).holds
 
 
+@pytest.mark.slow
 def test_solve_on_replicas() -> None:
     """Tests that the formulation is taken where it fits, and that what is found is never worse than any policy."""
     small, large = tiny(0, n=6), tiny(0, replicas=4, n=60)

@@ -12,7 +12,7 @@ import pytest
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.instance import Instance
+from modelkit.instance import Instance, Prefix, Server
 from modelkit.judge import judge, request_times
 from modelkit.judge.load import load
 from modelkit.policies import policies
@@ -255,7 +255,7 @@ def test_replicas_are_set_where_instances_are_made(tmp_path: Path, cli: Callable
 
 def test_pages_show_each_replica(tmp_path: Path) -> None:
     """Tests that a report draws the cache of each replica, and its slots where they are rows."""
-    for clock, panels in (("unit", 2), ("mixed", 2), ("stages", 2)):
+    for clock, panels in (("unit", 2), ("stages", 2)):
         instance = drawn(clock, 2, n=9)
         result = mk.simulate(instance, fitting_policies(instance)[0])
         mk.report([result], tmp_path / "page.html", instances=[instance])
@@ -280,3 +280,38 @@ def test_a_comparison_takes_replicas(tmp_path: Path) -> None:
     assert len(values) >= 3
     assert bounds
     assert max(bounds) <= min(values)
+
+
+@pytest.mark.parametrize("kind", ["pause", "prefixes"])
+def test_replicas_beside_pauses_and_prefixes(kind: str) -> None:
+    """Tests that replicas pause requests and have prefix caches, each its own, and that bounds hold."""
+    for clock in ("unit", "mixed"):
+        plain = drawn(clock, 2, n=8)
+        if kind == "pause":
+            instance = plain.replace(server=Server(**{**dict(plain.server), "pause": {"keep": "held"}}))
+        else:
+            shared = [r.model_copy(update={"prefix": Prefix(group="gh"[i % 2], tokens=1)})
+                      for i, r in enumerate(plain.requests)]  # fmt: skip
+            server = Server(**{**dict(plain.server), "prefix_cache": {"keep": True}})
+            instance = plain.replace(server=server, requests=tuple(shared))
+        found = mk.bound(instance, time_limit=0.3)
+        assert mk.verify_certificate(found.certificate, instance).holds
+        metric = found.certificate.metric
+        for name in fitting_policies(instance)[:4]:
+            verdict = judge(instance, policy_schedule(instance, name, predictions="exact"))
+            assert verdict.valid, name
+            assert (verdict.metrics[metric] or 0) >= found.value
+
+
+def test_lmetric_counts_what_a_cache_lacks() -> None:
+    """Tests that a request goes where its prefix is, though as many requests are there."""
+    rows = [
+        {"id": "a", "prompt_tokens": 9, "output_tokens": 9, "prefix": {"group": "g", "tokens": 9}},
+        {"id": "b", "prompt_tokens": 9, "output_tokens": 9, "prefix": {"group": "h", "tokens": 9}},
+        {"id": "c", "arrival": 3, "prompt_tokens": 9, "output_tokens": 2, "prefix": {"group": "h", "tokens": 9}},
+    ]
+    instance = Instance(
+        server={"replicas": 2, "kv_capacity_tokens": 99, "prefix_cache": {"keep": False}}, requests=rows
+    )
+    assert sent_to(instance, "join-shortest-queue") == [1, 2, 1]
+    assert sent_to(instance, "lmetric") == [1, 2, 2]

@@ -10,7 +10,7 @@ number.
     The replica with the fewest requests, waiting or in progress.
 ``dispatch=lmetric``
     The replica with the least product of the prompt tokens that it would have to process, the arrival's with those
-    that wait there, and of its requests (LMetric, arXiv 2603.15202).
+    that wait there, less what its prefix cache holds of them, and of its requests (LMetric, arXiv 2603.15202).
 ``dispatch=bid-price``
     The replica whose memory is cheapest. The bid price of a token of memory is the time for which the memory is sold:
     the token-rounds that its requests are still predicted to hold, divided by its capacity. An arrival is charged that
@@ -21,7 +21,7 @@ number.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelkit.policies.base import Paused, Running, Seen
@@ -48,6 +48,8 @@ class Backlog:
         Prompt tokens not yet processed of those in progress, by number.
     round
         Rounds run.
+    cached
+        Tokens of the prompt of a request, by its number, that it would find in the prefix cache there.
     """
 
     seen: Sequence[Seen]
@@ -57,6 +59,7 @@ class Backlog:
     leaving: Collection[Running]
     unread: Mapping[int, int]
     round: int
+    cached: Callable[[int], int]
 
     @property
     def requests(self) -> int:
@@ -66,7 +69,11 @@ class Backlog:
     @property
     def prompt_tokens(self) -> int:
         """Prompt tokens that are still to be processed."""
-        return sum(self.seen[i].prompt for i in self.waiting) + sum(self.unread.values())
+        return sum(self.new(self.seen[i]) for i in self.waiting) + sum(self.unread.values())
+
+    def new(self, request: Seen) -> int:
+        """Tokens of a request's prompt that are not in the cache there."""
+        return request.prompt - self.cached(request.number)
 
     @property
     def token_rounds(self) -> float:
@@ -125,7 +132,7 @@ class LMetric(_Least):
     """New prompt tokens times the number of requests."""
 
     def score(self, request: Seen, replica: Backlog) -> float:
-        return (replica.prompt_tokens + request.prompt) * replica.requests
+        return (replica.prompt_tokens + replica.new(request)) * replica.requests
 
 
 class BidPrice(_Least):

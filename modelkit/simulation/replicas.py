@@ -51,4 +51,5 @@ def backlog(replica: ContinuousSimulation, moment: float) -> Backlog:
         leaving=replica.leaving if replica.time.now > moment else [],
         unread=replica.unread,
         round=replica.time.round,
+        cached=replica.prefixes.cached,
     )
