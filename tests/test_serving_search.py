@@ -142,6 +142,17 @@ def test_moves_release_nobody_too_early() -> None:
     assert split > 3
 
 
+def test_plans_are_crossed_where_that_gains() -> None:
+    """Tests that two plans that are each good in one half make one that is better than both."""
+    server = Server(chats(60, 5.0))
+    plan = searching.started(server, min(grid_plans(server, Deadline()), key=lambda plan: plan.total))
+    late = plan.release > np.median(plan.release)
+    worse = [server.plan(plan.release + 800.0 * half, plan.rank, plan.rule) for half in (late, ~late)]
+    found = list(searching.crossed(server, worse, Deadline()))
+    assert found[-1].total < min(half.total for half in worse)
+    assert server.run(found[-1]) == found[-1].total
+
+
 def test_tuning_keeps_what_gains() -> None:
     """Tests that the gate's threshold, tuned by intervals of time, gives better plans than one threshold."""
     server = Server(chats(300, 10.0))

@@ -3,7 +3,8 @@
 1. *Grid*: orders (volume, effective work, output, arrival) by misfits by the gate's threshold by limits of the batch;
    milliseconds for 1,000 requests each.
 2. Up to `WINDOW` requests: *annealing* over when each request is let in (`modelkit.problems.serving.annealing`), from
-   the best of the grid.
+   the best of the grid; *crossing*: plans that begin as one of what this ends with and go on as another; then
+   annealing in windows of time.
 3. More: *tuning* of the gate's threshold, which may differ between intervals of time, valued by whole runs; then
    annealing in windows of time, one after the other, whose moves are valued at a horizon beyond the window, where what
    is unfinished counts as going on at the mean pace. A window is kept if the whole plan gains.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,8 @@ TUNED, INTERVALS = 0.6, 30
 #: Then windows of the best one are: requests of the smallest window (the largest has four times as many), moves in each
 #: window, and windows where there is no time limit.
 STARTS, TOGETHER, FEWEST, REPAIR, REPAIRS = 4, 0.5, 15, 5_000, 20
+#: Share of the rest of the time for crossing what annealing ended with, and moments tried for each pair.
+CROSSING, CUTS = 0.2, 200
 #: How far beyond a window its moves are valued, in mean latencies.
 BEYOND = 1.0
 #: What a ms of work left at the horizon costs, in requests in progress there.
@@ -123,11 +126,18 @@ def improve_plans(
         starts = [started(server, plan) for plan in sorted(listed.values(), key=lambda some: some.total)[:STARTS]]
         starts += [server.plan_of(begin)] if begin else []
         until, whole = deadline.share(TOGETHER), starts[0]
+        ended = []
         for number, start in enumerate(starts):
+            of_start = start
             for plan in chain((start,), anneal_all(server, start, until.share(1 / (len(starts) - number)))):
+                of_start = plan
                 if plan.total <= whole.total:
                     whole = plan
                     yield whole
+            ended.append(of_start)
+        for plan in crossed(server, ended, deadline.share(CROSSING)):
+            whole = plan
+            yield whole
         yield from repair(server, whole, deadline, seed)
     else:
         for tuned_plan in tune_gate(server, best, deadline.share(TUNED), seed):
@@ -179,6 +189,26 @@ def anneal_all(server: Server, plan: Plan, deadline: Deadline) -> Iterator[Plan]
     copy_state(server.empty, server.begin)
     part = Part(np.argsort(plan.release, kind="stable"), n, TO_THE_END)
     yield from anneal_part(server, plan, part, deadline, hot=hot, breath=max(1, BREATH // (n * 20)))
+
+
+def crossed(server: Server, plans: Sequence[Plan], deadline: Deadline) -> Iterator[Plan]:
+    """Plans that begin as one and go on as another, again and again, as long as the best of all gains."""
+    best, gaining = min(plan.total for plan in plans), True
+    while gaining:
+        gaining, found = False, list(plans)
+        for one, other in permutations(plans, 2):
+            if deadline.over:
+                return
+            moments = np.unique(np.concatenate([one.release, other.release]))
+            for moment in moments[:: -(-len(moments) // CUTS)]:
+                release = np.where(one.release < moment, one.release, np.maximum(other.release, moment))
+                plan = server.plan(release, one.rank, one.rule)
+                if plan.total < min(one.total, other.total):
+                    found.append(plan)
+                if plan.total < best:
+                    best, gaining = plan.total, True
+                    yield plan
+        plans = sorted(found, key=lambda plan: plan.total)[: len(plans)]
 
 
 def repair(server: Server, plan: Plan, deadline: Deadline, seed: int) -> Iterator[Plan]:
