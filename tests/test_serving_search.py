@@ -75,6 +75,21 @@ def test_no_policy_beats_the_schedule_of_bound() -> None:
             assert search.certificate.value <= search.best[0] <= of_policy * (1 + 1e-12)
 
 
+def test_few_requests_are_solved_without_a_solver() -> None:
+    """Tests that a search over states proves the optimum where a model is too large, and that `bound` finds it."""
+    rows = [(0.0, 40, 500), (0.0, 30, 3), (0.01, 20, 40), (0.02, 10, 2)]
+    instance = served(rows, prefill_base_ms=4.0, prefill_per_token_ms=0.5, decode_base_ms=3.0)
+    best = optimum(instance).value
+    solved = mk.solve(instance, time_limit=60)
+    assert "too large" in solved.message
+    assert (solved.status, solved.objective.bound_by, solved.certificate) == ("optimal", "solver", None)
+    assert solved.objective.value == pytest.approx(best)
+    found = mk.bound(instance, time_limit=30)
+    assert found.result.objective.value == pytest.approx(best)
+    assert found.result.objective.bound_by == "certificate"
+    assert found.result.status == "optimal" or "optimal" in found.open_words
+
+
 @pytest.mark.parametrize("time_limit", [0.01, None])
 def test_a_hurried_bound_says_so(time_limit: float | None) -> None:
     """Tests that prices that had too little time are not taken for all that can be proven."""

@@ -115,7 +115,8 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     if objective.value is not None:
         rows.append((_metric(objective), number(objective.value, PRECISE)))
     if objective.bound is not None:
-        how = "certified, recomputed exactly" if objective.bound_by == "certificate" else "claimed by the solver"
+        claimed = f"claimed by the {'solver' if producer.solver else 'search'}"
+        how = "certified, recomputed exactly" if objective.bound_by == "certificate" else claimed
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
         rows.append(("lower bound", f"{number(objective.bound, PRECISE)} ({how}{gap})"))
     rows += _relaxation(result)

@@ -77,6 +77,7 @@ class SolveState:
     outcome: Outcome | None = None
     certificate: Certificate | None = None
     starts: Starts | None = None
+    optimum: float | None = None  # proven by a search over states that ended
     searches: bool = False
     solver: str | None = None
     search: Search | None = None
@@ -208,6 +209,8 @@ class SolveState:
             claims.append((self.outcome.bound, self.engine.name))
         if self.search is not None:
             claims.append((float(self.search.bound), SEARCH))
+        if self.optimum is not None:
+            claims.append((self.optimum, "a search over states"))
         certificate = self.find_certificate()
         if certificate is not None and all(certificate.value >= bound for bound, _ in claims):
             self.certificate = certificate

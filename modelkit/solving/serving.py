@@ -2,8 +2,9 @@
 
 1. The best of the fitting policies, told the true lengths, and of list schedules with gates.
 2. Bounds that take no ascent: by residence, work and interference (`modelkit.problems.serving.bounds`).
-3. Prices on time, started from that schedule (`modelkit.problems.serving.prices`).
-4. With the time that is left, the search over when prompts are let in (`modelkit.problems.serving.search`).
+3. Of few requests the optimum, where a search over states ends (`modelkit.problems.serving.states`).
+4. Prices on time, started from that schedule (`modelkit.problems.serving.prices`).
+5. With the time that is left, the search over when prompts are let in (`modelkit.problems.serving.search`).
 
 The greatest of the bounds is published, each recomputed exactly by ``modelkit.verify``, with the best schedule as the
 judge replays it.
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
+from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.problems.problem import SERVING, TOTAL_LATENCY_MS
 from modelkit.problems.serving.bounds import TITLES, serving_bounds
@@ -30,6 +32,7 @@ from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.serving.plans import search_refusal
 from modelkit.problems.serving.prices import Prices, certificate_of, price_bound
 from modelkit.problems.serving.search import search_schedule
+from modelkit.problems.serving.states import Windows, start_windows, states_refusal
 from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.runtime.interrupts import interrupts_held
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.9
 #: Policies that are tried first: told the true lengths, these are seldom beaten.
 FIRST = ("svf:gate=auto", "mc-sf:gate=auto", "svf", "sorted-f", "mc-sf")
+#: Share of the time that is left for a search over states, and what is said where it ended.
+STATES_SHARE = 0.3
+OPTIMAL = "a search over states has ended: the schedule is optimal, which no certificate proves"
 #: Requests up to which each has prices of its own, in coarser buckets where there are many.
 OWN_PRICES = 20_000
 #: Requests up to which a fixed amount of work includes prices.
@@ -67,6 +73,8 @@ class ServingSearch:
         What each bound counts, by its name.
     hurried
         Whether prices on time had too little time.
+    optimal
+        Whether the best schedule is an optimum, by a search over states that ended.
     """
 
     titles: ClassVar[Mapping[str, str]] = TITLES
@@ -78,6 +86,7 @@ class ServingSearch:
         self.certificate: Certificate | None = None
         self.bounds: dict[str, tuple[float, float]] = {}
         self.hurried = False
+        self.optimal = False
 
     def run(self) -> CertifiedBound:
         """All stages, and what they found; Ctrl-C ends them."""
@@ -86,6 +95,7 @@ class ServingSearch:
             self.try_policies(task.deadline.share(POLICIES_SHARE))
             self.tell("bounds by residence, work and interference")
             self.prove(task.deadline)
+            self.look_at_states(task.deadline.share(STATES_SHARE))
             self.price(task.deadline.share(PRICES_SHARE))
             self.improve(task.deadline.share(SEARCH_SHARE))
         except KeyboardInterrupt:
@@ -108,7 +118,9 @@ class ServingSearch:
             known,
             counts=self.titles[first[0]],
             others=tuple(others),
-            open_words=open_words(
+            open_words=OPTIMAL
+            if self.optimal and known.gap
+            else open_words(
                 self.task.instance, self.task.metric, value, self.certificate.value, verdict, hurried=self.hurried
             ),
         )
@@ -167,6 +179,16 @@ class ServingSearch:
         if self.certificate is None or certificate.value > self.certificate.value:
             self.certificate = certificate.model_copy(update={"seconds": round(self.task.elapsed, 3)})
 
+    def look_at_states(self, deadline: Deadline) -> None:
+        """An optimal schedule, where a search over states ends."""
+        if self.task.metric != TOTAL_LATENCY_MS or self.done or states_refusal(self.task.instance) is not None:
+            return
+        self.tell("search over states")
+        found = start_windows(self.task.instance, deadline)
+        if found is not None:
+            self.see("local-search", schedule_of(self.task.instance, found))
+            self.optimal = True
+
     def price(self, deadline: Deadline) -> None:
         """Prices on time, which bound the total latency; Ctrl-C keeps what they prove."""
         instance, n = self.task.instance, len(self.task.instance.requests)
@@ -202,7 +224,7 @@ class ServingSearch:
 
     def improve(self, deadline: Deadline) -> None:
         """Search with the time that is left."""
-        if self.task.metric != TOTAL_LATENCY_MS or not self.searches:
+        if self.task.metric != TOTAL_LATENCY_MS or not self.searches or self.optimal:
             return
         if self.done or (deadline.finite and deadline.over):
             return
@@ -234,6 +256,12 @@ def _completions(verdict: Verdict, n: int) -> npt.NDArray[np.float64]:
     return ends
 
 
+def schedule_of(instance: Instance, found: Windows) -> Schedule:
+    """The schedule that a search over states ended with."""
+    ids = (request.id for request in instance.requests)
+    return schedule_from_iterations(instance, dict(zip(ids, found.starts, strict=True)))
+
+
 def metric_of(run: SolveState) -> str | None:
     """The metric that a run's formulation minimises; None where that is none that is bounded here."""
     metric = run.formulation.metric(run.instance)
@@ -262,14 +290,17 @@ class ServingMethod(Method):
             return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
         known.append(run.judge_schedule("local-search", schedule))
-        if run.known.modelled is SERVING and (starts := run.known.iteration_windows.starts):
-            ids = (r.id for r in run.instance.requests)
-            schedule = schedule_from_iterations(run.instance, dict(zip(ids, starts, strict=True)))
+        if run.known.modelled is SERVING and run.known.iteration_windows.starts:
+            schedule = schedule_of(run.instance, run.known.iteration_windows)
             known.append(run.judge_schedule("local-search", schedule))
         return known
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
-        """The schedule of a search with a certified bound."""
+        """An optimal schedule, where a search over states has ended; else that of a search with a certified bound."""
+        if run.known.modelled is SERVING and run.start is not None:
+            run.optimum = run.known.iteration_windows.value
+        if run.optimum is not None:
+            return run.conclude(None, "finished", f"{reason}; {OPTIMAL}")
         left = run.deadline.left if run.deadline.finite else None
         metric = metric_of(run) or SERVING.objective
         known = bound(Task(run.instance, metric, left, run.limits.gap, run.limits.seed, run.listen))

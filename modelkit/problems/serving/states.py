@@ -79,17 +79,27 @@ class Step(NamedTuple):
     cost: float
 
 
+def states_refusal(instance: Instance) -> str | None:
+    """Why no search over states finds an optimum of an instance in real time, or None."""
+    clock = instance.server.clock
+    if not isinstance(clock, LinearClock) or not clock.mixed or clock.prefill_levels is not None:
+        return "needs the linear clock with mixed = true and without levels"
+    if instance.server.pause is not None:
+        return "may pause requests"
+    return f"has more than {MOST_REQUESTS} requests" if len(instance.requests) > MOST_REQUESTS else None
+
+
 def start_windows(instance: Instance, deadline: Deadline | None = None, most: int = MOST_STEPS) -> Windows | None:
     """The windows of a best schedule of minimum total latency; None where the search does not end.
 
     Parameters
     ----------
     instance
-        Linear clock, mixed, without levels; every request fits alone.
+        Every request fits alone; see `states_refusal`.
     most
         Steps that are kept, at most.
     """
-    if len(instance.requests) > MOST_REQUESTS:
+    if states_refusal(instance) is not None:
         return None
     return _StateSearch(instance).run(deadline or Deadline(), most)
 
