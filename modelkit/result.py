@@ -72,11 +72,12 @@ class _SegmentRecord(_Record):
     replica: Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] = 1
     pause: tuple[str, ...] = ()
     resume: _AdmissionRecords = ()
+    chunks: tuple[tuple[str, Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)]], ...] = ()
 
     def segment(self) -> Segment:
         """The segment that was written."""
         admit, resume = (tuple(Admission(*a) for a in entries) for entries in (self.admit, self.resume))
-        return Segment(self.at, admit, self.evict, self.rounds, self.replica, self.pause, resume)
+        return Segment(self.at, admit, self.evict, self.rounds, self.replica, self.pause, resume, self.chunks)
 
 
 class _ScheduleRecord(_Record):

@@ -46,6 +46,9 @@ class Segment:
         Requests that stop making tokens and keep those they have.
     resume
         Paused requests that go on, each as in ``admit``: one that was swapped out may take another slot.
+    chunks
+        Pairs of a request and prompt tokens: each round processes so many of its prompt, and of prompts that are not
+        named none. Without, prompts are processed whole, or as ``Schedule.tokens_per_iteration`` says.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class Segment:
     replica: int = 1
     pause: tuple[str, ...] = ()
     resume: tuple[Admission, ...] = ()
+    chunks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []
@@ -73,6 +77,8 @@ class Segment:
         for field in ("evict", "pause"):
             if type(found := getattr(self, field)) is not tuple:
                 object.__setattr__(self, field, tuple(_ids(found, field, faults)))
+        if self.chunks:
+            object.__setattr__(self, "chunks", _chunks(self.chunks, faults))
         if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
         if not isinstance(self.rounds, int) or not 0 <= self.rounds <= MAX_ROUNDS:
@@ -81,6 +87,22 @@ class Segment:
             faults.append(Fault("replica", f"found {shown(self.replica)}; allowed: a whole number, the first is 1"))
         if faults:
             raise InputError("segment", faults)
+
+
+def _chunks(found: object, faults: list[Fault]) -> tuple[tuple[str, int], ...]:
+    """Pairs of a request and tokens, from pairs or a dictionary."""
+    pairs = (
+        list(found.items()) if isinstance(found, dict) else list(found) if isinstance(found, list | tuple) else [found]
+    )
+    chunks = []
+    for entry in pairs:
+        name, tokens = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, None)
+        tokens = plain(tokens)
+        if isinstance(name, str) and type(tokens) is int and 1 <= tokens <= MAX_ROUNDS:
+            chunks.append((name, tokens))
+        else:
+            faults.append(Fault("chunks", f"found {shown(entry)}; allowed: [a request's id, prompt tokens from 1]"))
+    return tuple(chunks)
 
 
 def _ids(found: object, field: str, faults: list[Fault]) -> list[str]:
@@ -159,6 +181,8 @@ def _document(segment: Segment) -> dict[str, object]:
         document["pause"] = list(segment.pause)
     if segment.resume:
         document["resume"] = [_written(a) for a in segment.resume]
+    if segment.chunks:
+        document["chunks"] = [list(chunk) for chunk in segment.chunks]
     return document
 
 

@@ -38,6 +38,7 @@ from modelkit.judge.metrics import Totals
 from modelkit.judge.ongoing import Ongoing
 from modelkit.judge.pauses import Pauses
 from modelkit.judge.prefixes import PrefixLedger
+from modelkit.judge.reading import Reading
 from modelkit.judge.rules import Interval, Residency, Violation
 from modelkit.schedule import Segment
 from modelkit.text import count
@@ -62,7 +63,6 @@ class Replay:
         self.replica = replica
         clock = instance.server.clock
         self.linear = clock if isinstance(clock, LinearClock) else None
-        self.chunk = tokens_per_iteration if self.linear is not None and self.linear.mixed else None
         self.exclusive = self.linear is not None and not self.linear.mixed
         self.tolerance = TIME_TOLERANCE_MS if self.linear else 0.0
         self.per_time = 1000.0 if self.linear else 1.0  # replay time units in one unit of `at`
@@ -91,7 +91,8 @@ class Replay:
 
         self.totals = Totals()
         self.pauses = Pauses(self)
-        if self.chunk != tokens_per_iteration and beside is None:
+        self.reading = Reading(self, tokens_per_iteration)
+        if self.reading.chunk != tokens_per_iteration and beside is None:
             self.violate("chunked_prefill", 1, None, "the schedule splits prompts, which this clock does not allow")
 
     # --- what a segment does -------------------------------------------------------------------
@@ -110,6 +111,7 @@ class Replay:
             self.pass_time(copying)
         if self.linear is not None and self.exclusive and admitted:
             self.pass_time(self.prefill_ms(sum(residency.unread for residency in admitted)))
+        self.reading.begin(segment.chunks)
         self.run_rounds(segment.rounds)
 
     def advance_to(self, at: float) -> None:
@@ -225,7 +227,7 @@ class Replay:
             self.drop_stale_ends()
             span = rounds if self.active == len(self.fresh) else min(rounds, self.ending[0][0] - self.round)
             if self.fresh:
-                span = min(span, self.rounds_of_reading(span))
+                span = min(span, self.reading.rounds_alike(span))
             self.run_span(span)
             rounds -= span
         if rounds:
@@ -237,7 +239,7 @@ class Replay:
     def run_span(self, span: int) -> None:
         """Run ``span`` rounds in which no request starts after the first and none ends before the last."""
         held, decoding = self.held, self.active - len(self.fresh)
-        read, prompts = self.read_prompts(span) if self.fresh else ([], 0)
+        read, prompts = self.reading.read(span) if self.fresh else ([], 0)
         growing = decoding + len(read)
         first, last = held + growing, held + growing * span
         kv_first = first - self.pauses.held
@@ -258,7 +260,8 @@ class Replay:
 
         duration, saved = lasting(span), self.prefixes.saved
         low, high = first - saved, last - saved
-        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, low, high, self.replica))
+        beside = (self.replica, decoding, 0 if self.exclusive else prompts)
+        self.intervals.append(Interval(self.now, self.now + duration, span, self.active, low, high, *beside))
         self.over.see_span(low, high, growing, span, lasting)
         self.crowd.see(self.occupied, span)
         self.totals.token_time += duration * (low + high) / 2
@@ -280,37 +283,6 @@ class Replay:
                 residency.completed = True
                 self.stop(residency)
                 self.release(residency)
-
-    def rounds_of_reading(self, most: int) -> int:
-        """Rounds, at most ``most``, in which prompts are processed alike: the first of them fills every chunk.
-
-        1 when some prompt is processed to its end in the round ahead.
-        """
-        if self.chunk is None:
-            return 1
-        room = self.chunk - (self.active - len(self.fresh))
-        unread = next(iter(self.fresh.values())).unread
-        return max(1, min(most, (unread - 1) // room if room > 0 else most))
-
-    def read_prompts(self, span: int) -> tuple[list[Ongoing], int]:
-        """Process prompts in the rounds ahead: whose first token comes in them, and the prompt tokens of a round.
-
-        All of them, or as many tokens as a chunk leaves beside the decoding; for the rest these rounds are lost.
-        """
-        room = math.inf if self.chunk is None else max(0, self.chunk - (self.active - len(self.fresh)))
-        read, tokens = [], 0
-        for residency in self.fresh.values():
-            part = int(min(residency.unread, room - tokens))
-            tokens += part
-            residency.unread -= part * span
-            if residency.unread:
-                residency.starts_at += span
-                residency.ends_at += span
-                self.base -= span
-            else:
-                read.append(residency)
-                heapq.heappush(self.ending, (residency.ends_at, residency.position))
-        return read, tokens
 
     def prefill_ms(self, tokens: int) -> float:
         assert self.linear is not None

@@ -25,6 +25,7 @@ RULES: dict[str, tuple[str, str]] = {
     "kv_capacity": ("the requests in progress hold more tokens than the KV cache", "tokens"),
     "prefill_level": ("a prefill has more prompt tokens than any level holds", "tokens"),
     "time_order": ("a segment begins before the one ahead of it has ended", "time"),
+    "chunk_of_nothing": ("a segment processes a chunk of a prompt that is not there to be split", "chunks"),
     "chunked_prefill": ("prompts are split although the clock does not mix prefill and decoding", "schedules"),
     "unknown_replica": ("a segment is on a replica that the server does not have", "replicas"),
     "two_replicas": ("a request is admitted on a second replica", "admissions"),
@@ -55,7 +56,11 @@ class Violation:
 
 
 class Interval(NamedTuple):
-    """Rounds between two events: ``active`` requests that run, tokens held in the first and last round."""
+    """Rounds between two events: ``active`` requests that run, tokens held in the first and last round.
+
+    In each of them ``decoding`` requests process one token, and ``prompt_tokens`` of prompts are processed, but for
+    exclusive prefills.
+    """
 
     begin: float
     end: float
@@ -64,6 +69,8 @@ class Interval(NamedTuple):
     first_tokens: int
     last_tokens: int
     replica: int = 1
+    decoding: int = 0
+    prompt_tokens: int = 0
 
 
 class Residency(NamedTuple):
