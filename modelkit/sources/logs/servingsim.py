@@ -76,7 +76,11 @@ def _read_load(path: Path, reading: Reading) -> None:
     """What the load of the engine over time says: evictions, and the largest share of the KV cache in use."""
     faults: list[Fault] = []
     share = evictions = 0.0
-    for row in read_csv(path, ("t", "running", "waiting")).rows():
+    table = read_csv(path)
+    if not {"t", "running", "waiting"} <= set(table.columns):
+        reading.ignored["file beside it, timeseries.csv, without the columns of a run's, not read"] = 1
+        return
+    for row in table.rows():
         row.number("t", faults)
         for column in {"kv_cache_pct", "preempted"} & row.cells.keys():
             found = row.number(column, faults, most=100 if column == "kv_cache_pct" else 1e12)
