@@ -17,7 +17,7 @@ from modelkit.problems.problem import (
 from modelkit.solving.kv import KvMethod
 from modelkit.solving.method import Method
 from modelkit.solving.preemptive import PreemptiveMethod
-from modelkit.solving.prefixes import UnitPrefixMethod
+from modelkit.solving.prefixes import ServingPrefixMethod, UnitPrefixMethod
 from modelkit.solving.replicas import ServingReplicasMethod, UnitReplicasMethod
 from modelkit.solving.serving import ServingMethod
 from modelkit.solving.slots import SlotMethod
@@ -33,7 +33,7 @@ METHODS: dict[Problem, Method] = {
     SERVING_REPLICAS: ServingReplicasMethod(),
     PREEMPTIVE: PreemptiveMethod(),
     UNIT_PREFIXES: UnitPrefixMethod(),
-    SERVING_PREFIXES: ServingMethod(),
+    SERVING_PREFIXES: ServingPrefixMethod(),
 }
 #: That of formulations of no problem, and of problems of which no more is known.
 PLAIN = Method()

@@ -2,7 +2,8 @@
 
 Under the unit clock: the schedules of policies, those of a search without the cache, which need more memory than there
 is to spare and so are valid, and those of a search in which only the first of each group counts what they share, where
-the judge finds them valid all the same. In real time policies alone, and the bounds of `modelkit.solving.serving`.
+the judge finds them valid all the same. In real time the bounds are those of `modelkit.solving.serving`. Under both
+clocks the time that is left goes to a search over orders (`modelkit.solving.orders`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from modelkit.runtime.deadline import Deadline
 from modelkit.solving import kv, unit_slots
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import NO_SOLVER, Method
-from modelkit.solving.serving import ServingSearch
+from modelkit.solving.orders import search_orders
+from modelkit.solving.serving import ServingMethod, ServingSearch
 from modelkit.verify.exact_bounds import certify
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ class UnitPrefixSearch(ServingSearch):
             self._search(without_cache(self.task.instance), deadline)
 
     def improve(self, deadline: Deadline) -> None:
-        """Nothing more."""
+        """Search over orders with the time that is left."""
+        improve_orders(self, deadline)
 
     def _search(self, instance: Instance, deadline: Deadline) -> CertifiedBound:
         """Search an instance without shared prefixes; its schedule is judged with them."""
@@ -78,6 +81,24 @@ class UnitPrefixSearch(ServingSearch):
         if known.result.stop == "interrupted":
             raise KeyboardInterrupt
         return known
+
+
+class ServingPrefixSearch(ServingSearch):
+    """What is known of one task in real time: policies, bounds, and a search over orders."""
+
+    def improve(self, deadline: Deadline) -> None:
+        """Search over orders with the time that is left."""
+        improve_orders(self, deadline)
+
+
+def improve_orders(search: ServingSearch, deadline: Deadline) -> None:
+    """Try orders of requests until the deadline."""
+    if search.done or (deadline.finite and deadline.over):
+        return
+    search.tell("local search")
+    search_orders(
+        search.task.instance, lambda s: search.see("local-search", s), deadline=deadline, seed=search.task.seed
+    )
 
 
 def without_cache(instance: Instance) -> Instance:
@@ -113,3 +134,11 @@ class UnitPrefixMethod(Method):
         run.certificate = known.certificate
         run.start = run.judge_schedule(known.result.producer.name, known.result.schedule, known.verdict)
         return run.conclude(None, known.result.stop, f"{reason}; {NO_SOLVER}")
+
+
+class ServingPrefixMethod(ServingMethod):
+    """As in real time without a cache, with a search over orders in place of plans."""
+
+    def bound(self, task: Task) -> CertifiedBound:
+        """See `ServingPrefixSearch`."""
+        return ServingPrefixSearch(task).run()

@@ -141,12 +141,13 @@ class ServingSearch:
         least = None if self.certificate is None else self.certificate.value
         self.task.tell(phase, None if self.best is None else self.best[0], least)
 
-    def see(self, name: str, schedule: Schedule) -> None:
-        """Judge a schedule, and keep it if it is valid and the best."""
+    def see(self, name: str, schedule: Schedule) -> float | None:
+        """Judge a schedule, and keep it if it is valid and the best; its value where it is valid."""
         verdict = judge(self.task.instance, schedule)
         value = verdict.metrics[self.task.metric] if verdict.valid else None
         if value is not None and (self.best is None or value < self.best[0]):
             self.best = value, verdict, schedule, name
+        return value
 
     def to_try(self, fitting: list[str]) -> Iterable[str]:
         """The policies to try, the best at first."""
