@@ -25,7 +25,7 @@ def add_time(now: float, lost: float, duration: float) -> tuple[float, float]:
     return end, due - (end - now)
 
 
-#: Parts of the law that an instance leaves out of its canonical form where they are 0.
+#: Parts of the cost model which an instance leaves out of its canonical form where they are 0.
 LATER_PARTS = ("base_ms", "swap_out_per_token_ms", "swap_in_per_token_ms")
 
 

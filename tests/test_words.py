@@ -71,7 +71,8 @@ def test_what_people_edit_is_narrow() -> None:
 
 #: What is counted in messages; and what stands before such a noun but is no number, or is certain not to be one.
 COUNTED = re.compile(
-    r"^ (?:[a-z-]+ )?(request|row|token|turn|event|span|iteration|eviction|prompt|run|instance|line)s\b(?!/)"
+    r"^ (?:(?!of |in |for |on |to )[a-z-]+ )?"
+    r"(request|row|token|turn|event|span|iteration|eviction|prompt|run|instance|line)s\b(?!/)"
 )
 SURE = {"self.of", "preset.server.kv_capacity_tokens", "name", "kind", "running", "found.capacity"}
 

@@ -123,7 +123,7 @@ class _Places:
 
 
 def _swapped(view: View, order: Mapping[int, _There]) -> list[int]:
-    """Everybody's memory can be free again, so whoever fits into the round ahead runs."""
+    """The memory of every request can be free again, so whoever fits into the round ahead runs."""
     free = math.inf if view.capacity is None else view.capacity
     places = _Places(view, None if view.free_slots is None else view.free_slots + len(view.running))
     chosen = []

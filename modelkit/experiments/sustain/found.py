@@ -139,7 +139,7 @@ class Sustained:
         Nobody keeps the levels for so many of these requests at this rate or above it, or with this memory or these
         slots or fewer; None where that is not proven of any value.
     in_the_long_run
-        No policy keeps the levels for so many requests of these lengths at a higher rate, or with this memory or these
+        No policy keeps the levels for as many requests of these lengths at a higher rate, or with this memory or these
         slots or fewer, when requests come for ever; None where that excludes no value.
     certificates
         The proof for the draw of each seed.

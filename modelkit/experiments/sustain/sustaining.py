@@ -1,4 +1,4 @@
-"""The search for what policies sustain, with the study's workers, and for what is certified to be beyond everybody."""
+"""The search for what policies sustain, with the workers of studies, and for what no scheduler can, as certified."""
 
 from __future__ import annotations
 
