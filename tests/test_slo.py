@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_histories import history, vllm_bench
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
-from modelkit.instance import Instance
+from modelkit.instance import Instance, LinearClock
 from modelkit.judge import judge
 from modelkit.judge.slo import MLPERF, service_levels, slo_words
 
@@ -194,3 +195,16 @@ def test_every_run_takes_levels(tmp_path: Path) -> None:
     found = mk.compare(THREE, tmp_path, formulations=(), policies=("mc-sf",), slo="ttft=15ms", time_limit=1.0, jobs=1)
     assert [r.slo is not None and "within_slo" in r.metrics for r in found.results] == [True, True]
     assert mk.solve(THREE, slo="ttft=15ms", time_limit=5).metrics["within_slo"] is not None
+
+
+@pytest.mark.slow
+def test_a_log_is_judged_at_levels(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests that the observed run, policies and what nobody exceeds have a share within the levels of a log."""
+    instance, verdict = history(7, LinearClock(**CLOCK), n=30, max_batch=8)
+    log = tmp_path / "bench.json"
+    log.write_text(json.dumps(vllm_bench(instance, verdict)))
+    said = cli("judge", str(log), "--slo", "ttft=300ms,tpot=60ms", "--max-batch", "8", "--time-limit", "1", "--json")
+    document = json.loads(said.out)
+    shares = [document[name]["within_slo"] for name in ("observed", "simulated", "best")]
+    assert all(0 <= share <= document["goodput"]["within_slo_at_most"] for share in shares)
+    assert document["observed"]["within_slo"] == document["simulated"]["within_slo"]

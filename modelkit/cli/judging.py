@@ -13,7 +13,15 @@ import click
 import modelkit as mk
 from modelkit.cli import completing
 from modelkit.cli.live import progress
-from modelkit.cli.options import debug_option, epilog, quiet_option, report_option, seed_option, time_limit_option
+from modelkit.cli.options import (
+    debug_option,
+    epilog,
+    quiet_option,
+    report_option,
+    seed_option,
+    slo_option,
+    time_limit_option,
+)
 from modelkit.cli.output import remark, say, two_columns
 from modelkit.cli.saving import check_outputs, in_folder, keeping, safe
 from modelkit.errors import UsageError
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     "--time-unit", type=click.Choice(["s", "ms", "us", "ns"]),
     help="Unit of all times in LOG, which are then not doubted.  [default: that of its format]",
 )  # fmt: skip
+@slo_option
 @time_limit_option("Limit on policies, bound and search.", default=30.0)
 @seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -112,13 +112,16 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     rows = [("status", _status_words(result))]
     if producer.parameters:
         rows.append(("parameters", parameters(producer.parameters)))
+    words, per = _metric(objective), 1
+    if objective.name in _MEANS:  # a total over many requests in ms says nothing
+        words, per = _MEANS[objective.name], max(1, result.instance.requests)
     if objective.value is not None:
-        rows.append((_metric(objective), number(objective.value, PRECISE)))
+        rows.append((words, number(objective.value / per, PRECISE)))
     if objective.bound is not None:
         claimed = f"claimed by the {'solver' if producer.solver else 'search'}"
         how = "certified, recomputed exactly" if objective.bound_by == "certificate" else claimed
         gap = "" if objective.gap is None else f"; gap {objective.gap:.2%}"
-        rows.append(("lower bound", f"{number(objective.bound, PRECISE)} ({how}{gap})"))
+        rows.append(("lower bound", f"{number(objective.bound / per, PRECISE)} ({how}{gap})"))
     rows += _relaxation(result)
     rows += _times(result)
     peak, used = result.metrics.get("peak_kv_tokens"), result.metrics.get("kv_utilisation")
@@ -161,6 +164,8 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     return rows
 
 
+#: Totals in real time, and what is said of them: their means.
+_MEANS = {"total_latency_ms": "mean latency [ms]", "total_ttft_ms": "mean time to first token [ms]"}
 #: Times of requests in real time, with their words.
 _TIMES = {"latency": "latency", "ttft": "TTFT", "tpot": "TPOT"}
 

@@ -13,11 +13,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, PolicyError, UsageError
 from modelkit.instance import Instance
+from modelkit.judge.slo import Slo, service_levels
 from modelkit.reporting.evidence import sentence_of
 from modelkit.reporting.observation import Observation
 from modelkit.result import Progress, Result
@@ -25,6 +27,7 @@ from modelkit.runtime.resources import VERSION
 from modelkit.simulation.simulate import fitting_policies, simulate
 from modelkit.solving.bound import bound
 from modelkit.solving.certified import CertifiedBound
+from modelkit.solving.goodput import most_in_time
 from modelkit.sources.calibrate import COEFFICIENTS
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.importing import law_of, taken_log
@@ -156,18 +159,24 @@ class Judgement:
             self.observed, sentence, tuple(f"{sentence_of(words)}." for words in remarks), (head, tuple(rows))
         )
 
+    @cached_property
+    def most_in_time(self) -> float | None:
+        """The share of the requests that no schedule exceeds within the service levels; None without levels."""
+        return None if self.instance.server.slo is None else most_in_time(self.instance)
+
     @property
     def rows(self) -> list[tuple[str, list[str]]]:
         """A table: the observed, simulated, policies, best and bound [s]; policies with equal figures share a row."""
 
         def row(name: str, metrics: Mapping[str, float | None]) -> tuple[str, list[str]]:
-            return name, [_cell(key, metrics.get(key)) for key in TABLE]
+            return name, [_cell(key, metrics.get(key)) for key in columns]
 
+        columns = TABLE if self.instance.server.slo is None else {**TABLE, "within_slo": "in SLO"}
         others: dict[tuple[str, ...], list[str]] = {}
         for name, result in sorted(self.policies.items(), key=lambda pair: pair[1].metrics["mean_latency_ms"] or 0.0):
             if name != ENGINE:
                 others.setdefault(tuple(row(name, result.metrics)[1]), []).append(name)
-        rows = [("[s], TPOT [ms]", list(TABLE.values()))]
+        rows = [("[s], TPOT [ms]", list(columns.values()))]
         rows += [row(AS_LOGGED, self.observed.metrics), row(f"{ENGINE}, simulated", self.simulated.metrics)]
         rows += [(", ".join(names), list(cells)) for cells, names in others.items()]
         best = self.best_by
@@ -175,6 +184,8 @@ class Judgement:
             best += ", any number of tokens an iteration"
         rows.append(row(f"best found ({best})", self.best.metrics))
         rows.append(row("no schedule below", {"mean_latency_ms": self.least_ms}))
+        if self.most_in_time is not None:
+            rows.append(row("no schedule above", {"within_slo": self.most_in_time}))
         return rows
 
     @property
@@ -215,7 +226,8 @@ class Judgement:
                 "certificate": certificate,
                 "contradicted": self.contradicted,
             },
-            "best": {"mean_latency_ms": self.best_ms, "producer": self.best_by},
+            "best": {**self.best.metrics, "producer": self.best_by},
+            **({} if (most := self.most_in_time) is None else {"goodput": {"within_slo_at_most": most}}),
             "policies": {name: dict(result.metrics) for name, result in self.policies.items()},
             "verdict": self.verdict,
             "notes": list(self.notes),
@@ -231,6 +243,8 @@ class Judgement:
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return ""
+    if key == "within_slo":
+        return f"{value:.1%}"
     if "tpot" in key:
         return f"{value:.1f}"
     return f"{value / 1000:.2f}" if value < 1e6 else f"{value / 1000:,.0f}"
@@ -255,6 +269,7 @@ def judge_log(
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
     time_unit: str | None = None,
+    slo: Slo = None,
     time_limit: float = TIME_LIMIT,
     seed: int = 0,
     listen: Callable[[Progress], None] | None = None,
@@ -265,6 +280,8 @@ def judge_log(
     ----------
     format, server, model, requests, skip, from_, until, kv_capacity, max_batch, max_batch_tokens, time_unit
         As of `modelkit.sources.logs.importing.import_log`.
+    slo
+        Service levels, such as ``"ttft=450ms,tpot=40ms"``; the instance has them.
     time_limit
         Seconds for policies, the bound and the search.
     seed
@@ -288,7 +305,8 @@ def judge_log(
         kv_capacity=kv_capacity, max_batch=max_batch, max_batch_tokens=max_batch_tokens, time_unit=time_unit,
     )  # fmt: skip
     law = None if server is not None else law_of(log)
-    instance = instance_of(log, server_of(server, law))
+    host = server_of(server, law)
+    instance = instance_of(log, host.model_copy(update={"slo": service_levels(slo) or host.slo}))
     observed = observed_of(log, instance)
     if observed is None:
         some = sum(not record.stamped for record in log.records)

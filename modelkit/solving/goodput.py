@@ -22,6 +22,7 @@ from modelkit.judge import Verdict, judge
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.problems.problem import OUTSIDE_SLO
 from modelkit.problems.serving.goodput import GoodputPrices, goodput_certificate, goodput_prices
+from modelkit.requests import ServiceLevels
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
@@ -58,6 +59,12 @@ def goodput(task: Task) -> CertifiedBound:
         search.least()
     found = search.conclude()
     return found.interrupted() if interrupted else found
+
+
+def most_in_time(instance: Instance, slo: ServiceLevels | None = None, seconds: float = 20.0) -> float:
+    """The share of the requests that no schedule exceeds within their levels, by a bound found in so many seconds."""
+    certificate = goodput_certificate(instance, goodput_prices(instance, slo, Deadline.after(seconds)))
+    return 1.0 - certificate.value / len(instance.requests)
 
 
 @checked_arguments

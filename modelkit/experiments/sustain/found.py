@@ -16,7 +16,7 @@ from modelkit.experiments.sustain.traffic import Over
 from modelkit.io import save_certificate, save_instance, write_text
 from modelkit.judge.slo import slo_words
 from modelkit.requests import ServiceLevels
-from modelkit.text import count, join_words, number
+from modelkit.text import count, join_words, number, percent
 
 #: Share of the intervals that cover what is estimated, and resamples of the seeds.
 LEVEL, RESAMPLES = 0.95, 2000
@@ -136,11 +136,11 @@ class Sustained:
     slo, percentile
         Levels, and for which percentage of the requests they must be kept.
     certified
-        Nobody keeps the levels for so many of these requests at this rate or above it, or with this memory or these
-        slots or fewer; None where that is not proven of any value.
+        No policy keeps the levels for that share of these requests at this rate or above it, or with this memory or
+        these slots or fewer; None where that is not proven of any value.
     in_the_long_run
-        No policy keeps the levels for as many requests of these lengths at a higher rate, or with this memory or these
-        slots or fewer, when requests come for ever; None where that excludes no value.
+        No policy keeps the levels for that share of requests of these lengths at a higher rate, or with this memory or
+        these slots or fewer, when requests come for ever; None where that excludes no value.
     certificates
         The proof for the draw of each seed.
     rate
@@ -196,6 +196,20 @@ class Sustained:
         else:
             head = f"{best.policy} needs {self.amount(best.value)} to keep {levels} at {number(self.rate or 0, 3)}/s"
         return f"{head}{self.limit_words}."
+
+    @property
+    def headline(self) -> str:
+        """The answer in few words, without the levels."""
+        best, known = self.best, self.in_the_long_run
+        if best is None or best.value is None:
+            return self.sentence.partition(";")[0].removesuffix(".")
+        verb = "sustains" if self.over == "rate" else "needs"
+        head = f"{best.policy} {verb} {self.amount(best.value)}"
+        if not known:
+            return head
+        if self.over == "rate":
+            return f"{head}, {percent(best.value / known)} of the most that any policy can"
+        return f"{head}; nobody does with {self.amount(known)}"
 
     @property
     def limit_words(self) -> str:

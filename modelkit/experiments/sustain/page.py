@@ -35,12 +35,12 @@ def _content(found: Sustained, command: str) -> dict[str, Any]:
     facts.append(("arrivals", "Poisson" if found.arrivals == "poisson" else "as given, faster or slower"))
     if found.rate is not None:
         facts.append(("rate", f"{number(found.rate, 3)} requests/s"))
-    headline = found.sentence.removesuffix(".")
+    headline = found.headline
     return {
         "title": headline,
         "kicker": f"{found.name} · what it sustains",
         "headline": headline,
-        "findings": list(found.remarks),
+        "findings": [found.sentence, *(f"{words}." for words in found.remarks)],
         "key_figures": facts,
         "limits": _limits_table(found),
         "figures": [f for f in (_shares(found), *(_times(found, *row) for row in TIMES)) if f is not None],

@@ -15,6 +15,7 @@ from modelkit.io.json_reading import checked_schema
 from modelkit.io.writing import write_text
 from modelkit.judge.metrics import Totals, metrics
 from modelkit.judge.rules import Residency
+from modelkit.judge.slo import slo_metrics
 from modelkit.sources.logs import Log
 from modelkit.sources.logs.law import Law
 from modelkit.sources.logs.record import LogRecord, is_time
@@ -60,7 +61,8 @@ class Observed:
             )
         )
         every = metrics(self.instance, residencies, Totals())
-        return {name: value for name, value in every.items() if any(part in name for part in _TOLD)}
+        told = {name: value for name, value in every.items() if any(part in name for part in _TOLD)}
+        return told | slo_metrics(self.instance, residencies)
 
     def document(self) -> dict[str, Any]:
         """The run as JSON-ready data."""
