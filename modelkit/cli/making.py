@@ -168,15 +168,25 @@ def _generate(name: str, *, quiet: bool, extra: tuple[str, ...], attributes: tup
     return Made(generate(name, extra=parse_extra(extra), attributes=parse_attributes(attributes), **options))
 
 
-def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], replicas: int, **options: Any) -> Made:
-    from modelkit.sources.attaching import parse_extra, with_extra
+def _import(
+    name: str,
+    trace: str,
+    *,
+    quiet: bool,
+    extra: tuple[str, ...],
+    replicas: int,
+    pause: str | None = None,
+    **options: Any,
+) -> Made:
+    from modelkit.sources.attaching import parse_extra, with_extra, with_pause
     from modelkit.sources.logs import log_formats
     from modelkit.sources.logs.importing import import_log
     from modelkit.sources.traces import import_trace
 
     if name not in log_formats():
         tell = None if quiet else _note
-        return Made(import_trace(name, trace, tell=tell, extra=parse_extra(extra), replicas=replicas, **options))
+        server: dict[str, Any] = {"replicas": replicas, "pause": pause}
+        return Made(import_trace(name, trace, tell=tell, extra=parse_extra(extra), **server, **options))
     if replicas > 1:
         raise mk.UsageError(
             "--replicas is for traces: a log shows one server, and what its iterations last is fitted to that"
@@ -185,7 +195,7 @@ def _import(name: str, trace: str, *, quiet: bool, extra: tuple[str, ...], repli
     found = import_log(trace, name, **options)
     for note in () if quiet else found.notes:
         _note(note)
-    instance = with_extra(found.instance, said)
+    instance = with_extra(with_pause(found.instance, pause), said)
     return Made(instance, None if found.observed is None else replace(found.observed, instance=instance))
 
 
@@ -197,6 +207,13 @@ def _replicas_option() -> click.Option:
     return click.Option(
         ["--replicas"], type=int, default=1, show_default=True, help="Servers alike that serve the requests."
     )
+
+
+def _pause_option() -> click.Option:
+    return click.Option(
+        ["--pause"], type=click.Choice(["held", "swapped"]),
+        help="Requests may be paused; their tokens stay in the KV cache, or are copied out of it.",
+    )  # fmt: skip
 
 
 def _extra_option() -> click.Option:
@@ -222,6 +239,7 @@ generate = _Generators(
         ),
         _extra_option(),
         _replicas_option(),
+        _pause_option(),
     ),
     help="Write an instance drawn from a named FAMILY.",
     epilog=epilog("modelkit generate chat --requests 40 --seed 1 -o chats.json"),
@@ -231,7 +249,7 @@ import_ = _Importers(
     name="import",
     generators=all_formats,
     make=_import,
-    shared=(click.Argument(["trace"], shell_complete=traces), _extra_option(), _replicas_option()),
+    shared=(click.Argument(["trace"], shell_complete=traces), _extra_option(), _replicas_option(), _pause_option()),
     also={"requests": ("--first",)},
     params=[
         click.Option(

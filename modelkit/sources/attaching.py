@@ -35,6 +35,21 @@ def with_replicas(instance: Instance, replicas: int) -> Instance:
     return checked("--replicas", lambda: instance.replace(name=name, server=server))
 
 
+def with_pause(instance: Instance, keep: str | None) -> Instance:
+    """The instance on a server that keeps the tokens of paused requests so; the same where that is None.
+
+    Raises
+    ------
+    InputError
+        It is neither ``held`` nor ``swapped``, or the server has what pauses are not supported beside.
+    """
+    if keep is None:
+        return instance
+    server = {**instance.server.model_dump(), "pause": {"keep": keep}}
+    name = f"{instance.name}-{keep}" if instance.name else ""
+    return checked("--pause", lambda: instance.replace(name=name, server=server))
+
+
 def parse_extra(texts: Iterable[str]) -> dict[str, Any]:
     """Values from ``KEY=VALUE`` texts, each value as JSON or else text, or from ``KEY=@FILE`` with a JSON file.
 

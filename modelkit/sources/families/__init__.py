@@ -14,7 +14,7 @@ from modelkit.instance import Instance
 from modelkit.io import checked
 from modelkit.policies.predictions import with_predictions
 from modelkit.registry import Generator
-from modelkit.sources.attaching import with_drawn, with_extra, with_replicas
+from modelkit.sources.attaching import with_drawn, with_extra, with_pause, with_replicas
 from modelkit.sources.families.drawing import REGISTRY, family, timed_instance
 from modelkit.sources.families.slots import GSM8K_CLOCK, output_lengths, slot_instance
 
@@ -42,6 +42,7 @@ def generate(
     extra: dict[str, Any] | None = None,
     attributes: dict[str, Any] | None = None,
     replicas: int = 1,
+    pause: str | None = None,
     **options: Any,
 ) -> Instance:
     """An instance of a family.
@@ -58,6 +59,8 @@ def generate(
         weights, ``{"class": {"chat": 3, "code": 1}}``.
     replicas
         Servers alike that serve the requests.
+    pause
+        Where the server keeps the tokens of paused requests, ``held`` or ``swapped``; None: it pauses nobody.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def generate(
     options = generator.checked(options, f"generate {name}")
     instance = checked(f"generate {name}", lambda: generator.make(**options))
     seed = options.get("seed", 0)
-    instance = with_replicas(instance, replicas)
+    instance = with_pause(with_replicas(instance, replicas), pause)
     instance = with_extra(with_drawn(instance, attributes or {}, seed), extra or {})
     if predictions is None:
         return instance

@@ -12,7 +12,7 @@ from modelkit.instance import Instance, Request
 from modelkit.io import checked
 from modelkit.io.files import where_of
 from modelkit.registry import Generator, Generators
-from modelkit.sources.attaching import with_extra, with_replicas
+from modelkit.sources.attaching import with_extra, with_pause, with_replicas
 
 REGISTRY = Generators("trace format", modules=[f"{__name__}.{module}" for module in ("lengths", "serving")])
 trace_format = REGISTRY.register
@@ -41,6 +41,7 @@ def import_trace(
     tell: Callable[[str], None] | None = None,
     extra: dict[str, Any] | None = None,
     replicas: int = 1,
+    pause: str | None = None,
     **options: object,
 ) -> Instance:
     """Instance from a trace file.
@@ -56,6 +57,8 @@ def import_trace(
         Data of one's own that the instance carries, by name.
     replicas
         Servers alike that serve the requests.
+    pause
+        Where the server keeps the tokens of paused requests, ``held`` or ``swapped``; None: it pauses nobody.
     options
         Those of the format, as ``modelkit import FORMAT --help`` lists them; ``from_`` for ``--from``.
 
@@ -80,7 +83,7 @@ def import_trace(
     instance = checked(f"{where_of(path)} as {format}", make)
     for note in notes if tell is not None else ():
         tell(note)  # type: ignore[misc]
-    return with_extra(with_replicas(instance, replicas), extra or {})
+    return with_extra(with_pause(with_replicas(instance, replicas), pause), extra or {})
 
 
 def stem_of(path: str | os.PathLike[str], name: str) -> str:
