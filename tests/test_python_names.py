@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import modelkit as mk
+from modelkit.judge import judge
 
 SERVER = mk.Server(kv_capacity_tokens=np.int64(30))
 
@@ -119,6 +120,22 @@ def test_representations_are_one_line(columns: mk.Instance) -> None:
     assert repr(result) == str(result) == "Result(mc-sf for 'columns', feasible, total_latency_rounds 7)"
     assert repr(result.schedule) == "Schedule(2 segments, 2 admitted)"
     assert repr(result.requests()) == "RequestTimes(2 requests, in rounds)"
+
+
+def test_what_is_public_is_short() -> None:
+    """Tests that what a notebook shows of large things is a line."""
+    many = mk.Instance.from_arrays([2] * 99, [3] * 99, server={"kv_capacity_tokens": 12}, name="many")
+    result = mk.simulate(many, "svf")
+    schedule = result.schedule
+    assert schedule is not None
+    bound = mk.bound(mk.Instance.from_arrays([2], [3], server={"kv_capacity_tokens": 12}, name="one"))
+    shown = [many, many.requests[0], many.arrays, result, schedule, judge(many, schedule), bound, bound.certificate]
+    formulation = mk.Formulation(name="a", summary="b", claim="exact", reference="c", extends=("d", "e"))
+    shown += [formulation, mk.Parameter(name="p", doc="q [1]", by="class"), mk.Known(many)]
+    assert [repr(thing) for thing in shown if len(repr(thing)) > 180 or "object at" in repr(thing)] == []
+    assert repr(many.requests[0]) == "Request(id='r1', prompt_tokens=2, output_tokens=3)"
+    assert repr(formulation) == "Formulation('a', exact, extends d, e)"
+    assert repr(judge(many, schedule)).startswith("Verdict(valid, total_latency_rounds ")
 
 
 def test_times_of_requests(columns: mk.Instance, tmp_path: Path) -> None:

@@ -62,3 +62,12 @@ def test_the_command_writes_a_bound(tmp_path: Path, cli: Cli, monkeypatch: pytes
     (written,) = Path().glob("*.relaxed.result.json")
     assert mk.load_result(written).relaxation == mk.solve(TWO, "kv-hindsight", relax=True).relaxation
     assert "recomputed exactly" in cli("verify", str(written), "--instance", "two.json").out
+
+
+def test_a_report_calls_it_a_relaxation(tmp_path: Path) -> None:
+    """Tests that a page names it, beside a schedule, and counts no run that failed."""
+    runs = [mk.solve(TWO, "kv-hindsight", relax=True), mk.simulate(TWO, "svf")]
+    mk.report(runs, tmp_path / "page.html", instances=[TWO])
+    page = (tmp_path / "page.html").read_text()
+    assert "linear relaxation, without a schedule" in page
+    assert "no valid schedule" not in page

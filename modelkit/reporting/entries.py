@@ -94,6 +94,8 @@ class Entry:
         if self.state == "none":
             if self.result.status == "infeasible":
                 return f"no schedule: claims that none exists, which {self.refuted_by} refutes"
+            if self.result.relaxation is not None:
+                return "linear relaxation, without a schedule"
             reason = self.result.message.partition("\n")[0]
             return f"no schedule ({stop or 'finished'})" + (f": {reason}" if reason else "")
         if self.state == "optimal":

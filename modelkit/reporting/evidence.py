@@ -264,7 +264,7 @@ class Case:
             names = [e.label for e in group]
             if not ("the same schedule" in shown and all(name in shown for name in names)):
                 out.append(f"{count(len(names), 'run')} give the same schedule: {join_words(names, 12)}.")
-        failures = [e for e in self.failures if e.state != "infeasible"]
+        failures = [e for e in self.failures if e.state != "infeasible" and e.result.relaxation is None]
         if failures:
             have = "has" if len(failures) == 1 else "have"
             labels = join_words([e.label for e in failures])
