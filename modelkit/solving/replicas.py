@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from modelkit.certificate import Certificate
+from modelkit.certificate import Bound, Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge.rules import Residency
@@ -33,7 +33,7 @@ from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.solving.preemptive import volume_certificate
 from modelkit.solving.serving import FIRST, ServingMethod, ServingSearch
 from modelkit.solving.unit_slots import slot_schedule
-from modelkit.verify.exact_bounds import certify
+from modelkit.verify.exact_bounds import certify, recomputed_bound
 
 if TYPE_CHECKING:
     from modelkit.solving.outcome import Candidate, SolveState
@@ -161,8 +161,7 @@ class UnitReplicaSearch(ReplicaSearch):
         limit = deadline.share(PRICES_SHARE).left if deadline.finite else None
         task = replace(self.task, instance=one_server(instance), time_limit=limit, began=began, listen=_deaf)
         known = kv.bound(task)
-        certificate = known.certificate.model_copy(update={"instance": InstanceStamp.of(instance)})
-        self.offer("memory", certificate, time.perf_counter() - began)
+        self.offer("memory", of_replicas(known.certificate, instance), time.perf_counter() - began)
         if known.result.schedule is not None and self.moves:
             key = placed_in(instance, known.result.schedule).starts
             self.see("local-search", placed_schedule(instance, best_list(instance, key)))
@@ -183,6 +182,13 @@ class UnitReplicaSearch(ReplicaSearch):
         begin = placed_in(instance, self.best[2])
         found = improve(instance, begin, seed=self.task.seed, deadline=deadline, patient=True, target=target)
         self.see("local-search", placed_schedule(instance, found))
+
+
+def of_replicas(certificate: Certificate, instance: Instance) -> Certificate:
+    """What the proof of a certificate of one server with all memory proves of the replicas, recomputed."""
+    draft = certificate.model_copy(update={"instance": InstanceStamp.of(instance)})
+    value = recomputed_bound(draft, instance)
+    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
 
 
 def _deaf(progress: Progress) -> None:

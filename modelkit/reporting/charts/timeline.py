@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,17 +68,23 @@ class Scene:
         replicas = self.instance.server.replicas
         if replicas == 1:
             return [self]
+        homes = {residency.request: residency.replica for residency in self.verdict.residencies}
         scenes = []
-        for r in sorted({residency.replica for residency in self.verdict.residencies}):
-            verdict = self.verdict.on(r)
-            served = frozenset(residency.request for residency in verdict.residencies)
-            scenes.append(replace(self, label=f"{self.label}, replica {r}", verdict=verdict, served=served))
+        for r in sorted(set(homes.values())):
+            # who is never admitted waits on the first
+            served = frozenset(i for i in self.requests if homes.get(i, min(homes.values())) == r)
+            label = f"{self.label}, replica {r}"
+            scenes.append(replace(self, label=label, verdict=self.verdict.on(r), served=served))
         return scenes
 
     @property
     def requests(self) -> list[int]:
         """The requests that are drawn, by position."""
-        return list(range(len(self.instance.requests))) if self.served is None else sorted(self.served)
+        return self.drawn(range(len(self.instance.requests)))
+
+    def drawn(self, requests: Iterable[int]) -> list[int]:
+        """Those of the requests that are drawn, in their order."""
+        return [i for i in requests if self.served is None or i in self.served]
 
     @property
     def in_stages(self) -> bool:
@@ -143,15 +149,15 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
     staged = first.in_stages and slots is not None and all(s.slot is not None for s in first.verdict.residencies)
     columns: tuple[str, ...]
     evictions = any(not s.completed and s.end is not None for scene in scenes for s in scene.verdict.residencies)
+    servers = [server for s in scenes for server in s.by_replica()]
     if staged and slots is not None and slots <= MOST_SLOTS and len(first.instance.requests) <= MOST_STAYS:
-        servers = [server for s in scenes for server in s.by_replica()]
         panels = [_slots(s, end, slots, s is servers[-1]) for s in servers]
         title, what = "Slots over time", "Each row is a slot; time goes from left to right."
         legend, columns = [DECODE, PREFILL, STAGE, IDLE], _STAYS
     elif len(first.instance.requests) <= MOST_ROWS and not staged:
         begun = {s.request: s.begin for s in reversed(first.verdict.residencies)}
         order = sorted(range(len(first.instance.requests)), key=lambda i: (first.arrival(i), begun.get(i, end), i))
-        panels = [_requests(s, end, order, s is scenes[-1]) for s in scenes]
+        panels = [_requests(s, end, s.drawn(order), s is servers[-1]) for s in servers]
         title, what = "Requests over time", "Each row is a request, in the order of arrival and of the best schedule."
         legend, columns = [WAITING_LINE, PREFILL, DECODE], _STAYS
     else:
@@ -169,12 +175,15 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
 
 
 def _note(scene: Scene) -> str:
-    """Makespan and evictions of all replicas, as the judge says."""
+    """Makespan and evictions, as the judge says; of one replica, its own."""
     metrics = scene.verdict.metrics
     name = f"makespan_{scene.instance.unit}"
-    parts = [f"makespan {quantity(name, metrics[name])}"] if metrics.get(name) is not None else []
-    parts += [count(int(evictions), "eviction")] if (evictions := metrics.get("evictions")) else []
-    parts += [count(int(pauses), "pause")] if (pauses := metrics.get("pauses")) else []
+    makespan, evictions = metrics.get(name), metrics.get("evictions")
+    if scene.served is not None and makespan is not None:
+        stays = scene.verdict.residencies
+        makespan, evictions = scene.end, sum(not s.completed and s.end is not None for s in stays)
+    parts = [f"makespan {quantity(name, makespan)}"] if makespan is not None else []
+    parts += [count(int(evictions), "eviction")] if evictions else []
     return ", ".join(parts)
 
 

@@ -79,7 +79,7 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
         if server.slots is not None:
             facts.append(("Slots", f"{server.slots:,}"))
         if server.replicas > 1:
-            facts.append(("Replicas", f"{server.replicas:,}, each with so much"))
+            facts.append(("Replicas", f"{server.replicas:,}"))
     if case.best is not None:
         facts.append((f"Best {case.goal.noun}", case.goal.quantity(case.best.value)))
     if case.bound is not None:
