@@ -175,15 +175,14 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
 
 
 def _note(scene: Scene) -> str:
-    """Makespan and evictions, as the judge says; of one replica, its own."""
-    metrics = scene.verdict.metrics
-    name = f"makespan_{scene.instance.unit}"
-    makespan, evictions = metrics.get(name), metrics.get("evictions")
+    """Makespan, evictions and pauses, as the judge says; of one replica, its own."""
+    name, stays = f"makespan_{scene.instance.unit}", scene.verdict.residencies
+    makespan, evictions, pauses = (scene.verdict.metrics.get(metric) for metric in (name, "evictions", "pauses"))
     if scene.served is not None and makespan is not None:
-        stays = scene.verdict.residencies
         makespan, evictions = scene.end, sum(not s.completed and s.end is not None for s in stays)
+        pauses = sum(len(s.pauses) for s in stays)
     parts = [f"makespan {quantity(name, makespan)}"] if makespan is not None else []
-    parts += [count(int(evictions), "eviction")] if evictions else []
+    parts += [count(int(number), what) for number, what in ((evictions, "eviction"), (pauses, "pause")) if number]
     return ", ".join(parts)
 
 
