@@ -22,6 +22,7 @@ from modelkit.reporting.gathering import cases
 from modelkit.reporting.pages.study import study_page
 from modelkit.reporting.statistics import FEWEST, estimate
 from modelkit.reporting.sweep import Sweep, Trial, merged
+from modelkit.sources.families import generate
 
 METRIC = "mean_latency_ms"
 
@@ -174,3 +175,26 @@ def test_the_page_of_a_grid_is_short(tmp_path: Path) -> None:
     assert page.count('<svg class="plot"') >= 2
     for anchor in re.findall(r'href="#([\w-]+)"', page):
         assert f'id="{anchor}"' in page
+
+
+def test_bounds_on_goodput_lie_above(tmp_path: Path) -> None:
+    """Tests that who must fall outside the service levels is drawn as a bound on the share within, and told so."""
+    chat = generate("chat", requests=12, rate=20.0, kv_capacity=400, server="llama2-70b-2xa100")
+    mk.save_instance(chat, tmp_path / "chat.json")
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\n[page]\nmetrics = ["within_slo"]\n[[instances]]\nfile = "chat.json"\n'
+        'parameters = { slo = "ttft=300ms" }\n[[policies]]\nnames = ["vllm-like"]\n'
+        '[[bounds]]\nparameters = { objective = "goodput" }\n'
+    )
+    made = load_study(tmp_path / "s.toml")
+    with Store(tmp_path / "out", writing=True) as store:
+        for cell in cells(made):
+            path, _ = store.instance(cell.instance)
+            run = mk.bound(path, objective="goodput", time_limit=0.2).result if cell.kind == "bound" else None
+            result = run or mk.simulate(path, cell.name)
+            store.path(cell.key).parent.mkdir(exist_ok=True)
+            save_result(result, store.path(cell.key))
+            store.add(cell, result)
+    page = (report_study(made, tmp_path / "out", tmp_path / "s.html") or tmp_path).read_text()
+    assert re.search(r"<h1>With vllm-like the share within service levels is at most [\d.]+\u202f% below what is", page)
+    assert "certified: none can be above" in page

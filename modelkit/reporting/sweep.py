@@ -42,7 +42,7 @@ class Trial:
     metrics
         The judge's; empty without a valid schedule.
     bounds
-        Certified lower bounds on metrics, of its instance.
+        Certified bounds on metrics, of its instance: lower ones unless more is better.
     """
 
     method: str
@@ -128,7 +128,7 @@ class Sweep:
         return {}
 
     def bound(self, point: Point, metric: str) -> float | None:
-        """Mean over seeds of the certified lower bounds; None unless each instance has one."""
+        """Mean over seeds of the certified bounds, lower ones unless more is better; None unless each has one."""
         by_seed: dict[Hashable, float | None] = {}
         for trial in self.trials:
             if trial.point == point:
@@ -137,12 +137,13 @@ class Sweep:
         return fmean(known) if known and len(known) == len(by_seed) else None
 
     def above_bound(self, method: str, metric: str) -> dict[Point, float]:
-        """Relative distance of the means from the mean bound, where there is one."""
+        """Relative distance of the means from the mean bound, where there is one; below it where more is better."""
         out = {}
         for point in self.points:
             found, bound = self.mean(method, point, metric), self.bound(point, metric)
             if found is not None and bound:
-                out[point] = found.value / bound - 1
+                ratio = found.value / bound
+                out[point] = max(0.0, 1 - ratio if more_is_better(metric) else ratio - 1)
         return out
 
     def contest(self, one: str, other: str, metric: str, points: Sequence[Point] | None = None) -> Contest | None:

@@ -17,6 +17,7 @@ from modelkit.experiments.study.running import folder_of, status
 from modelkit.experiments.study.store import Store, measure
 from modelkit.io import load, load_result, write_text
 from modelkit.io.lookup import Instances
+from modelkit.problems.problem import OUTSIDE_SLO, WITHIN_SLO
 from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.evidence import Case
 from modelkit.reporting.gathering import cases
@@ -27,6 +28,7 @@ from modelkit.reporting.pages.tables import Column, Table, TableRow
 from modelkit.reporting.render import rendered
 from modelkit.reporting.sweep import Sweep, Trial, merged
 from modelkit.text import count, number
+from modelkit.verify.certificates import certificate_faults
 
 #: Metrics that are drawn beside the objective unless the study says which.
 _USUAL = ("p99_ttft_ms", "mean_tpot_ms", "within_slo")
@@ -66,6 +68,7 @@ def report_study(
     entries = {e.file: (case, e) for case in found for e in case.entries if not e.guest}
     sweep = sweep_of(study, known, entries)
     rows = [_row(cell, *entries[cell.key]) for cell in known if cell.key in entries] if runs else []
+    found = [case for case in found if case.objective != OUTSIDE_SLO] or found
     content = study_page(sweep, found, runs=runs_table(rows, sweep.metrics) if runs else None)
     content["papers"] = papers_table(judged) if judged else None
     content["papers_title"] = "What was measured"
@@ -92,7 +95,7 @@ def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Ca
     for cell in known:
         draws.setdefault(cell.instance.group, set()).add(cell.instance.seed)
         if cell.key in entries:
-            bounds.setdefault(cell.instance.key, {}).update(_bounds(entries[cell.key][0]))
+            bounds.setdefault(cell.instance.key, {}).update(_bounds(*entries[cell.key]))
     trials = []
     for cell in known:
         if cell.key not in entries:
@@ -127,14 +130,16 @@ def _axes(study: Study) -> tuple[str | None, str | None]:
     return axis, study.page.panels or next(iter(left), None)
 
 
-def _bounds(case: Case) -> dict[str, float]:
-    """Certified lower bounds of a case by metric; a total is also a mean."""
+def _bounds(case: Case, entry: Entry) -> dict[str, float]:
+    """Certified bounds on metrics of a case's instance; a total is also a mean, who is outside limits not inside."""
+    n, certificate = case.stamp.requests, entry.result.certificate
+    if certificate is not None and certificate.metric == OUTSIDE_SLO and case.instance is not None:
+        holds = not certificate_faults(certificate, case.instance)
+        return {WITHIN_SLO: n - certificate.value, "within_slo": 1 - certificate.value / n} if holds else {}
     if case.goal.variant or case.bound is None or not case.bound.certified:
         return {}
     name, value = case.objective, case.bound.value
-    if not name.startswith("total_"):
-        return {name: value}
-    return {name: value, name.replace("total_", "mean_"): value / case.stamp.requests}
+    return {name: value, name.replace("total_", "mean_"): value / n} if name.startswith("total_") else {name: value}
 
 
 def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ from modelkit.reporting.charts.curves import series
 from modelkit.reporting.charts.svg import Axis, Figure, Panel, Plot, Row, Swatch
 from modelkit.reporting.statistics import FEWEST, Estimate
 from modelkit.reporting.sweep import Point, Sweep, more_is_better
-from modelkit.text import metric_noun, quantity, unit_of
+from modelkit.text import THIN, metric_noun, quantity, unit_of
 
 #: Values that differ by more than this factor get a logarithmic axis.
 WIDE = 30.0
 #: Height of a row where nothing is swept [px].
 ROW = 34
-BOUND = "certified: none can be below"
 
 
 def sweep_figure(sweep: Sweep, metric: str) -> Figure | None:
@@ -44,12 +43,17 @@ def sweep_figure(sweep: Sweep, metric: str) -> Figure | None:
     if sweep.axis is not None:
         legend = [Swatch(kind, series(k), m) for k, m in enumerate(sweep.methods) if any(f[0] == m for f in found)]
     if bounded:
-        legend.append(Swatch("line", "floor", BOUND))
+        legend.append(Swatch("line", "floor", bound_words(metric)))
     columns = ("run", sweep.axis or "at", metric, "low", "high", "seeds")
     title = noun[:1].upper() + noun[1:]
     return Figure(
         f"sweep-{metric}", title, lead, tuple(panels), tuple(legend), columns=columns, beside=len(panels) > 1
     )  # fmt: skip
+
+
+def bound_words(metric: str) -> str:
+    """What a certified bound says."""
+    return f"certified: none can be {'above' if more_is_better(metric) else 'below'}"
 
 
 def _name(axis: str | None) -> str:
@@ -71,7 +75,9 @@ def _scale(metric: str, values: Sequence[float]) -> tuple[float, str, bool]:
     unit = unit_of(metric)
     if unit == "ms" and max(values) >= 2000:
         return 1000.0, "s", False
-    return 1.0, "" if unit in ("share", "second", "round") else unit, unit == "share" or metric == "within_slo"
+    if unit in ("second", "round"):
+        return 1.0, quantity(metric, 1.0).partition(THIN)[2], False
+    return 1.0, "" if unit == "share" else unit, unit == "share"
 
 
 def _vertical(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate]) -> tuple[Axis, float]:
@@ -126,7 +132,7 @@ def _curves(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate])
             for point in points:
                 if (bound := sweep.bound(point, metric)) is not None:
                     rows.append(("certified bound", point[1], bound, None, None, None))
-                    words = f"{BOUND} {quantity(metric, bound)}, {_name(sweep.axis)} {_words(point[1])}"
+                    words = f"{bound_words(metric)} {quantity(metric, bound)}, {_name(sweep.axis)} {_words(point[1])}"
                     plot.dot(place[point[1]], plot.down(bound / per), "tick-mark", words, radius=3)
         panels.append(Panel(label, plot.svg(), rows=tuple(rows)))
     return panels
@@ -182,9 +188,11 @@ def estimate_words(metric: str, mean: Estimate | None) -> str:
     words = quantity(metric, mean.value)
     if mean.low is None or mean.high is None:
         return words
-    low, high = quantity(metric, mean.low), quantity(metric, mean.high)
-    same = low.rpartition("\u202f")[2] == high.rpartition("\u202f")[2]
-    return f"{words} ({low.rpartition(chr(0x202F))[0] if same and chr(0x202F) in low else low} to {high})"
+    ends = [quantity(metric, end).partition(THIN) for end in (mean.low, mean.high)]
+    if all(unit == words.partition(THIN)[2] for _, _, unit in ends):
+        ends = [(number, "", "") for number, _, _ in ends]
+    low, high = ("".join(end) for end in ends)
+    return f"{words} ({low} to {high})"
 
 
 def _alt(

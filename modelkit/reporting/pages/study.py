@@ -39,7 +39,7 @@ def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None
     parts = [p for p in overall["problems"] if any(c.bound is not None for c in found)]
     content = {
         "title": headline,
-        "kicker": overall["kicker"].partition(" · ")[2],
+        "kicker": count(sweep.runs, "run"),
         "headline": headline,
         "findings": _findings(sweep, metric, ranked, overall),
         "key_figures": _key_figures(sweep, found),
@@ -80,7 +80,8 @@ def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
             return f"{join_words(sweep.equals[0])} give the same results in every run"
         above = sweep.above_bound(best, metric)
         if above:
-            return f"With {best} the {noun} is at most {percent(max(above.values()), 'up')} above what is possible"
+            beyond = "below" if more_is_better(metric) else "above"
+            return f"With {best} the {noun} is at most {percent(max(above.values()), 'up')} {beyond} what is possible"
         means = [(p, mean) for p in sweep.points if (mean := sweep.mean(best, p, metric)) is not None]
         (first, low), (last, high) = means[0], means[-1]
         if first == last:
@@ -156,10 +157,13 @@ def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict
         above = sweep.above_bound(best, metric)
         if above:
             worst = max(above, key=lambda point: above[point])
-            most = f"{percent(fmean(above.values()), 'up')} above it"
+            beyond, other = ("below", "above") if more_is_better(metric) else ("above", "below")
+            most = f"{percent(fmean(above.values()), 'up')} {beyond} it"
             if len(above) > 1:
                 most += f" in the mean, {percent(above[worst], 'up')} at {_place(sweep, worst)}"
-            out.append(f"No scheduler can have a {_noun(metric)} below the certified bound; {best} is at most {most}.")
+            out.append(
+                f"No scheduler can have a {_noun(metric)} {other} the certified bound; {best} is at most {most}."
+            )
     out += [f"The same results in every run: {join_words(same, 9)}." for same in sweep.equals]
     if overall["failures"] is not None:
         n = overall["failed_runs"]
@@ -221,10 +225,11 @@ def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
         )
         rows.append((lost if lost is not None else float("inf"), TableRow(cells, "best" if method in equals else "")))
     rows.sort(key=lambda row: row[0])
-    off = "Below the best, mean" if more_is_better(metric) else "Above the best, mean"
+    beyond = "Below" if more_is_better(metric) else "Above"
+    off = f"{beyond} the best, mean"
     columns = (
         Column("Run", False), Column(off), Column("Best at"), Column("The best is better", False),
-        Column("Above the bound, mean"), Column("worst"),
+        Column(f"{beyond} the bound, mean"), Column("worst"),
     )  # fmt: skip
     bounded = any(sweep.bound(point, metric) is not None for point in sweep.points)
     kept = [k for k in range(len(columns)) if k < 4 or bounded]
