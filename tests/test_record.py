@@ -46,10 +46,14 @@ def shipped(name: str) -> mk.Instance:
     return mk.load(INSTANCES / f"{name}.json")
 
 
+#: Fields that are left out where they say nothing: they came when the record was there.
+UNSAID = ("unit", "slo", "relaxation")
+
+
 def recorded(document: Any) -> Any:
     """A result or certificate without what differs between runs."""
     if isinstance(document, dict):
-        document = {key: value for key, value in document.items() if (key, value) != ("unit", None)}
+        document = {key: value for key, value in document.items() if value is not None or key not in UNSAID}
         kept = {key: recorded(value) for key, value in document.items() if key not in LEFT_OUT}
         if "solver_version" in kept:
             kept["solver_version"] = None
