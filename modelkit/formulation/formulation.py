@@ -295,7 +295,9 @@ class Formulation:
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
         data = self.values(instance, known)
-        return self.create_model(self.abstract(), data, instance.name)
+        model = self.create_model(self.abstract(), data, instance.name)
+        refuse_maximising(model, self.words)
+        return model
 
     def abstract(self, kind: type[Any] | None = None) -> Any:
         """The abstract model, of class ``kind`` where that is not ``pyomo.environ.AbstractModel`` itself."""
@@ -325,7 +327,6 @@ class Formulation:
             raise FormulationError(
                 f"formulation {self.name!r} cannot be built for instance {title!r}: {type(error).__name__}: {error}"
             ) from error
-        refuse_maximising(model, self.words)
         return model
 
 
