@@ -21,7 +21,7 @@ _NOUNS = {
     "total_latency": "total latency", "makespan": "makespan", "mean_latency": "mean latency",
     "total_ttft": "total time to first token", "mean_ttft": "mean time to first token",
     "mean_tpot": "mean time per output token", "requests_within_slo": "requests within service levels",
-    "requests_outside_slo": "requests outside service levels", "within_slo": "share within service levels",
+    "requests_outside_slo": "number of requests outside service levels", "within_slo": "share within service levels",
     "goodput_requests_per_second": "goodput",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from modelkit.io.lookup import Instances
 from modelkit.problems.problem import KV, objective_of
 from modelkit.reporting.entries import Entry, ReadFile, distinguish, entry, guest, label, policies_for
 from modelkit.reporting.evidence import Case
-from modelkit.reporting.goals import Formulations, Goal, Rules, goal_of, rules_of, silent_goal
+from modelkit.reporting.goals import Formulations, Goal, Rules, certified_goal, goal_of, rules_of, silent_goal
 from modelkit.reporting.lower_bounds import LowerBound, lower_bounds, meets
 from modelkit.result import Result
 
@@ -66,14 +66,16 @@ def _by_goal(
     silent = []
     for claim in claims:
         if isinstance(claim.content, Certificate):
-            groups.setdefault(Goal(claim.content.metric), []).append(claim)
+            groups.setdefault(certified_goal(claim.content), []).append(claim)
         elif (goal := goal_of(claim.content, formulations)) is not None:
             groups.setdefault(goal, []).append(claim)
             told.append((claim.content.producer.name, goal))
         else:
             silent.append(claim)
     plain = next((p for p in groups if not p.variant), None)
-    usual = plain or Goal(KV.objective if instance is None else objective_of(instance))
+    usual = plain or Goal(
+        KV.objective if instance is None else objective_of(instance), requests=claims[0].content.instance.requests
+    )
     for claim in silent:
         assert isinstance(claim.content, Result)
         goal = silent_goal(claim.content, told, instance, formulations) or usual

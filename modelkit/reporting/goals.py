@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from modelkit.certificate import Certificate
 from modelkit.errors import ModelkitError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import formulation_of, load_formulation
 from modelkit.formulation.loading import formulation_files
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, metric_names
-from modelkit.problems.problem import MODELS
+from modelkit.problems.problem import MODELS, OUTSIDE_SLO
+from modelkit.requests import ServiceLevels
 from modelkit.result import Result
 from modelkit.text import bare, brief, measured, metric_noun, plural, quantity, unit_words
 from modelkit.verify.formulation_rules import rules_of_formulation
 from modelkit.verify.result import OwnRules
 
+#: Totals in real time, and the means that are shown in their place.
+MEANS = {"total_latency_ms": "mean_latency_ms", "total_ttft_ms": "mean_ttft_ms"}
 #: What a search's result is called that belongs to a variant without saying to which.
 UNNAMED = "a variant without a name"
 
-_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, pauses=True, prefixes=True)}
+_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, slo=True, pauses=True, prefixes=True)}
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,25 @@ class Goal:
         The variant's, as JSON.
     unit
         Of an objective of the variant's own; empty where it has none, or where the metric's name ends in it.
+    requests
+        Of the instance, by which totals are divided that are shown as means.
     """
 
     objective: str
     variant: str = ""
     parameters: str = ""
     unit: str = ""
+    requests: int = field(default=1, compare=False)
+
+    @property
+    def shown(self) -> str:
+        """The metric that is shown: of a total in real time, which says nothing over many requests, the mean."""
+        return MEANS.get(self.objective, self.objective) if self.is_metric else self.objective
+
+    @property
+    def per(self) -> int:
+        """What values are divided by where they are shown."""
+        return 1 if self.shown == self.objective else self.requests
 
     @property
     def is_metric(self) -> bool:
@@ -58,7 +75,7 @@ class Goal:
     @property
     def noun(self) -> str:
         """What the objective is called in a sentence."""
-        return metric_noun(self.objective)
+        return metric_noun(self.shown)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -82,12 +99,14 @@ class Goal:
 
     def quantity(self, value: float | None) -> str:
         """A value of the objective with its unit: that of the judge's metric, or the variant's own."""
-        return quantity(self.objective, value) if self.is_metric else measured(value, self.unit)
+        if self.is_metric:
+            return quantity(self.shown, None if value is None else value / self.per)
+        return measured(value, self.unit)
 
     def bare(self, value: float | None) -> str:
         """The same for a column whose heading names the unit."""
         if self.is_metric:
-            return bare(self.objective, value)
+            return bare(self.shown, None if value is None else value / self.per)
         return measured(value, self.unit if self.unit == "ms" else "")
 
     @property
@@ -138,13 +157,25 @@ def goal_of(result: Result, formulations: Formulations) -> Goal | None:
     if objective is None:
         return None
     if producer.kind == "policy" or common(result, formulations):
-        return Goal(objective)
+        return Goal(objective, parameters=_levels(objective, result.slo), requests=result.instance.requests)
     parameters = json.dumps(whole_numbers(producer.parameters), sort_keys=True) if producer.parameters else ""
     unit = result.objective.unit or ""
     if producer.kind == "improvement":
         own = parameters or objective not in _JUDGED
-        return Goal(objective, UNNAMED, parameters, unit) if own else Goal(objective)
+        plain = Goal(objective, parameters=_levels(objective, result.slo), requests=result.instance.requests)
+        return Goal(objective, UNNAMED, parameters, unit) if own else plain
     return Goal(objective, producer.name, parameters, unit)
+
+
+def certified_goal(certificate: Certificate) -> Goal:
+    """The goal that a certificate is about."""
+    slo = None if certificate.goodput is None else certificate.goodput.slo
+    return Goal(certificate.metric, parameters=_levels(certificate.metric, slo), requests=certificate.instance.requests)
+
+
+def _levels(objective: str, slo: ServiceLevels | None) -> str:
+    """Service levels beside the instance's, of which an objective says nothing at others."""
+    return json.dumps(slo.document(), sort_keys=True) if slo is not None and objective == OUTSIDE_SLO else ""
 
 
 def silent_goal(

@@ -10,7 +10,7 @@ from modelkit.result import Result, agree
 
 #: By so much, relatively, the incumbents and bounds of a solver may pass each other: its own tolerance.
 SOLVER_TOLERANCE = 1e-6
-_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, pauses=True, prefixes=True)}
+_JUDGED = {name for is_unit in (True, False) for name in metric_names(is_unit, slo=True, pauses=True, prefixes=True)}
 
 
 def contradictions(result: Result) -> list[str]:

@@ -88,7 +88,7 @@ def _progress(entry: Entry, goal: Goal) -> Panel | None:
     finals = [f"incumbent {goal.quantity(incumbents[-1][1])}"] if incumbents else []
     finals += [f"bound {goal.quantity(bounds[-1][1])}"] if bounds else []
     alt = f"{entry.label} after {number(end, 3)} s: {', '.join(finals)}"
-    per = 1000.0 if goal.is_metric and goal.objective.endswith("_ms") else 1.0
+    per = (1000.0 if goal.is_metric and goal.objective.endswith("_ms") else 1.0) * goal.per
     words = goal.noun + (f" [{'s' if per > 1 else 'rounds'}]" if goal.is_metric else "")
     plot = Plot(Axis(0, end or 1.0, "seconds"), Axis((low - room) / per, (high + room) / per, words), 150, alt).axes()
     plot.steps([t for t, _ in bounds], [v / per for _, v in bounds], "bound", end, "bound")
