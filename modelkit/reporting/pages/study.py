@@ -18,7 +18,7 @@ from modelkit.reporting.sweep import Point, Sweep, is_share, more_is_better
 from modelkit.text import count, join_words, metric_noun, percent, quantity
 
 #: Points that a sentence names one by one.
-MOST_PLACES = 6
+MOST_PLACES = 4
 
 
 def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _place(sweep: Sweep, point: Point) -> str:
         parts.append(f"{point[0]}" if sweep.panels == "group" else f"{sweep.panels} {_word(point[0])}")
     if sweep.axis is not None:
         parts.append(f"{sweep.axis} {_word(point[1])}")
-    return ", ".join(parts).replace("_", " ") or "all runs"
+    return ", ".join(parts).replace("_", " ").replace("kv ", "KV ") or "all runs"
 
 
 def _word(value: Any) -> str:
