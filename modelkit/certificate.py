@@ -75,6 +75,9 @@ class Kind(NamedTuple):
         Whether the objective takes whole values alone, so that the bound may be rounded up.
     at_most
         Whether the certificate holds with any bound up to what its proof gives.
+    complement
+        Where the objective is a number of requests that is bounded from above: the metric that counts the others, which
+        is bounded from below.
     """
 
     problem: Problem
@@ -83,6 +86,7 @@ class Kind(NamedTuple):
     objectives: tuple[str, ...]
     whole: bool = False
     at_most: bool = False
+    complement: str | None = None
 
 
 KINDS: dict[CertificateKind, Kind] = {
@@ -94,7 +98,7 @@ KINDS: dict[CertificateKind, Kind] = {
     "serving-work": Kind(SERVING, "work", "work", SERVING.objectives, at_most=True),
     "serving-interference": Kind(SERVING, "interference", "interference", SERVING.objectives[:1], at_most=True),
     "serving-prices": Kind(SERVING, "prices on time", "serving_prices", SERVING.objectives[:1], at_most=True),
-    "goodput": Kind(SERVING, "prices on intervals", "goodput", (WITHIN_SLO,), whole=True),
+    "goodput": Kind(SERVING, "prices on intervals", "goodput", (WITHIN_SLO,), whole=True, complement=OUTSIDE_SLO),
 }
 #: The fields that hold proofs.
 PROOFS = tuple(dict.fromkeys(kind.field for kind in KINDS.values() if kind.field))
@@ -274,7 +278,7 @@ class Certificate(_Record):
     def value(self) -> float:
         """The bound as a double, never above the exact one; a total latency is rounded up to whole rounds."""
         exact = Fraction(self.bound.numerator, self.bound.denominator)
-        if self.kind == "goodput":
+        if KINDS[self.kind].complement is not None:
             return float(max(0, self.instance.requests - math.floor(exact)))
         if KINDS[self.kind].whole:
             return float(math.ceil(exact))
@@ -284,10 +288,9 @@ class Certificate(_Record):
     @property
     def metric(self) -> str:
         """The metric that it bounds: the one that it names where its kind can bound that, else the kind's first."""
-        known = KINDS[self.kind].objectives
-        if self.kind == "goodput":
-            return OUTSIDE_SLO
-        return self.objective if self.objective in known else known[0]
+        kind = KINDS[self.kind]
+        named = self.objective if self.objective in kind.objectives else kind.objectives[0]
+        return kind.complement or named
 
     @property
     def proof(self) -> str:

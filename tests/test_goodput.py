@@ -20,6 +20,7 @@ from modelkit.judge.slo import keeps, service_levels
 from modelkit.problems.serving.goodput import goodput_certificate, goodput_prices
 from modelkit.requests import ServiceLevels
 from modelkit.simulation.simulate import fitting_policies, simulate
+from modelkit.text import quantity
 from modelkit.verify.serving_goodput import CHARGES, InTime, goodput_bound, in_time
 
 
@@ -214,3 +215,25 @@ def test_the_certificate_is_the_proof() -> None:
     certificate = goodput_certificate(TEN, prices)
     assert float(certificate.bound.numerator / certificate.bound.denominator) == pytest.approx(prices.most)
     assert certificate.value == 10 - math.floor(prices.most)
+
+
+def test_pages_tell_levels_apart(tmp_path: Path) -> None:
+    """Tests that a page has both sides of goodput, and that runs at other levels are another problem."""
+    tight, loose = (mk.bound(TEN, objective="goodput", slo=slo) for slo in ("tpot=20ms,latency=600ms", "latency=1s"))
+    mk.report([tight.result], tmp_path / "one.html", instances=[TEN])
+    page = (tmp_path / "one.html").read_text()
+    assert "number of requests outside service levels" in page
+    assert "none is below 4" in page
+    assert "without a name" not in page
+    mk.report([tight.result, loose.result], tmp_path / "two.html", instances=[TEN])
+    assert "2 problems, which are not compared with each other" in (tmp_path / "two.html").read_text()
+
+
+def test_totals_are_shown_as_means(tmp_path: Path) -> None:
+    """Tests that a page says the mean latency of ten requests, not the sum."""
+    result = mk.simulate(TEN, "mc-sf")
+    mk.report([result], tmp_path / "page.html", instances=[TEN])
+    page = (tmp_path / "page.html").read_text()
+    assert f"mean latency of {quantity('mean_latency_ms', result.metrics['mean_latency_ms'])}" in page
+    assert "total latency" not in page
+    assert "P99 TTFT" in page

@@ -181,10 +181,11 @@ def _times(result: Result) -> list[tuple[str, str]]:
         if any(value is not None for _, value in values):
             parts = [f"{name} {milliseconds(value)}" for name, value in values if value is not None]
             rows.append((words, ", ".join(parts).replace(THIN, " ")))
-    if (made := metrics.get("makespan_rounds")) is not None and result.objective.name != "makespan_rounds":
-        rows.append(("makespan", f"{number(made)} rounds"))
-    if (made := metrics.get("makespan_ms")) is not None and result.objective.name != "makespan_ms":
-        rows.append(("makespan", milliseconds(made).replace(THIN, " ")))
+    for unit in ("rounds", "ms"):
+        made = metrics.get(name := f"makespan_{unit}")
+        if made is not None and name != result.objective.name:
+            words = f"{number(made)} rounds" if unit == "rounds" else milliseconds(made).replace(THIN, " ")
+            rows.append(("makespan", words))
     return rows + _service_rows(result)
 
 

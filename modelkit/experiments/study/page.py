@@ -17,7 +17,7 @@ from modelkit.experiments.study.running import folder_of, status
 from modelkit.experiments.study.store import Store, measure
 from modelkit.io import load, load_result, write_text
 from modelkit.io.lookup import Instances
-from modelkit.problems.problem import OUTSIDE_SLO, WITHIN_SLO
+from modelkit.problems.problem import MAKESPAN_MS, OUTSIDE_SLO, WITHIN_SLO
 from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.evidence import Case
 from modelkit.reporting.gathering import cases
@@ -149,9 +149,9 @@ def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
     there = {name for trial in trials for name, value in trial.metrics.items() if value is not None}
     bounded = [name for trial in trials for name in trial.bounds if name in there]
     objective = [name for name in bounded if name.startswith(("mean_", "makespan"))][:1]
-    wanted = ["mean_latency_ms", "mean_latency_rounds", "makespan_ms"]
+    wanted = ["mean_latency_ms", "mean_latency_rounds", MAKESPAN_MS]
     first = objective or [name for name in wanted if name in there][:1]
-    usual = () if first == ["makespan_ms"] else _USUAL
+    usual = () if first == [MAKESPAN_MS] else _USUAL
     return tuple(dict.fromkeys([*first, *(name for name in usual if name in there)]))
 
 
