@@ -214,6 +214,30 @@ def test_least_memory_and_slots(tmp_path: Path, here: list[Run], over: str) -> N
     assert " needs " in result.sentence
 
 
+def test_an_interrupted_search_goes_on(tmp_path: Path, here: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that what was tried before Ctrl-C is kept, said to be unfinished, and not tried again."""
+    whole = sustaining.run_all
+
+    def stopped(tasks: list[tuple[Run, Path]], **settings: Any) -> Iterator[Finished]:
+        for k, done in enumerate(whole(tasks, **settings)):
+            if len(here) > 12 and k == 1:
+                raise KeyboardInterrupt
+            yield done
+
+    monkeypatch.setattr(sustaining, "run_all", stopped)
+    first = found(tmp_path / "a", bound=False)
+    assert first.interrupted
+    assert sustaining_command._code(first) == 130
+    assert "interrupted: limits lie between" in first.remarks[0]
+    kept = len(Journal(tmp_path / "a").known)
+    before = len(here)
+    monkeypatch.setattr(sustaining, "run_all", whole)
+    again = found(tmp_path / "a", bound=False)
+    assert not again.interrupted
+    assert len(Journal(tmp_path / "a").known) == kept + len(here) - before
+    assert again.limits == found(tmp_path / "b", bound=False).limits
+
+
 def test_levels_that_nobody_can_keep(tmp_path: Path, here: list[Run]) -> None:
     """Tests what is said where most requests cannot keep their levels even alone."""
     result = found(tmp_path / "a", slo="ttft=1us", seeds=1, requests=5)

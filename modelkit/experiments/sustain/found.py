@@ -229,7 +229,9 @@ class Sustained:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader should know of the answer, a sentence each."""
-        told = []
+        told = [
+            "interrupted: limits lie between what suffices and what fails; run it again to go on"
+        ] * self.interrupted
         short = [limit.policy for limit in self.limits if self.is_short(limit)]
         if short:
             told.append(
