@@ -20,8 +20,8 @@ from modelkit.errors import SolverError
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
 from modelkit.problems.kv.cuts import Candidates, Cut, Family, conflict_cliques, triples
+from modelkit.problems.kv.cuts.clique_program import SCALE, CliqueProgram
 from modelkit.problems.kv.cuts.triples import exceed
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.runtime.resources import bundled
 from modelkit.solving.known import known_of, start_windows
 from modelkit.sources.families import generate
