@@ -169,18 +169,17 @@ def _subgradients(
     """Polyak's steps, deflected; they end when there is no progress."""
     share, stale, best = 1.0, 0, found.value
     multipliers, before = found.multipliers, np.zeros(len(found.multipliers))
-    direction: Floats
     for _ in range(steps):
         path, _ = look(multipliers)
         stale = 0 if path.value > best + SCALE // 50 else stale + 1
         best = found.value
-        missed = 1.0 - path.times
+        missed: Floats = 1.0 - path.times
         if done() or not missed.any():
             return
         if stale >= 6:
             share, stale, multipliers = share / 2, 0, found.multipliers
             continue
-        direction = np.asarray(missed + 0.3 * before, dtype=np.float64)
+        direction = missed + 0.3 * before
         length = float(direction @ direction)
         if length < 0.1:
             direction, length = missed, float(missed @ missed)

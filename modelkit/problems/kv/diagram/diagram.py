@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Units of a round in which costs are whole numbers.
 SCALE = 1 << 20
+#: Steps after which a diagram is pruned.
+PRUNING = 30
 #: Requests that a mask can hold.
 MOST_REQUESTS = 63
 
@@ -195,3 +197,21 @@ class Diagram:
             left.layers, left.first[: nodes + 1].copy(), left.arc_to[:arcs].copy(), arc_set.astype(np.int32),
             left.terminal[:nodes].copy(), self.sets[used], self.exact,
         )  # fmt: skip
+
+
+class WithinLimit:
+    """A diagram as a relaxation by paths; what is above the limit is pruned every so many steps."""
+
+    def __init__(self, diagram: Diagram, problem: Reversed, limit: int) -> None:
+        self.diagram, self.problem, self.limit, self.steps = diagram, problem, limit, 0
+
+    def evaluate(self, multipliers: Ints) -> Path:
+        """The cheapest path, or where none is left a bound above the limit."""
+        self.steps += 1
+        path = self.diagram.evaluate(self.problem, multipliers)
+        if path is None:
+            n = len(multipliers)
+            return Path((self.limit + 1) * SCALE, np.ones(n, np.int64), np.full(n, self.problem.rounds))
+        if self.steps % PRUNING == 0:
+            self.diagram = self.diagram.prune(self.problem, multipliers, self.limit)
+        return path

@@ -37,7 +37,7 @@ from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import hindsight, local_search
 from modelkit.problems.kv.diagram.builder import TooWideError, beam_search, first_diagram, refine
 from modelkit.problems.kv.diagram.columns import Ascent, ascend
-from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Ints, Path, Reversed
+from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Ints, Path, Reversed, WithinLimit
 from modelkit.problems.kv.diagram.partitions import PartitionBound
 from modelkit.problems.kv.local_search import fits, improve_starts, latency, list_schedule
 from modelkit.problems.kv.neighbourhoods import improve_windows
@@ -76,8 +76,6 @@ RESERVE = 0.05
 AHEAD = 3
 #: Steps of subgradients in a climb.
 STEPS = 20
-#: Steps after which a diagram is pruned.
-PRUNING = 30
 #: Steps of the root after which a path is taken to start a local search from.
 TAKING = 25
 #: Seconds of local search from a path.
@@ -334,13 +332,13 @@ class Search:
         self, diagram: Diagram, multipliers: Ints, problem: Reversed, limit: int
     ) -> tuple[Ascent, Diagram]:
         """The best multipliers for a diagram, and what they leave of it; it is pruned on the way."""
-        within = _Pruned(diagram, problem, limit)
+        within = WithinLimit(diagram, problem, limit)
         found = self._ascend(within, multipliers, problem, math.inf, target=limit, steps=STEPS)
         return found, within.diagram.prune(problem, found.multipliers, limit)
 
     def _ascend(
         self,
-        relaxation: PartitionBound | _Pruned,
+        relaxation: PartitionBound | WithinLimit,
         multipliers: Ints,
         problem: Reversed,
         until: float,
@@ -391,21 +389,3 @@ class Search:
         self.stages.append(SearchProgress(name, now - self._began, self.value, self.bound, note))
         self._began = now
         self.listen(self.stages[-1])
-
-
-class _Pruned:
-    """A diagram as a relaxation by paths; what is above the limit is pruned every so many steps."""
-
-    def __init__(self, diagram: Diagram, problem: Reversed, limit: int) -> None:
-        self.diagram, self.problem, self.limit, self.steps = diagram, problem, limit, 0
-
-    def evaluate(self, multipliers: Ints) -> Path:
-        """The cheapest path, or where none is left a bound above the limit."""
-        self.steps += 1
-        path = self.diagram.evaluate(self.problem, multipliers)
-        if path is None:
-            n = len(multipliers)
-            return Path((self.limit + 1) * SCALE, np.ones(n, np.int64), np.full(n, self.problem.rounds))
-        if self.steps % PRUNING == 0:
-            self.diagram = self.diagram.prune(self.problem, multipliers, self.limit)
-        return path
