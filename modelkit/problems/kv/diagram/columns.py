@@ -173,13 +173,13 @@ def _subgradients(
         path, _ = look(multipliers)
         stale = 0 if path.value > best + SCALE // 50 else stale + 1
         best = found.value
-        missed: Floats = 1.0 - path.times
+        missed: Floats = np.asarray(1.0 - path.times)
         if done() or not missed.any():
             return
         if stale >= 6:
             share, stale, multipliers = share / 2, 0, found.multipliers
             continue
-        direction = missed + 0.3 * before
+        direction: Floats = missed + 0.3 * before
         length = float(direction @ direction)
         if length < 0.1:
             direction, length = missed, float(missed @ missed)
