@@ -13,15 +13,15 @@ import pytest
 from kv_brute_force import brute_force
 
 import modelkit as mk
-from modelkit.authoring.check.brute_force import _fitting_starts as fitting_starts
+from modelkit.authoring.check.brute_force import _fitting_placements as fitting_placements
 from modelkit.backends import Limits, backend
 from modelkit.backends.separator import Separator
 from modelkit.errors import SolverError
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, Request, Server
 from modelkit.problems.kv.cuts import Candidates, Cut, Family, conflict_cliques, triples
+from modelkit.problems.kv.cuts.clique_program import SCALE, CliqueProgram
 from modelkit.problems.kv.cuts.triples import exceed
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.runtime.resources import bundled
 from modelkit.solving.known import known_of, start_windows
 from modelkit.sources.families import generate
@@ -39,7 +39,7 @@ def all_schedules(instance: Instance) -> tuple[Candidates, np.ndarray]:
     windows = [np.arange(a, horizon - o + 1) for a, o in zip(arrays.arrival, arrays.output, strict=True)]
     candidates = Candidates.of(instance, windows)
     column = {key: c for c, key in enumerate(zip(candidates.request, candidates.start, strict=True))}
-    chosen = [[column[key] for key in enumerate(starts)] for starts in fitting_starts(instance)]
+    chosen = [[column[i, k] for i, (k, _) in enumerate(placed)] for placed in fitting_placements(instance)]
     taken = np.zeros((len(chosen), len(candidates.start)), dtype=np.int64)
     np.put_along_axis(taken, np.array(chosen), 1, axis=1)
     return candidates, taken

@@ -16,10 +16,12 @@ from modelkit.errors import UsageError
 from modelkit.instance import Instance, Request, Server
 from modelkit.judge import judge
 from modelkit.problems.kv.cuts import Candidates, conflict
+from modelkit.problems.kv.cuts.clique_program import CliqueProgram
 from modelkit.problems.kv.diagram import Search, refusal
-from modelkit.problems.kv.diagram.builder import first_diagram, refine
-from modelkit.problems.kv.diagram.diagram import Diagram, Reversed
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.diagram.builder import TooWideError, beam_search, first_diagram, refine
+from modelkit.problems.kv.diagram.columns import ascend
+from modelkit.problems.kv.diagram.diagram import SCALE, Diagram, Path, Reversed
+from modelkit.problems.kv.diagram.partitions import PartitionBound, Partitions
 from modelkit.problems.kv.local_search import fits, latency, schedule_of
 from modelkit.result import Progress
 from modelkit.solving.candidates import first_starts
@@ -109,16 +111,84 @@ def test_cliques_never_cut_off_an_optimum(draw: Callable[..., Instance]) -> None
     assert many > 50
 
 
-def problem_of(instance: Instance) -> Reversed:
-    return Reversed.of(instance, CliqueProgram(instance, start_windows(instance)).cut_and_solve(np.inf, np.inf))
+def problem_of(instance: Instance) -> tuple[Reversed, PartitionBound]:
+    """As the diagrams take it, with the bound by partitions at the highest floor that is not the last."""
+    problem = Reversed.of(instance, start_windows(instance))
+    floor = int(problem.prompt.max())
+    partitions = Partitions.of(problem.capacity, problem.prompt + problem.output, np.maximum(problem.prompt, floor))
+    assert partitions is not None
+    return problem, PartitionBound(problem, floor, partitions)
+
+
+def first(problem: Reversed, root: PartitionBound, multipliers: np.ndarray, limit: int, width: int) -> Diagram:
+    return first_diagram(problem, root, multipliers, limit, np.inf, width=width)
 
 
 def least(diagram: Diagram, problem: Reversed, multipliers: np.ndarray) -> int:
     """Cost of the cheapest path, times SCALE."""
-    return int(multipliers.sum()) + int(diagram.costs_to_go(diagram.set_cost(problem, multipliers))[0])
+    path = diagram.evaluate(problem, multipliers)
+    assert path is not None
+    return path.value
 
 
-@pytest.mark.parametrize("width", [2, 3, 100_000])
+def test_partitions_are_all_multisets_that_fit() -> None:
+    """Tests the states of two floors against an enumeration of what may be held, and their arcs."""
+    peaks, floors, capacity = np.array([7, 5, 4]), np.array([2, 3, 4]), 12
+    made = Partitions.of(capacity, peaks, floors)
+    assert made is not None
+    kinds = {int(k): (int(p), int(f)) for k, p, f in zip(made.kind, peaks, floors, strict=True) if k >= 0}
+    seen: dict[tuple, int] = {(): 0}
+    todo: list[tuple] = [()]
+    while todo:
+        state = todo.pop()
+        number = seen[state]
+        after = {tuple(sorted((h - 1, f) for h, f in state if h - 1 > f)): made.age[number]}
+        for k, part in kinds.items():
+            fits_in = sum(h for h, _ in state) + part[0] <= capacity
+            assert (made.place[number, k] >= 0) == fits_in
+            if fits_in:
+                after[tuple(sorted([*state, part]))] = made.place[number, k]
+        for other, found in after.items():
+            if other not in seen:
+                seen[other] = int(found)
+                todo.append(other)
+            assert seen[other] == found
+    assert sorted(seen.values()) == list(range(len(made.age)))
+    assert Partitions.of(capacity, peaks, floors, most=len(made.age)) is not None
+    assert Partitions.of(capacity, peaks, floors, most=len(made.age) - 1) is None
+
+
+def test_partitions_are_a_relaxation(draw: Callable[..., Instance]) -> None:
+    """Tests that at any multipliers, with any floor, the bound is at most the optimum, and after column generation."""
+    rng = np.random.default_rng(5)
+    tight = 0
+    for seed in range(24):
+        instance = draw(8500 + seed, 3 + seed % 3, most_memory=9, spread=seed % 3)
+        value, _ = brute_force(instance)
+        problem = Reversed.of(instance, start_windows(instance))
+        n = len(instance.requests)
+        for floor in range(int(problem.prompt.min()), int((problem.prompt + problem.output).max())):
+            partitions = Partitions.of(
+                problem.capacity, problem.prompt + problem.output, np.maximum(problem.prompt, floor)
+            )
+            assert partitions is not None
+            bound = PartitionBound(problem, floor, partitions)
+            for _ in range(3):
+                multipliers = rng.integers(-2 * SCALE, 2 * SCALE, n) + value * SCALE // n
+                path = bound.evaluate(multipliers)
+                assert path.value <= value * SCALE, (seed, floor)
+                placed = problem.fixed + problem.slope * path.layers
+                if (path.times <= 1).all():
+                    assert path.latency(multipliers) == int((placed * path.times).sum())
+            found = ascend(
+                bound, bound.free(multipliers), target=value * SCALE, most=100 * value * SCALE, over=lambda: False
+            )
+            assert found.value <= value * SCALE, (seed, floor)
+            tight += found.value > (value - 1) * SCALE
+    assert tight > 24
+
+
+@pytest.mark.parametrize("width", [4, 8, 100_000])
 def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance], width: int) -> None:
     """Tests that at any multipliers the cheapest path costs at most the optimum, however many states are merged."""
     rng = np.random.default_rng(3)
@@ -126,10 +196,13 @@ def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance], width: int
     for seed in range(60):
         instance = draw(8000 + seed, 3 + seed % 2, most_memory=9, spread=2)
         value, _ = brute_force(instance)
-        problem = problem_of(instance)
-        multipliers = rng.integers(-2 * SCALE, 2 * SCALE, len(instance.requests)) + problem.bound // 4
-        diagram = first_diagram(problem, multipliers, (value + 4) * SCALE, np.inf, width=width)
-        assert diagram.complete
+        problem, root = problem_of(instance)
+        multipliers = rng.integers(-2 * SCALE, 2 * SCALE, len(instance.requests)) + value * SCALE // 4
+        try:
+            diagram = first(problem, root, multipliers, (value + 4) * SCALE, width)
+        except TooWideError:  # more states of the partitions than that
+            assert width < 10
+            continue
         assert least(diagram, problem, multipliers) <= value * SCALE, seed
         other = multipliers + rng.integers(-SCALE, SCALE, len(multipliers))
         assert least(diagram, problem, other) <= value * SCALE, seed
@@ -137,34 +210,39 @@ def test_first_diagram_is_a_relaxation(draw: Callable[..., Instance], width: int
     assert (merged > 5) == (width < 10)
 
 
-@pytest.mark.parametrize("width", [3, 100_000])
+@pytest.mark.parametrize("width", [12, 100_000])
 def test_refinement_is_a_relaxation(draw: Callable[..., Instance], width: int) -> None:
-    """Tests diagrams that remember ever more requests: bounds at any multipliers, and the optimum in the end."""
+    """Tests diagrams that know ever more: bounds at any multipliers, and the optimum in the end."""
     rng = np.random.default_rng(4)
     exact = merged = 0
     for seed in range(30):
         instance = draw(9000 + seed, 3 + seed % 3, most_memory=9, spread=2 if seed % 2 else 0)
         value, _ = brute_force(instance)
-        problem = problem_of(instance)
+        problem, root = problem_of(instance)
         n = len(instance.requests)
-        multipliers = rng.integers(-SCALE, SCALE, n) + problem.bound // n
-        diagram = first_diagram(problem, multipliers, value * SCALE, np.inf, width=width)
+        multipliers = rng.integers(-SCALE, SCALE, n) + value * SCALE // n
+        diagram = first(problem.forget_below(root.floor), root, multipliers, value * SCALE, 100_000)
         order = rng.permutation(n).tolist()
         for many in range(n + 1):
-            diagram = refine(diagram, problem, multipliers, value * SCALE, np.inf, remembered=order[:many], width=width)
+            try:
+                diagram = refine(
+                    diagram, problem, multipliers, value * SCALE, np.inf, remembered=order[:many], width=width
+                )
+            except TooWideError:  # more nodes of the older diagram than that
+                assert width < 100_000
+                break
             multipliers = multipliers + rng.integers(-SCALE, SCALE, n)
-            assert diagram.complete
             assert least(diagram, problem, multipliers) <= value * SCALE, (seed, many)
             merged += diagram.merged > 0
         if diagram.exact:
             exact += 1
-            assert least(diagram, problem, multipliers) == value * SCALE, seed
-            set_cost = diagram.set_cost(problem, multipliers)
-            times, layers = diagram.cheapest_path(set_cost, diagram.costs_to_go(set_cost), n)
-            assert (times == 1).all()
-            assert fits(instance, problem.starts(layers))
-            assert latency(instance, problem.starts(layers)) == value
-    assert exact == 30 if width > 3 else merged > 20
+            path = diagram.evaluate(problem, multipliers)
+            assert path is not None
+            assert path.value == value * SCALE, seed
+            assert (path.times == 1).all()
+            assert fits(instance, problem.starts(path.layers))
+            assert latency(instance, problem.starts(path.layers)) == value
+    assert exact == 30 if width > 12 else merged > 5
 
 
 def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
@@ -172,9 +250,9 @@ def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
     for seed in range(30):
         instance = draw(9500 + seed, 4, most_memory=9, spread=2)
         value, _ = brute_force(instance)
-        problem = problem_of(instance)
-        multipliers = np.full(4, problem.bound // 4)
-        diagram = first_diagram(problem, multipliers, (value + 3) * SCALE, np.inf, width=100_000)
+        problem, root = problem_of(instance)
+        multipliers = np.full(4, value * SCALE // 4)
+        diagram = first(problem, root, multipliers, (value + 3) * SCALE, 100_000)
         limit, left = diagram.find_limit(problem, multipliers, 0, value + 3, diagram.arcs // 2)
         assert left.arcs <= diagram.arcs // 2
         if limit < value + 3:
@@ -184,13 +262,21 @@ def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
             assert least(left, problem, multipliers) == least(diagram, problem, multipliers)
 
 
-def test_a_beam_proves_nothing() -> None:
-    """Tests that what is refined within a beam is as incomplete as the beam, however wide it is."""
-    problem = problem_of(generate("kv-synthetic", seed=2, requests=9, kv_capacity=16))
-    multipliers = problem.multipliers
-    beam = first_diagram(problem, multipliers, 1000 * SCALE, np.inf, width=5, beam=True)
-    assert not beam.complete
-    assert not refine(beam, problem, multipliers, 1000 * SCALE, np.inf, remembered=[0], width=100_000).complete
+def test_beams_hold_schedules(draw: Callable[..., Instance]) -> None:
+    """Tests that complete paths of a beam are schedules, that a wide one holds an optimal one, and none a better."""
+    for seed in range(30):
+        instance = draw(9700 + seed, 5, most_memory=9, spread=2)
+        value, _ = brute_force(instance)
+        problem, root = problem_of(instance)
+        multipliers = np.full(5, value * SCALE // 5)
+        for width in (1, 10, 10_000):
+            beam = beam_search(problem, root, multipliers, 2 * value * SCALE, np.inf, width=width)
+            path = beam.evaluate(problem, multipliers)
+            assert isinstance(path, Path)
+            if (path.times == 1).all():
+                assert fits(instance, problem.starts(path.layers))
+                assert latency(instance, problem.starts(path.layers)) >= value
+            assert width < 10_000 or latency(instance, problem.starts(path.layers)) == value
 
 
 def test_no_schedule_that_does_not_fit_is_taken() -> None:
@@ -222,7 +308,7 @@ def test_solve_takes_it_by_itself() -> None:
     assert result.objective.value == result.objective.bound
     names = [stage.name for stage in result.stages]
     assert names[:2] == ["warm start", "exact neighbourhoods"]
-    assert {"start windows", "cliques"} <= set(names)
+    assert {"start windows", "root"} <= set(names)
     bounds = [stage.bound for stage in result.stages if stage.bound is not None]
     assert bounds == sorted(bounds)
     assert bounds[-1] == result.objective.bound
@@ -234,14 +320,14 @@ def test_interrupt_keeps_schedule_and_bound() -> None:
     heard: list[float] = []
 
     def press(news: Progress) -> None:
-        if news.phase == "cliques" and news.bound is not None:
+        if news.phase == "root" and news.bound is not None:
             heard.append(news.bound)
             os.kill(os.getpid(), signal.SIGINT)
 
     result = mk.solve(instance, listen=press, time_limit=60)
     assert (result.status, result.stop, result.producer.solver) == ("feasible", "interrupted", "diagram")
     assert result.objective.bound == heard[0] > instance.arrays.output.sum()
-    assert [stage.name for stage in result.stages][-1] == "cliques"
+    assert [stage.name for stage in result.stages][-1] == "root"
 
 
 def test_what_it_does_not_take() -> None:

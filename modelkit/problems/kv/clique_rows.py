@@ -13,7 +13,7 @@ import numpy as np
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import Hindsight
 from modelkit.problems.kv.cuts import Candidates, Ints, Separation, conflict_cliques, triples
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.cuts.clique_program import SCALE, CliqueProgram
 from modelkit.problems.kv.start_windows import possible_starts
 from modelkit.runtime.deadline import current
 

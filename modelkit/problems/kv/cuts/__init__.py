@@ -18,14 +18,12 @@ With n = 20 the cliques by themselves take longer than this (11 to 12 % after 24
 
 Triples are worth their time. Peak cliques are cheap but add little. Odd cycles of the conflict graph find nothing once
 its cliques hold, and energetic reasoning over windows adds no more than peak cliques do: the code of these three is
-gone, their figures stay here. The search of `modelkit.problems.kv.diagram` keeps to conflict cliques: triples make its
-diagrams hardly smaller (n = 12, two instances: 32,883 -> 26,848 and 16,633 -> 14,991 nodes) for three to four times the
-seconds.
+gone, their figures stay here.
 
 In the tree (`benchmarks/branch_and_cut.py`, 60 s, three instances each): with n = 12 SCIP with these rows in the tree
 ends at 0.3 % against 0.4 % with those of the root only, HiGHS at 0.6 %, two of three proven; a branch and cut of our
 own proves all in 14 s. With n = 16 it ends at 4.0 %, SCIP at 5.1 % in the tree and 4.9 % at the root, HiGHS at 5.5 %.
-The diagram proves all of either size, in 5 and 21 s.
+The search of `modelkit.problems.kv.diagram`, which needs no cuts, proves all of either size in a few seconds.
 """
 
 from modelkit.problems.kv.cuts.conflict_cliques import conflict, conflict_cliques

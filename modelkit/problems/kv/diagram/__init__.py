@@ -1,4 +1,4 @@
-"""Proven optima of small KV-cache instances: conflict cliques, then decision diagrams of the memory over time."""
+"""Proven optima where memory is small: partitions of the held tokens, then decision diagrams of it over time."""
 
 from modelkit.problems.kv.diagram.search import NEIGHBOURHOODS, Search, SearchProgress, refusal
 

@@ -1,4 +1,4 @@
-"""Building decision diagrams layer by layer: the first one, and finer ones within it."""
+"""Building decision diagrams layer by layer: the first within partitions, and finer ones within it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from modelkit.problems.kv.diagram import kernels, merging_kernels
 from modelkit.problems.kv.diagram.diagram import Diagram, Ints, Reversed
-from modelkit.problems.kv.diagram.kernels import NextLayer, Older, Remembered, Requests, Round, Sets, States
+from modelkit.problems.kv.diagram.kernels import Coarse, NextLayer, Older, Remembered, Requests, Round, Sets, States
 from modelkit.problems.kv.diagram.merging_kernels import Likeness
+from modelkit.problems.kv.diagram.partitions import PartitionBound
 
 #: Arcs that a layer may have at most, and sets of requests that start together.
 MOST_ARCS = 8_000_000
@@ -23,7 +24,7 @@ MOST_ALL_ARCS = 24_000_000
 #: Kept states that a state is compared with, at most.
 MOST_COMPARED = 1000
 #: Units of memory in which states are alike, tried in turn until there are few enough; 0: all are.
-GRAINS = (2, 3, 4, 6, 8, 12, 16, 24, 0)
+GRAINS = (2, 4, 8, 16, 0)
 
 
 class TooWideError(Exception):
@@ -36,7 +37,6 @@ def _states(problem: Reversed, most: int) -> States:
         np.zeros(most, np.uint64),
         np.zeros(most, np.uint64),
         np.zeros(most, np.int32),
-        np.zeros(most, np.int64),
         np.zeros(most, np.int64),
     )
 
@@ -57,9 +57,9 @@ class _Builder:
     def __init__(self, problem: Reversed, multipliers: Ints, levels: list[tuple[int, int]]) -> None:
         self.problem, self.levels, self.level = problem, levels, 0
         self.state, self.next = _states(problem, MOST_STATES), _states(problem, MOST_STATES)
-        self.state.costs[0], self.state.bounds[0] = int(multipliers.sum()), problem.bound
+        self.state.costs[0] = int(multipliers.sum())
         self.requests = Requests(
-            problem.capacity, problem.load, problem.output, problem.twin, problem.reduced,
+            problem.capacity, problem.load, problem.output, problem.twin, problem.allowed,
             problem.fixed - multipliers, problem.slope,
         )  # fmt: skip
         self.table, self.groups = np.full(1 << 17, -1, np.int64), np.empty(1 << 20, np.int64)
@@ -72,7 +72,6 @@ class _Builder:
         self.set: list[Any] = []
         self.terminal: list[Any] = []
         self.arcs = self.merged = 0
-        self.complete = True
 
     @property
     def layer(self) -> int:
@@ -91,45 +90,20 @@ class _Builder:
 
     def round(self, limit: int) -> Round:
         """That of the current layer."""
-        return Round(self.layer, int(self.problem.prices[self.layer + 1]), limit)
+        return Round(self.layer, limit)
 
     def next_layer(self) -> NextLayer:
         """What the next layer is made in, empty."""
         self.table[:] = -1
         return NextLayer(self.next, self.table, self.chain, self.first_of, self.arc_to, self.arc_set)
 
-    def prices(self, layer: int) -> Ints:
-        """Of the rounds of a profile in that layer."""
-        return self.problem.prices[layer + 1 : layer + 1 + self.problem.width]
-
     def dominated(self, fresh: int) -> Ints:
         """For each state of the next layer one that dominates it, or itself."""
-        profile, all_started, _, coarse, costs, _ = _first(self.next, fresh)
+        profile, all_started, _, coarse, costs = _first(self.next, fresh)
         into = np.empty(fresh, dtype=np.int64)
-        # in a first diagram all are of the same coarse node, and no request is remembered
-        order = np.lexsort((costs, coarse, all_started)) if coarse.any() else np.argsort(costs, kind="stable")
+        order = np.lexsort((costs, coarse, all_started))
         merging_kernels.dominate(profile, all_started, coarse, order, MOST_COMPARED, into)
         return into
-
-    def merge_dominated(self, fresh: int, arcs: int) -> int:
-        """Lead the arcs to dominated states of the next layer to those that dominate; returns how many are left.
-
-        The bound of the one in place must hold for whatever it stands for then: what follows e leaves less memory
-        unused than it does after ``into[e]``, by what e holds more.
-        """
-        into = self.dominated(fresh)
-        kept = into == np.arange(fresh)
-        if kept.all():
-            return fresh
-        profile, _, some_started, _, _, bounds = _first(self.next, fresh)
-        paid = np.empty(fresh, dtype=np.int64)
-        merging_kernels.paid(profile, self.prices(self.layer + 1), paid)
-        unpaid = bounds - paid
-        np.minimum.at(unpaid, into, unpaid.copy())
-        bounds[:] = unpaid + paid
-        np.bitwise_or.at(some_started, into, some_started.copy())
-        self.arc_to[:arcs], left = self._renumbered(self.next, into, kept, self.arc_to[:arcs])
-        return left
 
     def drop(self, keep: Any, arcs: int) -> tuple[int, int]:
         """Leave out states of the next layer, and the arcs to them; returns the numbers of both."""
@@ -147,15 +121,6 @@ class _Builder:
             array[:fresh] = array[: len(keep)][keep]
         return fresh, left
 
-    def keep_best(self, width: int, fresh: int, arcs: int, score: Ints) -> tuple[int, int]:
-        """Keep the ``width`` states of the next layer with the least scores; returns the numbers of both."""
-        if fresh <= width:
-            return fresh, arcs
-        self.complete = False
-        keep = np.zeros(fresh, dtype=np.bool_)
-        keep[np.argpartition(score, width)[:width]] = True
-        return self.drop(keep, arcs)
-
     def close_layer(self, fresh: int, arcs: int, terminal: Any) -> None:
         """Keep the arcs of the current layer and make the next, of ``fresh`` states, the current one."""
         count = self.count
@@ -172,14 +137,17 @@ class _Builder:
         self.layers.append(self.layers[-1] + fresh)
         self.state, self.next = self.next, self.state
 
+    def score(self, to_go: Ints) -> Any:
+        """Bound on the paths through each state of the current layer, by the coarse costs to go."""
+        return self.state.costs[: self.count] + to_go[self.state.coarse[: self.count]]
+
     def narrow(self, width: int, score: Ints) -> None:
         """Merge states of the current layer until they are at most ``width``; half of it for the least scores."""
         count = self.count
         if width < 2:
             raise TooWideError
-        profile, all_started, some_started, _, costs, bounds = current = self.current
-        paid, into, order = np.empty(count, np.int64), np.empty(count, np.int64), np.argsort(score, kind="stable")
-        prices = self.prices(self.layer)
+        profile, all_started, some_started, _, costs = current = self.current
+        into, order = np.empty(count, np.int64), np.argsort(score, kind="stable")
         self.level = max(0, self.level - 1)
         tries = [(alone, level) for alone in (width // 2, 0) for level in range(self.level, len(self.levels))]
         for alone, level in tries:
@@ -191,11 +159,7 @@ class _Builder:
         else:
             raise TooWideError
         self.level = level
-        merging_kernels.paid(profile, prices, paid)
-        unpaid = bounds - paid
-        merging_kernels.merge(profile, all_started, some_started, costs, unpaid, into)
-        merging_kernels.paid(profile, prices, paid)
-        bounds[:] = unpaid + paid
+        merging_kernels.merge(profile, all_started, some_started, costs, into)
         base = np.int32(self.layers[-2])
         self.to[-1], groups = self._renumbered(self.state, into, into == np.arange(count), self.to[-1] - base)
         self.to[-1] += base
@@ -219,57 +183,87 @@ class _Builder:
             np.concatenate(self.set),
             np.concatenate(self.terminal),
             sets,
-            self.complete,
             exact,
             self.merged,
         )
 
 
 def first_diagram(
-    problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, width: int, beam: bool = False
+    problem: Reversed, bound: PartitionBound, multipliers: Ints, limit: int, deadline: float, *, width: int
 ) -> Diagram:
-    """The diagram that knows the memory, but not which requests have started.
-
-    A state that holds no more than another in any round and costs no more at these multipliers takes its place:
-    whatever could follow the other can follow it.
+    """The diagram of all schedules up to a limit that knows the memory, but not which requests have started.
 
     Parameters
     ----------
+    bound
+        By partitions; its floors are no lower than those of the problem.
     limit
-        Total latency, times SCALE; a way that reduced costs show to be more expensive is left out.
+        Total latency, times SCALE; a way that the bound shows to be more expensive is left out.
     width
         States of a layer, at most; more are merged.
-    beam
-        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
 
     Raises
     ------
     TooWideError
         A layer does not fit, or the deadline is over.
     """
+    return _within(problem, bound, multipliers, limit, deadline, width, beam=False)
+
+
+def beam_search(
+    problem: Reversed, bound: PartitionBound, multipliers: Ints, limit: int, deadline: float, *, width: int
+) -> Diagram:
+    """Some schedules up to a limit: of each layer of the exact diagram only the best ``width`` states are kept.
+
+    Where that leaves none, its paths end early and miss some of the requests that start first.
+
+    The parameters, and what is raised, are those of `first_diagram`.
+    """
+    return _within(problem, bound, multipliers, limit, deadline, width, beam=True)
+
+
+def _within(
+    problem: Reversed, bound: PartitionBound, multipliers: Ints, limit: int, deadline: float, width: int, beam: bool
+) -> Diagram:
+    # no placement of a request that the bound forgets costs less than nothing then, so that it may leave them out
+    multipliers = bound.free(multipliers)
+    bound.evaluate(multipliers)
     build = _Builder(problem, multipliers, [(grain, 0) for grain in GRAINS])
-    sets, known = Sets(np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32)), 0
+    parts, sets, known = bound.partitions, Sets(np.zeros(MOST_SETS, np.uint64), np.full(1 << 20, -1, np.int32)), 0
+    n = len(multipliers)
+    bits = np.uint64(2**n - 1 if beam else 0)
+    last = [int(np.flatnonzero(problem.allowed[i])[-1]) for i in range(n)]
     for k in range(problem.rounds + 1):
         if time.perf_counter() > deadline:
             raise TooWideError
-        if build.count > width:
-            build.narrow(width, build.state.bounds[: build.count])
+        if build.count > width and not beam:
+            build.narrow(width, build.score(bound.to_go[k]))
+        due = np.uint64(sum(1 << i for i in range(n) if last[i] <= k))
         fresh, arcs = 0, 0
         while k < problem.rounds:
+            coarse = Coarse(parts.age, parts.place, parts.kind, bound.to_go[k], bound.to_go[k + 1])
             fresh, arcs, known = kernels.expand(
-                build.round(limit), build.requests, build.current, build.next_layer(), sets, known
-            )
+                build.round(limit), build.requests, coarse, Remembered(bits, bits & due), build.current,
+                build.next_layer(), sets, known,
+            )  # fmt: skip
+            if known < 0 or (beam and (fresh < 0 or arcs < 0)):
+                raise TooWideError
             if fresh >= 0 and arcs >= 0:
                 break
-            build.narrow(build.count // 3, build.state.bounds[: build.count])
-        if beam:
-            fresh, arcs = build.keep_best(width, fresh, arcs, build.next.bounds[:fresh])
-        else:
-            fresh = build.merge_dominated(fresh, arcs)
-        build.close_layer(fresh, arcs, ~build.state.profile[: build.count].any(axis=1))
+            build.narrow(build.count // 3, build.score(bound.to_go[k]))
+        if beam and fresh > width:
+            score = build.next.costs[:fresh] + bound.to_go[k + 1][build.next.coarse[:fresh]]
+            keep = np.zeros(fresh, dtype=np.bool_)
+            keep[np.argpartition(score, width)[:width]] = True
+            fresh, arcs = build.drop(keep, arcs)
+        count = build.count
+        empty = ~build.state.profile[:count].any(axis=1)
+        build.close_layer(fresh, arcs, empty & (build.state.some_started[:count] == bits))
         if fresh == 0:
+            if beam and not any(terminal.any() for terminal in build.terminal):
+                build.terminal[-1][:] = True  # paths that miss some requests
             break
-    return build.diagram(sets.masks[:known].copy(), exact=False)
+    return build.diagram(sets.masks[:known].copy(), exact=beam)
 
 
 def refine(
@@ -281,7 +275,6 @@ def refine(
     *,
     remembered: Sequence[int],
     width: int,
-    beam: bool = False,
 ) -> Diagram:
     """The diagram within an older one that knows more of the memory, and of some requests whether they have started.
 
@@ -293,8 +286,6 @@ def refine(
         Requests, the one that matters most first: when states must be merged, the last are forgotten first.
     width
         States of a layer, at most; more are merged.
-    beam
-        Leave out what would have to be merged, those with the largest bound. Schedules are lost then.
 
     Raises
     ------
@@ -303,38 +294,27 @@ def refine(
     """
     masks = [sum(1 << i for i in remembered[:many]) for many in range(len(remembered), -1, -1)]
     build = _Builder(problem, multipliers, [(4, masks[0])] + [(0, mask) for mask in masks])
-    build.complete = old.complete
-    everyone = len(remembered) == len(problem.output)
+    everyone, bits = len(remembered) == len(problem.output), np.uint64(masks[0])
     set_cost = old.set_cost(problem, multipliers)
     to_go = old.costs_to_go(set_cost)
     older = Older(old.sets, old.first, old.arc_to, old.arc_set, set_cost, to_go)
-    tail = np.minimum.accumulate(problem.reduced[:, ::-1], axis=1)[:, ::-1].copy()
-    known = Remembered(np.uint64(masks[0]), tail)
-
-    def score(state: States, count: int) -> Any:
-        return state.costs[:count] + to_go[state.coarse[:count]]
-
     for k in range(len(old.layers) - 1):
         if time.perf_counter() > deadline:
             raise TooWideError
         if build.count > width:
-            build.narrow(width, score(build.state, build.count))
+            build.narrow(width, build.score(to_go))
         fresh, arcs = 0, 0
         while k < len(old.layers) - 2:
             fresh, arcs = kernels.refine(
-                build.round(limit), build.requests, older, known, build.current, build.next_layer()
+                build.round(limit), build.requests, older, bits, build.current, build.next_layer()
             )
             if fresh >= 0 and arcs >= 0:
                 break
-            build.narrow(build.count // 3, score(build.state, build.count))
+            build.narrow(build.count // 3, build.score(to_go))
         if everyone and not build.merged:
             fresh, arcs = build.drop(build.dominated(fresh) == np.arange(fresh), arcs)
-        else:
-            fresh = build.merge_dominated(fresh, arcs)
-        if beam:
-            fresh, arcs = build.keep_best(width, fresh, arcs, score(build.next, fresh))
         count = build.count
-        done = old.terminal[build.state.coarse[:count]] & (build.state.some_started[:count] == known.bits)
+        done = old.terminal[build.state.coarse[:count]] & (build.state.some_started[:count] == bits)
         build.close_layer(fresh, arcs, done)
         if fresh == 0:
             break

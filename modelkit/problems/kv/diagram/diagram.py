@@ -10,25 +10,31 @@ remembers only what all of them do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from modelkit.instance import Instance
 from modelkit.problems.kv.diagram import kernels, path_kernels
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueBound
 from modelkit.problems.kv.diagram.path_kernels import Graph
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
+#: Units of a round in which costs are whole numbers.
+SCALE = 1 << 20
+#: Steps after which a diagram is pruned.
+PRUNING = 30
 #: Requests that a mask can hold.
 MOST_REQUESTS = 63
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reversed:
-    """An instance with its bound by cliques, as the kernels take it: time runs backwards.
+    """An instance as the kernels take it: time runs backwards.
 
     Layer t is what forwards is round ``rounds - t``: a request that is placed at layer t ends with round
     ``rounds - t`` and holds its peak first. Going backwards, the few long requests that end a schedule come first, and
@@ -43,54 +49,44 @@ class Reversed:
         For each request one that is alike and may be asked to be placed no later, or -1.
     fixed
         Latency of a request placed at layer 0, times SCALE; at layer t it is t rounds less.
-    reduced, prices
-        Reduced cost of placing each request at each layer, price of each layer.
-    multipliers
-        Of each request: duals of "started once", shape [n].
-    bound
-        What these add to, times SCALE.
+    allowed
+        Whether a request may be placed at a layer, shape [n, rounds + 1].
     """
 
     capacity: int
-    load: Ints
+    prompt: Ints
     output: Ints
+    load: Ints
     twin: Ints
     fixed: Ints
-    reduced: Ints
-    prices: Ints
-    multipliers: Ints
-    bound: int
+    allowed: npt.NDArray[np.bool_]
     rounds: int
     slope: int = -SCALE
 
     @classmethod
-    def of(cls, instance: Instance, known: CliqueBound) -> Reversed:
-        """Of an instance with KV capacity and without slots."""
-        arrays = instance.arrays
+    def of(cls, instance: Instance, windows: Sequence[Ints]) -> Reversed:
+        """Of an instance with KV capacity and without slots, and the starts of each request that are looked at."""
+        arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
+        assert capacity is not None
         arrival, prompt, output = (a.astype(np.int64) for a in (arrays.arrival, arrays.prompt, arrays.output))
         n = len(output)
-        load = np.zeros((n, int(output.max())), dtype=np.int64)
-        for i, (s, o) in enumerate(zip(prompt.tolist(), output.tolist(), strict=True)):
-            load[i, :o] = np.arange(s + o, s, -1)
+        load = np.maximum(0, (prompt + output)[:, None] - np.arange(int(output.max())))
+        load[load <= prompt[:, None]] = 0
         twin = np.full(n, -1, dtype=np.int64)
         last: dict[tuple[int, int, int], int] = {}
         for i, key in enumerate(zip(arrival.tolist(), prompt.tolist(), output.tolist(), strict=True)):
             if key in last:
                 twin[last[key]] = i
             last[key] = i
-        request, start = np.nonzero(known.reduced < kernels.NEVER)
-        rounds = int((start + output[request]).max())
-        reduced = np.full((n, rounds + 1), kernels.NEVER)
-        reduced[request, rounds - start - output[request]] = known.reduced[request, start]
-        prices = np.zeros(rounds + 1 + 2 * (int(output.max()) + 2), dtype=np.int64)
-        inside = known.prices[1 : rounds + 1]
-        prices[rounds - np.arange(len(inside))] = inside
-        assert instance.server.kv_capacity_tokens is not None
-        beyond = instance.server.kv_capacity_tokens * int(known.prices[rounds + 1 :].sum())
-        return cls(
-            instance.server.kv_capacity_tokens, load, output, twin, SCALE * (rounds - arrival), reduced, prices,
-            known.multipliers, known.bound + beyond, rounds,
-        )  # fmt: skip
+        rounds = max(int(starts.max()) + o for starts, o in zip(windows, output.tolist(), strict=True))
+        allowed = np.zeros((n, rounds + 1), dtype=np.bool_)
+        for i, starts in enumerate(windows):
+            allowed[i, rounds - starts - output[i]] = True
+        return cls(capacity, prompt, output, load, twin, SCALE * (rounds - arrival), allowed, rounds)
+
+    def forget_below(self, floor: int) -> Reversed:
+        """The relaxation in which a request is forgotten once it holds at most so many tokens, or its prompt."""
+        return replace(self, load=np.where(self.load > floor, self.load, 0))
 
     @property
     def width(self) -> int:
@@ -111,6 +107,18 @@ class Reversed:
         return self.rounds - layers - self.output
 
 
+class Path(NamedTuple):
+    """A cheapest path: its value as a bound, times SCALE; how often it places each request, and at which layer last."""
+
+    value: int
+    times: Ints
+    layers: Ints
+
+    def latency(self, multipliers: Ints) -> int:
+        """Latency of what it places, times SCALE, where these are the multipliers that it is cheapest at."""
+        return self.value - int(multipliers @ (1 - self.times))
+
+
 @dataclass
 class Diagram:
     """Nodes in the order of the layers, arcs in the order of their nodes."""
@@ -121,7 +129,6 @@ class Diagram:
     arc_set: npt.NDArray[np.int32]
     terminal: npt.NDArray[np.bool_]
     sets: npt.NDArray[np.uint64]
-    complete: bool  # a cheapest schedule within the limit is a path
     exact: bool  # every path is a schedule
     merged: int = 0  # states that others stand for
 
@@ -140,10 +147,9 @@ class Diagram:
 
     def set_cost(self, problem: Reversed, multipliers: Ints) -> Ints:
         """Cost of starting each set at round 0, and how much it grows in a round; shape [sets, 2]."""
-        members = (self.sets[:, None] >> np.arange(len(multipliers), dtype=np.uint64)) & np.uint64(1)
-        members = members.astype(np.int64)
-        fixed = members @ (problem.fixed - multipliers)
-        return np.ascontiguousarray(np.stack([fixed, problem.slope * members.sum(axis=1)], axis=1))
+        costs = np.empty((len(self.sets), 2), dtype=np.int64)
+        path_kernels.add_up(self.sets, problem.fixed - multipliers, problem.slope, costs)
+        return costs
 
     def costs_to_go(self, set_cost: Ints) -> Ints:
         """Cost of the cheapest path from each node to a terminal, shape [nodes]."""
@@ -151,11 +157,15 @@ class Diagram:
         path_kernels.costs_to_go(self.graph, set_cost, to_go)
         return to_go
 
-    def cheapest_path(self, set_cost: Ints, to_go: Ints, n: int) -> tuple[Ints, Ints]:
-        """How often the cheapest path starts each request, and when last; shapes [n]."""
-        times, starts = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        path_kernels.cheapest_path(self.graph, set_cost, self.sets, to_go, times, starts)
-        return times, starts
+    def evaluate(self, problem: Reversed, multipliers: Ints) -> Path | None:
+        """The cheapest path; None where there is none."""
+        set_cost = self.set_cost(problem, multipliers)
+        to_go = self.costs_to_go(set_cost)
+        if not self.nodes or to_go[0] >= kernels.NEVER:
+            return None
+        times, layers = np.zeros_like(multipliers), np.zeros_like(multipliers)
+        path_kernels.cheapest_path(self.graph, set_cost, self.sets, to_go, times, layers)
+        return Path(int(to_go[0]) + int(multipliers.sum()), times, layers)
 
     def find_limit(self, problem: Reversed, multipliers: Ints, least: int, most: int, arcs: int) -> tuple[int, Diagram]:
         """The highest limit from ``least`` to ``most`` that leaves at most ``arcs`` arcs, and what it leaves.
@@ -172,13 +182,36 @@ class Diagram:
             path_kernels.path_costs(self.graph, set_cost, to_go, through)
             beyond = int(np.partition(through, arcs)[arcs]) + total
             limit = min(most, max(least, (beyond - 1) // SCALE))
-        return limit, self.prune_to(set_cost, to_go, limit * SCALE - total)
+        return limit, self.prune(problem, multipliers, limit)
 
-    def prune_to(self, set_cost: Ints, to_go: Ints, limit: int) -> Diagram:
-        """Without what lies on no path that costs at most ``limit``."""
+    def prune(self, problem: Reversed, multipliers: Ints, limit: int) -> Diagram:
+        """Without what lies on no path of at most ``limit`` [round]."""
+        set_cost = self.set_cost(problem, multipliers)
         left = Graph(*(np.zeros_like(array) for array in self.graph))
-        nodes, arcs = path_kernels.prune(self.graph, set_cost, to_go, limit, left)
+        nodes, arcs = path_kernels.prune(
+            self.graph, set_cost, self.costs_to_go(set_cost), limit * SCALE - int(multipliers.sum()), left
+        )
+        used = np.bincount(left.arc_set[:arcs], minlength=len(self.sets)) > 0
+        arc_set = (np.cumsum(used) - 1)[left.arc_set[:arcs]]
         return Diagram(
-            left.layers, left.first[: nodes + 1].copy(), left.arc_to[:arcs].copy(), left.arc_set[:arcs].copy(),
-            left.terminal[:nodes].copy(), self.sets, self.complete, self.exact,
+            left.layers, left.first[: nodes + 1].copy(), left.arc_to[:arcs].copy(), arc_set.astype(np.int32),
+            left.terminal[:nodes].copy(), self.sets[used], self.exact,
         )  # fmt: skip
+
+
+class WithinLimit:
+    """A diagram as a relaxation by paths; what is above the limit is pruned every so many steps."""
+
+    def __init__(self, diagram: Diagram, problem: Reversed, limit: int) -> None:
+        self.diagram, self.problem, self.limit, self.steps = diagram, problem, limit, 0
+
+    def evaluate(self, multipliers: Ints) -> Path:
+        """The cheapest path, or where none is left a bound above the limit."""
+        self.steps += 1
+        path = self.diagram.evaluate(self.problem, multipliers)
+        if path is None:
+            n = len(multipliers)
+            return Path((self.limit + 1) * SCALE, np.ones(n, np.int64), np.full(n, self.problem.rounds))
+        if self.steps % PRUNING == 0:
+            self.diagram = self.diagram.prune(self.problem, multipliers, self.limit)
+        return path

@@ -21,10 +21,10 @@ FNV = np.uint64(1099511628211)
 
 
 class States(NamedTuple):
-    """States of a layer: tokens held in each round to come, sets of requests as bits, and two values of each.
+    """States of a layer: tokens held in each round to come, sets of requests as bits, and the cost of the best way.
 
     ``all_started`` is what every way to a state has started, ``some_started`` what some way has; ``coarse`` is the node
-    of an older diagram that it lies in.
+    of an older diagram, or the state of the partitions, that it lies in.
     """
 
     profile: Any
@@ -32,7 +32,6 @@ class States(NamedTuple):
     some_started: Any
     coarse: Any
     costs: Any
-    bounds: Any
 
 
 class NextLayer(NamedTuple):
@@ -60,37 +59,42 @@ class Requests(NamedTuple):
     load: Any
     output: Any
     twin: Any
-    reduced: Any
+    allowed: Any
     fixed: Any
     slope: int
 
 
 class Round(NamedTuple):
-    """The round of a layer, the price of memory in the next, and the value up to which ways are kept."""
+    """The round of a layer, and the cost up to which ways are kept."""
 
     k: int
-    price: int
     limit: int
 
 
 class Way(NamedTuple):
-    """What leads to a state: see `States`; ``value`` is its cost."""
+    """What leads to a state: see `States`."""
 
     all_started: Any
     some_started: Any
     coarse: int
-    value: int
-    bound: int
+    cost: int
 
 
 class Remembered(NamedTuple):
-    """Requests of which a refined diagram knows whether they have started, as bits.
-
-    ``tail[i, k]`` is the least reduced cost of request i from round k on.
-    """
+    """Requests of which it is known whether they have started, and those that cannot start later on, as bits."""
 
     bits: Any
-    tail: Any
+    due: Any
+
+
+class Coarse(NamedTuple):
+    """Partitions that a layer lies in: see `partitions.Partitions`, and the costs to go of the layer and the next."""
+
+    age: Any
+    place: Any
+    kind: Any
+    to_go: Any
+    next_to_go: Any
 
 
 class Older(NamedTuple):
@@ -107,8 +111,8 @@ class Older(NamedTuple):
 @kernel
 def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
     """Index in the next layer of the state that holds this, a round later; -1 when there is no room."""
-    started, maybe, coarse, value, bound = way
-    profile, all_started, some_started, coarse_node, values, bounds = layer.states
+    started, maybe, coarse, cost = way
+    profile, all_started, some_started, coarse_node, costs = layer.states
     table, chain = layer.table, layer.chain
     width = profile.shape[1]
     x = (started * MIX) ^ (np.uint64(coarse) * FNV)
@@ -125,17 +129,16 @@ def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
                     same = False
                     break
         if same:
-            values[e] = min(values[e], value)
-            bounds[e] = min(bounds[e], bound)
+            costs[e] = min(costs[e], cost)
             return np.int64(e)
         e = chain[e]
-    if count >= len(values):
+    if count >= len(costs):
         return -1
     for t in range(width - 1):
         profile[count, t] = held[1 + t]
     profile[count, width - 1] = 0
     all_started[count], some_started[count], coarse_node[count] = started, maybe, coarse
-    values[count], bounds[count] = value, bound
+    costs[count] = cost
     chain[count] = table[slot]
     table[slot] = count
     return count
@@ -160,42 +163,47 @@ def _set_number(mask: Any, sets: Sets, known: int) -> Any:
 
 @kernel
 def expand(
-    now: Round, requests: Requests, state: States, layer: NextLayer, sets: Sets, known: int
-) -> tuple[int, int, int]:
+    now: Round, requests: Requests, coarse: Coarse, remembered: Remembered, state: States, layer: NextLayer,
+    sets: Sets, known: int,
+) -> tuple[int, int, int]:  # fmt: skip
     """The layer of round k + 1 from that of round k, by all sets of requests that may start at k.
 
-    The value of a state is the bound ``L + reduced costs + price of the memory not used`` of the best way to
-    it; what exceeds ``limit`` is left out.
+    A state stands for one state of the partitions. What costs more than ``limit``, together with the partitions' cost
+    to go, is left out, and so is what starts a remembered request twice, or leaves one that is due.
 
     Returns
     -------
-    Numbers of new states (-1: no room), arcs (-1: no room) and sets.
+    Numbers of new states (-1: no room), arcs (-1: no room) and sets (-1: no room).
     """
-    k, price, limit = now
-    capacity, load, output, _, reduced, fixed, slope = requests
+    k, limit = now
+    capacity, load, output, _, allowed, fixed, slope = requests
     _, _, _, first, arc_to, arc_set = layer
     n = len(output)
-    profile, _, _, _, costs, values = state
+    profile, started, _, coarse_node, costs = state
     width = profile.shape[1]
+    # of each member of a set, in ascending order: tokens held, cost and state of the partitions with it
     held = np.zeros((n + 1, width), np.int64)
-    bound = np.zeros(n + 1, np.int64)
     cost = np.zeros(n + 1, np.int64)
+    at = np.zeros(n + 1, np.int64)
     member = np.zeros(n + 1, np.int64)
     fresh, arcs, count = 0, 0, len(costs)
     for node in range(count):
         first[node] = arcs
         for t in range(width):
             held[0, t] = profile[node, t]
-        bound[0], cost[0] = values[node], costs[node]
+        cost[0], at[0] = costs[node], coarse_node[node]
         depth = 0
         mask = np.uint64(0)
         i = 0
         while True:
-            value = bound[depth] + price * (capacity - held[depth, 0])
-            if value <= limit:
-                new = _place(held[depth], Way(np.uint64(0), np.uint64(0), 0, cost[depth], value), layer, fresh)
+            after = coarse.age[at[depth]]
+            with_it = started[node] | (mask & remembered.bits)
+            if cost[depth] + coarse.next_to_go[after] <= limit and not remembered.due & ~with_it:
+                new = _place(held[depth], Way(with_it, with_it, after, cost[depth]), layer, fresh)
                 number = _set_number(mask, sets, known)
-                if new < 0 or number < 0:
+                if number < 0:
+                    return fresh, arcs, -1
+                if new < 0:
                     return -1, arcs, known
                 if arcs >= len(arc_to):
                     return fresh, -1, known
@@ -203,25 +211,28 @@ def expand(
                 known = max(known, number + 1)
                 arc_to[arcs], arc_set[arcs] = new, number
                 arcs += 1
-            # the next set: the members are in ascending order
+            # the next set
             grown = False
             while True:
+                y = np.int64(-1)
                 while i < n:
-                    if reduced[i, k] < NEVER and bound[depth] + reduced[i, k] <= limit:
-                        fits = True
-                        for j in range(output[i]):
-                            if held[depth, j] + load[i, j] > capacity:
-                                fits = False
+                    if allowed[i, k] and not (started[node] >> np.uint64(i)) & _ONE:
+                        y = at[depth] if coarse.kind[i] < 0 else np.int64(coarse.place[at[depth], coarse.kind[i]])
+                        if y >= 0 and cost[depth] + fixed[i] + k * slope + coarse.to_go[y] <= limit:
+                            fits = True
+                            for j in range(output[i]):
+                                if held[depth, j] + load[i, j] > capacity:
+                                    fits = False
+                                    break
+                            if fits:
                                 break
-                        if fits:
-                            break
                     i += 1
                 if i < n:
                     held[depth + 1] = held[depth]
                     for j in range(output[i]):
                         held[depth + 1, j] += load[i, j]
-                    bound[depth + 1] = bound[depth] + reduced[i, k]
                     cost[depth + 1] = cost[depth] + fixed[i] + k * slope
+                    at[depth + 1] = y
                     depth += 1
                     member[depth] = i
                     mask |= _ONE << np.uint64(i)
@@ -241,68 +252,58 @@ def expand(
 
 @kernel
 def refine(
-    now: Round, requests: Requests, older: Older, known: Remembered, state: States, layer: NextLayer
+    now: Round, requests: Requests, older: Older, remembered: Any, state: States, layer: NextLayer
 ) -> tuple[int, int]:
     """The layer of round k + 1 from that of round k, by the arcs that an older diagram has left.
 
-    A state stands for one node of the older diagram. Its value is the cost of the best way to it; what exceeds
-    ``limit`` together with the older diagram's cost to go is left out, and so is what does not fit, or starts a
-    request that is remembered twice, or one before its twin with a smaller number.
+    A state stands for one node of the older diagram. What costs more than ``limit``, together with the older diagram's
+    cost to go, is left out, and so is what does not fit, or starts a request that is ``remembered`` (as bits) twice, or
+    one before its twin with a smaller number.
 
     Returns
     -------
     Numbers of new states (-1: no room) and arcs (-1: no room).
     """
-    k, price, limit = now
-    remembered, tail = known
-    capacity, load, output, twin, reduced, _, _ = requests
+    k, limit = now
+    capacity, load, output, twin, _, _, _ = requests
     sets, old_first, old_arc_to, old_arc_set, set_cost, to_go = older
     _, _, _, first, arc_to, arc_set = layer
-    profile, all_started, some_started, coarse_node, values, bounds = state
+    profile, all_started, some_started, coarse_node, costs = state
     width = profile.shape[1]
-    n = len(output)
     held = np.zeros(width, np.int64)
-    fresh, arcs, count = 0, 0, len(values)
+    fresh, arcs, count = 0, 0, len(costs)
     for node in range(count):
         first[node] = arcs
         old = coarse_node[node]
         for a in range(old_first[old], old_first[old + 1]):
             target, number = old_arc_to[a], old_arc_set[a]
-            value = values[node] + set_cost[number, 0] + k * set_cost[number, 1]
-            if to_go[target] >= NEVER or value + to_go[target] > limit:
+            cost = costs[node] + set_cost[number, 0] + k * set_cost[number, 1]
+            if to_go[target] >= NEVER or cost + to_go[target] > limit:
                 continue
             mask = sets[number]
             if mask & all_started[node]:
                 continue
             some = some_started[node] | (mask & remembered)
-            bound = bounds[node] + price * (capacity - profile[node, 0])
-            to_come = 0
-            in_order = True
-            for i in range(n):
-                bit = _ONE << np.uint64(i)
-                if mask & bit:
-                    bound += reduced[i, k] - price * load[i, 0]
-                    if twin[i] >= 0:
-                        other = _ONE << np.uint64(twin[i])
-                        in_order = in_order and (not remembered & other or bool(some & other))
-                elif remembered & bit and not some & bit:
-                    to_come += tail[i, k + 1]
-            if not in_order or bound + to_come > limit:
-                continue
             for t in range(width):
                 held[t] = profile[node, t]
             fits = True
-            for i in range(n):
-                if fits and (mask >> np.uint64(i)) & _ONE:
+            left = mask
+            i = 0
+            while left and fits:
+                if left & _ONE:
+                    if twin[i] >= 0:
+                        other = _ONE << np.uint64(twin[i])
+                        fits = not remembered & other or bool(some & other)
                     for j in range(output[i]):
                         held[j] += load[i, j]
                         if held[j] > capacity:
                             fits = False
                             break
+                left >>= _ONE
+                i += 1
             if not fits:
                 continue
-            way = Way(all_started[node] | (mask & remembered), some, target, value, bound)
-            new = _place(held, way, layer, fresh)
+            new = _place(held, Way(all_started[node] | (mask & remembered), some, target, cost), layer, fresh)
             if new < 0:
                 return -1, arcs
             if arcs >= len(arc_to):

@@ -23,15 +23,6 @@ class Likeness(NamedTuple):
 
 
 @kernel
-def paid(profile: Any, prices: Any, out: Any) -> None:
-    """What the memory costs that each state holds already."""
-    for e in range(len(profile)):
-        out[e] = 0
-        for t in range(profile.shape[1]):
-            out[e] += profile[e, t] * prices[t]
-
-
-@kernel
 def dominate(profile: Any, started: Any, coarse: Any, order: Any, most: int, into: Any) -> None:
     """``into[e]``: a state that costs no more than e and holds no more in any round; e when none is found.
 
@@ -83,7 +74,7 @@ def group(state: States, order: Any, alike: Likeness, into: Any, table: Any, cha
 
     States share a group when they stand for the same coarse node and are alike.
     """
-    profile, started, _, coarse, _, _ = state
+    profile, started, _, coarse, _ = state
     alone, most, grain, bits = alike
     width = profile.shape[1]
     table[:] = -1
@@ -124,7 +115,7 @@ def group(state: States, order: Any, alike: Likeness, into: Any, table: Any, cha
 
 
 @kernel
-def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, unpaid: Any, into: Any) -> None:
+def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, into: Any) -> None:
     """Let the first state of each group stand for all: it holds as little and costs as little as any of them."""
     for e in range(len(into)):
         d = into[e]
@@ -134,4 +125,3 @@ def merge(profile: Any, all_started: Any, some_started: Any, costs: Any, unpaid:
             all_started[d] &= all_started[e]
             some_started[d] |= some_started[e]
             costs[d] = min(costs[d], costs[e])
-            unpaid[d] = min(unpaid[d], unpaid[e])

@@ -26,6 +26,20 @@ class Graph(NamedTuple):
 
 
 @kernel
+def add_up(sets: Any, fixed: Any, slope: int, costs: Any) -> None:
+    """Cost of starting each set at round 0, and how much it grows in a round."""
+    for q in range(len(sets)):
+        mask, i = sets[q], 0
+        costs[q, 0], costs[q, 1] = 0, 0
+        while mask:
+            if mask & _ONE:
+                costs[q, 0] += fixed[i]
+                costs[q, 1] += slope
+            mask >>= _ONE
+            i += 1
+
+
+@kernel
 def costs_to_go(graph: Graph, set_cost: Any, to_go: Any) -> None:
     """Cost of the cheapest path from each node to a terminal."""
     layers, first, arc_to, arc_set, terminal = graph

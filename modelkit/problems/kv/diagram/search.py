@@ -1,23 +1,25 @@
-"""The search for a proven optimum: cliques, then relaxed diagrams that remember more and more of the requests started.
+"""The search for a proven optimum: relaxed diagrams that know more and more of the memory and of the requests started.
 
-1. *Cliques.* The linear program with conflict cliques gives prices and a first bound.
-2. *Root.* "Each request starts once" is relaxed with a multiplier for each request; the memory is kept, as the states
-   of a decision diagram of bounded width. Subgradients find multipliers; the cheapest path is a lower bound then,
-   usually within 3 % where that of the cliques is 5 to 15 % away.
-3. *Climbs.* Of the root only what is on paths up to a limit is kept, so much that a given number of arcs is left. Then
-   it is refined again and again: each time one more request is remembered, the one that paths most often start twice
-   or not at all; multipliers are sought anew and what is above the limit is pruned. When nothing is left, no schedule
-   is within the limit. When all requests are remembered, paths are schedules, and the cheapest is optimal.
-4. The next climb may keep twice as many arcs, so that its limit is higher, up to just below the schedule known.
+"Each request starts once" is relaxed with a multiplier for each request; the cheapest path is a lower bound then, and
+column generation finds the best multipliers (`columns`).
+
+1. *Root.* The memory as a multiset of held tokens, in which requests are forgotten once they hold no more than a floor
+   (`partitions`): the same few thousand states in every layer.
+2. *Climbs.* Of the root only what is on paths up to a limit is kept, so much that a given number of arcs is left. It is
+   made finer again and again, each time with the best multipliers, and what is above the limit is pruned: first the
+   floor is lowered until all that is held is known; then one more request is remembered at a time, of those that paths
+   most often start twice or not at all. When nothing is left, no schedule is within the limit. When all requests are
+   remembered, paths are schedules, and the cheapest is optimal.
+3. The next climb keeps twice as many arcs, so that its limit is higher, up to just below the schedule known.
 
 That the limit follows from the size, and not the size from the limit, lets every climb end, and each gives a bound.
 
 Related: Ibaraki and Nakamura, successive sublimation dynamic programming (Management Science 40, 1994), Tanaka,
 Fujikuma and Araki (Journal of Scheduling 12, 2009) for one machine; Boland, Dethridge and Dumitrescu, decremental
 state space relaxation (Operations Research Letters 34, 2006); Bergman, Cire, van Hoeve and Hooker, Decision Diagrams
-for Optimization (2016) for relaxed diagrams.
+for Optimization (2016) for relaxed diagrams; Desaulniers, Desrosiers and Solomon, Column Generation (2005).
 
-Every bound is exact: prices and multipliers are whole multiples of 1 / SCALE, sums of them are 64-bit integers.
+Every bound is exact: multipliers are whole multiples of 1 / SCALE, sums of them are 64-bit integers.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modelkit.errors import SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import hindsight, local_search
-from modelkit.problems.kv.cuts import Floats, Ints
-from modelkit.problems.kv.diagram import kernels
-from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refine
-from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, Diagram, Reversed
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
+from modelkit.problems.kv.diagram.builder import TooWideError, beam_search, first_diagram, refine
+from modelkit.problems.kv.diagram.columns import Ascent, ascend
+from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Ints, Path, Reversed, WithinLimit
+from modelkit.problems.kv.diagram.partitions import PartitionBound
 from modelkit.problems.kv.local_search import fits, improve_starts, latency, list_schedule
 from modelkit.problems.kv.neighbourhoods import improve_windows
 from modelkit.problems.kv.start_windows import start_windows
@@ -46,42 +48,36 @@ from modelkit.problems.problem import KV
 NEIGHBOURHOODS = "exact neighbourhoods"
 #: Share of the time for the first of them.
 NEIGHBOURHOODS_SHARE = 0.06
+#: Share of the time of a climb for the schedules that follow it.
+BETWEEN_SHARE = 0.25
+#: Share of the time for the first beams.
+BEAM_SHARE = 0.08
+#: Width of the first beam, and how much wider the next is.
+BEAM, WIDER = 100, 3
+#: Seconds of large neighbourhood search from the schedule of a beam.
+REPAIR = 1.0
 #: Longest output that a profile holds [round].
 MOST_OUTPUT = 128
-#: Most starts that the linear program takes.
+#: Most starts that are looked at.
 MOST_STARTS = 200_000
-#: Share of the time for the cliques.
-CLIQUES_SHARE = 0.15
-#: Requests from which on they have another share.
-LARGE = 24
-#: That share.
-LARGE_SHARE = 0.4
-#: Gap above which no diagram gets anywhere in minutes: too many sets of requests may start together.
-WIDE_GAP = 0.25
-#: Widths of the root, tried in turn while there is no room.
-ROOT_WIDTHS = (20_000, 6000, 2000)
-#: Width of a diagram within it.
+#: Share of the time for the root.
+ROOT_SHARE = 0.4
+#: Width of a diagram.
 WIDTH = 100_000
-#: Width of the beam for multipliers.
-BEAM = 3000
-#: Width of the beam for schedules.
-SCHEDULES_BEAM = 1000
-#: Share of the time for a beam, at most.
-BEAM_SHARE = 0.3
 #: Arcs kept by the first climb.
 LEAST_KEPT = 250_000
 #: Arcs kept by any climb, at most.
 MOST_KEPT = 8_000_000
-#: Arcs, so few that all requests are remembered next.
-FEW = 20_000
-#: Share of the time that climbs leave to large neighbourhood search.
-RESERVE = 0.1
-#: Refinements for which a climb must have time.
+#: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
+SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
+#: Share of the time kept from the climbs.
+RESERVE = 0.05
+#: A step may take this share of the time left, or fewer arcs are kept.
 AHEAD = 3
-#: Iterations of subgradients.
-ITERATIONS = 150
-#: Iterations of subgradients between two prunings.
-PRUNING = 5
+#: Steps of subgradients in a climb.
+STEPS = 20
+#: Steps of the root after which a path is taken to start a local search from.
+TAKING = 25
 #: Seconds of local search from a path.
 LOCAL = 0.5
 
@@ -153,6 +149,7 @@ class Search:
     trouble: str = ""  # what kept a stage from its work
 
     def __post_init__(self) -> None:
+        self._beam, self._beam_took, self._seed = BEAM, 0.0, 0
         self.bound = max(self.bound, int(self.instance.arrays.output.sum()))
         self._began = time.perf_counter()
 
@@ -175,34 +172,27 @@ class Search:
         finite = math.isfinite(self.deadline)
         if finite and not self.proven:
             self._neighbourhoods(NEIGHBOURHOODS_SHARE)
-        if self.proven or (problem := self._cliques()) is None or self.proven:
+        if self.proven or (problem := self._reversed()) is None:
             return
-        if not finite or self.value - self.bound <= WIDE_GAP * self.value:
-            try:
-                self._climbs(*self._root(problem), problem)
-            except TooWideError:
-                self._done("root diagram", "too wide, or out of time")
+        try:
+            if (root := self._root(problem)) is not None and len(self.starts) <= MOST_REQUESTS:
+                self._climbs(*root)
+        except SolverError as error:
+            self.trouble = str(error)
         if finite and not self.proven:
             self._neighbourhoods(1.0)
 
-    def _cliques(self) -> Reversed | None:
-        """Prove the bound of the linear program; returns the problem with its prices, if the diagrams can take it."""
+    def _reversed(self) -> Reversed | None:
+        """The problem with its start windows, if the diagrams can take it."""
         windows = self.windows() if self.windows else self._find_windows()
         many = sum(map(len, windows))
         self._done("start windows", f"{many:,} starts")
         if many > MOST_STARTS:
-            self._done("cliques", "not tried: too many starts")
+            self._done("root", "not tried: too many starts")
             return None
-        share = LARGE_SHARE if len(self.starts) > LARGE else CLIQUES_SHARE
-        program = CliqueProgram(self.instance, windows)
-        known = program.cut_and_solve(self._until(share), self.value)
-        self._prove(known.bound)
-        self.trouble = program.trouble
-        note = f"{known.cuts} conflict cliques with a price"
-        self._done("cliques", f"{note}; {self.trouble}" if self.trouble else note)
-        problem = Reversed.of(self.instance, known)
+        problem = Reversed.of(self.instance, windows)
         if problem.most_multiplier < SCALE * self.value:
-            self._done("root diagram", "not tried: sums of costs might not fit 64 bits")
+            self._done("root", "not tried: sums of costs might not fit 64 bits")
             return None
         return problem
 
@@ -215,60 +205,58 @@ class Search:
         now = time.perf_counter()
         return now + share * (self.deadline - now)
 
-    def _root(self, problem: Reversed) -> tuple[Diagram, Ints]:
-        """The relaxed diagram of all schedules better than the one known, and multipliers for it.
+    def _root(self, problem: Reversed) -> tuple[PartitionBound, Ints] | None:
+        """The bound by partitions with its best multipliers."""
+        bound = PartitionBound.of(problem)
+        if bound is None:
+            self._done("root", "not tried: what is held has too many partitions")
+            return None
+        until = self._until(ROOT_SHARE)
+        mean = np.full(len(self.starts), self.value * SCALE // len(self.starts))
+        found = self._ascend(bound, bound.free(mean), problem, until)
+        states, floor = len(bound.partitions.age), bound.floor
+        self._done("root", f"{states:,} states, forgotten at {floor} tokens; {found.steps} steps")
+        return bound, bound.free(found.multipliers)
 
-        Which states give way to others depends on the multipliers: a beam makes better ones than those for the cliques.
-        """
-        most, limit = problem.most_multiplier, self.value - 1
-        multipliers = np.clip(problem.multipliers, -most, most)
-        try:
-            beam = first_diagram(problem, multipliers, limit * SCALE, self._until(BEAM_SHARE), width=BEAM, beam=True)
-            multipliers, beam, _ = self._ascend(beam, problem, multipliers, limit)
-            self._done("multipliers", f"from a beam of {BEAM:,}")
-            self._schedules(beam, problem, multipliers)
-        except TooWideError:
-            self._done("multipliers", "those for the cliques: no time for a beam")
-        widths, limit = ROOT_WIDTHS[len(multipliers) > LARGE :], self.value - 1
-        for width in widths:
-            try:
-                made = first_diagram(problem, multipliers, limit * SCALE, self.deadline, width=width)
-                break
-            except TooWideError:
-                if self.late or width == widths[-1]:
-                    raise
-        multipliers, root, _ = self._ascend(made, problem, multipliers, limit)
-        self._schedules(root, problem, multipliers)
-        self._done("root diagram", f"{made.nodes:,} nodes, {made.arcs:,} arcs; {root.arcs:,} left")
-        return root, multipliers
-
-    def _climbs(self, root: Diagram, multipliers: Ints, problem: Reversed) -> None:
+    def _climbs(self, root: PartitionBound, multipliers: Ints) -> None:
         """Climb, each time with up to twice as many arcs, as there is time."""
         kept, ends = LEAST_KEPT, self._until(1 - RESERVE)
+        self._schedules(root, multipliers, self._until(BEAM_SHARE))
         now = time.perf_counter()
         while not self.proven and now < ends:
             before, began = self.bound, now
-            multipliers = self._climb(root, problem, multipliers, kept, ends)
+            self._climb(root, multipliers, kept, ends)
             if kept == MOST_KEPT and self.bound == before:
                 return
             now = time.perf_counter()
             kept = min(2 * kept, MOST_KEPT)
-            if math.isfinite(ends):
-                kept = min(kept, int(kept * max(0, ends - now) / (now - began)))
+            if math.isfinite(ends) and not self.proven:
+                self._schedules(root, multipliers, now + BETWEEN_SHARE * min(now - began, ends - now))
+                kept = min(kept, int(kept * max(0, ends - time.perf_counter()) / (now - began)))
 
-    def _climb(self, root: Diagram, problem: Reversed, multipliers: Ints, kept: int, ends: float) -> Ints:
-        """Prove that no schedule is within a limit that leaves this many arcs, or find one; returns the multipliers.
+    def _climb(self, root: PartitionBound, multipliers: Ints, kept: int, ends: float) -> None:
+        """Prove that no schedule is within a limit that leaves about this many arcs, or find one.
 
         As the time comes to an end fewer arcs are kept, so that the climb, with a lower limit, ends before it.
         """
-        n = len(multipliers)
+        exact, floor = root.problem, root.floor
+        lowest, n = int(exact.prompt.min()), len(multipliers)
+        root.evaluate(multipliers)
+        limit = root.find_limit(multipliers, self.bound, self.value - 1, kept)
         remembered: list[int] = []
-        limit, diagram = root.find_limit(problem, multipliers, self.bound, self.value - 1, kept)
-        note = ""
-        while diagram.nodes and not self.proven:
-            began, arcs = time.perf_counter(), diagram.arcs
+        diagram: Diagram | None = None
+        note, misses = "", np.zeros(n)
+        while not self.proven:
+            began = time.perf_counter()
+            arcs = diagram.arcs if diagram else kept
+            problem = exact.forget_below(floor)
             try:
-                made = refine(diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH)
+                if diagram is None:
+                    made = first_diagram(problem, root, multipliers, limit * SCALE, ends, width=WIDTH)
+                else:
+                    made = refine(
+                        diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH
+                    )
             except TooWideError:
                 note = ": too wide, or out of time"
                 break
@@ -276,107 +264,110 @@ class Search:
                 self._keep(made, problem, multipliers)
                 self.bound = max(self.bound, min(limit + 1, self.value))
                 break
-            multipliers, diagram, repeats = self._ascend(made, problem, multipliers, limit)
+            ascent, diagram = self._ascend_within(made, multipliers, problem, limit)
+            multipliers = ascent.multipliers
+            if not diagram.nodes:
+                self.bound = max(self.bound, min(limit + 1, self.value))
+                break
             now = time.perf_counter()
             if math.isfinite(ends):
-                kept = min(kept, max(FEW, int((ends - now) / AHEAD / (now - began) * arcs)))
+                kept = min(kept, max(SEVERAL[-1][0], int((ends - now) / AHEAD / (now - began) * arcs)))
             limit, diagram = diagram.find_limit(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
+            if floor > lowest:
+                floor = max(lowest, min(floor - 1, floor * 4 // 5))
+                continue
             if len(remembered) == n and diagram.arcs >= arcs:
                 note = ": too wide"
                 break
-            repeats[remembered] = -1
-            # of those equally often repeated, the one that takes the most memory
-            order = np.lexsort((-problem.load.sum(axis=1), -repeats))[: n - len(remembered)].tolist()
-            remembered += order if diagram.arcs <= FEW else order[:1]
-        else:
-            if not self.proven:
-                self.bound = limit + 1
+            misses = ascent.misses
+            misses[remembered] = -1
+            # of those equally often missed or repeated, the one that takes the most memory
+            order = np.lexsort((-problem.load.sum(axis=1), -misses))[: n - len(remembered)].tolist()
+            remembered += order[: max((many for most, many in SEVERAL if diagram.arcs <= most), default=1)]
         self._done("climb", f"limit {limit}, {len(remembered)} of {n} requests remembered{note}")
-        return multipliers
 
-    def _schedules(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
-        """Look for schedules with a narrow refinement."""
-        if not diagram.nodes:
-            return
-        everyone = range(len(multipliers))
-        with contextlib.suppress(TooWideError):
-            found = refine(
-                diagram, problem, multipliers, (self.value - 1) * SCALE, self._until(BEAM_SHARE),
-                remembered=everyone, width=SCHEDULES_BEAM, beam=True,
-            )  # fmt: skip
-            self._keep(found, problem, multipliers)
+    def _schedules(self, root: PartitionBound, multipliers: Ints, until: float) -> None:
+        """Look for schedules: by ever wider beams, and in the neighbourhoods of the best known."""
+        found = ""
+        while not self.proven and time.perf_counter() + WIDER * self._beam_took < until:
+            began = time.perf_counter()
+            limit = (2 * self.value - self.bound) * SCALE
+            with contextlib.suppress(TooWideError):
+                beam = beam_search(root.problem, root, multipliers, limit, self.deadline, width=self._beam)
+                path = beam.evaluate(root.problem, multipliers)
+                self._beam_took = time.perf_counter() - began
+                if path is not None:
+                    starts = root.problem.starts(path.layers)
+                    key = np.where(path.times > 0, starts, self.instance.arrays.output - self.value)
+                    self._offer(starts)
+                    self._explore(list_schedule(self.instance, key), min(REPAIR, until - time.perf_counter()))
+            self._beam_took = max(self._beam_took, REPAIR / WIDER)
+            found = f"a beam of {self._beam:,}; "
+            self._beam *= WIDER
+        self._explore(self.starts, until - time.perf_counter())
+        self._done(NEIGHBOURHOODS, f"{found}windows of requests started again at their best")
+
+    def _explore(self, starts: Ints, seconds: float) -> None:
+        """Large neighbourhood search from these starts."""
+        if seconds > 0 and not self.proven:
+            self._seed += 1
+            self._offer(
+                improve_windows(
+                    self.instance, starts, seed=self._seed, effort=None, time_limit=seconds, target=self.bound
+                )
+            )
 
     def _keep(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
         """Keep the cheapest path of a diagram that knows the requests started, if it has a path."""
-        set_cost = diagram.set_cost(problem, multipliers)
-        to_go = diagram.costs_to_go(set_cost)
-        if to_go[0] < kernels.NEVER:
-            times, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
-            if (times == 1).all():
-                self._offer(problem.starts(layers))
+        path = diagram.evaluate(problem, multipliers)
+        if path is not None and (path.times == 1).all():
+            self._offer(problem.starts(path.layers))
 
     def _offer(self, starts: Ints) -> None:
         """Take better starts. What is merged may ask for more memory than there is: it is looked at here."""
         if latency(self.instance, starts) < self.value and fits(self.instance, starts):
             self.starts = starts
 
-    def _ascend(
-        self, diagram: Diagram, problem: Reversed, multipliers: Ints, limit: int
-    ) -> tuple[Ints, Diagram, Floats]:
-        """Subgradients with Polyak's step: the best multipliers, what is left, how often paths missed "once" [n].
+    def _ascend_within(
+        self, diagram: Diagram, multipliers: Ints, problem: Reversed, limit: int
+    ) -> tuple[Ascent, Diagram]:
+        """The best multipliers for a diagram, and what they leave of it; it is pruned on the way."""
+        within = WithinLimit(diagram, problem, limit)
+        found = self._ascend(within, multipliers, problem, math.inf, target=limit, steps=STEPS)
+        return found, within.diagram.prune(problem, found.multipliers, limit)
 
-        Paths above the limit [round] are pruned on the way, each by multipliers at which it is above.
-        """
-        best, best_multipliers = -kernels.NEVER, multipliers
-        share, stale = 1.0, 0
-        before, repeats = np.zeros(len(multipliers)), np.zeros(len(multipliers))
-        for iteration in range(ITERATIONS):
-            set_cost = diagram.set_cost(problem, multipliers)
-            to_go = diagram.costs_to_go(set_cost)
-            total = int(multipliers.sum())
-            value = total + int(to_go[0])
-            if diagram.complete:
-                self._prove(min(value, limit * SCALE + 1))
-            if value > limit * SCALE:
-                return multipliers, diagram.prune_to(set_cost, to_go, -kernels.NEVER), repeats
-            stale = 0 if value > best + SCALE // 50 else stale + 1
-            if value > best:
-                best, best_multipliers = value, multipliers
-            if iteration % PRUNING == PRUNING - 1:
-                diagram = diagram.prune_to(set_cost, to_go, limit * SCALE - total)
-                to_go = diagram.costs_to_go(set_cost)
-            if share < 0.02 or self.late or self.proven:
-                break
-            if stale >= 6:
-                share, stale, multipliers = share / 2, 0, best_multipliers
-                continue
-            times, layers = diagram.cheapest_path(set_cost, to_go, len(multipliers))
-            repeats = 0.9 * repeats + abs(times - 1)
-            if iteration % 25 == 0:
-                self._improve(problem.starts(layers), times)
-            if (times == 1).all():
-                self._offer(problem.starts(layers))
-                break
-            direction = 1.0 - times.astype(np.float64) + 0.3 * before
-            length = float(direction @ direction)
-            if length < 0.1:
-                direction = 1.0 - times.astype(np.float64)
-                length = float(direction @ direction)
-            before = direction
-            step = share * max((limit + 1) * SCALE - value, SCALE // 4) / length
-            moved = multipliers + np.rint(step * direction).astype(np.int64)
-            multipliers = np.clip(moved, -problem.most_multiplier, problem.most_multiplier)
-        set_cost = diagram.set_cost(problem, best_multipliers)
-        to_go = diagram.costs_to_go(set_cost)
-        return best_multipliers, diagram.prune_to(set_cost, to_go, limit * SCALE - int(best_multipliers.sum())), repeats
+    def _ascend(
+        self,
+        relaxation: PartitionBound | WithinLimit,
+        multipliers: Ints,
+        problem: Reversed,
+        until: float,
+        *,
+        target: int | None = None,
+        steps: int = 100,
+    ) -> Ascent:
+        heard = 0
+
+        def hear(path: Path) -> None:
+            nonlocal heard
+            heard += 1
+            self._prove(path.value if target is None else min(path.value, (target + 1) * SCALE))
+            if (path.times == 1).all():
+                self._offer(problem.starts(path.layers))
+            elif target is None and heard % TAKING == 0:
+                self._improve(problem.starts(path.layers), path.times)
+
+        def over() -> bool:
+            return self.late or self.proven or time.perf_counter() > until
+
+        goal = (self.value - 1 if target is None else target) * SCALE
+        most = min(problem.most_multiplier, 4 * problem.rounds * SCALE)
+        return ascend(relaxation, multipliers, target=goal, most=most, over=over, steps=steps, listen=hear)
 
     def _neighbourhoods(self, share: float) -> None:
         """Large neighbourhood search for a share of the time that is left."""
-        left = share * (self.deadline - time.perf_counter())
-        if left > 0:
-            found = improve_windows(self.instance, self.starts, effort=None, time_limit=left, target=self.bound)
-            self._offer(found)
-            self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
+        self._explore(self.starts, share * (self.deadline - time.perf_counter()))
+        self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
 
     def _improve(self, starts: Ints, times: Ints) -> None:
         """List the requests as a path starts them, and search locally from there."""

@@ -22,10 +22,11 @@ import numpy.typing as npt
 from modelkit.errors import SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.cuts import Candidates, Cut, Family, Floats, Ints, conflict_cliques, find_first
-from modelkit.problems.kv.diagram.kernels import NEVER
 
 #: Units of a round in which costs are whole numbers.
 SCALE = 1 << 20
+#: Cost of a start that is not looked at.
+NEVER = 1 << 60
 #: A cut is added when it is violated by more than this.
 VIOLATION = 0.02
 #: The same when little else is found.
