@@ -7,6 +7,9 @@
 which no schedule's total latency is below. With lambda_t = n_t / d for integers n_t and d, d L is an integer.
 `modelkit.verify.exact_bounds` recomputes it in integer arithmetic.
 
+``kv-partitions`` (``modelkit.verify.kv_partitions``) takes a multiplier for each request and keeps the memory, as a
+multiset of the tokens that requests hold: where few requests fill the memory, it is far higher.
+
 A schedule with evictions is no exception: the last residency of each request is a schedule without. Nor is one on
 slots: it is a schedule of the instance without them. There ``slot-rounds`` (``modelkit.verify.slot_rounds``) counts
 what J slots can do. Where requests may be paused, the prices must never rise (``modelkit.verify.kv_bound``);
@@ -45,6 +48,7 @@ SHARE = 2**10
 
 CertificateKind = Literal[
     "kv-prices",
+    "kv-partitions",
     "kv-volume",
     "slot-closed-form",
     "packing",
@@ -91,6 +95,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[CertificateKind, Kind] = {
     "kv-prices": Kind(KV, "prices", "prices", KV.objectives, whole=True),
+    "kv-partitions": Kind(KV, "multipliers", "partitions", KV.objectives, whole=True),
     "kv-volume": Kind(PREEMPTIVE, "memory of all rounds", None, PREEMPTIVE.objectives, whole=True),
     "slot-closed-form": Kind(SLOTS, "closed form", None, SLOTS.objectives[:1]),
     "packing": Kind(SLOTS, "weights", "weights", SLOTS.objectives[:1]),
@@ -125,6 +130,22 @@ class Prices(_Record):
         if value & (value - 1):
             raise ValueError("a power of two is needed")
         return value
+
+
+class Partitions(_Record):
+    """A multiplier ``multipliers[i] / denominator`` [round] and a floor [token] for each request, in their order.
+
+    Parameters
+    ----------
+    floors
+        Tokens at which each request is forgotten, at least its prompt, shape [n].
+    multipliers
+        Of "starts once", shape [n].
+    """
+
+    denominator: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    floors: list[Annotated[int, Field(strict=True, ge=1, le=10**9)]]
+    multipliers: list[Annotated[int, Field(strict=True, ge=-(2**60), le=2**60)]]
 
 
 class Bound(_Record):
@@ -262,6 +283,7 @@ class Certificate(_Record):
     objective: str | None = None
     bound: Bound
     prices: Prices | None = None
+    partitions: Partitions | None = None
     weights: Weights | None = None
     work: Work | None = None
     interference: Interference | None = None

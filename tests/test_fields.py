@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import modelkit as mk
-from modelkit.certificate import ServingPrices
+from modelkit.certificate import Partitions, ServingPrices
 from modelkit.instance import Instance
 from modelkit.io import parse_result
 from modelkit.problems.serving.bounds import serving_bounds
-from modelkit.verify.exact_bounds import certify
+from modelkit.verify.exact_bounds import certify, certify_partitions
 from modelkit.verify.fields import FIELDS, field_paths, unverified
 
 Document = dict[str, Any]
@@ -77,6 +77,12 @@ def text(kind: str) -> tuple[str, Instance]:
     if kind in ("worked", "counted", "interfering", "first tokens"):
         return served(kind)
     document = mk.simulate(TWO, "mc-sf").document()
+    if kind == "partitioned":
+        certificate = certify_partitions(TWO, Partitions(denominator=2, floors=[3, 3, 3], multipliers=[9, 9, 9]))
+        document["objective"].update(bound=certificate.value, bound_by="certificate")
+        value = document["objective"]["value"]
+        document["objective"]["gap"] = (value - certificate.value) / value
+        document["certificate"] = certificate.model_dump()
     if kind == "priced":
         certificate = certify(TWO, np.array([0, 0, 0, 0, 0.5]))
         document["objective"].update(bound=certificate.value, bound_by="certificate")
@@ -212,6 +218,13 @@ FORGED: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "certificate.prices.denominator": ("priced", proof("prices", "denominator", value=2**20), "its prices gives"),
     "certificate.prices.rounds": ("priced", proof("prices", "rounds", value=[7]), "its prices gives"),
     "certificate.prices.numerators": ("priced", proof("prices", "numerators", value=[1]), "its prices gives"),
+    "certificate.partitions.denominator": ("partitioned", proof("partitions", "denominator", value=1), "gives"),
+    "certificate.partitions.floors": ("partitioned", proof("partitions", "floors", 0, value=2), "its multipliers give"),
+    "certificate.partitions.multipliers": (
+        "partitioned",
+        add_one("certificate", "partitions", "multipliers", 0),
+        "gives",
+    ),
     "certificate.weights.rounds": ("packed", add_one("certificate", "weights", "rounds"), "do not prove that a slot"),
     "certificate.weights.values": ("packed", proof("weights", "values", value=[0, 0, 0, 0, 1]), "do not prove"),
     "certificate.work.memory_share": ("worked", proof("work", "memory_share", value=0), "its work gives"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelkit.certificate import Certificate
-from modelkit.errors import InterruptedWith
+from modelkit.certificate import Certificate, Partitions
+from modelkit.errors import InputError, InterruptedWith, SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import best_list_schedule
 from modelkit.problems.kv.diagram import NEIGHBOURHOODS
+from modelkit.problems.kv.diagram.root import best_multipliers
 from modelkit.problems.kv.idle import Busy, busy
 from modelkit.problems.kv.local_search import (
     MANY,
@@ -32,7 +34,7 @@ from modelkit.runtime.interrupts import interrupts_held
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import NO_SOLVER, Method
-from modelkit.verify.exact_bounds import certify
+from modelkit.verify.exact_bounds import certify, certify_partitions
 
 if TYPE_CHECKING:
     from modelkit.solving.outcome import Candidate, SolveState
@@ -96,12 +98,15 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
             prices = ascent.prices
         certificate = find_certificate(prices)
         least = float(certificate.value)
+        few = runs_few_at_once(instance)
+        if few and least < value:
+            certificate = _over_partitions(task, instance, certificate, search.share(PRICES_SHARE), priced)
+            least = float(certificate.value)
         if len(prices):
             starts = best_list_schedule(instance, starts, ascent.mean_starts, search)
             left = None if task.time_limit is None else search.left
             limits: dict[str, Any] = {"time_limit": left, "effort": None} if left is not None else {}
             target = certificate.value / max(1e-9, 1 - task.gap)
-            few = runs_few_at_once(instance)
             if few and left is not None:
                 limits["time_limit"] = LOCAL_SHARE * left
             starts = improve_starts(instance, starts, seed=task.seed, target=target, listen=shorten, **limits)
@@ -121,6 +126,34 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
             certificate = find_certificate(prices)
         known = task.judge_schedule(certificate, schedule_of(original, timeline.starts(starts)))
     return known.interrupted() if interrupted or held.pressed else known
+
+
+def _over_partitions(
+    task: Task, instance: Instance, known: Certificate, until: Deadline, listen: Callable[[float], None]
+) -> Certificate:
+    """The better of a certificate and one by partitions of the held tokens.
+
+    Parameters
+    ----------
+    instance
+        That of the task without idle time.
+    listen
+        Told the best bound so far.
+    """
+    server = instance.server
+    if server.replicas > 1 or server.pause is not None or server.prefix_cache is not None:
+        return known
+    value = latency(instance, first_starts(instance))
+    try:
+        found = best_multipliers(instance, value, until.at, listen)
+        if found is None:
+            return known
+        proof = Partitions(
+            denominator=found.denominator, floors=found.floors.tolist(), multipliers=found.values.tolist()
+        )
+        return max(certify_partitions(task.instance, proof, seconds=task.elapsed), known, key=lambda c: c.value)
+    except (InputError, SolverError):  # too much to recompute, or no linear program
+        return known
 
 
 class KvMethod(Method):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkit.certificate import KINDS, Bound, Certificate, CertificateKind, Prices, Weights
+from modelkit.certificate import KINDS, Bound, Certificate, CertificateKind, Partitions, Prices, Weights
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.problem import KV, SLOTS
@@ -55,6 +55,13 @@ def _priced(certificate: Certificate, instance: Instance) -> Fraction:
     return exact_bound(instance, certificate.prices)
 
 
+def _over_partitions(certificate: Certificate, instance: Instance) -> Fraction:
+    from modelkit.verify.kv_partitions import partitions_bound  # late: compiled code takes a while to load
+
+    assert certificate.partitions is not None
+    return partitions_bound(instance, certificate.partitions)
+
+
 def _rounds_on_slots(certificate: Certificate, instance: Instance) -> Fraction:
     return slot_rounds_bound(instance)
 
@@ -89,6 +96,7 @@ RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] =
     "packing": _weighed,
     "slot-rounds": _rounds_on_slots,
     "kv-prices": _priced,
+    "kv-partitions": _over_partitions,
     "kv-volume": _by_volume,
     "serving-work": _worked,
     "serving-interference": _interfering,
@@ -106,6 +114,26 @@ def certify_slots(instance: Instance, weights: Weights | None = None) -> Certifi
         objective=SLOTS.objective,
         bound=Bound(numerator=0, denominator=1),
         weights=weights,
+    )
+    bound = recomputed_bound(draft, instance)
+    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
+
+
+def certify_partitions(instance: Instance, proof: Partitions, *, seconds: float | None = None) -> Certificate:
+    """Certificate from multipliers and floors.
+
+    Raises
+    ------
+    InputError
+        They are no proof for this instance.
+    """
+    draft = Certificate(
+        instance=InstanceStamp.of(instance),
+        kind="kv-partitions",
+        objective=KV.objective,
+        bound=Bound(numerator=0, denominator=1),
+        partitions=proof,
+        seconds=seconds,
     )
     bound = recomputed_bound(draft, instance)
     return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
