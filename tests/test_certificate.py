@@ -23,7 +23,7 @@ from modelkit.verify.kv_bound import exact_bound
 
 @pytest.fixture(scope="module")
 def instance() -> Instance:
-    return generate("kv-synthetic", requests=10, seed=3)
+    return generate("chat", requests=40, seed=3, rate=0.0, kv_capacity=1500)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def edited(document: dict, fault: str) -> dict:
     elif fault == "wrong name":
         document["instance"]["name"] += "?"
     elif fault == "wrong family":
-        document["instance"]["family"] = "chat"
+        document["instance"]["family"] = "kv-synthetic"
     elif fault == "another objective":
         document["objective"] = "makespan_rounds"
     elif fault == "another kind":

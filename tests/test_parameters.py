@@ -114,7 +114,7 @@ def test_values_have_shapes(two: mk.Instance) -> None:
         (RATES, {"rates": [1]}, None, "$.extra.rates: found [1]; allowed: an object from names to a number"),
         (PAIRS, {"apart": {"short": {"lng": 1}}}, None, "$.extra.apart.short.lng: the instance has no such request"),
         (PAIRS, {"apart": {"short": {"long": 0.5}}}, None, "$.extra.apart.short.long: found 0.5; allowed: a whole"),
-        (HASHES, {"prefix_hashes": [[1]]}, None, "$.extra.prefix_hashes: has 1 values; allowed: one for each of 2"),
+        (HASHES, {"prefix_hashes": [[1]]}, None, "$.extra.prefix_hashes: has 1 value; allowed: one for each of 2"),
         (TIER, {"tier": "golden"}, None, "$.extra.tier: found 'golden'; allowed: 'gold' or 'free'"),
         (NUMBER, {"cap": "2 token"}, None, "$.extra.cap: found '2 token'; allowed: the unit 'request'"),
         (NUMBER, {"cap": {"value": 2, "unit": "s"}}, None, "$.extra.cap.unit: found 's'; allowed: 'request'"),

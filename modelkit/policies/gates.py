@@ -53,7 +53,7 @@ from modelkit.registry import Option
 #: What every policy of continuous batching takes beside its own options.
 GATE_OPTIONS = (
     Option("gate", "admit once this many requests wait; auto: set by the clock and the load", int, 0, ("auto",)),
-    Option("wait", "admit once the first has waited this long [s; rounds under the unit clock]", float, 0.0),
+    Option("wait", "admit once the first has waited so long [s, or rounds]", float, 0.0),
 )
 
 #: Arrivals from which `AutoGate` knows the load.

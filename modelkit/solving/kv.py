@@ -100,7 +100,7 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
         least = float(certificate.value)
         few = runs_few_at_once(instance)
         if few and least < value:
-            certificate = _over_partitions(task, instance, certificate, search.share(PRICES_SHARE), priced)
+            certificate = _over_partitions(task, instance, int(value), certificate, search.share(PRICES_SHARE), priced)
             least = float(certificate.value)
         if len(prices):
             starts = best_list_schedule(instance, starts, ascent.mean_starts, search)
@@ -129,7 +129,12 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
 
 
 def _over_partitions(
-    task: Task, instance: Instance, known: Certificate, until: Deadline, listen: Callable[[float], None]
+    task: Task,
+    instance: Instance,
+    value: int,
+    known: Certificate,
+    until: Deadline,
+    listen: Callable[[float], None],
 ) -> Certificate:
     """The better of a certificate and one by partitions of the held tokens.
 
@@ -137,13 +142,14 @@ def _over_partitions(
     ----------
     instance
         That of the task without idle time.
+    value
+        Total latency of a known schedule.
     listen
         Told the best bound so far.
     """
     server = instance.server
     if server.replicas > 1 or server.pause is not None or server.prefix_cache is not None:
         return known
-    value = latency(instance, first_starts(instance))
     try:
         found = best_multipliers(instance, value, until.at, listen)
         if found is None:

@@ -71,17 +71,35 @@ def partitions_bound(instance: Instance, proof: Partitions) -> Fraction:
     kinds = sorted(parts)
     age, add = _states(capacity, kinds)
     arrival = arrays.arrival.tolist()
-    last = max((arrival[i] + proof.multipliers[i] // d for of in parts.values() for i in of), default=0)
-    largest = max(map(abs, proof.multipliers), default=0) + d * (last + 1)
-    if last * len(age) > MOST_ALL_STATES or largest * (last + 1) * capacity >= 2**62:
+    # rounds in which a placement of each request costs less than nothing; cost d (c - a) - m
+    spans = {i: (arrival[i] + output[i], arrival[i] + proof.multipliers[i] // d) for of in parts.values() for i in of}
+    rounds = _rounds_in_use([span for span in spans.values() if span[0] <= span[1]], max(output))
+    largest = max(map(abs, proof.multipliers), default=0)
+    if len(rounds) * len(age) > MOST_ALL_STATES or 2 * largest * len(rounds) * capacity >= 2**62:
         raise InputError("certificate", [Fault("$.partitions.multipliers", "are too high to be recomputed")])
-    cost = np.zeros((max(0, last) + 1, len(kinds)), dtype=np.int64)
+    cost = np.zeros((len(rounds), len(kinds)), dtype=np.int64)
     for k, kind in enumerate(kinds):
         for i in parts[kind]:
-            first = arrival[i] + output[i]
-            each = d * (np.arange(first, len(cost)) - arrival[i]) - proof.multipliers[i]
-            cost[first:, k] = np.minimum(cost[first:, k], each)
+            first, last = np.searchsorted(rounds, spans[i][0]), np.searchsorted(rounds, spans[i][1], side="right")
+            each = d * (rounds[first:last] - arrival[i]) - proof.multipliers[i]
+            cost[first:last, k] = np.minimum(cost[first:last, k], each)
     return Fraction(total + int(_least_cost(age, add, cost)), d)
+
+
+def _rounds_in_use(spans: list[tuple[int, int]], longest: int) -> Any:
+    """The rounds of these spans and, below each, as many as it takes until nothing is held; ascending.
+
+    Between them nothing is held and nothing placed, so they are left out.
+    """
+    merged: list[list[int]] = []
+    for first, last in sorted((first - longest, last) for first, last in spans):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], last)
+        else:
+            merged.append([first, last])
+    if sum(last - first + 1 for first, last in merged) > MOST_ALL_STATES // 10:
+        raise InputError("certificate", [Fault("$.partitions.multipliers", "are too high to be recomputed")])
+    return np.concatenate([np.arange(first, last + 1) for first, last in merged] or [np.zeros(0, dtype=np.int64)])
 
 
 def _states(capacity: int, kinds: list[Part]) -> tuple[Any, Any]:
@@ -118,14 +136,14 @@ def _with(state: tuple[Part, ...], kind: Part) -> tuple[Part, ...]:
 
 @kernel
 def _least_cost(age: Any, add: Any, cost: Any) -> Any:
-    """Cost of the cheapest way from the empty state of the last round back to round 0.
+    """Cost of the cheapest way from the empty state of the last round back to before the first.
 
-    ``least[x]``: that of the cheapest way that leads from round c, where it is in state x, to round 0.
+    ``least[x]``: that of the cheapest way back from round c, where it is in state x.
     """
     states, kinds = add.shape
     earlier = np.zeros(states, np.int64)
     least = np.zeros(states, np.int64)
-    for c in range(1, len(cost)):
+    for c in range(len(cost)):
         for x in range(states - 1, -1, -1):
             best = earlier[age[x]]
             for k in range(kinds):

@@ -221,7 +221,8 @@ class Search:
     def _climbs(self, root: PartitionBound, multipliers: Ints) -> None:
         """Climb, each time with up to twice as many arcs, as there is time."""
         kept, ends = LEAST_KEPT, self._until(1 - RESERVE)
-        self._schedules(root, multipliers, self._until(BEAM_SHARE))
+        if math.isfinite(ends):
+            self._schedules(root, multipliers, self._until(BEAM_SHARE))
         now = time.perf_counter()
         while not self.proven and now < ends:
             before, began = self.bound, now
