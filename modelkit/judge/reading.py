@@ -33,7 +33,7 @@ class Reading:
         self.said: dict[int, int] | None = None
 
     def begin(self, chunks: Collection[tuple[str, int]] | None) -> None:
-        """A segment begins that processes these chunks in each of its rounds, and of other prompts nothing; if None, all."""
+        """A segment begins that processes these chunks in each of its rounds, and nothing else; None: all prompts."""
         replay, self.said = self.replay, None
         said = {}
         for name, tokens in chunks or ():

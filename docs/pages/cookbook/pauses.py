@@ -59,7 +59,8 @@ def admissible(instance: Instance, verdict: Verdict) -> list[str]:
     """Requests that are paused for longer."""
     limit = instance.extra["longest_pause"]
     return [
-        f"request {instance.requests[residency.request].id!r} is paused for {residency.paused:g} rounds; allowed: {limit}"
+        f"request {instance.requests[residency.request].id!r} is paused for {residency.paused:g} rounds; allowed:"
+        f" {limit}"
         for residency in verdict.residencies
         if residency.paused > limit
     ]

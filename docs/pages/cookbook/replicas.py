@@ -14,7 +14,7 @@ stays_on_its_replica[i, j, r]
 
 Claim
 -----
-Exact. Whoever numbers the replicas anew keeps sessions together, so the numbers that the base leaves out are not needed.
+Exact. To number the replicas anew parts no session, so the numberings that the base leaves out are not needed.
 
 Reference
 ---------
@@ -23,6 +23,7 @@ kv-replicas, with the sticky sessions of load balancers.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pyomo.environ as pyo
@@ -55,9 +56,7 @@ def sessions(instance: Instance) -> dict[str, list[str]]:
 def data(instance: Instance) -> dict[str, Any]:
     """Each request with the next of its session."""
     replicas = range(1, min(instance.server.replicas, len(instance.requests)) + 1)
-    return {
-        "TOGETHER": [(i, j, r) for of in sessions(instance).values() for i, j in zip(of, of[1:]) for r in replicas]
-    }
+    return {"TOGETHER": [(i, j, r) for of in sessions(instance).values() for i, j in pairwise(of) for r in replicas]}
 
 
 def admissible(instance: Instance, verdict: Verdict) -> list[str]:

@@ -49,9 +49,7 @@ def can_enumerate(instance: Instance, *, chunked: bool = False) -> bool:
     return one and (clock.mixed or not instance.arrays.arrival.any())
 
 
-def best_schedule(
-    formulation: Formulation, instance: Instance, *, chunked: bool = False, last: int = 0
-) -> Best | None:
+def best_schedule(formulation: Formulation, instance: Instance, *, chunked: bool = False, last: int = 0) -> Best | None:
     """The best admissible schedule of an instance with parameters; None when there is none.
 
     Parameters
@@ -105,7 +103,9 @@ def _schedule(instance: Instance, placed: Placements) -> Schedule:
 
 
 def _fitting_placements(instance: Instance, last: int) -> Iterator[Placements]:
-    """Starts, up to when all others could have run one by one or to end by ``last``, that fit memory and slots, and replicas of all requests.
+    """Starts and replicas of all requests that fit memory and slots.
+
+    Starts are those up to when all others could have run one by one, or to end by ``last``.
 
     Replicas are alike: each is first used after the one before it.
     """
