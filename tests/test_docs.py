@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from modelkit.sources import families, traces
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(p.relative_to(DOCS / "pages").as_posix() for p in (DOCS / "pages").rglob("*.md"))
+COOKBOOK = sorted((DOCS / "pages" / "cookbook").glob("*.py"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -30,10 +32,17 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page.startswith("cookbook/") else page for page in PAGES]
+)
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
     """Tests a page from top to bottom: files are written, Python runs, commands print the lines that are shown."""
     monkeypatch.chdir(tmp_path)
+    if page.startswith("cookbook/"):
+        for path in COOKBOOK:
+            shutil.copy(path, tmp_path)
+        for module in ("formulation.hosting", "authoring.check"):  # our own files need no process of their own
+            monkeypatch.setattr(f"modelkit.{module}.is_bundled", lambda name: True)
     names: dict[str, Any] = {"__name__": "__main__"}
     for language, settings, text in BLOCK.findall((DOCS / "pages" / page).read_text(encoding="utf-8")):
         options = dict(part.split("=") for part in settings.split())
