@@ -24,8 +24,8 @@ busy_while_active[t]
 
 Claim
 -----
-Exact; infeasible where no schedule keeps the cap. A round without anybody, after the last arrival, can be cut out, so
-the starts of the base suffice.
+Exact; infeasible where no schedule keeps the cap. A round in which no request is active, after the last arrival, can
+be cut out, so the starts of the base suffice.
 
 Reference
 ---------
