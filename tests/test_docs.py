@@ -154,6 +154,7 @@ def test_cookbook_in_check_and_study(tmp_path: Path, monkeypatch: pytest.MonkeyP
     titles = []
     for path in COOKBOOK:
         shutil.copy(path, tmp_path)
+    for path in COOKBOOK:
         formulation = load_formulation(str(tmp_path / path.name))
         own = runpy.run_path(path.name)["FORMULATION"]
         failed = [f for f in mk.check(own, instances=4) if f.status != "ok" and f.rule not in OF_FILES]
