@@ -5,6 +5,7 @@ A hook of MkDocs. Everything comes from the code: the registries, Click's own he
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from typing import Any
@@ -13,10 +14,12 @@ import click
 from mkdocs.structure.files import File, Files
 
 import modelkit as mk
+from modelkit.authoring.check.candidate import HEADINGS
 from modelkit.authoring.show import mathematics
 from modelkit.authoring.show.writing import html_fragment
 from modelkit.cli import cli
 from modelkit.formulation.loading import found_formulations
+from modelkit.judge.rules import Interval, Residency
 from modelkit.policies import policies
 from modelkit.policies.dispatch import DISPATCH, STAGED_DISPATCH
 from modelkit.policies.gates import GATE_OPTIONS
@@ -33,6 +36,7 @@ def generated() -> dict[str, str]:
     """Text of each generated page by its path."""
     return {
         "mathematics.md": _mathematics(),
+        "reference/formulation-files.md": formulation_files(),
         "reference/policies.md": _policies(),
         "reference/commands.md": _commands(),
         "reference/python.md": _python(),
@@ -50,6 +54,142 @@ def _mathematics() -> str:
                 f'<div id="{entry.name}" markdown="0">\n{html_fragment(mathematics(entry.name), level=2)}</div>\n'
             )
     return "\n".join(parts)
+
+
+def formulation_files() -> str:
+    """What a formulation file states and what its functions get: every field, from the classes themselves."""
+    headings = ", ".join(dict.fromkeys((*HEADINGS.values(), "Claim", "Reference")))
+    parts = [
+        "# Formulation files\n\nA file in which the loader finds one object, `FORMULATION = Formulation(...)`, named"
+        " after the file with dashes for\nunderscores. It imports Pyomo, NumPy and public names of `modelkit`. Its"
+        " docstring has the"
+        f" headings\n{headings}, as far as there is something to say. Nothing else in\nthe file is looked at.\n\n"
+        "Times that the judge says are rounds under the unit clock and milliseconds otherwise; arrivals are rounds or"
+        " seconds."
+    ]
+    for thing, title, words in _IN_FORMULATION_FILES:
+        parts.append(f"## {title}\n\n{words}\n\n{_fields_table(thing)}")
+    return "\n\n".join(parts) + "\n"
+
+
+#: What formulation files state and receive: class, heading, and what it is.
+_IN_FORMULATION_FILES: tuple[tuple[type[Any], str, str], ...] = (
+    (mk.Formulation, "Formulation", "What the file states. A variant inherits what it does not state."),
+    (mk.Parameter, "Parameter", "One entry of `parameters`; its value is `instance.extra[name]`."),
+    (mk.Instance, "Instance", "The first argument of all functions but `build`."),
+    (mk.Request, "Request", "One of `instance.requests`."),
+    (mk.Server, "Server", "`instance.server`."),
+    (
+        mk.Known,
+        "Known",
+        "The second argument of `data(instance, known)`; each part is found when it is first asked for.",
+    ),
+    (
+        mk.Verdict,
+        "Verdict",
+        "What `admissible(instance, verdict)` and `value(instance, verdict)` get: the judge's replay.",
+    ),
+    (Residency, "Residency", "One of `verdict.residencies`; it was called a stay."),
+    (Interval, "Interval", "One of `verdict.intervals`; it was called a stretch."),
+    (mk.Segment, "Segment", "One step of the `Schedule` that `extract` returns."),
+    (
+        mk.View,
+        "View",
+        "What a [policy of your own](../how-to/policy.md) gets, beside the requests: the state of the server.",
+    ),
+)
+
+
+def _fields_table(thing: type[Any]) -> str:
+    """Fields and properties of a class with type, default and meaning; KeyError for one that is not documented."""
+    said = _said_of_fields(thing)
+    types, defaults = _types_of(thing), _defaults_of(thing)
+    rows = ["| name | type | default | meaning |", "|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | `{_cell(types[name])}` | {_cell(defaults.get(name, 'required'))} | {_cell(said[name])} |"
+        for name in types
+    ]
+    for name, member in vars(thing).items():
+        doc = inspect.getdoc(member)
+        inner = getattr(member, "fget", None) or getattr(member, "func", None) or member
+        if name.startswith("_") or name in types or name in _NOT_SHOWN or not doc or not inspect.isfunction(inner):
+            continue
+        method = inner is member
+        returns = str(inspect.signature(inner).return_annotation)
+        call = f"{name}({', '.join(list(inspect.signature(inner).parameters)[1:])})" if method else name
+        rows.append(f"| `{call}` | `{_cell(returns)}` | – | {_cell(doc.partition(chr(10) * 2)[0])} |")
+    return "\n".join(rows)
+
+
+#: Public members that are of no use in a formulation file.
+_NOT_SHOWN = {
+    "abstract", "apply", "ask", "breaks", "chosen_for", "create_model", "document", "evaluate", "extend", "fault",
+    "first", "from_frame", "hindrances", "hindsight", "in_full", "instantiate", "law", "local_search", "metric",
+    "model_copy", "objective_doc", "on_replicas", "refusal", "resolved", "schedule_from", "separator_for", "set_start",
+    "slot_search", "starts_kept", "stays", "stretches", "values", "windows", "with_parameters", "words",
+}  # fmt: skip
+
+
+#: What fields are that the schema leaves without words.
+_SELF_EVIDENT = {
+    "id": "Its name.",
+    "name": "Its name.",
+    "description": "A sentence about it.",
+    "server": "What serves the requests.",
+    "requests": "In the order of the file.",
+    "clock": "How long rounds last: `UnitClock` or `LinearClock`.",
+}
+
+
+def _said_of_fields(thing: type[Any]) -> dict[str, str]:
+    """What its docstring, in the sections Parameters and Attributes, or its schema says of each name."""
+    if hasattr(thing, "model_fields"):
+        told = {name: field.description or _SELF_EVIDENT.get(name) for name, field in thing.model_fields.items()}
+        return {name: words for name, words in told.items() if words is not None}
+    said: dict[str, list[str]] = {}
+    names: list[str] = []
+    section = ""
+    lines = inspect.cleandoc(thing.__doc__ or "").splitlines()
+    for here, after in zip(lines, [*lines[1:], ""], strict=True):
+        if re.fullmatch(r"-{3,}", after):
+            section, names = here, []
+        elif section in ("Parameters", "Attributes") and here and not here.startswith((" ", "---")):
+            names = here.split(", ")
+        elif here.strip() and not here.startswith("---"):
+            for name in names:
+                said.setdefault(name, []).append(here.strip())
+    return {name: " ".join(words) for name, words in said.items()}
+
+
+def _types_of(thing: type[Any]) -> dict[str, str]:
+    """Type of each field, as it is written."""
+    if thing is mk.Known:
+        return {}
+    found = {name: field for name, field in inspect.get_annotations(thing).items() if not name.startswith("_")}
+    return {
+        name: re.sub(r"Annotated\[([\w| ]+), Field\([^()]*\)\]", r"\1", getattr(kind, "__forward_arg__", str(kind)))
+        for name, kind in found.items()
+        if name not in ("model_config", "in_full")
+    }
+
+
+def _defaults_of(thing: type[Any]) -> dict[str, str]:
+    """Default of each field that has one, as it is written."""
+    if hasattr(thing, "model_fields"):
+        return {n: f"`{f.get_default(call_default_factory=True)!r}`" for n, f in thing.model_fields.items()
+                if not f.is_required()}  # fmt: skip
+    if dataclasses.is_dataclass(thing):
+        return {
+            f.name: f"`{getattr(f.default, '__name__', repr(f.default))}`"
+            for f in dataclasses.fields(thing)
+            if f.default is not dataclasses.MISSING
+        }
+    defaults = getattr(thing, "_field_defaults", {})
+    return {n: f"`{v!r}`" if isinstance(v, int | tuple | None) else "nothing" for n, v in defaults.items()}
+
+
+def _cell(words: str) -> str:
+    return words.replace("``", "`").replace("|", "\\|")
 
 
 def _policies() -> str:

@@ -72,7 +72,7 @@ class _SegmentRecord(_Record):
     replica: Annotated[int, Field(strict=True, ge=-MAX_ROUNDS, le=MAX_ROUNDS)] = 1
     pause: tuple[str, ...] = ()
     resume: _AdmissionRecords = ()
-    chunks: tuple[tuple[str, Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)]], ...] = ()
+    chunks: tuple[tuple[str, Annotated[int, Field(strict=True, ge=1, le=MAX_ROUNDS)]], ...] | None = None
 
     def segment(self) -> Segment:
         """The segment that was written."""

@@ -48,7 +48,8 @@ class Segment:
         Paused requests that go on, each as in ``admit``: one that was swapped out may take another slot.
     chunks
         Pairs of a request and prompt tokens: each round processes so many of its prompt, and of prompts that are not
-        named none. Without, prompts are processed whole, or as ``Schedule.tokens_per_iteration`` says.
+        named none; an empty tuple: of none. None: prompts are processed whole, or as ``Schedule.tokens_per_iteration``
+        says.
 
     Raises
     ------
@@ -63,7 +64,7 @@ class Segment:
     replica: int = 1
     pause: tuple[str, ...] = ()
     resume: tuple[Admission, ...] = ()
-    chunks: tuple[tuple[str, int], ...] = ()
+    chunks: tuple[tuple[str, int], ...] | None = None
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []
@@ -77,7 +78,7 @@ class Segment:
         for field in ("evict", "pause"):
             if type(found := getattr(self, field)) is not tuple:
                 object.__setattr__(self, field, tuple(_ids(found, field, faults)))
-        if self.chunks:
+        if self.chunks is not None:
             object.__setattr__(self, "chunks", _chunks(self.chunks, faults))
         if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at <= MAX_ROUNDS:
             faults.append(Fault("at", f"found {shown(self.at)}; allowed: 0 to 10^15"))
@@ -181,7 +182,7 @@ def _document(segment: Segment) -> dict[str, object]:
         document["pause"] = list(segment.pause)
     if segment.resume:
         document["resume"] = [_written(a) for a in segment.resume]
-    if segment.chunks:
+    if segment.chunks is not None:
         document["chunks"] = [list(chunk) for chunk in segment.chunks]
     return document
 

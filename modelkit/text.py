@@ -115,11 +115,11 @@ def plural(unit: str) -> str:
 
 def brief(value: Any) -> str:
     """A parameter in few characters; long ones are told apart by a digest."""
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True) if not isinstance(value, str) else value
     if len(text) <= 48:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]
-    return f"{len(value)} numbers, digest {digest}" if isinstance(value, Mapping) else f"{text[:40]}…, digest {digest}"
+    return f"{len(value)} values, digest {digest}" if isinstance(value, Mapping) else f"{text[:40]}…, digest {digest}"
 
 
 def bare(metric: str, value: float | None) -> str:

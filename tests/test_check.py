@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import modelkit as mk
 from modelkit.authoring.check import ORDER, RULES, check
 from modelkit.authoring.check.brute_force import best_schedule
 from modelkit.authoring.check.candidate import Subject
 from modelkit.authoring.check.rules import Complaint
-from modelkit.authoring.check.tiny_instances import tiny_instances
+from modelkit.authoring.check.tiny_instances import pausing_instance, tiny_instances
 from modelkit.errors import UsageError
 from modelkit.formulation.loading import found_formulations, load_formulation
 from modelkit.judge import judge
@@ -145,6 +146,30 @@ def test_brute_force_is_not_the_base_problem() -> None:
                 assert judge(instance, best.schedule).valid
                 assert best.value >= plain.value
         assert any(a != b for a, b in values), name
+
+
+def test_brute_force_waits_as_long_as_the_model() -> None:
+    """Tests that a rule which makes requests wait beyond all outputs one by one has schedules."""
+    late = mk.Formulation(
+        name="late", summary="-", claim="exact", reference="-", objective="total_latency",
+        admissible=lambda instance, verdict: ["early" for r in verdict.residencies if r.begin < 5],
+    )  # fmt: skip
+    instance = mk.Instance(server={"kv_capacity_tokens": 5}, requests={"prompt_tokens": [1], "output_tokens": [2]})
+    assert best_schedule(late, instance) is None
+    best = best_schedule(late, instance, last=8)
+    assert best is not None
+    assert best.value == 7
+
+
+def test_variants_of_a_model_of_pauses_take_its_instances() -> None:
+    """Tests that what extends kv-preemptive, with needs of its own or without, is one of servers that pause."""
+    instance = pausing_instance(1, 2)
+    for needs in (None, lambda instance: None):
+        own = mk.Formulation(
+            name="own", summary="-", claim="exact", reference="-", extends="kv-preemptive", needs=needs,
+            admissible=lambda instance, verdict: [],
+        )  # fmt: skip
+        assert mk.solve(instance, own).status == "optimal"
 
 
 def test_a_variant_without_plain_rules_cannot_be_checked(tmp_path: Path) -> None:

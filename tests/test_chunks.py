@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import modelkit as mk
+from modelkit.authoring.check.brute_force import best_schedule, can_enumerate
 from modelkit.errors import InputError
 from modelkit.judge import judge
 
@@ -220,3 +221,44 @@ def test_an_author_says_chunks(tmp_path: Path) -> None:
     whole = mk.simulate(instance, "svf")
     assert whole.objective.value < result.objective.value  # it reads 9 tokens in one round
     assert mk.verify_result(result, instance, formulation=str(file)).holds
+
+
+def test_a_round_may_read_nothing() -> None:
+    """A segment that names no chunk reads nothing, and says so in its file; one without chunks reads prompts whole."""
+    began = mk.Segment(0, ["a", "b"], rounds=1, chunks={"a": 2, "b": 3})
+    rest = (mk.Segment(2, rounds=1, chunks={"b": 4}), mk.Segment(3, rounds=2))
+    waits = mk.Schedule((began, mk.Segment(1, rounds=1, chunks=()), *rest))
+    verdict = judge(two({"kind": "unit"}), waits)
+    assert verdict.violations == ()
+    assert [i.prompt_tokens for i in verdict.intervals] == [5, 0, 4, 0]
+    assert verdict.residencies[1].first_token == 3
+    assert waits.document()["segments"][1]["chunks"] == []  # type: ignore[index]
+    whole = judge(two({"kind": "unit"}), mk.Schedule((began, mk.Segment(1, rounds=4))))
+    assert [i.prompt_tokens for i in whole.intervals] == [5, 4, 0, 0]
+
+
+def test_brute_force_tries_all_chunks() -> None:
+    """Held to three tokens a round, the best way to read is found among all; with many requests nothing is searched."""
+    instance = mk.Instance(
+        server={"kv_capacity_tokens": 12},
+        requests={"id": ["a", "b"], "prompt_tokens": [2, 3], "output_tokens": [3, 1]},
+    )
+    limited = mk.Formulation(
+        name="limited", summary="-", claim="exact", reference="-", objective="total_latency",
+        admissible=lambda instance, verdict: [
+            "too many" for i in verdict.intervals if i.decoding + i.prompt_tokens > 3
+        ],
+    )  # fmt: skip
+    assert can_enumerate(instance, chunked=True)
+    best = best_schedule(limited, instance, chunked=True)
+    # b first is 1 + 4; a with 1 token of b, whose other 2 stand beside a decoding: 3 + 2
+    assert best is not None
+    assert best.value == 5
+    assert best_schedule(limited, instance) == best_schedule(limited, instance, last=9)
+    assert not can_enumerate(instance.replace(requests=drawn_requests(8)), chunked=True)
+    assert not can_enumerate(two(MIXED), chunked=True)
+
+
+def drawn_requests(n: int) -> tuple[mk.Request, ...]:
+    """So many requests alike."""
+    return tuple(mk.Request(id=f"q{i}", prompt_tokens=3, output_tokens=3) for i in range(n))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
+import json
 import re
+import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +18,16 @@ import pytest
 
 import modelkit as mk
 from modelkit import backends, policies
+from modelkit.authoring.check import OF_FILES
 from modelkit.cli import cli as commands
+from modelkit.formulation.loading import load_formulation
+from modelkit.judge.rules import Interval, Residency
 from modelkit.sources import families, traces
+from modelkit.text import metric_noun
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(p.relative_to(DOCS / "pages").as_posix() for p in (DOCS / "pages").rglob("*.md"))
+COOKBOOK = sorted((DOCS / "pages" / "cookbook").glob("*.py"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -30,10 +40,17 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page.startswith("cookbook/") else page for page in PAGES]
+)
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
     """Tests a page from top to bottom: files are written, Python runs, commands print the lines that are shown."""
     monkeypatch.chdir(tmp_path)
+    if page.startswith("cookbook/"):
+        for path in COOKBOOK:
+            shutil.copy(path, tmp_path)
+        for module in ("formulation.hosting", "authoring.check"):  # our own files need no process of their own
+            monkeypatch.setattr(f"modelkit.{module}.is_bundled", lambda name: True)
     names: dict[str, Any] = {"__name__": "__main__"}
     for language, settings, text in BLOCK.findall((DOCS / "pages" / page).read_text(encoding="utf-8")):
         options = dict(part.split("=") for part in settings.split())
@@ -87,3 +104,80 @@ def test_the_site_is_built(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     page = (tmp_path / "site" / "mathematics.html").read_text(encoding="utf-8")
     assert "kv_capacity_holds" in page
+
+
+def test_cookbook_pages_show_their_files() -> None:
+    """Tests that each variant's page holds its whole file as it is, and is in the navigation and on the list."""
+    listed = (DOCS / "pages" / "cookbook" / "index.md").read_text(encoding="utf-8")
+    navigation = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    assert len(COOKBOOK) == 10
+    for path in COOKBOOK:
+        page = path.with_suffix(".md")
+        shown = {settings.strip(): text for _, settings, text in BLOCK.findall(page.read_text(encoding="utf-8"))}
+        assert shown[f"file={path.name}"] == path.read_text(encoding="utf-8"), f"{page.name} shows another file"
+        assert f"cookbook/{page.name}" in navigation
+        assert f"({page.name})" in listed
+
+
+def test_reference_of_formulation_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that the page has every field of what formulation files state and get, which all are documented."""
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(DOCS))
+    import generate  # type: ignore[import-not-found]
+
+    page = generate.formulation_files()
+    del sys.modules["generate"]
+    sections = {part.partition("\n")[0]: part for part in page.split("## ")}
+    for title, names in {
+        "Formulation": [f.name for f in dataclasses.fields(mk.Formulation) if f.name != "in_full"],
+        "Parameter": [f.name for f in dataclasses.fields(mk.Parameter)],
+        "Instance": [*mk.Instance.model_fields, "shared_prefixes", "arrays", "is_unit"],
+        "Known": ["starts", "clique_rows", "stage_limits", "iteration_windows", "last_rounds", "check_size(nonzeros)"],
+        "Verdict": [*(f.name for f in dataclasses.fields(mk.Verdict)), "valid", "on(replica)"],
+        "Residency": [*Residency._fields, "paused"],
+        "Interval": Interval._fields,
+        "View": [*mk.View._fields, "unread(request)", "taken(request)"],
+    }.items():
+        for name in names:
+            assert f"| `{name}` |" in sections[title], f"{title}.{name}"
+    assert "ForwardRef" not in page
+
+
+@pytest.mark.slow
+def test_cookbook_in_check_and_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
+    """Tests each variant against every rule, and a study of all of them with two policies each.
+
+    No run is invalid, each problem has its own objective and optimum, and none is ranked with another.
+    """
+    monkeypatch.chdir(tmp_path)
+    tables = ['name = "cookbook"']
+    titles = []
+    for path in COOKBOOK:
+        shutil.copy(path, tmp_path)
+    for path in COOKBOOK:
+        formulation = load_formulation(str(tmp_path / path.name))
+        own = runpy.run_path(path.name)["FORMULATION"]
+        failed = [f for f in mk.check(own, instances=4) if f.status != "ok" and f.rule not in OF_FILES]
+        assert failed == []
+        text = path.with_suffix(".md").read_text(encoding="utf-8")
+        name, data = next((s.split("=")[1], t) for k, s, t in BLOCK.findall(text) if k == "json")
+        Path(name).write_text(data, encoding="utf-8")
+        policies_of = re.findall(r"-p (\S+)", text)
+        assert len(policies_of) == 2
+        group = f'groups = ["{path.stem}"]'
+        tables += [
+            f'[[instances]]\nfile = "{name}"\ngroup = "{path.stem}"',
+            f'[[formulations]]\nnames = ["{path.name}"]\n{group}',
+            f"[[policies]]\nnames = {json.dumps(policies_of)}\n{group}",
+        ]
+        instance = formulation.with_parameters(mk.load(name))
+        titles.append(f"{metric_noun(formulation.metric(instance))} of {formulation.name}")
+    Path("cookbook.toml").write_text("\n".join(tables), encoding="utf-8")
+    cli("study", "run", "cookbook.toml", "-q")
+    cli("study", "report", "cookbook.toml", "-o", "page.html")
+    page = html.unescape(re.sub(r"<[^>]+>", " ", Path("page.html").read_text(encoding="utf-8")))
+    words = re.sub(r"\s+", " ", page)
+    assert "invalid" not in words
+    assert "are not ranked with the others" in words
+    for title in titles:
+        assert title.lower() in words.lower(), title

@@ -19,6 +19,7 @@ from modelkit.reporting.evidence import Case, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
+from modelkit.text import brief
 
 ENERGY = '''r"""kv-hindsight-flow with the price of busy rounds, and a cap on each latency."""
 
@@ -105,6 +106,14 @@ def found(instance: Instance, file: Path | None, *results: Result) -> list[Case]
     claims = [ReadFile(result, f"{k}.result.json") for k, result in enumerate(results)]
     known = Formulations([load_formulation(str(file))] if file else [])
     return cases(claims, Instances(known=[instance]), known)
+
+
+def test_a_parameter_has_one_digest() -> None:
+    """Tests that values by request are called the same in whatever order they stand, numbers or not."""
+    values = {f"request-{k}": [k, "s"] for k in range(9)}
+    turned = dict(reversed(values.items()))
+    assert brief(values) == brief(turned)
+    assert brief(values).startswith("9 values, digest ")
 
 
 def words(page: Path) -> str:

@@ -261,7 +261,8 @@ def test_runs_against_a_variants_rules_are_listed(tmp_path: Path, two: Instance)
     for instance in roomy:
         results += [mk.simulate(instance, "mc-sf"), mk.solve(instance, "kv-batch-cap", parameters={"batch_cap": 1})]
     text = written(tmp_path, results, instances=roomy)
-    assert "2 runs gave no valid schedule; they are listed below." in text
+    assert "2 schedules of policies break the rules of a variant; they are listed below." in text
+    assert "gave no valid schedule" not in text
     assert "2 against the rules" in text
     table = text[text.index('id="failures"') : text.index('id="instances-2"')]
     assert table.count("the cap is 1") >= 2

@@ -52,6 +52,25 @@ def sweep(value: Callable[[str, float, int], float], names: tuple[str, ...] = ("
     return Sweep(tuple(kept), "rate", None, (METRIC,), len(trials), tuple(equals))
 
 
+def test_problems_are_not_ranked_with_each_other() -> None:
+    """Tests that a variant's runs stand in figures, are ranked with none and joined with none of equal numbers."""
+    trials = [
+        Trial(name, (None, None), seed, {METRIC: value + seed}, {}, problem=problem)
+        for name, value, problem in (("v", 1.0, "own"), ("a", 2.0, None), ("b", 3.0, None), ("w", 2.0, "other"))
+        for seed in range(6)
+    ]
+    kept, equals = merged(trials)
+    assert equals == []
+    found = Sweep(tuple(kept), None, None, (METRIC,), len(trials))
+    assert found.methods == ["v", "a", "b", "w"]
+    assert (found.rivals, list(found.shortfall(METRIC))) == (["a", "b"], ["a", "b"])
+    headline, findings = said(found)
+    assert headline.startswith("a has the lowest mean latency")
+    assert "v and w solve problems of their own and are not ranked with the others." in findings
+    alone = Sweep(tuple(t for t in kept if t.method == "v"), None, None, (METRIC,), 6)
+    assert said(alone)[0].startswith("With v the mean latency is")
+
+
 def noise(seed: int) -> float:
     """The same for all policies."""
     return 10 * math.sin(seed * 12.9898)

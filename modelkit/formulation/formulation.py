@@ -241,7 +241,8 @@ class Formulation:
         """This variant with what it inherits from ``base`` filled in."""
 
         def both_needs(instance: Instance) -> str | None:
-            return base.refusal(instance) or self.refusal(instance)
+            why: str | None = base.refusal(instance)
+            return why or (self.ask("needs", instance) if self.needs else None)
 
         def both_build(m: Any) -> None:
             for part in (base.build, self.build):

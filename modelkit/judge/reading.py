@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Reading:
     chunk
         Tokens that an iteration processes at most, decoding and prompts; None: no limit.
     said
-        Prompt tokens that each round of the segment processes of a request, by position; None: it says nothing.
+        Prompt tokens that each round of the segment processes of a request, by position; None: it does not say.
     """
 
     def __init__(self, replay: Replay, tokens_per_iteration: int | None) -> None:
@@ -32,18 +32,18 @@ class Reading:
         self.chunk = tokens_per_iteration if replay.linear is not None and replay.linear.mixed else None
         self.said: dict[int, int] | None = None
 
-    def begin(self, chunks: Iterable[tuple[str, int]]) -> None:
-        """A segment begins that processes these chunks in each of its rounds, and of other prompts nothing."""
+    def begin(self, chunks: Collection[tuple[str, int]] | None) -> None:
+        """A segment begins that processes these chunks in each of its rounds, and nothing else; None: all prompts."""
         replay, self.said = self.replay, None
         said = {}
-        for name, tokens in chunks:
+        for name, tokens in chunks or ():
             i = replay.find(name)
             if i is not None and (replay.exclusive or i not in replay.fresh):
                 why = "this clock does not split prompts" if replay.exclusive else "none of it is left to process"
                 replay.violate("chunk_of_nothing", 1, name, f"a chunk of the prompt of request {name!r}, but {why}")
             elif i is not None:
                 said[i] = tokens
-        if said:
+        if said or (chunks is not None and not chunks and not replay.exclusive):
             self.said = said
 
     def rounds_alike(self, most: int) -> int:

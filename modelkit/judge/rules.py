@@ -56,10 +56,24 @@ class Violation:
 
 
 class Interval(NamedTuple):
-    """Rounds between two events: ``active`` requests that run, tokens held in the first and last round.
+    """Rounds between two events, in which the same requests run.
 
-    In each of them ``decoding`` requests process one token, and ``prompt_tokens`` of prompts are processed, but for
-    exclusive prefills.
+    Parameters
+    ----------
+    begin, end
+        Times, in rounds or ms.
+    rounds
+        How many there are; 0 where time passes without any, as in exclusive prefills.
+    active
+        Requests that run.
+    first_tokens, last_tokens
+        Tokens held in the first and in the last of them, what requests share counted once.
+    replica
+        On which replica, from 1.
+    decoding
+        Requests that process one token each in every round.
+    prompt_tokens
+        Tokens of prompts that every round processes, but for exclusive prefills.
     """
 
     begin: float
@@ -74,10 +88,26 @@ class Interval(NamedTuple):
 
 
 class Residency(NamedTuple):
-    """One admission of a request: from its admission to its completion or eviction.
+    """One admission of a request: from its admission to its completion or eviction; times in rounds or ms.
 
-    ``first_token`` and ``end`` are None when they never came. ``pauses`` are the times, from and until, in which it was
-    paused.
+    Parameters
+    ----------
+    request
+        Its position: the request is ``instance.requests[residency.request]``.
+    slot
+        The slot that it takes, where slots are numbered.
+    begin
+        When it is admitted.
+    first_token
+        When its first token is there; None when it never came.
+    end
+        When it is complete or evicted; None when it never was.
+    completed
+        Whether it produced all its tokens.
+    replica
+        On which replica, from 1.
+    pauses
+        The times, from and until, in which it was paused.
     """
 
     request: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -43,6 +43,10 @@ class Trial:
         The judge's; empty without a valid schedule.
     bounds
         Certified bounds on metrics, of its instance: lower ones unless more is better.
+    drawn
+        Whether it is one of the lines; a bound is none.
+    problem
+        What it is a solution of, where that has rules or an objective of its own. Only runs of one problem are ranked.
     """
 
     method: str
@@ -51,6 +55,7 @@ class Trial:
     metrics: Mapping[str, float | None]
     bounds: Mapping[str, float]
     drawn: bool = True
+    problem: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,23 @@ class Sweep:
     def methods(self) -> list[str]:
         """Kinds of runs, in the order of the study."""
         return list(dict.fromkeys(t.method for t in self.trials if t.drawn))
+
+    @cached_property
+    def problems(self) -> dict[frozenset[Hashable], list[str]]:
+        """Kinds of runs by the problems that they solve; first those under the judge's rules alone."""
+        solved: dict[str, set[Hashable]] = {}
+        for trial in self.trials:
+            if trial.drawn:
+                solved.setdefault(trial.method, set()).add(trial.problem)
+        groups: dict[frozenset[Hashable], list[str]] = {}
+        for method in sorted(self.methods, key=lambda m: solved[m] != {None}):
+            groups.setdefault(frozenset(solved[method]), []).append(method)
+        return groups
+
+    @cached_property
+    def rivals(self) -> list[str]:
+        """Kinds of runs that are ranked: those of one problem, in the order of the study."""
+        return next(iter(self.problems.values()), [])
 
     @cached_property
     def points(self) -> list[Point]:
@@ -182,9 +204,9 @@ class Sweep:
         return {method: _relative(metric, mean) for method, mean in sorted(ranked.items(), key=lambda m: m[1])}
 
     def compared(self, metric: str, points: Sequence[Point] | None = None) -> tuple[list[str], list[Point]]:
-        """As many kinds of runs as any point has, and the points at which all of them have the metric."""
+        """As many rivals as any point has, and the points at which all of them have the metric."""
         there = {
-            point: frozenset(m for m in self.methods if self.mean(m, point, metric) is not None)
+            point: frozenset(m for m in self.rivals if self.mean(m, point, metric) is not None)
             for point in (self.points if points is None else points)
         }
         groups = list(dict.fromkeys(there.values()))
@@ -204,13 +226,15 @@ def _relative(metric: str, distance: float) -> float:
 
 def merged(trials: Sequence[Trial]) -> tuple[list[Trial], list[list[str]]]:
     """The trials with kinds of runs that give the same results in every run as one, and which these are."""
-    results: dict[str, dict[Hashable, list[Mapping[str, float | None]]]] = {}
+    results: dict[str, dict[Hashable, list[tuple[Hashable, Mapping[str, float | None]]]]] = {}
     for trial in trials:
         if trial.drawn:
-            results.setdefault(trial.method, {}).setdefault((trial.point, trial.seed), []).append(trial.metrics)
+            results.setdefault(trial.method, {}).setdefault((trial.point, trial.seed), []).append(
+                (trial.problem, trial.metrics)
+            )
     groups: list[list[str]] = []
     for method, found in results.items():
-        peers = next((g for g in groups if results[g[0]] == found and any(map(any, found.values()))), None)
+        peers = next((g for g in groups if results[g[0]] == found and _has_metrics(found.values())), None)
         if peers is None:
             groups.append([method])
         else:
@@ -219,6 +243,10 @@ def merged(trials: Sequence[Trial]) -> tuple[list[Trial], list[list[str]]]:
     left_out = {method for group in groups for method in group[1:]}
     kept = [replace(t, method=names.get(t.method, t.method)) for t in trials if t.method not in left_out]
     return kept, [group for group in groups if len(group) > 1]
+
+
+def _has_metrics(runs: Iterable[list[tuple[Hashable, Mapping[str, float | None]]]]) -> bool:
+    return any(metrics for results in runs for _, metrics in results)
 
 
 def _joined(methods: list[str], most: int = 3) -> str:

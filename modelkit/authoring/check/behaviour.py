@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from modelkit.authoring.check.brute_force import Best, can_enumerate
+from modelkit.authoring.check.brute_force import Best
 from modelkit.authoring.check.candidate import Solved, Subject
 from modelkit.authoring.check.documentation import first_probe
 from modelkit.authoring.check.probe import probe
@@ -171,7 +171,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
         ]
     compared = 0
     for solved, best in subject.pairs:
-        if not can_enumerate(solved.instance):
+        if not subject.enumerates(solved.instance):
             continue
         compared += 1
         complaint = _against(formulation, solved, best)

@@ -7,7 +7,7 @@ rules say which counts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from modelkit.judge.prefixes import unshared
 from modelkit.problems.replicas.servers import side_by_side
 from modelkit.problems.serving.iterations import schedule_from_iterations
 from modelkit.problems.slots.stages import Stage, schedule_from_stages
-from modelkit.schedule import Admission, Schedule, schedule_from_rounds, schedule_from_starts
+from modelkit.schedule import Admission, Schedule, Segment, schedule_from_rounds, schedule_from_starts
 
+#: Ways to read prompts in chunks beyond which an instance is not searched.
+MOST_CHUNKINGS = 3000
 #: Start and replica, from 0, of each request.
 Placements = tuple[tuple[int, int], ...]
 
@@ -32,25 +34,40 @@ class Best(NamedTuple):
     schedule: Schedule
 
 
-def can_enumerate(instance: Instance) -> bool:
+def can_enumerate(instance: Instance, *, chunked: bool = False) -> bool:
     """Whether all schedules of such an instance can be tried: all but stages with arrivals.
 
-    Without evictions, which gain nothing where lengths are known; in real time on one server.
+    Without evictions, which gain nothing where lengths are known; in real time on one server. Where prompts are read in
+    chunks, under the unit clock, on one server without pauses and shared prefixes, if there are few ways to do that.
     """
-    clock = instance.server.clock
+    clock, one = instance.server.clock, instance.server.replicas == 1
+    if chunked:
+        plain = one and instance.is_unit and instance.server.pause is None and instance.shared_prefixes is None
+        return plain and sum(1 for _ in islice(_list_chunkings(instance), MOST_CHUNKINGS + 1)) <= MOST_CHUNKINGS
     if isinstance(clock, UnitClock):
         return True
-    return instance.server.replicas == 1 and (clock.mixed or not instance.arrays.arrival.any())
+    return one and (clock.mixed or not instance.arrays.arrival.any())
 
 
-def best_schedule(formulation: Formulation, instance: Instance) -> Best | None:
-    """The best admissible schedule of an instance with parameters; None when there is none."""
+def best_schedule(formulation: Formulation, instance: Instance, *, chunked: bool = False, last: int = 0) -> Best | None:
+    """The best admissible schedule of an instance with parameters; None when there is none.
+
+    Parameters
+    ----------
+    chunked
+        Try all ways to read prompts in chunks.
+    last
+        Under the unit clock schedules up to this round are tried, or up to the one by which all requests could have
+        run one by one, if that is later: rules of a formulation's own may make requests wait for longer.
+    """
+    if chunked:
+        return _best_of(formulation, instance, _list_chunkings(instance))
     if isinstance(instance.server.clock, LinearClock):
         mixed = instance.server.clock.mixed
         return _best_of(formulation, instance, _list_iterations(instance) if mixed else _list_stagings(instance))
     if instance.server.pause is not None:
         return _best_of(formulation, instance, _list_pausing(instance))
-    placements = list(_fitting_placements(instance))
+    placements = list(_fitting_placements(instance, last))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
         keys = {
@@ -85,14 +102,16 @@ def _schedule(instance: Instance, placed: Placements) -> Schedule:
     return side_by_side(schedule_from_starts(instance, some) for some in starts)
 
 
-def _fitting_placements(instance: Instance) -> Iterator[Placements]:
-    """Starts, up to when all others could have run one by one, that fit memory and slots, and replicas of all requests.
+def _fitting_placements(instance: Instance, last: int) -> Iterator[Placements]:
+    """Starts and replicas of all requests that fit memory and slots.
+
+    Starts are those up to when all others could have run one by one, or to end by ``last``.
 
     Replicas are alike: each is first used after the one before it.
     """
     arrays, server = instance.arrays, instance.server
     arrival, output = arrays.arrival.tolist(), arrays.output.tolist()
-    horizon = max(arrival) + sum(output)
+    horizon = max(max(arrival) + sum(output), last)
     memory, count = np.zeros((2, server.replicas, horizon + 1), dtype=int)
     most = server.kv_capacity_tokens or int(arrays.peak.sum())
     slots = server.slots or len(output)
@@ -172,6 +191,39 @@ def _list_pausing(instance: Instance) -> Iterator[Schedule]:
                 yield from run(t + 1, tuple((*made, t) if i in makes else made for i, made in enumerate(rounds)))
 
     return run(1, ((),) * len(names))
+
+
+def _list_chunkings(instance: Instance) -> Iterator[Schedule]:
+    """All ways to say how much of each prompt each round reads, none of them empty while somebody waits.
+
+    So an objective must not get worse when somebody is done earlier. A request is admitted with its first chunk.
+    """
+    arrays, server = instance.arrays, instance.server
+    arrival, prompt, output = arrays.arrival.tolist(), arrays.prompt.tolist(), arrays.output.tolist()
+    names, n = [r.id for r in instance.requests], len(output)
+    most, slots = server.kv_capacity_tokens or int(arrays.peak.sum()), server.slots or n
+
+    def run(t: int, read: tuple[int, ...], made: tuple[int, ...], so_far: tuple[Segment, ...]) -> Iterator[Schedule]:
+        left = [i for i in range(n) if made[i] < output[i]]
+        here = [i for i in left if arrival[i] < t]
+        if not left:
+            yield Schedule(so_far)
+            return
+        if not here:
+            yield from run(min(arrival[i] for i in left) + 1, read, made, so_far)
+            return
+        for chunks in product(*(range(prompt[i] - read[i] + 1) for i in here)):
+            part = dict(zip(here, chunks, strict=True))
+            now = tuple(read[i] + part.get(i, 0) for i in range(n))
+            after = tuple(made[i] + (i in here and now[i] == prompt[i]) for i in range(n))
+            inside = [i for i in here if now[i]]
+            moves = any(chunks) or after != made
+            if moves and len(inside) <= slots and sum(prompt[i] + after[i] for i in inside) <= most:
+                new = tuple(Admission(names[i]) for i in inside if not read[i])
+                says = tuple((names[i], c) for i, c in part.items() if c)
+                yield from run(t + 1, now, after, (*so_far, Segment(t - 1, new, rounds=1, chunks=says)))
+
+    return run(1, (0,) * n, (0,) * n, ())
 
 
 def _list_iterations(instance: Instance) -> Iterator[Schedule]:

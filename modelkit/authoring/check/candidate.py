@@ -36,7 +36,10 @@ HEADINGS = {"Set": "Sets", "RangeSet": "Sets", "Param": "Parameters", "Var": "Va
 
 @dataclass(frozen=True)
 class Solved:
-    """A tiny instance, its outcome, the model's own objective, and the judged schedule; None where there is none."""
+    """A tiny instance, its outcome, the model's own objective, and the judged schedule; None where there is none.
+
+    ``chunked`` says whether the schedule reads prompts in chunks.
+    """
 
     instance: Instance
     outcome: Outcome
@@ -44,6 +47,7 @@ class Solved:
     verdict: Verdict | None
     broken: list[str]
     value: float | None
+    chunked: bool = False
 
 
 @dataclass
@@ -131,9 +135,22 @@ class Subject:
 
         def search(solved: Solved) -> tuple[Solved, Best | None]:
             instance = solved.instance
-            return solved, best_schedule(self.formulation, instance) if can_enumerate(instance) else None
+            if not self.enumerates(instance):
+                return solved, None
+            ends = [s.end for s in solved.verdict.residencies if s.end is not None] if solved.verdict else []
+            last = int(max(ends, default=0)) if instance.is_unit else 0
+            return solved, best_schedule(self.formulation, instance, chunked=self.chunked, last=last)
 
         return list(self._in_time(self.solved, search))
+
+    @cached_property
+    def chunked(self) -> bool:
+        """Whether its schedules say the chunks in which prompts are read."""
+        return any(solved.chunked for solved in self.solved)
+
+    def enumerates(self, instance: Instance) -> bool:
+        """Whether brute force tries all of its schedules of such an instance."""
+        return can_enumerate(instance, chunked=self.chunked)
 
     def _in_time(self, things: Sequence[_A], make: Callable[[_A], _B]) -> Iterator[_B]:
         for n, thing in enumerate(things):
@@ -170,7 +187,8 @@ class Subject:
         model_value = float(pyo.value(next(model.component_data_objects(pyo.Objective, active=True))))
         if formulation.extract is None:
             return Solved(instance, outcome, model_value, None, [], None)
-        verdict = judge(instance, formulation.schedule_from(model, instance))
+        schedule = formulation.schedule_from(model, instance)
+        verdict = judge(instance, schedule)
         return Solved(
             instance,
             outcome,
@@ -178,4 +196,5 @@ class Subject:
             verdict,
             formulation.breaks(instance, verdict),
             formulation.evaluate(instance, verdict),
+            chunked=any(segment.chunks for segment in schedule.segments),
         )

@@ -100,7 +100,8 @@ def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Ca
     for cell in known:
         if cell.key not in entries:
             continue
-        entry, at = entries[cell.key][1], cell.axes
+        (case, entry), at = entries[cell.key], cell.axes
+        problem = case.goal.kind if case.goal.variant else None
         seed = cell.instance.seed if len(draws[cell.instance.group]) > 1 else cell.seed
         repeat = (seed, *(str(at.get(name)) for name in study.page.repeats))
         metrics = entry.result.metrics if entry.value is not None else {}
@@ -109,7 +110,8 @@ def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Ca
             values = dict(zip([name for name in (panels, axis) if name is not None], place, strict=True))
             point = (values.get(panels or ""), values.get(axis or ""))
             name = _method(cell, hidden)
-            trials.append(Trial(name, point, repeat, metrics, bounds[cell.instance.key], drawn=cell.kind != "bound"))
+            of, drawn = bounds[cell.instance.key], cell.kind != "bound"
+            trials.append(Trial(name, point, repeat, metrics, of, drawn=drawn, problem=problem))
     kept, equals = merged(trials)
     return Sweep(tuple(kept), axis, panels, _metrics(study, trials), len(known), tuple(equals))
 

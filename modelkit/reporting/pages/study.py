@@ -41,7 +41,7 @@ def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None
         "title": headline,
         "kicker": count(sweep.runs, "run"),
         "headline": headline,
-        "findings": _findings(sweep, metric, ranked, overall),
+        "findings": _findings(sweep, metric, ranked, overall) + _other_problems(sweep, overall["problems"]),
         "key_figures": _key_figures(sweep, found),
         "figures": figures,
         "ranking": _ranking(sweep, metric, ranked) if len(ranked) > 1 else None,
@@ -165,10 +165,18 @@ def _findings(sweep: Sweep, metric: str, ranked: dict[str, float], overall: dict
                 f"No scheduler can have a {_noun(metric)} {other} the certified bound; {best} is at most {most}."
             )
     out += [f"The same results in every run: {join_words(same, 9)}." for same in sweep.equals]
-    if overall["failures"] is not None:
-        n = overall["failed_runs"]
-        out.append(f"{count(n, 'run')} gave no valid schedule; they are listed below.")
+    out += overall["failed"]
     return out
+
+
+def _other_problems(sweep: Sweep, parts: Sequence[dict[str, Any]]) -> list[str]:
+    """Which runs are not ranked with the others, and what is found of each problem by itself."""
+    apart = [method for method in sweep.methods if method not in sweep.rivals]
+    if not apart:
+        return []
+    what = "solve problems of their own and are" if len(apart) > 1 else "solves a problem of its own and is"
+    words = f"{join_words(apart, 6)} {what} not ranked with the others."
+    return [words, *(f"{part['title']}: {part['headline']}." for part in parts if part["own"])]
 
 
 def _winners(sweep: Sweep, metric: str) -> list[str]:
@@ -206,7 +214,7 @@ def _key_figures(sweep: Sweep, found: Sequence[Case]) -> list[tuple[str, str]]:
 def _ranking(sweep: Sweep, metric: str, ranked: dict[str, float]) -> Table:
     rows = []
     best, equals = _winner(ranked)
-    for method in sweep.methods:
+    for method in sweep.rivals:
         lost = ranked.get(method)
         wins = sum(method in _winner(here)[1] for p in sweep.points if (here := sweep.shortfall(metric, [p])))
         versus = sweep.contest(best, method, metric) if method != best else None
@@ -274,8 +282,9 @@ def _pairs(sweep: Sweep, metric: str) -> Table | None:
     """Every pair, the better one first."""
     rows = []
     ranked = list(sweep.shortfall(metric))
-    rest = [method for method in sweep.methods if method not in ranked]
-    for one, other in combinations([*ranked, *rest], 2):
+    rest = [method for method in sweep.rivals if method not in ranked]
+    others = [pair for rivals in list(sweep.problems.values())[1:] for pair in combinations(rivals, 2)]
+    for one, other in [*combinations([*ranked, *rest], 2), *others]:
         if words := _better_first(sweep, one, other, metric):
             rows.append(TableRow((Cell(words),)))
     if not rows:

@@ -86,7 +86,7 @@ def many_page(found: Sequence[Case], links: dict[str, str]) -> dict[str, Any]:
         "headline": headline,
         "problems": parts,
         "failures": _failures_table(failures, several) if failures else None,
-        "failed_runs": len(failures),
+        "failed": failed_words([e for _, e in failures]),
         "provenance": _many_provenance(found),
     }
 
@@ -103,6 +103,7 @@ def _part(goal: Goal, found: Sequence[Case], links: dict[str, str], mark: str, s
     ]
     return {
         "mark": mark,
+        "own": bool(goal.variant),
         "title": sentence_of(goal.title) if several or goal.variant else "",
         "headline": _many_headline(found, kinds),
         "findings": _many_findings(found, kinds, failures),
@@ -174,12 +175,20 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
     if infeasible:
         have = "has" if infeasible == 1 else "have"
         out.append(f"{count(infeasible, 'instance')} of {len(found)} {have} no schedule at all.")
-    rest = [e for _, e in failures if e.state != "infeasible"]
-    if rest:
-        out.append(f"{count(len(rest), 'run')} gave no valid schedule; they are listed below.")
+    out += failed_words([e for _, e in failures if e.state != "infeasible"])
     unchecked = sum(c.instance is None for c in found)
     if unchecked:
         out.append(f"For {count(unchecked, 'instance')} the instance is not beside the results: nothing was replayed.")
+    return out
+
+
+def failed_words(failures: Sequence[Entry]) -> list[str]:
+    """How many runs gave no valid schedule, and how many schedules only break a variant's rules."""
+    own, against = sum(not e.guest for e in failures), sum(e.guest for e in failures)
+    out = [f"{count(own, 'run')} gave no valid schedule; they are listed below."] if own else []
+    if against:
+        verb = "breaks" if against == 1 else "break"
+        out.append(f"{count(against, 'schedule')} of policies {verb} the rules of a variant; they are listed below.")
     return out
 
 
@@ -218,7 +227,10 @@ def _failures_table(failures: Sequence[tuple[Case, Entry]], several: bool) -> Ta
     more = "" if len(failures) <= MOST_FAILURES else f" The first {MOST_FAILURES} of {len(failures):,}."
     headings = ["Instance", "Run", *(["Problem"] if several else []), "What happened"]
     columns = tuple(Column(words, False) for words in headings)
-    return Table(f"Runs without a valid schedule.{more}", columns, tuple(rows))
+    kinds = {e.guest: "schedules against the rules of a variant" if e.guest else "runs without a valid schedule"
+             for _, e in failures}  # fmt: skip
+    caption = sentence_of(", and ".join(kinds[guest] for guest in sorted(kinds)))
+    return Table(f"{caption}.{more}", columns, tuple(rows))
 
 
 def _instances_table(found: Sequence[Case], links: dict[str, str]) -> Table:
