@@ -17,10 +17,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from record import keep, kept, stamp
 
 from modelkit.problems.kv.cuts import conflict_cliques, triples
-from modelkit.problems.kv.diagram.linear_program import SCALE, CliqueProgram
 from modelkit.solving.known import Known
 from modelkit.sources.families import generate
 

@@ -228,6 +228,7 @@ def test_refusals() -> None:
         bound(instance_of([(0, 20, 3)], 10))
 
 
+@pytest.mark.slow
 def test_solve_returns_certified_schedule_of_too_large_instances() -> None:
     """Tests that solve falls back on local search and certificate, and says so."""
     instance = generate("chat", requests=4000, rate=50.0, kv_capacity=16_492)

@@ -222,6 +222,7 @@ def test_json_of_results_is_read_by_older_rules(two: Instance, tmp_path: Path) -
     assert mk.load_result(tmp_path / "old.result.json").producer.modelkit is None
 
 
+@pytest.mark.slow
 def test_parameters_go_to_the_formulations_that_have_them(home: Path, run: Run, two: Instance) -> None:
     """Tests that a variant runs with its parameter, and one without it as ever."""
     mk.save_instance(two.replace(server=Server(kv_capacity_tokens=100)), "two.json")

@@ -73,6 +73,7 @@ def test_siblings_and_solvers_agree(seed: int, draw: Callable[..., Instance]) ->
     assert len(set(values.values())) == 1, values
 
 
+@pytest.mark.slow
 def test_policies_are_never_below_the_optimum(draw: Callable[..., Instance]) -> None:
     """Tests that certificate <= optimum <= every policy."""
     for seed in range(60):
@@ -95,6 +96,7 @@ def lp_bound(name: str, instance: Instance) -> float:
     return float(outcome.bound - 0.5)
 
 
+@pytest.mark.slow
 def test_lp_bounds_are_equal(draw: Callable[..., Instance]) -> None:
     """Tests that plain and flow formulation have the same LP bound on several instances."""
     for seed in range(5):
@@ -103,6 +105,7 @@ def test_lp_bounds_are_equal(draw: Callable[..., Instance]) -> None:
         assert plain == pytest.approx(flow, rel=0, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_prices", [False, True])
 def test_windows_keep_every_optimum(
     with_prices: bool, draw: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch

@@ -125,6 +125,7 @@ def test_proven_optima_are_found() -> None:
         assert latency(instance, starts) == optimum
 
 
+@pytest.mark.slow
 def test_where_it_is_used() -> None:
     """Tests that much memory keeps it away, and that a result says what it did."""
     assert not runs_few_at_once(generate("chat", requests=20))

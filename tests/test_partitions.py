@@ -39,13 +39,13 @@ def test_no_schedule_is_below(seeds: range, draw: Callable[..., Instance]) -> No
 @pytest.mark.parametrize("arrivals", ["all-at-once", "poisson"])
 def test_bound_publishes_it(arrivals: str) -> None:
     """Tests that ``bound`` finds a certificate far above that by prices, that it verifies, and what it is below."""
-    instance = generate("kv-synthetic", seed=2, requests=12, kv_capacity=30, arrivals=arrivals)
-    found = mk.bound(instance, time_limit=20)
+    instance = generate("kv-synthetic", seed=2, requests=9, kv_capacity=20, arrivals=arrivals)
+    found = mk.bound(instance, time_limit=2)
     assert found.certificate.kind == "kv-partitions"
     assert mk.verify_certificate(found.certificate, instance).holds
     assert mk.verify_result(found.result, instance).holds
     assert found.certificate.value > instance.arrays.output.sum()
-    assert found.certificate.value <= mk.solve(instance, time_limit=60).objective.value
+    assert found.certificate.value <= mk.solve(instance, time_limit=20).objective.value
 
 
 def test_what_it_refuses() -> None:

@@ -133,6 +133,7 @@ def test_a_bound_of_one_server_is_none_of_replicas() -> None:
         recomputed_bound(certify_slots(staged), doubled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["highs", pytest.param("scip", marks=pytest.mark.slow)])
 def test_the_formulation_is_exact(solver: str) -> None:
     """Tests that its optimum is that of exhaustive search, whatever it starts from, on two and three replicas."""

@@ -98,6 +98,7 @@ def test_bin_packing_extracts_queues(solver: str) -> None:
     assert result.objective.bound >= float(certify_slots(instance).value) - 1e-6
 
 
+@pytest.mark.slow
 def test_start_is_taken() -> None:
     """Tests that the schedule of a policy is a feasible start of the full program."""
     instance = generate("slot-synthetic", seed=1, requests=6, slots=2)

@@ -505,6 +505,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert json.loads(table["parameters"][0].as_py()) == {}
 
 
+@pytest.mark.slow
 def test_measured_takes_certified_bounds_only(tmp_path: Path) -> None:
     """Tests that a solver's own bound is not called certified."""
     text = TINY.replace("0..5", "0..0").replace("[2, 3]", "3") + '\n[[formulations]]\nnames = ["kv-hindsight"]\n'

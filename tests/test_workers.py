@@ -57,6 +57,7 @@ def results(runs: list[Run], folder: Path, jobs: int = 2) -> list[Result]:
     return [mk.load_result(path) for _, path in tasks]
 
 
+@pytest.mark.slow
 def test_runs_give_what_direct_calls_give(two: Instance, saved: Path) -> None:
     """Tests a formulation, a policy and the bound against the functions themselves."""
     runs = [
