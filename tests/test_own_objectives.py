@@ -150,6 +150,15 @@ def test_an_objective_keeps_its_name_and_unit(two: Instance, energy: Path, tmp_p
     assert "rounds]" not in page.partition("Runs on this instance")[2].partition("Figures")[0]
 
 
+def test_an_objective_keeps_its_unit_without_time_for_a_model(two: Instance, energy: Path) -> None:
+    """Tests a result of a search alone, as no time is left to build the model: verify finds nothing wrong in it."""
+    late = mk.solve(two, str(energy), time_limit=0.01)
+    assert late.stop == "time_limit"
+    assert "no solver ran" in (late.message or "")
+    assert late.objective.unit == "$"
+    assert mk.verify_result(late, two, load_formulation(str(energy))).holds
+
+
 def test_a_policy_is_held_to_rules_and_objective(two: Instance, energy: Path, tmp_path: Path) -> None:
     """Tests a schedule that keeps the rules and one that breaks them, in a table and by verify."""
     policy = mk.simulate(two, "mc-sf")

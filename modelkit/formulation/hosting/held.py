@@ -96,7 +96,7 @@ class HeldFormulation(Formulation):
         """See `Formulation.instantiate`; what is known so far goes along, and the rest is found over there."""
         try:
             model: CompiledModel = self.apply(_built, instance, known, within=within)
-        except ModelkitError:
+        except FormulationError:  # its build has failed; that there is no time or memory for a model says nothing of it
             self.tie.objective_doc = ""
             raise
         return model

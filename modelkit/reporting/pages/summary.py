@@ -135,6 +135,9 @@ def _many_headline(found: Sequence[Case], kinds: Sequence[Method]) -> str:
     if ranked:
         best = min(ranked, key=lambda m: fmean(m.above_best))
         a = best.above_best
+        if all(c.solved_by for c, _ in best.valid):
+            mean, over = percent(fmean(a)), count(len(a), "instance")
+            return f"{best.label} is on average {mean} above the optimum, by solvers' bounds, over {over}"
         return (
             f"{best.label} is on average {percent(fmean(a))} above the best schedule known over"
             f" {count(len(a), 'instance')}; no certified bound limits how far that is from the optimum"
@@ -215,7 +218,9 @@ def _methods_table(kinds: Sequence[Method], instances: int) -> Table:
         Column("Run", False), Column("Valid"), Column("Above optimum, mean"), Column("median"), Column("worst"),
         Column("Above best, mean"), Column("Wins"), Column("Mean time"), Column("Failures", False),
     )  # fmt: skip
-    caption = f"Each kind of run over {count(instances, 'instance')}; the optimum is bounded by certificates."
+    bounded = any(m.above_bound for m in kinds)
+    how = "the optimum is bounded by certificates" if bounded else "no certificate bounds the optimum"
+    caption = f"Each kind of run over {count(instances, 'instance')}; {how}."
     return Table(caption, columns, tuple(rows))
 
 
