@@ -63,7 +63,9 @@ def test_what_it_refuses() -> None:
     refused("2 numbers, but 1 requests", floors=[3, 3])
     refused("0 numbers, but 1 requests", multipliers=[])
     refused("too high", multipliers=[2**59])
-    refused("one server", instance.model_copy(update={"server": Server(kv_capacity_tokens=9, replicas=2)}))
+    refused(
+        "without pauses", instance.model_copy(update={"server": Server(kv_capacity_tokens=9, pause={"keep": "held"})})
+    )
     large = Request(id="a", prompt_tokens=3, output_tokens=400)
     refused(
         "more than 60,000 states",

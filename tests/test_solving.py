@@ -156,9 +156,9 @@ def test_a_schedule_with_its_bound_is_judged_once(two: Instance, monkeypatch: py
     """Tests that the verdict that comes with a certified bound is taken over: a long trace takes a second to replay."""
     judged = []
 
-    def count(instance: Instance, schedule: Schedule) -> Verdict:
+    def count(instance: Instance, schedule: Schedule, *levels: Any) -> Verdict:
         judged.append(schedule)
-        return judge(instance, schedule)
+        return judge(instance, schedule, *levels)
 
     monkeypatch.setattr(start_windows, "MOST_LOOKED_AT", 3)
     monkeypatch.setattr(certified, "judge", count)

@@ -113,7 +113,7 @@ def shadowing(m: Any, pyo: Any) -> None:
 #: What is wrong, the variant, the rule that finds it, and words of what is wrong and of the advice.
 WRONG: dict[str, tuple[Formulation, str, str, str]] = {
     "sign of the objective": (objective(-1), "claim", "the model's optimum is -", "the sign of the objective"),
-    "no memory row": (also(memory_gone, PLAIN), "judged", "breaks kv_capacity", "a constraint is missing"),
+    "no memory row": (also(memory_gone, PLAIN), "judged", "breaks kv_capacity", "rows of the memory are missing"),
     "window begins late": (data(starts(lambda r: r.arrival + 1)), "claim", "brute force finds", "cuts off good"),
     "arrival ignored": (data(starts(lambda r: 0)), "judged", "breaks before_arrival", "starts before the arrival"),
     "wrong duration": (

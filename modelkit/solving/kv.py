@@ -149,7 +149,7 @@ def _over_partitions(
     """
     server = instance.server
     if server.replicas > 1 or server.pause is not None or server.prefix_cache is not None:
-        return known
+        return known  # the search for multipliers takes one server as it is
     try:
         found = best_multipliers(instance, value, until.at, listen)
         if found is None:

@@ -13,6 +13,10 @@ is at most d times the total latency of every schedule. The state holds less whe
 nothing or more is never added, and rounds after max_i (a_i + m_i / d) need not be looked at. A request that is
 forgotten at once, with s + o <= f, counts with its least latency d o instead.
 
+R replicas count as one server with R times the memory: rounds begin together everywhere, so what they hold in a round
+is at most R M in all. Of what requests share through a prefix cache the first of a group holds all, which is no more
+than what is truly held (`modelkit.judge.prefixes.unshared`).
+
 States do not depend on the requests' number; a bound takes rounds x states x kinds of parts.
 """
 
@@ -26,6 +30,7 @@ import numpy as np
 from modelkit.certificate import Partitions
 from modelkit.errors import Fault, InputError
 from modelkit.instance import Instance
+from modelkit.judge.prefixes import unshared
 from modelkit.runtime.kernel import kernel
 
 #: States that are looked at, at most, and states of all rounds.
@@ -41,16 +46,17 @@ def partitions_bound(instance: Instance, proof: Partitions) -> Fraction:
     Raises
     ------
     InputError
-        The instance is not one of the KV-cache problem on one server, or the proof is not one for it.
+        The instance is not one of the KV-cache problem, or the proof is not one for it.
     """
+    instance = unshared(instance, once=True)
     arrays, server = instance.arrays, instance.server
     capacity, d = server.kv_capacity_tokens, proof.denominator
     prompt, output = arrays.prompt.tolist(), arrays.output.tolist()
     faults = []
     if not instance.is_unit or capacity is None:
         faults.append(Fault("$", "kv-partitions bound instances with the unit clock and a KV capacity"))
-    elif server.replicas > 1 or server.pause is not None or server.prefix_cache is not None:
-        faults.append(Fault("$", "kv-partitions bound one server without pauses and without a prefix cache"))
+    elif server.pause is not None:
+        faults.append(Fault("$", "kv-partitions bound schedules without pauses"))
     for name in ("floors", "multipliers"):
         if len(getattr(proof, name)) != len(output):
             words = f"{len(getattr(proof, name))} numbers, but {len(output)} requests"
@@ -60,6 +66,7 @@ def partitions_bound(instance: Instance, proof: Partitions) -> Fraction:
     if faults:
         raise InputError("certificate", faults)
     assert capacity is not None
+    capacity *= server.replicas
     parts: dict[Part, list[int]] = {}
     total = 0
     for i, (s, o, f) in enumerate(zip(prompt, output, proof.floors, strict=True)):
