@@ -40,12 +40,23 @@ def test_no_schedule_is_below(seeds: range, draw: Callable[..., Instance]) -> No
 def test_bound_publishes_it(arrivals: str) -> None:
     """Tests that ``bound`` finds a certificate far above that by prices, that it verifies, and what it is below."""
     instance = generate("kv-synthetic", seed=2, requests=9, kv_capacity=20, arrivals=arrivals)
-    found = mk.bound(instance, time_limit=2)
+    found = mk.bound(instance, time_limit=None)
     assert found.certificate.kind == "kv-partitions"
     assert mk.verify_certificate(found.certificate, instance).holds
     assert mk.verify_result(found.result, instance).holds
     assert found.certificate.value > instance.arrays.output.sum()
     assert found.certificate.value <= mk.solve(instance, time_limit=20).objective.value
+
+
+@pytest.mark.parametrize("changes", [{"slots": 3}, {"replicas": 2}])
+def test_bounds_say_that_it_is_this_one(changes: dict[str, int]) -> None:
+    """Tests that problems that it bounds too, with slots or replicas, call it by its name, and that it verifies."""
+    drawn = generate("kv-synthetic", seed=2, requests=9, kv_capacity=20 // changes.get("replicas", 1))
+    instance = drawn.replace(server=drawn.server.model_copy(update=changes))
+    found = mk.bound(instance, time_limit=None)
+    assert found.certificate.kind == "kv-partitions"
+    assert "a multiset of tokens" in found.counts
+    assert mk.verify_certificate(found.certificate, instance).holds
 
 
 def test_what_it_refuses() -> None:

@@ -20,6 +20,7 @@ from modelkit.problems.serving.bounds import serving_bounds
 from modelkit.schedule import rounds_of, schedule_from_rounds
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.preemptive import never_rising, volume_certificate, without_pauses
+from modelkit.sources.families import generate
 from modelkit.verify.kv_bound import exact_bound
 from modelkit.verify.volume_bound import volume_bound
 
@@ -226,6 +227,18 @@ def test_bounds_in_real_time_hold_with_pauses(mixed: bool) -> None:
             least = min(run.metrics[objective] for run in runs)
             assert max(b.value for b in serving_bounds(instance, objective)) <= least + 1e-6
         assert mk.bound(instance, time_limit=0.1).value <= min(r.metrics["total_latency_ms"] for r in runs) + 1e-6
+
+
+def test_prices_count_where_few_requests_fill_the_memory() -> None:
+    """Tests that the bound with pauses is still by prices where partitions, which need none, say more without."""
+    drawn = generate("kv-synthetic", seed=3, requests=10, kv_capacity=30)
+    columns = {"prompt_tokens": drawn.arrays.prompt.tolist(), "output_tokens": drawn.arrays.output.tolist()}
+    server = {"kv_capacity_tokens": 30, "pause": {"keep": "held"}}
+    instance = mk.Instance(server=server, requests=columns)
+    found = mk.bound(instance, time_limit=None)
+    assert found.certificate.kind == "kv-prices"
+    assert found.value > volume_bound(instance)
+    assert mk.bound(without_pauses(instance), time_limit=None).certificate.kind == "kv-partitions"
 
 
 def test_the_problem_has_a_name() -> None:

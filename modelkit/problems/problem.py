@@ -125,29 +125,31 @@ def short_name(metric: str) -> str:
     return metric.removeprefix("total_").removesuffix(f"_{unit_of(metric)}")
 
 
-def kv_refusal(instance: Instance) -> str | None:
-    """Why an instance is outside the KV-cache problem, or None."""
+def _rounds_refusal(instance: Instance) -> str | None:
+    """Why an instance is not of one server under the unit clock, or None."""
     if not instance.is_unit:
         return "needs the unit clock"
-    if instance.server.replicas > 1:
-        return SEVERAL
+    return SEVERAL if instance.server.replicas > 1 else None
+
+
+def _plain_refusal(instance: Instance) -> str | None:
+    """Why an instance is not of servers without pauses and shared prefixes, or None."""
     if instance.server.pause is not None:
         return PAUSING
-    if instance.shared_prefixes is not None:
-        return SHARING
+    return SHARING if instance.shared_prefixes is not None else None
+
+
+def kv_refusal(instance: Instance) -> str | None:
+    """Why an instance is outside the KV-cache problem, or None."""
+    if why := _rounds_refusal(instance) or _plain_refusal(instance):
+        return why
     return None if instance.server.slots is None else "does not support slots"
 
 
 def unit_slots_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the problem of slots in rounds, or None."""
-    if not instance.is_unit:
-        return "needs the unit clock"
-    if instance.server.replicas > 1:
-        return SEVERAL
-    if instance.server.pause is not None:
-        return PAUSING
-    if instance.shared_prefixes is not None:
-        return SHARING
+    if why := _rounds_refusal(instance) or _plain_refusal(instance):
+        return why
     return "needs a number of slots" if instance.server.slots is None else None
 
 
@@ -164,10 +166,8 @@ def replica_stages_refusal(instance: Instance) -> str | None:
     server = instance.server
     if not isinstance(server.clock, LinearClock) or server.clock.mixed:
         return "needs the linear clock with mixed = false"
-    if server.pause is not None:
-        return PAUSING
-    if instance.shared_prefixes is not None:
-        return SHARING
+    if why := _plain_refusal(instance):
+        return why
     if server.slots is None:
         return "needs a number of slots"
     peak = np.sort(instance.arrays.peak)[-server.slots :]
@@ -203,19 +203,15 @@ def serving_replicas_refusal(instance: Instance) -> str | None:
 
 def preemptive_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the KV-cache problem with pauses, or None."""
-    if not instance.is_unit:
-        return "needs the unit clock"
-    if instance.server.replicas > 1:
-        return SEVERAL
+    if why := _rounds_refusal(instance):
+        return why
     return "needs pauses (server.pause)" if instance.server.pause is None else None
 
 
 def unit_prefixes_refusal(instance: Instance) -> str | None:
     """Why an instance is outside the KV-cache problem with shared prefixes, or None."""
-    if not instance.is_unit:
-        return "needs the unit clock"
-    if instance.server.replicas > 1:
-        return SEVERAL
+    if why := _rounds_refusal(instance):
+        return why
     return NOT_SHARING if instance.shared_prefixes is None else None
 
 

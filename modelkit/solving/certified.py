@@ -95,6 +95,8 @@ class Task:
         Called with the phases, schedules and bounds.
     slo
         Service levels in place of the instance's own.
+    prices_only
+        Whether a bound on total latency under the unit clock is to be by prices on memory, for another proof.
     """
 
     instance: Instance
@@ -105,6 +107,13 @@ class Task:
     listen: Callable[[Progress], None]
     began: float = field(default_factory=time.perf_counter)
     slo: ServiceLevels | None = None
+    prices_only: bool = False
+
+    def of_another(self, instance: Instance, time_limit: float | None) -> Task:
+        """The same for another instance, from now on; nobody hears of its values, which are not those of this one."""
+        return replace(
+            self, instance=instance, time_limit=time_limit, began=time.perf_counter(), listen=lambda progress: None
+        )
 
     @property
     def deadline(self) -> Deadline:

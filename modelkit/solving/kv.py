@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelkit.certificate import Certificate, Partitions
+from modelkit.certificate import Certificate, CertificateKind, Partitions
 from modelkit.errors import InputError, InterruptedWith, SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import best_list_schedule
@@ -49,6 +49,10 @@ SEARCH_SHARE = 0.8
 CERTIFYING = 3e-5
 #: Seconds for each request that replaying takes, which comes last.
 REPLAYING = 3e-5
+
+
+#: What certificates of each kind are called among the bounds of a problem that this one bounds.
+BOUNDS: dict[CertificateKind, str] = {"kv-prices": "memory", "kv-partitions": "partitions"}
 
 
 def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
@@ -99,7 +103,7 @@ def bound(task: Task, first: Ints | None = None) -> CertifiedBound:
         certificate = find_certificate(prices)
         least = float(certificate.value)
         few = runs_few_at_once(instance)
-        if few and least < value:
+        if few and least < value and not task.prices_only:
             certificate = _over_partitions(task, instance, int(value), certificate, search.share(PRICES_SHARE), priced)
             least = float(certificate.value)
         if len(prices):
@@ -147,9 +151,6 @@ def _over_partitions(
     listen
         Told the best bound so far.
     """
-    server = instance.server
-    if server.replicas > 1 or server.pause is not None or server.prefix_cache is not None:
-        return known  # the search for multipliers takes one server as it is
     try:
         found = best_multipliers(instance, value, until.at, listen)
         if found is None:

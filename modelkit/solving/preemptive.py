@@ -10,26 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.certificate import Bound, Certificate, Prices
+from modelkit.certificate import Certificate, Prices
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.best_known import local_search
 from modelkit.problems.kv.local_search import TooLargeError, schedule_of
 from modelkit.problems.problem import PREEMPTIVE
-from modelkit.result import Progress, Result, StopReason
+from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.simulation.simulate import clairvoyant_schedule
-from modelkit.solving import kv, unit_slots
+from modelkit.solving import unit_slots
 from modelkit.solving.candidates import first_starts
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import Method
 from modelkit.solving.serving import ServingSearch
-from modelkit.verify.exact_bounds import recomputed_bound
+from modelkit.verify.exact_bounds import NOTHING, with_bound
 
 if TYPE_CHECKING:
     from modelkit.solving.outcome import Candidate, SolveState
@@ -72,8 +71,7 @@ class PreemptiveSearch(ServingSearch):
         began = time.perf_counter()
         instance = without_pauses(self.task.instance)
         limit = deadline.left if deadline.finite else None
-        task = replace(self.task, instance=instance, time_limit=limit, began=began, listen=_deaf)
-        known = kv.bound(task) if instance.server.slots is None else unit_slots.UnitSlotSearch(task).run()
+        known = unit_slots.search_rounds(replace(self.task.of_another(instance, limit), prices_only=True))
         if known.result.schedule is not None:
             self.see("local-search", known.result.schedule)
         if known.certificate.prices is not None and known.certificate.prices.rounds:
@@ -93,24 +91,16 @@ def without_pauses(instance: Instance) -> Instance:
 
 def volume_certificate(instance: Instance) -> Certificate:
     """The certificate that needs nothing but the instance."""
-    return _recomputed(Certificate(kind="kv-volume", bound=_NOTHING, **_about(instance)), instance)
+    return with_bound(Certificate(kind="kv-volume", bound=NOTHING, **_about(instance)), instance)
 
 
 def priced(instance: Instance, prices: Prices) -> Certificate:
     """The certificate of prices that never rise."""
-    return _recomputed(Certificate(kind="kv-prices", bound=_NOTHING, prices=prices, **_about(instance)), instance)
-
-
-_NOTHING = Bound(numerator=0, denominator=1)
+    return with_bound(Certificate(kind="kv-prices", bound=NOTHING, prices=prices, **_about(instance)), instance)
 
 
 def _about(instance: Instance) -> dict[str, Any]:
     return {"instance": InstanceStamp.of(instance), "objective": PREEMPTIVE.objective}
-
-
-def _recomputed(draft: Certificate, instance: Instance) -> Certificate:
-    value: Fraction = recomputed_bound(draft, instance)
-    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
 
 
 def never_rising(prices: Prices) -> list[Prices]:
@@ -141,10 +131,6 @@ def _pooled(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
             total, length = total + before[0], length + before[1]
         blocks.append((total, length))
     return np.concatenate([np.full(length, total // length) for total, length in blocks])
-
-
-def _deaf(progress: Progress) -> None:
-    """Hear nothing of bounds that hold without pauses alone."""
 
 
 class PreemptiveMethod(Method):

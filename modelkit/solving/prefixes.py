@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from modelkit.certificate import Certificate
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge.prefixes import unshared
 from modelkit.problems.problem import UNIT_PREFIXES
-from modelkit.result import Progress, Result, StopReason
+from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.solving import kv, unit_slots
 from modelkit.solving.certified import CertifiedBound, Task
@@ -41,6 +40,7 @@ class UnitPrefixSearch(ServingSearch):
     titles: ClassVar[Mapping[str, str]] = {
         "outputs": "the rounds of all outputs",
         "memory": "prices on memory, with what a group shares counted for the first of it",
+        "partitions": "what is held, as a multiset of tokens, with what a group shares counted for the first of it",
         "slots": "how many the slots serve in a round",
     }
 
@@ -61,7 +61,7 @@ class UnitPrefixSearch(ServingSearch):
             return
         least = self._search(unshared(self.task.instance, once=True), deadline.share(LEAST_SHARE))
         stamp = InstanceStamp.of(self.task.instance)
-        name = "slots" if least.certificate.prices is None else "memory"
+        name = kv.BOUNDS.get(least.certificate.kind, "slots")
         self.offer(name, least.certificate.model_copy(update={"instance": stamp}), least.certificate.seconds or 0.0)
         if not self.done:
             self._search(without_cache(self.task.instance), deadline)
@@ -74,8 +74,7 @@ class UnitPrefixSearch(ServingSearch):
         """Search an instance without shared prefixes; its schedule is judged with them."""
         self.tell("schedules without shared prefixes")
         limit = deadline.left if deadline.finite else None
-        task = replace(self.task, instance=instance, time_limit=limit, began=time.perf_counter(), listen=_deaf)
-        known = kv.bound(task) if instance.server.slots is None else unit_slots.UnitSlotSearch(task).run()
+        known = unit_slots.search_rounds(self.task.of_another(instance, limit))
         if known.result.schedule is not None:
             self.see("local-search", known.result.schedule)
         if known.result.stop == "interrupted":
@@ -104,10 +103,6 @@ def improve_orders(search: ServingSearch, deadline: Deadline) -> None:
 def without_cache(instance: Instance) -> Instance:
     """The same requests on a server that shares nothing."""
     return instance.replace(server=instance.server.model_copy(update={"prefix_cache": None}))
-
-
-def _deaf(progress: Progress) -> None:
-    """Hear nothing of values of other instances."""
 
 
 class UnitPrefixMethod(Method):

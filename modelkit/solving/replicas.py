@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from modelkit.certificate import Bound, Certificate
+from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.judge.rules import Residency
@@ -23,7 +22,7 @@ from modelkit.problems.replicas.search import best_list, improve, placed_in, pla
 from modelkit.problems.replicas.servers import alone, one_server, served, side_by_side
 from modelkit.problems.serving.bounds import TITLES
 from modelkit.problems.serving.search import search_schedule
-from modelkit.result import Progress, Result, StopReason
+from modelkit.result import Result, StopReason
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
 from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
@@ -33,7 +32,7 @@ from modelkit.solving.method import NO_SOLVER, Method
 from modelkit.solving.preemptive import volume_certificate
 from modelkit.solving.serving import FIRST, ServingMethod, ServingSearch
 from modelkit.solving.unit_slots import slot_schedule
-from modelkit.verify.exact_bounds import certify, recomputed_bound
+from modelkit.verify.exact_bounds import certify, with_bound
 
 if TYPE_CHECKING:
     from modelkit.solving.outcome import Candidate, SolveState
@@ -127,6 +126,7 @@ class UnitReplicaSearch(ReplicaSearch):
     titles: ClassVar[Mapping[str, str]] = {
         "volume": "the memory and the slots that requests take on all replicas, shortest remaining first",
         "memory": "prices on the memory of all replicas",
+        "partitions": "what is held on all replicas, as a multiset of tokens",
     }
 
     @property
@@ -159,9 +159,9 @@ class UnitReplicaSearch(ReplicaSearch):
         self.tell("prices")
         began = time.perf_counter()
         limit = deadline.share(PRICES_SHARE).left if deadline.finite else None
-        task = replace(self.task, instance=one_server(instance), time_limit=limit, began=began, listen=_deaf)
-        known = kv.bound(task)
-        self.offer("memory", of_replicas(known.certificate, instance), time.perf_counter() - began)
+        known = kv.bound(self.task.of_another(one_server(instance), limit))
+        name = kv.BOUNDS[known.certificate.kind]
+        self.offer(name, of_replicas(known.certificate, instance), time.perf_counter() - began)
         if known.result.schedule is not None and self.moves:
             key = placed_in(instance, known.result.schedule).starts
             self.see("local-search", placed_schedule(instance, best_list(instance, key)))
@@ -186,13 +186,7 @@ class UnitReplicaSearch(ReplicaSearch):
 
 def of_replicas(certificate: Certificate, instance: Instance) -> Certificate:
     """What the proof of a certificate of one server with all memory proves of the replicas, recomputed."""
-    draft = certificate.model_copy(update={"instance": InstanceStamp.of(instance)})
-    value = recomputed_bound(draft, instance)
-    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
-
-
-def _deaf(progress: Progress) -> None:
-    """Hear nothing of values of one server with all memory."""
+    return with_bound(certificate.model_copy(update={"instance": InstanceStamp.of(instance)}), instance)
 
 
 class ServingReplicasMethod(ServingMethod):

@@ -13,19 +13,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from modelkit.certificate import Bound, Certificate
+from modelkit.certificate import Certificate
 from modelkit.errors import InterruptedWith
 from modelkit.instance import Instance, InstanceStamp, LinearClock
 from modelkit.problems.problem import UNIT_SLOTS
 from modelkit.problems.serving.search import search_schedule
-from modelkit.result import Progress
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule, Segment
 from modelkit.solving import kv
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.solving.method import Method
 from modelkit.solving.serving import ServingSearch
-from modelkit.verify.exact_bounds import recomputed_bound
+from modelkit.verify.exact_bounds import NOTHING, with_bound
 
 #: A start that is later by no more than this is that of the round [round].
 NOISE = 1e-6
@@ -37,6 +36,7 @@ class UnitSlotSearch(ServingSearch):
     titles: ClassVar[Mapping[str, str]] = {
         "slots": "how many the slots serve in a round",
         "memory": "prices on memory",
+        "partitions": "what is held, as a multiset of tokens",
     }
 
     def list_schedule(self, deadline: Deadline) -> Schedule:
@@ -58,9 +58,9 @@ class UnitSlotSearch(ServingSearch):
         began = time.perf_counter()
         limit = deadline.left if deadline.finite else None
         freed = instance.replace(server=instance.server.model_copy(update={"slots": None}))
-        known = kv.bound(replace(self.task, instance=freed, time_limit=limit, began=began, listen=_deaf))
+        known = kv.bound(self.task.of_another(freed, limit))
         certificate = known.certificate.model_copy(update={"instance": InstanceStamp.of(instance)})
-        self.offer("memory", certificate, time.perf_counter() - began)
+        self.offer(kv.BOUNDS[certificate.kind], certificate, time.perf_counter() - began)
         if known.result.schedule is not None:
             self.see("local-search", known.result.schedule)
         if known.result.stop == "interrupted":
@@ -79,8 +79,9 @@ class UnitSlotSearch(ServingSearch):
         self.see("local-search", schedule)
 
 
-def _deaf(progress: Progress) -> None:
-    """Hear nothing of values without slots."""
+def search_rounds(task: Task) -> CertifiedBound:
+    """The bound and the schedule of a task under the unit clock, with slots or without."""
+    return kv.bound(task) if task.instance.server.slots is None else UnitSlotSearch(task).run()
 
 
 def rounds_certificate(instance: Instance) -> Certificate:
@@ -89,10 +90,9 @@ def rounds_certificate(instance: Instance) -> Certificate:
         instance=InstanceStamp.of(instance),
         kind="slot-rounds",
         objective=UNIT_SLOTS.objective,
-        bound=Bound(numerator=0, denominator=1),
+        bound=NOTHING,
     )
-    value = recomputed_bound(draft, instance)
-    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
+    return with_bound(draft, instance)
 
 
 def slot_schedule(instance: Instance, deadline: Deadline, seed: int, *, anneal: bool = True) -> Schedule:

@@ -22,6 +22,8 @@ from modelkit.verify.slot_bound import closed_form_rounds, slot_bound, weighed_r
 from modelkit.verify.slot_rounds import slot_rounds_bound
 from modelkit.verify.volume_bound import volume_bound
 
+#: Of a draft, until it has its bound.
+NOTHING = Bound(numerator=0, denominator=1)
 #: Prices are written in units of 2^-PRECISION, or coarser when they are very high.
 PRECISION = 30
 
@@ -105,6 +107,22 @@ RECOMPUTED: dict[CertificateKind, Callable[[Certificate, Instance], Fraction]] =
 }
 
 
+def with_bound(draft: Certificate, instance: Instance) -> Certificate:
+    """A certificate with the bound that its proof gives, whatever it said.
+
+    Raises
+    ------
+    InputError
+        It proves nothing, or is about another kind of instance.
+    """
+    return claiming(draft, recomputed_bound(draft, instance))
+
+
+def claiming(draft: Certificate, bound: Fraction) -> Certificate:
+    """A certificate that claims this bound."""
+    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
+
+
 def certify_slots(instance: Instance, weights: Weights | None = None) -> Certificate:
     """Certificate of the slot problem: by weights, or else the closed form."""
     kind: CertificateKind = "slot-closed-form" if weights is None else "packing"
@@ -112,11 +130,10 @@ def certify_slots(instance: Instance, weights: Weights | None = None) -> Certifi
         instance=InstanceStamp.of(instance),
         kind=kind,
         objective=SLOTS.objective,
-        bound=Bound(numerator=0, denominator=1),
+        bound=NOTHING,
         weights=weights,
     )
-    bound = recomputed_bound(draft, instance)
-    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
+    return with_bound(draft, instance)
 
 
 def certify_partitions(instance: Instance, proof: Partitions, *, seconds: float | None = None) -> Certificate:
@@ -131,12 +148,11 @@ def certify_partitions(instance: Instance, proof: Partitions, *, seconds: float 
         instance=InstanceStamp.of(instance),
         kind="kv-partitions",
         objective=KV.objective,
-        bound=Bound(numerator=0, denominator=1),
+        bound=NOTHING,
         partitions=proof,
         seconds=seconds,
     )
-    bound = recomputed_bound(draft, instance)
-    return draft.model_copy(update={"bound": Bound(numerator=bound.numerator, denominator=bound.denominator)})
+    return with_bound(draft, instance)
 
 
 def certify(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from modelkit.errors import InterruptedWith, SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.memory_profile import Memory, change, empty_memory, first_fit, link, place, unlink
+from modelkit.problems.kv.moves import draw_keys, put_off
 from modelkit.runtime.deadline import Deadline, current
 from modelkit.runtime.kernel import kernel
 from modelkit.schedule import Schedule, schedule_from_starts
@@ -334,16 +335,7 @@ def _search(schedules: _Starts, requests: _Requests, memory: Memory, by_start: _
             change(memory, old[q], prompt[j], output[j], -1)
             unlink(j, old[q], head, following, previous)
         # and put back in another order
-        mode = rng.random()
-        for q in range(count):
-            if mode < 0.4:
-                key[q] = weight[out[q]] + 0.5 * rng.normal()
-            elif mode < 0.8:
-                key[q] = old[q] + blur * rng.normal()
-            else:
-                key[q] = rng.random()
-        if rng.random() < 0.5:
-            key[0] = -np.inf
+        draw_keys(out, old, count, weight, blur, key, rng)
         everywhere = rng.random() < 0.1
         allowed = before + int(-temperature * np.log(1.0 - rng.random()))
         to_come = 0
@@ -359,11 +351,7 @@ def _search(schedules: _Starts, requests: _Requests, memory: Memory, by_start: _
             j = out[q]
             k = earliest[q]
             to_come -= k
-            luck = rng.random()
-            if luck < 0.05:
-                k += int(rng.integers(0, 4))
-            elif luck < 0.15:
-                k = max(k, old[q] - int(output[j] * rng.random()))
+            k = put_off(k, old[q], output[j], rng)
             limit = min(allowed - after - to_come + 1, end)
             k = first_fit(memory, k, prompt[j], output[j], limit)
             if k >= limit:

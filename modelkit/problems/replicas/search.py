@@ -17,8 +17,15 @@ import numpy.typing as npt
 
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import FEW_STARTS, PRICES_SHARE, SEARCH_SHARE, Hindsight
-from modelkit.problems.kv.local_search import MOST_ROUNDS, TooLargeError, latency, schedule_of, volumes
+from modelkit.problems.kv.local_search import (
+    MOST_ROUNDS,
+    TooLargeError,
+    latency,
+    schedule_of,
+    volumes,
+)
 from modelkit.problems.kv.memory_profile import Memory, change, empty_memory, first_fit
+from modelkit.problems.kv.moves import draw_keys, put_off
 from modelkit.problems.kv.prices import ascend
 from modelkit.problems.replicas.servers import alone, one_server, side_by_side
 from modelkit.runtime.deadline import Deadline, current
@@ -242,26 +249,12 @@ def _search(current: Any, best: Any, requests: Any, memory: Memory, order: Any, 
             old[q], home[q] = starts[j], places[j]
             before += old[q]
             _change(memory, home[q], old[q], prompt[j], output[j], -1)
-        mode = rng.random()
-        for q in range(count):
-            if mode < 0.4:
-                key[q] = weight[out[q]] + 0.5 * rng.normal()
-            elif mode < 0.8:
-                key[q] = old[q] + blur * rng.normal()
-            else:
-                key[q] = rng.random()
-        if rng.random() < 0.5:
-            key[0] = -np.inf
+        draw_keys(out, old, count, weight, blur, key, rng)
         allowed, after, placed = before + int(-temperature * np.log(1.0 - rng.random())), 0, 0
         turn = np.argsort(key[:count])
         for q in turn:
             j = out[q]
-            k = arrival[j]
-            luck = rng.random()
-            if luck < 0.05:
-                k += int(rng.integers(0, 4))
-            elif luck < 0.15:
-                k = max(k, old[q] - int(output[j] * rng.random()))
+            k = put_off(arrival[j], old[q], output[j], rng)
             limit = min(allowed - after + 1, end)
             k, place = _first_of_all(memory, k, prompt[j], output[j], limit, int(rng.integers(0, replicas)))
             if k >= limit:

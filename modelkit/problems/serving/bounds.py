@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from modelkit.certificate import SHARE, Bound, Certificate, Interference, Prices, Work
+from modelkit.certificate import SHARE, Certificate, Interference, Prices, Work
 from modelkit.errors import InputError
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.problems.kv.local_search import TooLargeError, first_schedule
@@ -24,7 +24,7 @@ from modelkit.problems.serving.delay_shares import ascended_shares
 from modelkit.problems.serving.interference import interference_weights
 from modelkit.problems.serving.work import splits, with_cells, with_holding
 from modelkit.runtime.deadline import Deadline
-from modelkit.verify.exact_bounds import certify, recomputed_bound
+from modelkit.verify.exact_bounds import NOTHING, certify, claiming, recomputed_bound
 from modelkit.verify.serving_costs import ServingCosts
 from modelkit.verify.serving_work import rounds_instance, work_bounds
 
@@ -140,7 +140,7 @@ def _by_work(instance: Instance, objective: str, deadline: Deadline | None) -> l
         for rounds in _prices_on_rounds(instance, share_of(deadline)):
             see(best["work"][1].model_copy(update={"rounds": rounds}))
     return [
-        ServingBound(name, _claiming(_draft(instance, objective, work), value)) for name, (value, work) in best.items()
+        ServingBound(name, claiming(_draft(instance, objective, work), value)) for name, (value, work) in best.items()
     ]
 
 
@@ -180,7 +180,7 @@ def _by_interference(instance: Instance, overloaded: bool, deadline: Deadline) -
         except InputError:  # too many times to look at
             return None
         if best is None or value > best[0]:
-            best = value, ServingBound("interference", _claiming(draft, value))
+            best = value, ServingBound("interference", claiming(draft, value))
         return value
 
     def see_one(share: int) -> None:
@@ -208,9 +208,4 @@ def _draft(instance: Instance, objective: str, proof: Work | Interference) -> Ce
         if isinstance(proof, Work)
         else {"kind": "serving-interference", "interference": proof}
     )
-    nothing = Bound(numerator=0, denominator=1)
-    return Certificate(instance=InstanceStamp.of(instance), objective=objective, bound=nothing, **claimed)
-
-
-def _claiming(draft: Certificate, value: Fraction) -> Certificate:
-    return draft.model_copy(update={"bound": Bound(numerator=value.numerator, denominator=value.denominator)})
+    return Certificate(instance=InstanceStamp.of(instance), objective=objective, bound=NOTHING, **claimed)

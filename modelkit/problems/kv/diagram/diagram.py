@@ -102,6 +102,11 @@ class Reversed:
         """
         return (1 << 58) // (self.capacity * max(1, self.rounds)) - SCALE * self.rounds
 
+    @property
+    def most_tried(self) -> int:
+        """Multipliers that are tried, at most."""
+        return min(self.most_multiplier, 4 * self.rounds * SCALE)
+
     def starts(self, layers: Ints) -> Ints:
         """Starts of requests placed at these layers."""
         return self.rounds - layers - self.output

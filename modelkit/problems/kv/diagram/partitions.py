@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modelkit.problems.kv.diagram.diagram import Ints, Path, Reversed
+from modelkit.problems.kv.diagram.diagram import SCALE, Ints, Path, Reversed
 from modelkit.problems.kv.diagram.kernels import FNV, NEVER
 from modelkit.runtime.kernel import kernel
 
@@ -284,6 +284,11 @@ class PartitionBound:
         best = multipliers.copy()
         best[self.forgotten] = self.latency[self.forgotten].min(axis=1)
         return best
+
+    def equal(self, value: int) -> Ints:
+        """Multipliers alike, that add to a total latency [round], for a start."""
+        n = len(self.problem.output)
+        return self.free(np.full(n, value * SCALE // n))
 
     def evaluate(self, multipliers: Ints) -> Path:
         """A cheapest path; each request that is forgotten at once is placed once, where it is cheapest."""

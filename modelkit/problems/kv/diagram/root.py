@@ -61,12 +61,11 @@ def best_multipliers(
             best = path.value / SCALE
             listen(best)
 
-    mean = np.full(len(windows), value * SCALE // len(windows))
     found = ascend(
         bound,
-        bound.free(mean),
+        bound.equal(value),
         target=value * SCALE - 1,
-        most=min(problem.most_multiplier, 4 * problem.rounds * SCALE),
+        most=problem.most_tried,
         over=lambda: time.perf_counter() > until,
         listen=hear,
     )

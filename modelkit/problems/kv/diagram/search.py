@@ -212,8 +212,7 @@ class Search:
             self._done("root", "not tried: what is held has too many partitions")
             return None
         until = self._until(ROOT_SHARE)
-        mean = np.full(len(self.starts), self.value * SCALE // len(self.starts))
-        found = self._ascend(bound, bound.free(mean), problem, until)
+        found = self._ascend(bound, bound.equal(self.value), problem, until)
         states, floor = len(bound.partitions.age), bound.floor
         self._done("root", f"{states:,} states, forgotten at {floor} tokens; {found.steps} steps")
         return bound, bound.free(found.multipliers)
@@ -263,12 +262,12 @@ class Search:
                 break
             if made.exact:
                 self._keep(made, problem, multipliers)
-                self.bound = max(self.bound, min(limit + 1, self.value))
+                self._prove((limit + 1) * SCALE)
                 break
             ascent, diagram = self._ascend_within(made, multipliers, problem, limit)
             multipliers = ascent.multipliers
             if not diagram.nodes:
-                self.bound = max(self.bound, min(limit + 1, self.value))
+                self._prove((limit + 1) * SCALE)
                 break
             now = time.perf_counter()
             if math.isfinite(ends):
@@ -362,7 +361,7 @@ class Search:
             return self.late or self.proven or time.perf_counter() > until
 
         goal = (self.value - 1 if target is None else target) * SCALE
-        most = min(problem.most_multiplier, 4 * problem.rounds * SCALE)
+        most = problem.most_tried
         return ascend(relaxation, multipliers, target=goal, most=most, over=over, steps=steps, listen=hear)
 
     def _neighbourhoods(self, share: float) -> None:
