@@ -296,6 +296,12 @@ def test_the_closed_form() -> None:
         mk.sustainable_rate(ten)
 
 
+def test_a_family_of_nearly_that_name_is_suggested() -> None:
+    """Tests that a name that is neither a file nor a family says which family is meant."""
+    with pytest.raises(UsageError, match="no file and no family is called 'chta'; did you mean 'chat'"):
+        mk.sustain("chta", ["svf"], slo={"ttft_ms": 1000})
+
+
 # --- longer ----------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
-from modelkit.errors import UsageError
+from modelkit.errors import UsageError, did_you_mean
 from modelkit.experiments.run import Run, plan_run
 from modelkit.experiments.sustain.found import Point, PolicyLimit, Sustained, limit_interval, plain_stem
 from modelkit.experiments.sustain.journal import Journal, Probe, kept
@@ -160,6 +160,8 @@ def _source(
 
     if isinstance(source, str) and source in families() and not os.path.exists(source):
         return source, {**(options or {}), **({"server": server} if server is not None else {})}
+    if isinstance(source, str) and not os.path.exists(source) and (words := did_you_mean(source, families())):
+        raise UsageError(f"no file and no family is called {source!r}{words}")
     instance = load(source)
     return (instance if server is None else instance.replace(server=find_server(server))), dict(options or {})
 
