@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from modelkit.experiments.sustain.traffic import traffic
 from modelkit.experiments.workers import Finished
 from modelkit.instance import Instance
 from modelkit.judge.slo import service_levels
+from modelkit.requests import ServiceLevels
 
 CLOCK = {
     "kind": "linear",
@@ -124,6 +126,19 @@ def test_the_interval_is_that_of_resampled_seeds() -> None:
     low, high = limit_interval(rising, 0.95, False)
     assert low == high == pytest.approx(2**0.75)
     assert limit_interval([point(1.0, (100, 100)), point(2.0, (80, 80))], 0.9, True) == (None, None)
+
+
+def test_no_policy_sustains_more_than_any_can() -> None:
+    """Tests the headline of a short trace, which drains, and of one below what can go on for ever."""
+
+    def headline(value: float) -> str:
+        best = SimpleNamespace(policy="svf", value=value)
+        return Sustained(
+            "chat", "rate", ServiceLevels(ttft_ms=9), 99.0, (0,), 300, "poisson", None, (best,), None, 20.0, (), Path()
+        ).headline  # fmt: skip
+
+    assert headline(21.0) == "svf sustains 21 requests/s; in the long run nobody does with more than 20 requests/s"
+    assert "% of the most that any policy can in the long run" in headline(15.0)
 
 
 # --- traffic ---------------------------------------------------------------------------------------

@@ -207,9 +207,11 @@ class Sustained:
         head = f"{best.policy} {verb} {self.amount(best.value)}"
         if not known:
             return head
-        if self.over == "rate":
-            return f"{head}, {percent(best.value / known)} of the most that any policy can"
-        return f"{head}; nobody does with {self.amount(known)}"
+        if self.over != "rate":
+            return f"{head}; nobody does with {self.amount(known)}"
+        if best.value > known:  # a few requests drain afterwards: no share of what can go on for ever
+            return f"{head}; in the long run nobody does with more than {self.amount(known)}"
+        return f"{head}, {percent(best.value / known)} of the most that any policy can in the long run"
 
     @property
     def limit_words(self) -> str:
