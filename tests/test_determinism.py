@@ -80,7 +80,7 @@ def test_the_same_bytes() -> None:
 @pytest.mark.slow
 def test_the_same_bytes_many_times() -> None:
     """Tests more orders of hashes."""
-    assert differences([told(seed) for seed in range(2, 8)]) == []
+    assert differences([told(seed) for seed in range(2, 5)]) == []
 
 
 def test_files_are_the_same_bytes(tmp_path: Path) -> None:

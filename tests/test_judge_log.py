@@ -214,7 +214,7 @@ def test_policies_with_equal_figures_share_a_row(bench: Path) -> None:
 @pytest.mark.parametrize("run", ["Llama-3.1-8B", "Qwen3-30B-A3B-Instruct-2507"])
 def test_real_runs(shared_data: Path, run: str) -> None:
     """Tests that real runs are explained to 4 %, with a law off by 1 % at most, and bounded from below."""
-    found = mk.judge_log(shared_data / "vllm_runs" / run / "requests.jsonl", time_limit=20)
+    found = mk.judge_log(shared_data / "vllm_runs" / run / "requests.jsonl", time_limit=10)
     assert found.law is not None
     assert found.law.errors["decode"].mape <= 0.01
     assert abs(found.off) <= 0.04

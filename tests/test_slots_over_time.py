@@ -92,7 +92,7 @@ def test_bounds_of_slots_over_time_hold(seed: int, objective: str) -> None:
 @pytest.mark.parametrize("objective", ["makespan", "latency", "ttft"])
 def test_bounds_of_slots_over_time_hold_often(objective: str) -> None:
     """Tests the same on more instances."""
-    each(range(6, 300), lambda seed: test_bounds_of_slots_over_time_hold(seed, objective))
+    each(range(6, 150), lambda seed: test_bounds_of_slots_over_time_hold(seed, objective))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -316,7 +316,7 @@ def test_a_real_trace(solver: str, shared_data: Path) -> None:
     from modelkit.sources.traces import import_trace
 
     instance = import_trace("azure", shared_data / "azure_llm_2023_conv.csv", requests=100, kv_capacity=16_492)
-    result = solve(instance, solver=solver, time_limit=20)
+    result = solve(instance, solver=solver, time_limit=10)
     online = mk.simulate(instance, "mc-sf").objective.value
     assert online == 21_199
     assert result.objective.value is not None
