@@ -167,7 +167,8 @@ def test_the_wheel_works_elsewhere(tmp_path: Path) -> None:
     code = (
         "import modelkit as mk; from modelkit.formulation.loading import bundled; print(mk.__file__);"
         "i = mk.load(bundled('instances') / 'two-requests.json'); mk.save_instance(i, 'two.json');"
-        "r = mk.solve(i, solver='scip', time_limit=None); print(r.status); print(mk.report([r], 'report.html').stat().st_size)"
+        "r = mk.solve(i, solver='scip', time_limit=None); print(r.status);"
+        "print(mk.report([r], 'report.html').stat().st_size)"
     )
     place, status, size = said("-c", code).split()
     assert str(tmp_path) in place
