@@ -303,6 +303,8 @@ def test_the_closed_form() -> None:
     mixed = Instance.from_arrays([1] * 10, [11] * 5 + [101] * 5, server={"clock": clock})
     assert mk.sustainable_rate(mixed, "ttft=1s,tpot=20ms", 0.5) == pytest.approx(20.0, rel=1e-3)
     assert mk.sustainable_rate(mixed, "ttft=1s,tpot=20ms", 1.0) == pytest.approx(10 / 5.5, rel=1e-3)
+    one_long = Instance.from_arrays([1] * 10, [11] * 9 + [101], server={"clock": clock})
+    assert mk.sustainable_rate(one_long, "ttft=1s,tpot=20ms", 0.95) == pytest.approx(10 / (0.9 + 0.5), rel=1e-3)
     two = ten.replace(server=ten.server.model_copy(update={"replicas": 2}))
     assert mk.sustainable_rate(two, "tpot=20ms,latency=1s", 1.0) == pytest.approx(20.0, rel=1e-3)
     assert mk.sustainable_rate(ten, "latency=10ms", 0.5) == 0.0

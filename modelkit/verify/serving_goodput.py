@@ -128,7 +128,7 @@ def rate_bound(instance: Instance, levels: ServiceLevels, share: Fraction = Frac
 
     The requests come in a stationary stream, such as a Poisson stream, with lengths and limits as those of the
     instance, whose arrivals do not matter: rate times the mean charge, of the lightest share of them, is at most the
-    replicas. 0 where fewer can keep their levels even alone; None where the levels set no end to anything.
+    replicas. Of the request at the end of that share only a part is counted. 0 where fewer can keep their levels even alone; None where the levels set no end to anything.
 
     Raises
     ------
@@ -136,16 +136,17 @@ def rate_bound(instance: Instance, levels: ServiceLevels, share: Fraction = Frac
         The clock is not linear.
     """
     n, charged = len(instance.requests), in_time(instance, levels)
-    needed = -(-share * n // 1)
-    if len(charged) < needed:
+    if len(charged) < share * n:
         return Fraction(0)
+    whole = int(share * n)
     most: list[Fraction] = []
     for k in range(len(CHARGES)):
         sizes = sorted(
             one.work[k] if one.due is not None else one.prompt[k] * (one.prompt_due is not None) for one in charged
         )
-        if ticks := sum(sizes[:needed]):
-            most.append(Fraction(instance.server.replicas * n * 1000 * TICKS_PER_MS, ticks))
+        part = (share * n - whole) * sizes[whole] if whole < len(sizes) else Fraction(0)
+        if ticks := sum(sizes[:whole]) + part:
+            most.append(Fraction(instance.server.replicas * n * 1000 * TICKS_PER_MS) / ticks)
     return min(most, default=None)
 
 
