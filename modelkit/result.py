@@ -268,7 +268,7 @@ class Result(_Record):
             raise InputError("instance", [Fault("sha256", f"found {instance.sha256[:16]}...; {words}")])
         if self.schedule is None:
             raise UsageError("the result has no schedule, so no request has times")
-        return request_times(instance, judge(instance, self.schedule))
+        return request_times(instance, judge(instance, self.schedule), self.slo)
 
     def under(self, slo: ServiceLevels | None, instance: Instance) -> Result:
         """The result with the metrics of other service levels than the instance's; itself for None."""

@@ -208,3 +208,20 @@ def test_a_log_is_judged_at_levels(tmp_path: Path, cli: Callable[..., Any]) -> N
     shares = [document[name]["within_slo"] for name in ("observed", "simulated", "best")]
     assert all(0 <= share <= document["goodput"]["within_slo_at_most"] for share in shares)
     assert document["observed"]["within_slo"] == document["simulated"]["within_slo"]
+
+
+def test_times_of_every_request(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tests TTFT and TPOT of each request, and who keeps the levels, in Python and as a file of the command."""
+    result = mk.simulate(THREE, "mc-sf", slo="ttft=40ms,tpot=9ms")
+    columns = result.requests().columns()
+    count = len(THREE.requests)
+    assert sum(columns["ttft_ms"]) / count == pytest.approx(result.metrics["mean_ttft_ms"])
+    tpot = [tpot for tpot in columns["tpot_ms"] if tpot is not None]
+    assert sum(tpot) / len(tpot) == pytest.approx(result.metrics["mean_tpot_ms"])
+    assert sum(columns["within_slo"]) == result.metrics["requests_within_slo"]
+    assert "within_slo" not in mk.simulate(THREE, "mc-sf").requests().columns()
+    mk.save_instance(THREE, tmp_path / "both.json")
+    mk.save_result(result, tmp_path / "both.result.json")
+    cli("export", str(tmp_path / "both.result.json"), "--format", "csv", "-o", str(tmp_path / "times.csv"))
+    assert (tmp_path / "times.csv").read_text() == result.requests().to_csv()
+    assert "is an instance" in cli("export", str(tmp_path / "both.json"), "--format", "csv", code=2).err

@@ -20,10 +20,11 @@ from modelkit.errors import UsageError
 from modelkit.text import count
 
 if TYPE_CHECKING:
+    from modelkit.instance import InstanceStamp
     from modelkit.sources.logs.observed import Observed
 
 #: Endings of the files of each format.
-_ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto.json"}
+_ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto.json", "csv": "csv"}
 
 
 @click.command(epilog=epilog("modelkit export instances/chat-40.json --format lp -o chat-40.lp", 0, 2, 3))
@@ -33,11 +34,11 @@ _ENDINGS = {"lp": "lp", "mps": "mps", "mooncake": "jsonl", "perfetto": "perfetto
 @click.option(
     "--format", "kind", type=click.Choice(list(_ENDINGS)), default="lp", show_default=True,
     help="lp and mps: the model of an instance; mooncake: its requests as a trace; perfetto: a result's schedule, or a"
-    " log's run.",
+    " log's run; csv: a result's times, a row for each request.",
 )  # fmt: skip
 @click.option(
     "--instance", "-i", metavar="INSTANCE", shell_complete=completing.json_files,
-    help="perfetto: its instance.  [default: the one with the right hash beside FILE, in this folder, or shipped]",
+    help="perfetto, csv: its instance.  [default: the one with the right hash beside FILE, in this folder, or shipped]",
 )  # fmt: skip
 @click.option(
     "--round-ms", type=float, metavar="MS",
@@ -54,12 +55,15 @@ def export(
 
     Of an instance: its model for other solvers, with readable names (lp, mps), or a trace that the benchmark tools of
     engines replay (mooncake). Of a result, or of an observed run that `import` or `judge` wrote: when requests ran, as
-    Chrome trace events, for ui.perfetto.dev (perfetto).
+    Chrome trace events, for ui.perfetto.dev (perfetto). Of a result: arrival, start, first token, finish, latency, TTFT
+    and TPOT of every request, and whether it kept its service levels (csv).
     """
     _check_options(kind, formulation=formulation, param=params, instance=instance, round_ms=round_ms)
     make: Callable[[], tuple[str, str, str]]
     if kind == "perfetto":
         make = partial(_perfetto, file, instance, round_ms)
+    elif kind == "csv":
+        make = partial(_times, file, instance)
     elif kind == "mooncake":
         make = partial(_mooncake, file, round_ms, quiet)
     else:
@@ -79,7 +83,7 @@ def export(
 def _check_options(kind: str, **given: Any) -> None:
     """Raise where an option is given that the format does not take."""
     model, trace = ("lp", "mps"), ("mooncake", "perfetto")
-    takes = {"formulation": model, "param": model, "instance": ("perfetto",), "round_ms": trace}
+    takes = {"formulation": model, "param": model, "instance": ("perfetto", "csv"), "round_ms": trace}
     for name, kinds in takes.items():
         if given[name] not in (None, ()) and kind not in kinds:
             raise UsageError(f"--{name.replace('_', '-')} is for --format {' and '.join(kinds)}, not {kind}")
@@ -105,31 +109,56 @@ def _mooncake(file: str, round_ms: float | None, quiet: bool) -> tuple[str, str,
 
 
 def _perfetto(file: str, instance: str | None, round_ms: float | None) -> tuple[str, str, str]:
-    from modelkit.instance import SCHEMA, InstanceStamp
     from modelkit.io import parse_result, read_json
     from modelkit.io.files import where_of
     from modelkit.sources.logs.observed import AS_LOGGED, parse_observed, stamp_of
 
-    def about(stamp: InstanceStamp) -> mk.Instance:
-        return mk.load(instance) if instance is not None else instance_of(stamp, Path(file).parent)
+    document, where = read_json(file), where_of(file)
+    _refuse_instance(document, where)
+    run: mk.Result | Observed
+    if (observed := stamp_of(document, where)) is not None:
+        run = parse_observed(document, where, _about(observed, file, instance))
+        found, name, words = run.instance, observed.name, f"the run, {AS_LOGGED}"
+    else:
+        run = parse_result(document, where)
+        found, name, words = (
+            _about(run.instance, file, instance),
+            run.instance.name,
+            f"the schedule of {run.producer.name}",
+        )
+    stem = file_stem(file, name or "").removesuffix(".result").removesuffix(".observed")
+    ending = _ENDINGS["perfetto"] if isinstance(run, mk.Result) else f"observed.{_ENDINGS['perfetto']}"
+    text = mk.perfetto_trace(run, found, round_ms=round_ms)
+    return text, file_name(stem, ending=ending), f"{words}; open it at ui.perfetto.dev"
+
+
+def _times(file: str, instance: str | None) -> tuple[str, str, str]:
+    from modelkit.io import parse_result, read_json
+    from modelkit.io.files import where_of
 
     document, where = read_json(file), where_of(file)
+    _refuse_instance(document, where)
+    result = parse_result(document, where)
+    found = _about(result.instance, file, instance)
+    times = result.requests(found)
+    name = file_name(file_stem(file, result.instance.name or "").removesuffix(".result"), ending="csv")
+    return times.to_csv(), name, f"times of {count(len(times), 'request')}, [{times.unit}]"
+
+
+def _about(stamp: InstanceStamp, file: str, instance: str | None) -> mk.Instance:
+    """The instance that a file is about: the one named, or one that is found by its hash."""
+    return mk.load(instance) if instance is not None else instance_of(stamp, Path(file).parent)
+
+
+def _refuse_instance(document: Any, where: str) -> None:
+    """Raise where a file is an instance, which has no times."""
+    from modelkit.instance import SCHEMA
+
     if isinstance(document, dict) and document.get("schema") == SCHEMA:
         raise UsageError(
             f"{where} is an instance, which says when requests come, not when they run; make a schedule of it, such as"
             f" by `modelkit simulate {where} --policy vllm-like`, and export the result"
         )
-    run: mk.Result | Observed
-    if (observed := stamp_of(document, where)) is not None:
-        run = parse_observed(document, where, about(observed))
-        found, name, words = run.instance, observed.name, f"the run, {AS_LOGGED}"
-    else:
-        run = parse_result(document, where)
-        found, name, words = about(run.instance), run.instance.name, f"the schedule of {run.producer.name}"
-    stem = file_stem(file, name or "").removesuffix(".result").removesuffix(".observed")
-    ending = _ENDINGS["perfetto"] if isinstance(run, mk.Result) else f"observed.{_ENDINGS['perfetto']}"
-    text = mk.perfetto_trace(run, found, round_ms=round_ms)
-    return text, file_name(stem, ending=ending), f"{words}; open it at ui.perfetto.dev"
 
 
 def _write(path: str, text: str) -> Path | None:

@@ -128,7 +128,8 @@ def rate_bound(instance: Instance, levels: ServiceLevels, share: Fraction = Frac
 
     The requests come in a stationary stream, such as a Poisson stream, with lengths and limits as those of the
     instance, whose arrivals do not matter: rate times the mean charge, of the lightest share of them, is at most the
-    replicas. Of the request at the end of that share only a part is counted. 0 where fewer can keep their levels even alone; None where the levels set no end to anything.
+    replicas. Of the request at the end of that share only a part is counted. 0 where fewer can keep their levels even
+    alone; None where the levels set no end to anything.
 
     Raises
     ------
