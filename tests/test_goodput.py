@@ -18,6 +18,7 @@ from modelkit.instance import Instance
 from modelkit.judge import judge
 from modelkit.judge.slo import keeps, service_levels
 from modelkit.problems.serving.goodput import goodput_certificate, goodput_prices
+from modelkit.problems.serving.in_time import in_time_schedule
 from modelkit.requests import ServiceLevels
 from modelkit.simulation.simulate import fitting_policies, simulate
 from modelkit.text import quantity
@@ -223,7 +224,7 @@ def test_pages_tell_levels_apart(tmp_path: Path) -> None:
     mk.report([tight.result], tmp_path / "one.html", instances=[TEN])
     page = (tmp_path / "one.html").read_text()
     assert "number of requests outside service levels" in page
-    assert "none is below 4" in page
+    assert "is 4, reached by local search" in page
     assert "without a name" not in page
     mk.report([tight.result, loose.result], tmp_path / "two.html", instances=[TEN])
     assert "2 problems, which are not compared with each other" in (tmp_path / "two.html").read_text()
@@ -237,3 +238,72 @@ def test_totals_are_shown_as_means(tmp_path: Path) -> None:
     assert f"mean latency of {quantity('mean_latency_ms', result.metrics['mean_latency_ms'])}" in page
     assert "total latency" not in page
     assert "P99 TTFT" in page
+
+
+def searched(seeds: range) -> None:
+    """Hold the search for schedules against the most requests in time of tiny instances."""
+    equal = asked_in_all = 0
+    for seed in seeds:
+        asked = question(seed, most=3)
+        if asked.chunk is not None:  # the search processes prompts whole
+            continue
+        levels = levelled(asked, seed)
+        schedule = in_time_schedule(asked.instance, levels, seed=seed)
+        verdict = judge(asked.instance, schedule, levels)
+        assert verdict.valid, seed
+        most = most_in_time(asked, levels)
+        assert verdict.metrics["requests_within_slo"] <= most, seed
+        equal += verdict.metrics["requests_within_slo"] == most
+        asked_in_all += 1
+    assert equal >= 0.95 * asked_in_all
+
+
+def test_searched_schedules() -> None:
+    """Tests that the search finds the most requests in time of tiny instances, or nearly always."""
+    searched(range(24))
+
+
+@pytest.mark.slow
+def test_many_searched_schedules() -> None:
+    """Tests the same of more."""
+    searched(range(24, 150))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_solve_for_goodput(replicas: int) -> None:
+    """Tests that a search serves more in time than policies do, judged, beside the bound; on two replicas as well."""
+    rng = np.random.default_rng(5)
+    clock = {"kind": "linear", "mixed": True, "prefill_base_ms": 15.0, "decode_base_ms": 10.0,
+             "decode_per_request_ms": 1.0}  # fmt: skip
+    instance = Instance.from_arrays(
+        rng.integers(1, 9, 40), rng.integers(5, 30, 40), np.sort(rng.random(40)), server={"clock": clock}
+    ).replace(name="forty")
+    instance = instance.replace(server=instance.server.model_copy(update={"replicas": replicas}))
+    slo = "ttft=60ms,tpot=18ms"
+    result = mk.solve(instance, objective="goodput", slo=slo, time_limit=None)
+    best = min(
+        mk.simulate(instance, name, slo=slo).metrics["requests_outside_slo"] or 0
+        for name in ("vllm-like", "mc-sf:gate=auto")
+    )
+    assert result.objective.name == "requests_outside_slo"
+    assert result.objective.value == result.metrics["requests_outside_slo"] < best
+    assert result.objective.bound is not None
+    assert result.objective.bound <= result.objective.value
+    assert result.producer.name == "local-search"
+    assert not mk.verify_result(result, instance).faults
+    with pytest.raises(UsageError, match="solver cannot be given beside it"):
+        mk.solve(instance, objective="goodput", slo=slo, solver="highs")
+    with pytest.raises(UsageError, match="found 'makespan'"):
+        mk.solve(instance, objective="makespan")
+
+
+@pytest.mark.slow
+def test_compare_by_goodput(tmp_path: Path) -> None:
+    """Tests that policies are compared by the requests outside their levels."""
+    found = mk.compare(
+        TEN, tmp_path, formulations=[], policies=["mc-sf"], objective="goodput", slo="tpot=20ms,latency=600ms"
+    )
+    assert [case.objective for case in found.cases] == ["requests_outside_slo"]
+    values = {entry.result.producer.name: entry.value for entry in found.cases[0].entries}
+    assert values["mc-sf"] == 10
+    assert min(values.values()) == 4

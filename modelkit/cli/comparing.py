@@ -57,7 +57,9 @@ if TYPE_CHECKING:
 @slo_option
 @param_option
 @click.option("--bound/--no-bound", default=True, show_default=True, help="Also compute the certified bound.")
-@objective_option("Objective to compare policies by and to bound.")
+@objective_option(
+    "Objective to compare policies by and to bound.", "goodput", also="; goodput: requests outside their service levels"
+)
 @time_limit_option("Limit on each solver and bound; inf for none.")
 @gap_option("Stop solvers and bounds at this relative gap, (value - bound) / value.")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of each solver.  [default: shared]")

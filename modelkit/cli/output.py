@@ -85,7 +85,9 @@ def _goodput_rows(found: CertifiedBound) -> list[tuple[str, str]]:
     served = f"at most {n - found.value:.0f} of {count(n, 'request')}"
     rows = [("goodput", f"{served} can keep the service levels, in any schedule")]
     if value is not None:
-        rows.append(("best schedule", f"{n - value:.0f} of them do, by the policy {found.result.producer.name}"))
+        name = found.result.producer.name
+        by = "found by a search" if name == "local-search" else f"by the policy {name}"
+        rows.append(("best schedule", f"{n - value:.0f} of them do, {by}"))
     return [*rows, ("this bound", f"counts {found.counts}")]
 
 

@@ -60,6 +60,11 @@ from modelkit.text import values_in_a_name
     help="Solve the linear relaxation alone: its optimum, duals and reduced costs, and a certificate where they prove"
     " the bound. No schedule.",
 )  # fmt: skip
+@click.option(
+    "--objective", type=click.Choice(["goodput"]),
+    help="goodput: a schedule in which many requests keep their service levels, by search and with a certified bound."
+    "  [default: that of the formulation]",
+)  # fmt: skip
 @slo_option
 @output_option
 @report_option

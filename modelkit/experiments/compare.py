@@ -20,7 +20,7 @@ from modelkit.io import load, save_instance
 from modelkit.io.lookup import Instances
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies.files import split_file
-from modelkit.problems.problem import problem_of
+from modelkit.problems.problem import GOODPUT, OUTSIDE_SLO, problem_of
 from modelkit.reporting.evidence import Comparison, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
@@ -221,8 +221,8 @@ def _service_levels(slo: Slo, loaded: Sequence[tuple[str, Instance]]) -> dict[st
 
 
 def _metric(instance: Instance, objective: str) -> str:
-    """The metric of an instance's problem that is called so."""
-    return problem_of(instance).metric(objective)
+    """The metric of an instance's problem that is called so, or that of goodput."""
+    return OUTSIDE_SLO if objective in GOODPUT else problem_of(instance).metric(objective)
 
 
 def _load_all(

@@ -39,6 +39,8 @@ TOTAL_LATENCY_ROUNDS, TOTAL_LATENCY_MS = "total_latency_rounds", "total_latency_
 MAKESPAN_MS, TOTAL_TTFT_MS = "makespan_ms", "total_ttft_ms"
 #: Requests that keep their service levels, of which a bound says how many there can be, and those that do not.
 WITHIN_SLO, OUTSIDE_SLO = "requests_within_slo", "requests_outside_slo"
+#: What the objective that few are outside may be called.
+GOODPUT = ("goodput", WITHIN_SLO, OUTSIDE_SLO)
 #: Why problems of one server are not those of an instance with more.
 SEVERAL = "does not support several replicas"
 #: Why problems without pauses are not those of an instance with them.

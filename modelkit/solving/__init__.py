@@ -12,17 +12,18 @@ from typing import Any
 
 from modelkit.arguments import checked_arguments
 from modelkit.backends import Limits, backend
-from modelkit.errors import InfeasibleError, NoFormulationError, unknown_name
+from modelkit.errors import InfeasibleError, NoFormulationError, UsageError, unknown_name
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies import policies
-from modelkit.problems.problem import problem_of
+from modelkit.problems.problem import GOODPUT, OUTSIDE_SLO, problem_of
 from modelkit.result import Progress, Result
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import Task
 from modelkit.solving.choose import check_search, choose, search_suits
+from modelkit.solving.goodput import goodput
 from modelkit.solving.method import NO_SOLVER
 from modelkit.solving.methods import method_of
 from modelkit.solving.outcome import SEARCH
@@ -50,6 +51,7 @@ def solve(
     options: dict[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     slo: Slo = None,
+    objective: str | None = None,
     relax: bool = False,
     listen: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -82,6 +84,9 @@ def solve(
         Of the formulation, by name; what is not given comes from the instance's ``extra``, then from the default.
     slo
         Service levels that the metrics are about, such as ``"ttft=450ms,tpot=40ms"``. None: the instance's own.
+    objective
+        ``goodput``: a schedule in which many requests keep their service levels, by search and with a certified bound;
+        no formulation has it. None: that of the formulation.
     relax
         Solve the linear relaxation alone: the result has no schedule, its bound, and in ``relaxation`` the optimum, the
         duals of constraints and the reduced costs of variables. By HiGHS.
@@ -97,8 +102,8 @@ def solve(
     Raises
     ------
     UsageError
-        Unknown formulation, parameter, solver, policy or option, an argument of another kind than these, or an
-        instance outside the formulation.
+        Unknown formulation, parameter, solver, policy, objective or option, an argument of another kind than these, or
+        an instance outside the formulation.
     InputError
         A parameter's value is not allowed.
     FormulationError
@@ -111,6 +116,12 @@ def solve(
     levels = service_levels(slo, instance)
     if warm_start not in (starts := ("best", "none", *policies())):
         raise unknown_name("warm start", warm_start, starts)
+    if objective is not None:
+        asked = {"formulation": formulation, "solver": solver, "parameters": parameters, "options": options,
+                 "relax": relax or None, "threads": threads}  # fmt: skip
+        _check_objective(objective, [name for name, value in asked.items() if value])
+        told = listen or (lambda progress: None)
+        return _most_in_time(Task(instance, OUTSIDE_SLO, time_limit, gap, seed, told, began, levels))
     if relax:
         limits, told = Limits(time_limit, gap, threads, seed), listen or (lambda progress: None)
         return solve_relaxed(instance, formulation, solver, limits, dict(options or {}), parameters, told)
@@ -153,3 +164,23 @@ def _without_formulation(task: Task, reason: str) -> Result:
         return task.infeasible(str(error))
     known = method_of(problem_of(task.instance)).bound(task).result
     return known.model_copy(update={"message": known.message or f"{reason.splitlines()[0]}; {NO_SOLVER}"})
+
+
+def _check_objective(objective: str, asked: list[str]) -> None:
+    """Refuse objectives that formulations have, and what a search has no use for."""
+    if objective not in GOODPUT:
+        raise UsageError(
+            f"solve takes the objective 'goodput', found {objective!r}; others are those of formulations, as of"
+            " serving-makespan"
+        )
+    if asked:
+        raise UsageError(f"goodput is searched for without a formulation: {', '.join(asked)} cannot be given beside it")
+
+
+def _most_in_time(task: Task) -> Result:
+    """What the search for requests in time has found."""
+    try:
+        task.instance.check_fits()
+    except InfeasibleError as error:
+        return task.infeasible(str(error))
+    return goodput(task).result

@@ -10,11 +10,10 @@ from modelkit.arguments import checked_arguments
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge.slo import Slo, service_levels
-from modelkit.problems.problem import OUTSIDE_SLO, problem_of
+from modelkit.problems.problem import GOODPUT, OUTSIDE_SLO, problem_of
 from modelkit.result import Progress
 from modelkit.runtime.interrupts import interruptible
 from modelkit.solving.certified import CertifiedBound, Task
-from modelkit.solving.goodput import NAMES as GOODPUT
 from modelkit.solving.goodput import goodput
 from modelkit.solving.methods import METHODS
 

@@ -2,7 +2,9 @@
 
 1. Policies, told the true lengths.
 2. Prices on intervals (`modelkit.problems.serving.goodput`), recomputed exactly by ``modelkit.verify``.
-3. The best of the policies once more, on the requests alone that the prices choose; the others come after these.
+3. A search for a schedule with more requests in time, all or those that the prices choose
+   (`modelkit.problems.serving.in_time`); on several replicas of each, with the requests that the best policy sends it.
+   Where requests share prefixes, the best policy once more, on the chosen alone; the others come after these.
 
 Both sides are said of the requests outside their levels, which a schedule is to make few: a lower bound like others.
 """
@@ -15,13 +17,16 @@ from fractions import Fraction
 
 from modelkit.arguments import checked_arguments
 from modelkit.certificate import Certificate
-from modelkit.errors import UsageError
+from modelkit.errors import InterruptedWith, UsageError
 from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.judge import Verdict, judge
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.problems.problem import OUTSIDE_SLO
+from modelkit.problems.replicas.servers import alone, served, side_by_side
 from modelkit.problems.serving.goodput import GoodputPrices, goodput_certificate, goodput_prices
+from modelkit.problems.serving.in_time import in_time_schedule
+from modelkit.problems.serving.plans import search_refusal
 from modelkit.requests import ServiceLevels
 from modelkit.runtime.deadline import Deadline
 from modelkit.schedule import Schedule
@@ -29,12 +34,10 @@ from modelkit.simulation.simulate import clairvoyant_schedule, fitting_policies
 from modelkit.solving.certified import CertifiedBound, Task
 from modelkit.verify.serving_goodput import rate_bound
 
-#: What the objective may be called, beside the metric that is made small.
-NAMES = ("goodput", "requests_within_slo", OUTSIDE_SLO)
-#: Shares of the time: policies, then prices.
-POLICIES_SHARE, PRICES_SHARE = 0.3, 0.8
+#: Shares of the time that is left: policies, then prices, then the search.
+POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.95
 #: Shares of a request that the program must choose for it to be served first.
-CHOSEN = (0.99, 0.5, 0.01)
+CHOSEN = (0.99, 0.5)
 COUNTS = "the work that requests in time leave room for, in intervals of time"
 
 
@@ -111,7 +114,10 @@ class _Search:
         """All stages."""
         self.try_policies(self.task.deadline.share(POLICIES_SHARE))
         prices = self.prove(self.task.deadline.share(PRICES_SHARE))
-        self.serve_chosen(prices)
+        if search_refusal(self.task.instance) is None:
+            self.improve(prices, self.task.deadline.share(SEARCH_SHARE))
+        else:
+            self.serve_chosen(prices)
 
     def least(self) -> None:
         """A schedule and a bound, in the least time."""
@@ -144,6 +150,53 @@ class _Search:
         prices = goodput_prices(task.instance, task.slo, deadline, lambda most: self.tell("prices on intervals", most))
         self.certificate = goodput_certificate(task.instance, prices, round(task.elapsed, 3))
         return prices
+
+    @property
+    def done(self) -> bool:
+        """Whether the gap asked for is reached."""
+        if self.best is None or self.certificate is None:
+            return False
+        return self.best[0] - self.certificate.value <= self.task.gap * abs(self.best[0])
+
+    def improve(self, prices: GoodputPrices, deadline: Deadline) -> None:
+        """Search each replica with the requests that the best schedule sends it."""
+        assert self.best is not None
+        assert self.certificate is not None
+        instance, least = self.task.instance, self.certificate.value
+        if self.done or not self.best[1].valid:
+            return
+        self.tell("search for requests in time", least)
+        stays = self.best[1].residencies
+        homes = served(stays, instance.server.replicas)
+        left, found = sum(map(len, homes)), []
+        for requests in homes:
+            until = deadline.share(len(requests) / left) if left else deadline
+            left -= len(requests)
+            found.append(self.search_alone(requests, prices, until) if requests else Schedule())
+        self.see("local-search", side_by_side(found) if len(found) > 1 else found[0])
+
+    def search_alone(self, requests: list[int], prices: GoodputPrices, deadline: Deadline) -> Schedule:
+        """The search of one replica; as far as it came at Ctrl-C, which others then learn of."""
+        instance, levels = self.task.instance, self.task.slo or self.task.instance.server.slo
+        assert levels is not None
+        assert self.certificate is not None
+        is_all = len(requests) == len(instance.requests)
+        enough, bound = math.floor(len(requests) - self.certificate.value) if is_all else None, self.certificate.value
+
+        def listen(within: int) -> None:
+            if is_all:
+                self.task.tell("search for requests in time", float(len(requests) - within), bound)
+
+        chosen = [prices.chosen[requests] >= least for least in CHOSEN]
+        try:
+            return in_time_schedule(
+                alone(instance, requests) if instance.server.replicas > 1 else instance, levels, choices=chosen,
+                deadline=deadline, seed=self.task.seed, enough=enough, listen=listen,
+            )  # fmt: skip
+        except InterruptedWith as stop:
+            if is_all:
+                self.see("local-search", stop.best)
+            raise
 
     def serve_chosen(self, prices: GoodputPrices) -> None:
         """The best policy on the requests that the prices choose, and then on the others."""

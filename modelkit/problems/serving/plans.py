@@ -147,6 +147,10 @@ class Server:
     def schedule(self, plan: Plan) -> Schedule:
         """The plan as a schedule of the instance."""
         self.run(plan)
+        return self.written()
+
+    def written(self) -> Schedule:
+        """What was run last as a schedule of the instance."""
         names = [self.instance.requests[i].id for i in self.by_arrival]
         begins: dict[int, list[int]] = {}
         for i in np.argsort(self.first, kind="stable").tolist():
