@@ -17,6 +17,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// On paper nothing can be unfolded.
+const unfolded = [];
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details:not([open])")) { part.open = true; unfolded.push(part); }
+});
+addEventListener("afterprint", () => { for (const part of unfolded.splice(0)) part.open = false; });
+
 // Where the pointer is over a plot, the values of its curves there: read from their paths, which the axes scale.
 const box = document.createElement("div");
 box.className = "tip-box";

@@ -118,6 +118,14 @@ def test_narrow_and_printed(browser: Any, page_file: Path) -> None:
         page.emulate_media(media="print", color_scheme="dark")
         assert page.evaluate("document.documentElement.scrollWidth") <= 688
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<details><summary>a</summary><p>b</p></details>')"
+        )
+        assert page.locator("details p").last.is_visible()
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator("details").last.get_attribute("open") is None
         printed = page.pdf(format="A4", print_background=True)
         assert printed.startswith(b"%PDF")
         assert 3 <= printed.count(b"/Type /Page\n") <= 15

@@ -166,7 +166,8 @@ def test_matrix(two: Instance, tmp_path: Path) -> None:
     assert [case.stamp.sha256 for case in made.cases] == [two.sha256, other.sha256, stages.sha256]
     assert made.stems[:2] == ("two", "two-2")
     assert [[e.label for e in case.entries] for case in made.cases] == [
-        ["mc-sf, seed 0", "mc-sf, seed 1"], ["mc-sf, seed 0", "mc-sf, seed 1"], ["sorted, seed 0", "sorted, seed 1"],
+        ["mc-sf (seed 0)", "mc-sf (seed 1)"], ["mc-sf (seed 0)", "mc-sf (seed 1)"],
+        ["sorted (seed 0)", "sorted (seed 1)"],
     ]  # fmt: skip
     assert "two: policy sorted is not for its clock" in made.left_out
     assert all(e.standing == "checked" for case in made.cases for e in case.entries)

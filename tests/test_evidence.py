@@ -134,8 +134,8 @@ def test_labels_and_failures(two: Instance) -> None:
     """Tests that equal labels are told apart, and that runs without a schedule are counted in words."""
     runs = [made(two, BEST, "mc-sf"), made(two, BEST, "mc-sf")]
     seeded = [r.model_copy(update={"producer": r.producer.model_copy(update={"seed": k})}) for k, r in enumerate(runs)]
-    assert [e.label for e in case(*seeded).entries] == ["mc-sf, seed 0", "mc-sf, seed 1"]
-    assert [e.label for e in case(*runs).entries] == ["mc-sf, 0", "mc-sf, 1"]
+    assert [e.label for e in case(*seeded).entries] == ["mc-sf (seed 0)", "mc-sf (seed 1)"]
+    assert [e.label for e in case(*runs).entries] == ["mc-sf (0)", "mc-sf (1)"]
     failed = Result(
         instance=InstanceStamp.of(two), producer=Producer(kind="policy", name="x"), status="no_schedule", stop="failed",
         message="killed by signal 9\nand more",
@@ -278,4 +278,4 @@ def test_a_search_is_called_so_wherever_it_ended(two: Instance) -> None:
     ]
     files = [ReadFile(r, f"two.{part}.result.json") for r, part in zip(searches, ("bound", "b.highs"), strict=True)]
     (found,) = cases(files, Instances(known=[two]))
-    assert sorted(e.label for e in found.entries) == ["local search, b.highs", "local search, bound"]
+    assert sorted(e.label for e in found.entries) == ["local search (b.highs)", "local search (bound)"]

@@ -131,14 +131,16 @@ def test_the_interval_is_that_of_resampled_seeds() -> None:
 def test_no_policy_sustains_more_than_any_can() -> None:
     """Tests the headline of a short trace, which drains, and of one below what can go on for ever."""
 
-    def headline(value: float) -> str:
-        best = SimpleNamespace(policy="svf", value=value)
+    def headline(value: float, *names: str) -> str:
+        best = [SimpleNamespace(policy=name, value=value) for name in names or ("svf",)]
         return Sustained(
-            "chat", "rate", ServiceLevels(ttft_ms=9), 99.0, (0,), 300, "poisson", None, (best,), None, 20.0, (), Path()
+            "chat", "rate", ServiceLevels(ttft_ms=9), 99.0, (0,), 300, "poisson", None, tuple(best), None,
+            20.0, (), Path(),
         ).headline  # fmt: skip
 
     assert headline(21.0) == "svf sustains 21 requests/s; in the long run nobody does with more than 20 requests/s"
     assert "% of the most that any policy can in the long run" in headline(15.0)
+    assert headline(15.0, "svf", "wait").startswith("svf and wait sustain 15 requests/s, ")
 
 
 # --- traffic ---------------------------------------------------------------------------------------

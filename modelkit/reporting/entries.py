@@ -13,7 +13,7 @@ from modelkit.judge import Residency, Verdict, judge
 from modelkit.policies import policies
 from modelkit.reporting.goals import Goal, Rules, take_as_stated
 from modelkit.result import Objective, Result
-from modelkit.text import count
+from modelkit.text import count, join_words
 from modelkit.verify.result import OwnRules, verify_result
 
 #: How far the word of a file was checked: all of it, not at all, or with faults found.
@@ -203,6 +203,14 @@ def solver_name(name: str) -> str:
     return {"highs": "HiGHS", "scip": "SCIP", "appsi_highs": "HiGHS (appsi)", "gurobi": "Gurobi"}.get(name, name)
 
 
+def alike(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
+    """The first of those with the same schedule and value, under the names of all of them."""
+    groups: dict[object, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault((id(e) if e.schedule is None else e.schedule, e.value), []).append(e)
+    return [(join_words([e.label for e in same]), same[0]) for same in groups.values()]
+
+
 def distinguish(entries: Sequence[Entry]) -> list[Entry]:
     """Labels made unlike each other: by seed, else by file, else by number."""
 
@@ -218,7 +226,7 @@ def distinguish(entries: Sequence[Entry]) -> list[Entry]:
             seeds if told_apart(seeds) else files if told_apart(files) else [f"no. {k + 1}" for k in range(len(places))]
         )
         for i, mark in zip(places, marks, strict=True):
-            out[i] = replace(entries[i], label=f"{shared}, {mark}")
+            out[i] = replace(entries[i], label=f"{shared} ({mark})")
     return out
 
 

@@ -185,6 +185,7 @@ def _environment() -> Any:
     )  # fmt: skip
     environment.filters["plain"] = plain
     environment.filters["name"] = lambda text: _markup(f"<bdi>{safe(text)}</bdi>")
+    environment.filters["whole_names"] = _whole_names
     environment.filters["drawing"] = _markup
     environment.filters["data_uri"] = _data_uri
     environment.filters["figure_table"] = figure_table
@@ -196,6 +197,14 @@ def _markup(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _whole_names(text: str) -> Any:
+    """A headline in which no short name, such as ``mc-sf``, is broken at its hyphen."""
+    words = plain(text).split(" ")
+    return _markup(
+        " ".join(f'<span class="whole">{safe(w)}</span>' if "-" in w and len(w) <= 16 else str(safe(w)) for w in words)
+    )
 
 
 def _data_uri(csv: str) -> str:

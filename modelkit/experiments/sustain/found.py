@@ -192,10 +192,18 @@ class Sustained:
         if best is None:
             head = f"No policy that was tried keeps {levels}, at any {AXES[self.over][0]}"
         elif self.over == "rate":
-            head = f"{best.policy} sustains {self.amount(best.value)} within {levels}"
+            head = f"{self._best_words} within {levels}"
         else:
-            head = f"{best.policy} needs {self.amount(best.value)} to keep {levels} at {number(self.rate or 0, 3)}/s"
+            head = f"{self._best_words} to keep {levels} at {number(self.rate or 0, 3)}/s"
         return f"{head}{self.limit_words}."
+
+    @property
+    def _best_words(self) -> str:
+        """Who is best, with ties said as ties, and at what."""
+        value = None if self.best is None else self.best.value
+        who = [limit.policy for limit in self.limits if limit.value == value]
+        verb = ("sustain" if self.over == "rate" else "need") + ("s" if len(who) == 1 else "")
+        return f"{join_words(who)} {verb} {self.amount(value)}"
 
     @property
     def headline(self) -> str:
@@ -203,8 +211,7 @@ class Sustained:
         best, known = self.best, self.in_the_long_run
         if best is None or best.value is None:
             return self.sentence.partition(";")[0].removesuffix(".")
-        verb = "sustains" if self.over == "rate" else "needs"
-        head = f"{best.policy} {verb} {self.amount(best.value)}"
+        head = self._best_words
         if not known:
             return head
         if self.over != "rate":

@@ -51,11 +51,12 @@ def _content(found: Sustained, command: str) -> dict[str, Any]:
 def _limits_table(found: Sustained) -> Table:
     """A row for each policy, and what nobody can exceed."""
     name, unit = AXES[found.over]
+    best = None if found.best is None else found.best.value
     columns = (
         Column("Policy", False), Column(f"{name} [{unit}]"), Column("95 % interval"), Column("fails at"),
         Column("within levels"), Column("TTFT p99"), Column("TPOT p99"), Column("goodput"), Column("of the long run"),
     )  # fmt: skip
-    rows = [TableRow(tuple(_cells(found, limit)), "best" if limit is found.best else "") for limit in found.limits]
+    rows = [TableRow(tuple(_cells(found, limit)), "best" if limit.value == best else "") for limit in found.limits]
     for words, value in (
         ("nobody, in the long run", found.in_the_long_run),
         ("nobody, these requests", found.certified),
@@ -151,7 +152,6 @@ def _figure(
         for policy, line in drawn.items()
     )
     plot = Plot(_across(found), y, 240, alt).axes()
-    plot.level(level, "quantile", words)
     legend, rows = [], []
     for k, (policy, line) in enumerate(drawn.items()):
         plot.line([p.value for p, _ in line], [value for _, value in line], series(k))
@@ -163,6 +163,7 @@ def _figure(
     if found.in_the_long_run:
         plot.upright(found.in_the_long_run, "limit")
         legend.append(Swatch("line", "limit", "nobody beyond, in the long run"))
+    plot.level(level, "quantile", words)
     shown: tuple[Row, ...] = tuple(rows)
     return Figure(
         key, title, lead, (Panel("", plot.svg(), rows=shown),), tuple(legend),

@@ -34,7 +34,9 @@ def occupancy(scenes: Sequence[Scene]) -> Figure | None:
     servers = [server for s in scenes for server in s.by_replica()]
     panels = tuple(_panel(s, end, top, capacity, s is servers[-1]) for s in servers)
     columns = (time_axis(scenes[0].instance.is_unit, end)[0].words, "tokens held", "most tokens")
-    return Figure("occupancy", "KV cache over time", lead, panels, tuple(legend), columns=columns)
+    return Figure(
+        "occupancy", "KV cache over time", lead, panels, tuple(legend), columns=columns, beside=len(panels) > 2
+    )
 
 
 def _panel(scene: Scene, end: float, top: float, capacity: int | None, titled: bool) -> Panel:

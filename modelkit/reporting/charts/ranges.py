@@ -11,19 +11,28 @@ from modelkit.reporting.charts.curves import series
 from modelkit.reporting.charts.svg import Axis, Figure, Panel, Plot, Swatch, time_axis
 from modelkit.reporting.charts.timeline import Scene
 from modelkit.reporting.critical_path import CriticalPath
+from modelkit.reporting.entries import alike
 from modelkit.reporting.evidence import Case, Entry, sentence_of
 from modelkit.reporting.observation import AS_LOGGED
 from modelkit.text import count, metric_noun, percent, quantity
 
 #: Height of a row [px].
 ROW = 34
+#: Most characters over a bar: a phone shows about as many.
+LONGEST = 60
+#: With fewer instances the table says all that dots and boxes could.
+FEWEST_DOTS = 3
 #: A schedule farther off than this many times the median is cut off.
 CUT = 12.0
 
 
 def distances(case: Case) -> Figure | None:
     """How far above the optimum each schedule can be: from what is proven to what cannot be excluded."""
-    rows = [(e, case.above_best(e) or 0.0, above) for e in case.valid if (above := case.above_bound(e)) is not None]
+    rows = [
+        (name, case.above_best(e) or 0.0, above)
+        for name, e in alike(case.valid)
+        if (above := case.above_bound(e)) is not None
+    ]
     if not rows or case.bound is None:
         return None
     rows.sort(key=lambda r: r[2])
@@ -31,12 +40,12 @@ def distances(case: Case) -> Figure | None:
     axis = Axis(0, far * 1.12 or 0.01, "above the optimum", share=True)
     sure = "proven, since a better schedule is known"
     doubt = "not excluded by the bound"
-    words = [f"{e.label} {percent(low, 'down')} to {percent(high, 'up')}" for e, low, high in rows]
+    words = [f"{name} {percent(low, 'down')} to {percent(high, 'up')}" for name, low, high in rows]
     plot = Plot(axis, Axis(0, 1), ROW * len(rows), "Distance from the optimum: " + "; ".join(words)).axes(y_ticks=0)
-    for k, (entry, least, most) in enumerate(rows):
+    for k, (name, least, most) in enumerate(rows):
         top = k * ROW
-        plot.rect(0, least, top + 17, top + 27, "sure", f"{entry.label}: at least {percent(least, 'down')}, {sure}")
-        plot.rect(least, most, top + 17, top + 27, "doubt", f"{entry.label}: up to {percent(most, 'up')} {doubt}")
+        plot.rect(0, least, top + 17, top + 27, "sure", f"{name}: at least {percent(least, 'down')}, {sure}")
+        plot.rect(least, most, top + 17, top + 27, "doubt", f"{name}: up to {percent(most, 'up')} {doubt}")
         if most <= axis.high:
             plot.upright(most, "tip", top + 14, top + 30)
         else:
@@ -45,12 +54,18 @@ def distances(case: Case) -> Figure | None:
         shown = (
             "optimal" if not most else percent(most) if exact else f"{percent(least, 'down')} to {percent(most, 'up')}"
         )
-        plot.text(0, top + 7, f"{entry.label}: {shown}", "row", 60)
+        plot.text(0, top + 7, _over_bar(name, shown), "row")
     lead = f"Distance of each schedule from the optimum. {sentence_of(case.reference_words)}."
     legend = (Swatch("fill", "sure", sure), Swatch("fill", "doubt", doubt))
-    panel = Panel("", plot.svg(), bare=True, rows=tuple((e.label, low, high) for e, low, high in rows))
+    panel = Panel("", plot.svg(), bare=True, rows=tuple(rows))
     columns = ("schedule", "above the optimum at least", "at most")
     return Figure("distances", "How far from the optimum", lead, (panel,), legend, columns=columns)
+
+
+def _over_bar(name: str, words: str) -> str:
+    """What stands over a bar: its value whole, the name as far as there is room."""
+    room = LONGEST - len(words) - 2
+    return f"{name if len(name) <= room else name[: room - 1] + '…'}: {words}"
 
 
 def _shown_end(ascending: Sequence[float]) -> float:
@@ -68,7 +83,7 @@ def values(case: Case) -> Figure | None:
     each = case.stamp.requests if case.objective.startswith("total_") else 1
     metric = case.objective.replace("total_", "mean_")
     noun, least = metric_noun(metric), max(0.0, bound.value / each)
-    rows = [(_name(case, e), (e.value or 0.0) / each, "decode") for e in case.valid]
+    rows = [(_name(case, name, e), (e.value or 0.0) / each, "decode") for name, e in alike(case.valid)]
     legend = [Swatch("fill", "decode", noun)]
     if case.observation is not None and (seen := case.observation.run.metrics.get(metric)) is not None:
         rows.append((AS_LOGGED, seen, "waiting"))
@@ -82,7 +97,7 @@ def values(case: Case) -> Figure | None:
         top = k * ROW
         words = f"{name}: {quantity(metric, value)}"
         plot.rect(0, value / per, top + 17, top + 27, css, words)
-        plot.text(0, top + 7, words, "row", 60)
+        plot.text(0, top + 7, _over_bar(name, quantity(metric, value)), "row")
         if value / per > axis.high:
             plot.text(axis.high, top + 7, "farther →", "row end")
     plot.upright(least / per, "limit")
@@ -95,11 +110,11 @@ def values(case: Case) -> Figure | None:
     return Figure("values", sentence_of(noun), lead, (panel,), tuple(legend), table, ("schedule", metric))
 
 
-def _name(case: Case, entry: Entry) -> str:
+def _name(case: Case, name: str, entry: Entry) -> str:
     """What a schedule is called: beside a log, simulated or the best that was found."""
     if case.observation is None:
-        return entry.label
-    return f"best found ({entry.label})" if entry is case.best else f"{entry.label}, simulated"
+        return name
+    return f"best found ({name})" if entry is case.best else f"{name}, simulated"
 
 
 #: Shares of a whole, and what they are of.
@@ -116,16 +131,16 @@ def utilisation(case: Case) -> Figure | None:
     if not kinds:
         return None
     panels = []
-    ranked = sorted(case.valid, key=lambda e: e.value or 0.0)
+    ranked = alike(sorted(case.valid, key=lambda e: e.value or 0.0))
     for kind in kinds:
-        rows = [(e.label, v) for e in ranked if (v := e.result.metrics.get(kind)) is not None]
+        rows = [(name, v) for name, e in ranked if (v := e.result.metrics.get(kind)) is not None]
         alt = f"{SHARES[kind]}: " + "; ".join(f"{name} {percent(v)}" for name, v in rows)
         plot = Plot(Axis(0, 1, "", share=True), Axis(0, 1), ROW * len(rows), alt).axes(y_ticks=0, x_ticks=4)
         for k, (name, value) in enumerate(rows):
             top = k * ROW
             plot.rect(0, 1, top + 17, top + 27, "idle")
             plot.rect(0, value, top + 17, top + 27, "decode", f"{name}: {percent(value)}")
-            plot.text(0, top + 7, f"{name}: {percent(value)}", "row", 60)
+            plot.text(0, top + 7, _over_bar(name, percent(value)), "row")
         panels.append(Panel(SHARES[kind], plot.svg(), bare=True, rows=tuple(rows)))
     lead = "Share of the capacity in use, integrated over the makespan."
     return Figure("utilisation", "Utilisation", lead, tuple(panels), columns=("schedule", "share"))
@@ -140,7 +155,7 @@ def _differ(shares: Sequence[float | None]) -> bool:
 def ratios(ratios: dict[str, list[float]], to_bound: bool) -> Figure | None:
     """Each instance a dot: value over the best bound (or the best schedule), a row for each kind of run."""
     rows = [(name, sorted(values)) for name, values in ratios.items() if values]
-    if not rows:
+    if max((len(values) for _, values in rows), default=0) < FEWEST_DOTS:
         return None
     far = max(values[-1] for _, values in rows)
     low = min(1.0, *(values[0] for _, values in rows))

@@ -60,6 +60,12 @@ def _name(axis: str | None) -> str:
     return (axis or "").replace("_", " ").replace("kv ", "KV ")
 
 
+def _title(sweep: Sweep) -> str:
+    """The swept axis with its unit."""
+    per = "round" if any(metric.endswith("_rounds") for metric in sweep.metrics) else "s"
+    return f"{_name(sweep.axis)} [requests/{per}]" if sweep.axis == "rate" else _name(sweep.axis)
+
+
 def _panel_label(sweep: Sweep, value: Any) -> str:
     if value is None:
         return ""
@@ -101,9 +107,9 @@ def _horizontal(sweep: Sweep) -> tuple[Axis, dict[Any, float]]:
         room = 1 if log else (high - low) * 0.02
         marks = tuple((float(v), _words(v)) for v in sorted(values)) if len(values) <= 8 else ()
         ends = (low / 1.04, high * 1.04) if log else (low - room, high + room)
-        return Axis(*ends, _name(sweep.axis), log=log, marks=marks), {v: float(v) for v in values}
+        return Axis(*ends, _title(sweep), log=log, marks=marks), {v: float(v) for v in values}
     marks = tuple((float(k), _words(v)) for k, v in enumerate(values))
-    return Axis(-0.3, len(values) - 0.7, _name(sweep.axis), marks=marks), {v: float(k) for k, v in enumerate(values)}
+    return Axis(-0.3, len(values) - 0.7, _title(sweep), marks=marks), {v: float(k) for k, v in enumerate(values)}
 
 
 def _curves(sweep: Sweep, metric: str, found: dict[tuple[str, Point], Estimate]) -> list[Panel]:

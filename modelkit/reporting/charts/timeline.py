@@ -171,7 +171,7 @@ def timeline(scenes: Sequence[Scene]) -> Figure | None:
         legend.append(EVICTED)
     if any(s.pauses for scene in scenes for s in scene.verdict.residencies) and WAITING not in legend:
         legend.append(PAUSED)
-    return Figure("timeline", title, what, tuple(panels), tuple(legend), columns=columns)
+    return Figure("timeline", title, what, tuple(panels), tuple(legend), columns=columns, beside=len(panels) > 2)
 
 
 def _note(scene: Scene) -> str:

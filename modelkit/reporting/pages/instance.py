@@ -12,11 +12,14 @@ from modelkit.problems.problem import TOTAL_LATENCY_MS
 from modelkit.reporting.charts import curves, occupancy, present, ranges, timeline
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.critical_path import critical_path
+from modelkit.reporting.entries import alike
 from modelkit.reporting.evidence import Case, Entry, sentence_of
 from modelkit.reporting.observation import AS_LOGGED
 from modelkit.reporting.pages.tables import Cell, Column, Table, TableRow, commands, option_facts, sort_key
 from modelkit.text import bare, count, join_words, percent, seconds, unit_words
 
+#: A table of more metrics than this, for fewer runs, has a row for each metric.
+MOST_TURNED = 6
 #: Schedules that are drawn.
 MOST_SCENES = 6
 
@@ -245,21 +248,31 @@ def _metrics(case: Case) -> Table | None:
     for pattern, words in _SHOWN.items():
         name = pattern.format(t=unit, s=second)
         if any(e.result.metrics.get(name) is not None for e in case.valid):
-            columns.append(Column(words + unit_words(name), title=METRICS[pattern]))
+            columns.append(Column(words + unit_words(name), title=METRICS[pattern].partition(";")[0]))
             names.append(name)
-    rows = []
+    told = [(name, e.result.metrics) for name, e in alike(sorted(case.valid, key=lambda e: e.value or 0.0))]
     if case.observation is not None:
-        run = case.observation.run.metrics
-        shown = [(name, run.get(name)) for name in names]
-        rows.append(
-            TableRow((Cell(AS_LOGGED), *(Cell("–" if v is None else bare(n, v), sort_key(v)) for n, v in shown)))
-        )
-    for e in sorted(case.valid, key=lambda e: e.value or 0.0):
-        values = [(name, e.result.metrics.get(name)) for name in names]
-        rows.append(TableRow((Cell(e.label, e.label), *(Cell(bare(name, v), sort_key(v)) for name, v in values))))
+        told.insert(0, (AS_LOGGED, case.observation.run.metrics))
+    rows = []
+    for label, metrics in told:
+        values = [(name, metrics.get(name)) for name in names]
+        cells = (Cell("–" if v is None else bare(name, v), sort_key(v)) for name, v in values)
+        rows.append(TableRow((Cell(label, label), *cells)))
     title = "The judge's metrics for each valid schedule"
     title += "." if case.observation is None else f", and what was {AS_LOGGED}, by the same definitions."
-    return Table(title, (Column("Run", False), *columns), tuple(rows))
+    table = Table(title, (Column("Run", False), *columns), tuple(rows))
+    return _turned(table) if len(rows) < MOST_TURNED < len(columns) else table
+
+
+def _turned(table: Table) -> Table:
+    """Few runs with many metrics: a column for each run, a row for each metric with its meaning at the end."""
+    heads = (Column("", False), *(Column(row.cells[0].words) for row in table.rows), Column("What it means", False))
+    rows = [
+        TableRow((Cell(column.words), *(row.cells[k] for row in table.rows), Cell(column.title)))
+        for k, column in enumerate(table.columns)
+        if k
+    ]
+    return Table(table.caption, heads, tuple(rows), sortable=False)
 
 
 def _meanings(table: Table | None) -> list[tuple[str, str]]:
