@@ -96,6 +96,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.solving.known import start_windows as start_windows
     from modelkit.solving.resolving import resolve as resolve
     from modelkit.sources.families import generate as generate
+    from modelkit.sources.library.entries import library_entries as library_entries
+    from modelkit.sources.library.instances import library as library
     from modelkit.sources.logs.importing import import_log as import_log
     from modelkit.sources.servers import find_server as find_server
     from modelkit.sources.servers import presets as presets
@@ -151,6 +153,8 @@ _PUBLIC = {
     "solving.known": ("Known", "clique_rows", "stage_limits", "start_windows"),
     "solving.resolving": ("resolve",),
     "sources.families": ("generate",),
+    "sources.library.entries": ("library_entries",),
+    "sources.library.instances": ("library",),
     "sources.logs.importing": ("import_log",),
     "sources.servers": ("find_server", "presets"),
     "sources.traces": ("import_trace",),

@@ -20,6 +20,7 @@ from modelkit.cli import (
     exporting,
     guiding,
     judging,
+    library,
     listing,
     making,
     running,
@@ -126,6 +127,7 @@ for command in (
     running.solve, running.simulate, running.bound, verifying.verify, comparing.compare, comparing.report,
     judging.judge, sustaining.sustain,
     making.generate, making.import_, calibrating.calibrate, studying.study,
+    library.library,
     authoring.new, authoring.check, authoring.show, authoring.diagnose, exporting.export,
     listing.list_, listing.versions, listing.completion,
 ):  # fmt: skip

@@ -85,6 +85,18 @@ def _families() -> Iterable[str]:
     return families()
 
 
+def _library() -> Iterable[str]:
+    from modelkit.sources.library import library_entries
+
+    return library_entries()
+
+
+def _library_families() -> Iterable[str]:
+    from modelkit.sources.library import library_entries
+
+    return {entry.family for entry in library_entries().values()}
+
+
 def _servers() -> Iterable[str]:
     from modelkit.sources.servers import presets
 
@@ -130,6 +142,8 @@ results = completer(endings=(".result.json", ".result.json.gz", ".certificate.js
 formulations = completer(_formulations, (".py",))
 solvers = completer(_solvers)
 warm_starts = completer(lambda: ["best", "none", *_policies()])
+library = completer(_library)
+library_families = completer(_library_families)
 studies = completer(_studies, (".toml",))
 servers = completer(_servers, (".json",))
 formats = completer(_formats)

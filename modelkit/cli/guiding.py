@@ -12,6 +12,7 @@ _MAP = {
         "generate": "draw one from a named family",
         "import": "make one from a trace or a server's log",
         "calibrate": "fit a server's clock to measurements",
+        "library": "named instances with best known values, to be beaten",
     },
     "make a schedule": {
         "solve": "by integer programming: the best schedule, with a bound",

@@ -36,8 +36,9 @@ class Instances:
 
     def find(self, stamp: InstanceStamp) -> Instance | None:
         """The instance of that hash, None when no file holds it."""
+        named = self._in_library(stamp.name)
         while stamp.sha256 not in self._found:
-            path = next(self._files, None)
+            path = next(named, None) or next(self._files, None)
             if path is None:
                 return None
             try:
@@ -46,6 +47,13 @@ class Instances:
                 continue
             self._found[candidate.sha256] = candidate
         return self._found[stamp.sha256]
+
+    @staticmethod
+    def _in_library(name: str) -> Iterator[Path]:
+        """The file of this name in the library, which has too many to read them all."""
+        known = bundled("instances") / "library"
+        paths = (known / f"{name}{ending}" for ending in (".json", ".json.gz"))
+        return (path for path in paths if path.parent == known and path.is_file())
 
     @staticmethod
     def _candidates(folders: list[Path]) -> Iterator[Path]:

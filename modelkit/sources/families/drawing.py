@@ -51,6 +51,14 @@ def poisson_times(rng: np.random.Generator, n: int, rate: float) -> npt.NDArray[
     return np.cumsum(rng.exponential(1 / rate, n)) if rate else np.zeros(n)
 
 
+def gamma_times(rng: np.random.Generator, n: int, rate: float, variation: float) -> npt.NDArray[np.float64]:
+    """Times of the first n events with gaps from a gamma distribution, of this coefficient of variation."""
+    if variation == 1:
+        return poisson_times(rng, n, rate)
+    shape = variation**-2
+    return np.cumsum(rng.gamma(shape, 1 / (shape * rate), n)) if rate else np.zeros(n)
+
+
 def unit_instance(
     name: str, source: str, description: str, *, capacity: int, arrival: Ints, prompt: Ints, output: Ints
 ) -> Instance:

@@ -10,6 +10,7 @@ from modelkit.instance import Instance
 from modelkit.sources.families.drawing import (
     Ints,
     family,
+    gamma_times,
     lognormal,
     poisson_times,
     require,
@@ -78,6 +79,7 @@ def kv_synthetic(
     rate="mean arrivals per round, or with a server per second (Poisson); 0: all at once",
     kv_capacity="KV capacity M [token]; default: the server's, or 16492",
     server="preset or JSON file of a server; default: the unit clock",
+    burstiness="coefficient of variation of the gaps between arrivals (gamma distribution); 1: Poisson",
 )
 def chat(
     *,
@@ -86,13 +88,15 @@ def chat(
     rate: float = 50.0,
     kv_capacity: int | None = None,
     server: str | None = None,
+    burstiness: float = 1.0,
 ) -> Instance:
     """Chats on two A100 with Llama-2-70B; lengths are cut so that each request fits."""
-    require(locals(), seed=0, requests=1, rate=0, kv_capacity=2)
+    require(locals(), seed=0, requests=1, rate=0, kv_capacity=2, burstiness=0.05)
     rng = np.random.default_rng(seed)
     host = find_server(server) if server is not None else None
     kv_capacity = kv_capacity or (host and host.kv_capacity_tokens) or 16_492
-    seconds = poisson_times(rng, requests, rate)
+    seconds = gamma_times(rng, requests, rate, burstiness)
+    bursts = "" if burstiness == 1 else f"-cv{burstiness:g}"
     arrival = np.floor(seconds).astype(np.int64)
     prompt, output = _fitted(
         lognormal(rng, requests, mean=40.62, median=11),
@@ -101,7 +105,7 @@ def chat(
     )
     if host is not None:
         return timed_instance(
-            f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-{stem_of_server(server)}-s{seed}",
+            f"chat-n{requests}-rate{rate:g}{bursts}-m{kv_capacity}-{stem_of_server(server)}-s{seed}",
             "family chat",
             f"chat, {rate:g} arrivals per second on {server}, seed {seed}",
             host.model_copy(update={"kv_capacity_tokens": kv_capacity}),
@@ -110,7 +114,7 @@ def chat(
             arrival=seconds,
         )
     return unit_instance(
-        f"chat-n{requests}-rate{rate:g}-m{kv_capacity}-s{seed}",
+        f"chat-n{requests}-rate{rate:g}{bursts}-m{kv_capacity}-s{seed}",
         "family chat",
         f"chat, {rate:g} arrivals per round, seed {seed}",
         capacity=kv_capacity,

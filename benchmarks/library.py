@@ -1,0 +1,111 @@
+"""Improves the library: runs policies of every division, bounds and searches, and submits what is better.
+
+    python benchmarks/library.py [--seconds 40] [--only NAME|FAMILY ...] [--step policies|bound|solve ...]
+                                 [--traces FOLDER] [--who NAME]
+
+Every step of an entry is written as it is found, by the way that submissions of others take
+(`modelkit.experiments.submitting`); steps that were done before are left out unless they are asked for by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from library_choice import TRACES
+from record import keep, kept
+
+import modelkit as mk
+from modelkit.errors import ModelkitError
+from modelkit.experiments.submitting import NotBetterError, submission, write_submission
+from modelkit.policies import policies
+from modelkit.simulation.simulate import fitting_policies
+from modelkit.sources.library import Entry, library, library_entries, library_folder
+from modelkit.sources.library.divisions import told
+
+DONE = Path(__file__).parent / "results" / "library.json"
+STEPS = ("policies", "bound", "solve")
+#: Policies with options that are worth a run beside the defaults.
+VARIANTS = ("mc-sf:alpha=0.1", "svf:gate=auto", "srpt:by=volume", "vllm-like:preempt=swap", "wait:alpha=0.1")
+#: Problems of these families are solved by formulations, too, up to this size.
+SOLVED = {
+    "small-memory": 80,
+    "slots": 40,
+    "replicas": 40,
+    "prefixes": 0,
+    "pauses": 20,
+    "real-time": 0,
+    "trace-scale": 0,
+}
+
+
+def best_policies(instance: mk.Instance) -> Iterator[mk.Result]:
+    """The best policy of each division."""
+    names = [name for name in fitting_policies(instance) if not policies()[name].clairvoyant]
+    for model in told(instance).values():
+        best = None
+        for label in [*names, *VARIANTS]:
+            try:
+                result = mk.simulate(instance, label, predictions=model)
+            except ModelkitError:
+                continue
+            value = result.objective.value
+            if result.status == "feasible" and value is not None and (best is None or value < best.objective.value):
+                best = result
+        if best is not None:
+            yield best
+
+
+def claims(step: str, entry: Entry, instance: mk.Instance, seconds: float) -> Iterator[mk.Result | mk.Certificate]:
+    """What a step finds."""
+    if step == "policies":
+        yield from best_policies(instance)
+    elif step == "bound":
+        found = mk.bound(instance, time_limit=seconds)
+        yield found.certificate
+        yield found.result
+    elif entry.size <= SOLVED[entry.family] and entry.status == "open":
+        yield mk.solve(instance, time_limit=seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--step", nargs="+", choices=STEPS, default=[])
+    parser.add_argument("--traces", type=Path)
+    parser.add_argument("--who", default="modelkit")
+    arguments = parser.parse_args()
+    local = {trace.name: trace.local for trace in TRACES}
+    done = kept(DONE)
+    ready = {(row["instance"], row["step"]) for row in done["rows"]}
+    for step in arguments.step or STEPS:
+        for name, entry in library_entries().items():
+            if arguments.only and not {name, entry.family} & set(arguments.only):
+                continue
+            if (name, step) in ready and not arguments.step:
+                continue
+            if entry.recipe.trace is not None and arguments.traces is None:
+                continue
+            trace = None if entry.recipe.trace is None else str(arguments.traces / local[name])
+            instance, began = library(name, trace=trace), time.perf_counter()
+            changes = []
+            for claim in claims(step, entry, instance, arguments.seconds):
+                try:
+                    found = submission(claim, who=arguments.who, trace=trace)
+                except NotBetterError:
+                    continue
+                write_submission(found, library_folder())
+                changes += found.changes
+            spent = time.perf_counter() - began
+            done = kept(DONE)  # another may work on other families
+            done["rows"] = [row for row in done["rows"] if (row["instance"], row["step"]) != (name, step)]
+            done["rows"].append({"instance": name, "step": step, "seconds": round(spent, 1), "changes": changes})
+            keep(done, DONE)
+            print(f"{name} {step} {spent:.1f} s: {'; '.join(changes) or 'nothing better'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
