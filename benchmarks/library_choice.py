@@ -372,11 +372,12 @@ def _recipe(pool: Pool, rng: np.random.Generator) -> Recipe:
     if pool.server is None:
         return Recipe(family=pool.generator, options=options)
     words = ", ".join(f"{key} {value}" for key, value in options.items() if key not in ("server", "kv_capacity"))
+    fitted = f"cost model of {pool.server} fitted to a log of vLLM on one RTX PRO 6000"
     return Recipe(
         family=pool.generator,
         options=options,
         server=_fitted(pool, options),
-        description=f"{pool.generator} ({words}); cost model of {pool.server} fitted to a vLLM log (RTX PRO 6000)",
+        description=f"{pool.generator} ({words}); {fitted}",
     )
 
 
