@@ -1,7 +1,7 @@
 """Improves the library: runs policies of every division, bounds and searches, and submits what is better.
 
     python benchmarks/library.py [--seconds 40] [--only NAME|FAMILY ...] [--step policies|bound|solve ...]
-                                 [--traces FOLDER] [--who NAME]
+                                 [--traces FOLDER] [--who NAME] [--folder FOLDER]
 
 Every step of an entry is written as it is found, by the way that submissions of others take
 (`modelkit.experiments.submitting`); steps that were done before are left out unless they are asked for by name.
@@ -25,7 +25,7 @@ from modelkit.simulation.simulate import fitting_policies
 from modelkit.sources.library import Entry, library, library_entries, library_folder
 from modelkit.sources.library.divisions import told
 
-DONE = Path(__file__).parent / "results" / "library.json"
+DONE = "steps.json"
 STEPS = ("policies", "bound", "solve")
 #: Policies with options that are worth a run beside the defaults.
 VARIANTS = ("mc-sf:alpha=0.1", "svf:gate=auto", "srpt:by=volume", "vllm-like:preempt=swap", "wait:alpha=0.1")
@@ -77,12 +77,15 @@ def main() -> None:
     parser.add_argument("--step", nargs="+", choices=STEPS, default=[])
     parser.add_argument("--traces", type=Path)
     parser.add_argument("--who", default="modelkit")
+    parser.add_argument("--folder", type=Path, default=library_folder(), help="folder of library.json")
     arguments = parser.parse_args()
     local = {trace.name: trace.local for trace in TRACES}
-    done = kept(DONE)
+    steps = Path(__file__).parent / "results" / "library.json"
+    steps = arguments.folder / DONE if arguments.folder != library_folder() else steps
+    done = kept(steps)
     ready = {(row["instance"], row["step"]) for row in done["rows"]}
     for step in arguments.step or STEPS:
-        for name, entry in library_entries().items():
+        for name, entry in library_entries(arguments.folder).items():
             if arguments.only and not {name, entry.family} & set(arguments.only):
                 continue
             if (name, step) in ready and not arguments.step:
@@ -90,20 +93,20 @@ def main() -> None:
             if entry.recipe.trace is not None and arguments.traces is None:
                 continue
             trace = None if entry.recipe.trace is None else str(arguments.traces / local[name])
-            instance, began = library(name, trace=trace), time.perf_counter()
+            instance, began = library(name, trace=trace, folder=arguments.folder), time.perf_counter()
             changes = []
             for claim in claims(step, entry, instance, arguments.seconds):
                 try:
-                    found = submission(claim, who=arguments.who, trace=trace)
+                    found = submission(claim, who=arguments.who, trace=trace, folder=arguments.folder)
                 except NotBetterError:
                     continue
-                write_submission(found, library_folder())
+                write_submission(found, arguments.folder)
                 changes += found.changes
             spent = time.perf_counter() - began
-            done = kept(DONE)  # another may work on other families
+            done = kept(steps)  # another may work on other families
             done["rows"] = [row for row in done["rows"] if (row["instance"], row["step"]) != (name, step)]
             done["rows"].append({"instance": name, "step": step, "seconds": round(spent, 1), "changes": changes})
-            keep(done, DONE)
+            keep(done, steps)
             print(f"{name} {step} {spent:.1f} s: {'; '.join(changes) or 'nothing better'}", flush=True)
 
 
