@@ -40,6 +40,8 @@ FREE = {
     "title",
     "name of new formulation",
     "name of study new",
+    "who of library submit",
+    "machine of library submit",
 }
 
 

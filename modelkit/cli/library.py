@@ -201,7 +201,7 @@ def status() -> None:
 
 @library.command(
     epilog=epilog(
-        "modelkit library submit better.result.json --who 'Ada L.'",
+        "modelkit library submit better.result.json --who Ada",
         *(0, 2, 5),
         c0="taken",
         c2="usage, bad input, or nothing is better",
