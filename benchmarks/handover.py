@@ -82,7 +82,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
     import highspy
     import pyomo.environ  # noqa: F401
 
-    from modelkit.backends.engine import lp_model
+    from modelkit.backends.engine import pass_model
     from modelkit.backends.standard_form import compile_model
     from modelkit.formulation.loading import load_formulation
     from modelkit.instance import Instance, Request, Server
@@ -104,7 +104,7 @@ def modelkit_formulation(name: str) -> Callable[[Program], Any]:
         model = formulation.instantiate(instance, known)
         form, _ = compile_model(model)
         solver = _silent(highspy.Highs())
-        solver.passModel(lp_model(form))
+        pass_model(solver, form)
         return solver
 
     return hand_over

@@ -35,9 +35,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Parameter, Verdict
+from modelkit import Formulation, Instance, Parameter, Verdict, linear
 
 
 def build(m: Any) -> None:
@@ -59,7 +58,7 @@ def deadline_kept(m: Any, i: str) -> Any:
     late = [m.start[i, k] for k in m.LATE_STARTS[i]]
     if not late:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=[1] * len(late), linear_vars=late) == 0
+    return linear([1] * len(late), late) == 0
 
 
 def data(instance: Instance) -> dict[str, Any]:

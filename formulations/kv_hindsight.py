@@ -56,9 +56,8 @@ from bisect import bisect_left
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, schedule_from_starts
+from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, linear, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -75,6 +74,7 @@ def build(m: Any) -> None:
 
     m.start = pyo.Var(m.STARTS, domain=pyo.Binary, doc="1 if the request starts at that round")
 
+    m.grouped = pyo.BuildAction(rule=group_starts)
     m.total_latency = pyo.Objective(rule=total_latency, doc="total end-to-end latency [round]")
     m.started_once = pyo.Constraint(m.REQUESTS, rule=started_once, doc="every request starts once")
     m.kv_capacity_holds = pyo.Constraint(m.ROUNDS, rule=kv_capacity_holds, doc="the held tokens fit the KV cache")
@@ -88,28 +88,32 @@ def starts(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values()))
+    return linear([k + wait[i] for i, k in m.STARTS], list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:
     """Every request starts once."""
     choices = [m.start[i, k] for k in m.STARTS_OF[i]]
-    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == 1
+    return linear([1] * len(choices), choices) == 1
+
+
+def group_starts(m: Any) -> None:
+    """Rounds and variables of the starts of each request, as lists."""
+    m.starts_by_request = {i: (list(m.STARTS_OF[i]), [m.start[i, k] for k in m.STARTS_OF[i]]) for i in m.REQUESTS}
 
 
 def kv_capacity_holds(m: Any, t: int) -> Any:
     """Tokens held in round t by those started in the o_i rounds before it."""
     coefficients: list[int] = []
     variables: list[Any] = []
-    for i in m.REQUESTS:
-        possible = m.STARTS_OF[i].ordered_data()
-        s = m.prompt[i]
-        for k in possible[bisect_left(possible, t - m.output[i]) : bisect_left(possible, t)]:
-            coefficients.append(s + t - k)
-            variables.append(m.start[i, k])
+    for i, (rounds, started) in m.starts_by_request.items():
+        active = slice(bisect_left(rounds, t - m.output[i]), bisect_left(rounds, t))
+        held = m.prompt[i] + t
+        coefficients += [held - k for k in rounds[active]]
+        variables += started[active]
     if not variables:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=coefficients, linear_vars=variables) <= m.kv_capacity
+    return linear(coefficients, variables) <= m.kv_capacity
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:

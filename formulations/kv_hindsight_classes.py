@@ -55,9 +55,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Known, Schedule, kv_refusal, schedule_from_starts
+from modelkit import Formulation, Instance, Known, Schedule, kv_refusal, linear, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -85,15 +84,13 @@ def build(m: Any) -> None:
 
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
-    return LinearExpression(
-        linear_coefs=[k + m.output[c] - m.arrival[c] for c, k in m.STARTS], linear_vars=list(m.starts.values())
-    )
+    return linear([k + m.output[c] - m.arrival[c] for c, k in m.STARTS], list(m.starts.values()))
 
 
 def all_start(m: Any, c: str) -> Any:
     """As many starts as requests."""
     choices = [m.starts[c, k] for k in m.STARTS_OF[c]]
-    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == m.size[c]
+    return linear([1] * len(choices), choices) == m.size[c]
 
 
 def kv_capacity_holds(m: Any, t: int) -> Any:
@@ -102,7 +99,7 @@ def kv_capacity_holds(m: Any, t: int) -> Any:
     if not active:
         return pyo.Constraint.Skip
     held = [m.prompt[c] + t - k for c, k in active]
-    return LinearExpression(linear_coefs=held, linear_vars=[m.starts[key] for key in active]) <= m.kv_capacity
+    return linear(held, [m.starts[key] for key in active]) <= m.kv_capacity
 
 
 def classes(instance: Instance) -> dict[str, list[int]]:

@@ -37,9 +37,8 @@ from typing import Any
 
 import numpy as np
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import CliqueRow, Formulation, Instance, Known, Separator, clique_separation
+from modelkit import CliqueRow, Formulation, Instance, Known, Separator, clique_separation, linear
 
 
 def build(m: Any) -> None:
@@ -53,7 +52,7 @@ def build(m: Any) -> None:
 def few_fit_together(m: Any, q: int) -> Any:
     """At most this many of the members."""
     members = [m.start[key] for key in m.MEMBERS[q]]
-    return LinearExpression(linear_coefs=[1] * len(members), linear_vars=members) <= m.most[q]
+    return linear([1] * len(members), members) <= m.most[q]
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:

@@ -12,8 +12,6 @@ ROUNDS
     Consecutive rounds t in which something may be active.
 BEGINNING[t]
     Requests that may start at t - 1, so that t is their first round.
-ENDED[t]
-    Requests that may start at t - 1 - o_i, so that t is the round after their last.
 
 Parameters
 ----------
@@ -66,9 +64,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, schedule_from_starts
+from modelkit import Formulation, Instance, Known, Schedule, chosen, kv_refusal, linear, schedule_from_starts
 
 
 def build(m: Any) -> None:
@@ -78,7 +75,6 @@ def build(m: Any) -> None:
     m.STARTS = pyo.Set(dimen=2, initialize=starts, doc="request and start")
     m.ROUNDS = pyo.Set(doc="consecutive rounds in which something may be active")
     m.BEGINNING = pyo.Set(m.ROUNDS, doc="requests whose first round this may be")
-    m.ENDED = pyo.Set(m.ROUNDS, doc="requests whose last round the one before may be")
 
     m.arrival = pyo.Param(m.REQUESTS, within=pyo.NonNegativeIntegers, doc="arrival [round]")
     m.prompt = pyo.Param(m.REQUESTS, within=pyo.PositiveIntegers, doc="prompt length [token]")
@@ -89,6 +85,7 @@ def build(m: Any) -> None:
     m.running = pyo.Var(m.ROUNDS, domain=pyo.NonNegativeReals, doc="requests active in the round")
     m.held = pyo.Var(m.ROUNDS, bounds=(0, m.kv_capacity), doc="tokens held in the round")
 
+    m.grouped = pyo.BuildAction(rule=group_starts)
     m.total_latency = pyo.Objective(rule=total_latency, doc="total end-to-end latency [round]")
     m.started_once = pyo.Constraint(m.REQUESTS, rule=started_once, doc="every request starts once")
     m.running_follows = pyo.Constraint(
@@ -107,44 +104,41 @@ def starts(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values()))
+    return linear([k + wait[i] for i, k in m.STARTS], list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:
     """Every request starts once."""
     choices = [m.start[i, k] for k in m.STARTS_OF[i]]
-    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == 1
+    return linear([1] * len(choices), choices) == 1
+
+
+def group_starts(m: Any) -> None:
+    """Starts and the tokens that they change, by the round that is their first and by the one after their last."""
+    prompt, output = ({i: parameter[i] for i in m.REQUESTS} for parameter in (m.prompt, m.output))
+    freed = {i: -prompt[i] - output[i] for i in m.REQUESTS}
+    rounds = range(m.ROUNDS.first(), m.ROUNDS.last() + 2)
+    m.beginning, m.ending = ({t: ([], []) for t in rounds} for _ in range(2))
+    for (i, k), variable in m.start.items():
+        for (variables, tokens), change in ((m.beginning[k + 1], prompt[i]), (m.ending[k + 1 + output[i]], freed[i])):
+            variables.append(variable)
+            tokens.append(change)
 
 
 def running_follows(m: Any, t: int) -> Any:
     """N[t] - N[t-1] = started - ended."""
-    begun = [m.start[i, t - 1] for i in m.BEGINNING[t]]
-    ended = [m.start[i, t - 1 - m.output[i]] for i in m.ENDED[t]]
+    (begun, _), (ended, _) = m.beginning[t], m.ending[t]
     before = [m.running[t - 1]] if t != m.ROUNDS.first() else []
-    return (
-        LinearExpression(
-            linear_coefs=[1] * len(begun) + [-1] * len(ended) + [1] * len(before) + [-1],
-            linear_vars=begun + ended + before + [m.running[t]],
-        )
-        == 0
-    )
+    ones = [1] * len(begun) + [-1] * len(ended) + [1] * len(before)
+    return linear([*ones, -1], [*begun, *ended, *before, m.running[t]]) == 0
 
 
 def held_follows(m: Any, t: int) -> Any:
     """U[t] - U[t-1] - N[t] = prompts of the started - all tokens of the ended."""
-    begun = [m.start[i, t - 1] for i in m.BEGINNING[t]]
-    ended = [m.start[i, t - 1 - m.output[i]] for i in m.ENDED[t]]
+    (begun, prompts), (ended, freed) = m.beginning[t], m.ending[t]
     before = [m.held[t - 1]] if t != m.ROUNDS.first() else []
-    return (
-        LinearExpression(
-            linear_coefs=[m.prompt[i] for i in m.BEGINNING[t]]
-            + [-m.prompt[i] - m.output[i] for i in m.ENDED[t]]
-            + [1] * len(before)
-            + [1, -1],
-            linear_vars=begun + ended + before + [m.running[t], m.held[t]],
-        )
-        == 0
-    )
+    tokens = [*prompts, *freed, *[1] * len(before), 1, -1]
+    return linear(tokens, [*begun, *ended, *before, m.running[t], m.held[t]]) == 0
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:
@@ -155,18 +149,14 @@ def data(instance: Instance, known: Known) -> dict[str, Any]:
     first = min(k[0] for k in starts_of.values())
     last = max(starts_of[r.id][-1] + r.output_tokens for r in requests)
     beginning: dict[int, list[str]] = {t: [] for t in range(first + 1, last + 1)}
-    ended: dict[int, list[str]] = {t: [] for t in range(first + 1, last + 1)}
-    for r in requests:
-        for k in starts_of[r.id]:
-            beginning[k + 1].append(r.id)
-            if k + 1 + r.output_tokens <= last:
-                ended[k + 1 + r.output_tokens].append(r.id)
+    for i, possible in starts_of.items():
+        for k in possible:
+            beginning[k + 1].append(i)
     return {
         "REQUESTS": list(starts_of),
         "STARTS_OF": starts_of,
         "ROUNDS": range(first + 1, last + 1),
         "BEGINNING": beginning,
-        "ENDED": ended,
         "arrival": {r.id: int(r.arrival) for r in requests},
         "prompt": {r.id: r.prompt_tokens for r in requests},
         "output": {r.id: r.output_tokens for r in requests},

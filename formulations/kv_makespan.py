@@ -33,9 +33,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation
+from modelkit import Formulation, linear
 
 
 def build(m: Any) -> None:
@@ -55,7 +54,7 @@ def completed_by_last(m: Any, i: str) -> Any:
     """Completion of request i."""
     ends = [k + m.output[i] for k in m.STARTS_OF[i]]
     starts = [m.start[i, k] for k in m.STARTS_OF[i]]
-    return LinearExpression(linear_coefs=[*ends, -1], linear_vars=[*starts, m.last]) <= 0
+    return linear([*ends, -1], [*starts, m.last]) <= 0
 
 
 FORMULATION = Formulation(

@@ -81,7 +81,6 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
 from modelkit import (
     Formulation,
@@ -90,6 +89,7 @@ from modelkit import (
     Schedule,
     TooLargeError,
     chosen,
+    linear,
     preemptive_refusal,
     rounds_of,
     schedule_from_rounds,
@@ -134,9 +134,7 @@ def build(m: Any) -> None:
 
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
-    return LinearExpression(
-        linear_coefs=[t - m.arrival[i] for i, _, t in m.ENDS], linear_vars=[m.makes[step] for step in m.ENDS]
-    )
+    return linear([t - m.arrival[i] for i, _, t in m.ENDS], [m.makes[step] for step in m.ENDS])
 
 
 def made_once(m: Any, i: str, j: int) -> Any:

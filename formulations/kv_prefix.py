@@ -73,9 +73,8 @@ from bisect import bisect_left
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Known, Schedule, chosen, schedule_from_starts, unit_prefixes_refusal
+from modelkit import Formulation, Instance, Known, Schedule, chosen, linear, schedule_from_starts, unit_prefixes_refusal
 
 
 def build(m: Any) -> None:
@@ -112,13 +111,13 @@ def starts(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(linear_coefs=[k + wait[i] for i, k in m.STARTS], linear_vars=list(m.start.values()))
+    return linear([k + wait[i] for i, k in m.STARTS], list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:
     """Every request starts once."""
     choices = [m.start[i, k] for k in m.STARTS_OF[i]]
-    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == 1
+    return linear([1] * len(choices), choices) == 1
 
 
 def active_starts(m: Any, i: str, t: int) -> list[int]:
@@ -132,16 +131,16 @@ def prefix_is_held(m: Any, g: str, i: str, t: int) -> Any:
     active = [m.start[i, k] for k in active_starts(m, i, t)]
     if not active:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=[m.prefix[i]] * len(active) + [-1], linear_vars=[*active, m.shared[g, t]]) <= 0
+    return linear([m.prefix[i]] * len(active) + [-1], [*active, m.shared[g, t]]) <= 0
 
 
 def kv_capacity_holds(m: Any, t: int) -> Any:
     """Tokens held in round t, those of each request alone and those of each group."""
     active = [(i, k) for i in m.REQUESTS for k in active_starts(m, i, t)]
     return (
-        LinearExpression(
-            linear_coefs=[m.own[i] + t - k for i, k in active] + [1] * len(m.GROUPS),
-            linear_vars=[m.start[i, k] for i, k in active] + [m.shared[g, t] for g in m.GROUPS],
+        linear(
+            [m.own[i] + t - k for i, k in active] + [1] * len(m.GROUPS),
+            [m.start[i, k] for i, k in active] + [m.shared[g, t] for g in m.GROUPS],
         )
         <= m.kv_capacity
     )
@@ -152,7 +151,7 @@ def slots_suffice(m: Any, t: int) -> Any:
     active = [m.start[i, k] for i in m.REQUESTS for k in active_starts(m, i, t)]
     if not active:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=[1] * len(active), linear_vars=active) <= m.slots
+    return linear([1] * len(active), active) <= m.slots
 
 
 def data(instance: Instance, known: Known) -> dict[str, Any]:

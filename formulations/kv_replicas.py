@@ -67,9 +67,8 @@ from bisect import bisect_left
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Admission, Formulation, Instance, Known, Schedule, Segment, chosen
+from modelkit import Admission, Formulation, Instance, Known, Schedule, Segment, chosen, linear
 
 
 def build(m: Any) -> None:
@@ -109,13 +108,13 @@ def places(m: Any) -> list[tuple[str, int]]:
 def total_latency(m: Any) -> Any:
     """Sum of completion - arrival."""
     wait = {i: m.output[i] - m.arrival[i] for i in m.REQUESTS}
-    return LinearExpression(linear_coefs=[k + wait[i] for i, _, k in m.STARTS], linear_vars=list(m.start.values()))
+    return linear([k + wait[i] for i, _, k in m.STARTS], list(m.start.values()))
 
 
 def started_once(m: Any, i: str) -> Any:
     """Every request starts once."""
     choices = [m.start[i, r, k] for r in m.REPLICAS_OF[i] for k in m.STARTS_OF[i]]
-    return LinearExpression(linear_coefs=[1] * len(choices), linear_vars=choices) == 1
+    return linear([1] * len(choices), choices) == 1
 
 
 def active(m: Any, r: int, t: int) -> list[tuple[int, Any]]:
@@ -134,7 +133,7 @@ def kv_capacity_holds(m: Any, r: int, t: int) -> Any:
     terms = active(m, r, t)
     if not terms:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=[c for c, _ in terms], linear_vars=[v for _, v in terms]) <= m.kv_capacity
+    return linear([c for c, _ in terms], [v for _, v in terms]) <= m.kv_capacity
 
 
 def slots_hold(m: Any, r: int, t: int) -> Any:
@@ -142,7 +141,7 @@ def slots_hold(m: Any, r: int, t: int) -> Any:
     terms = active(m, r, t) if m.slots.value < len(m.REQUESTS) else []
     if not terms:
         return pyo.Constraint.Skip
-    return LinearExpression(linear_coefs=[1] * len(terms), linear_vars=[v for _, v in terms]) <= m.slots
+    return linear([1] * len(terms), [v for _, v in terms]) <= m.slots
 
 
 def used_in_turn(m: Any, i: str, r: int) -> Any:
@@ -150,7 +149,7 @@ def used_in_turn(m: Any, i: str, r: int) -> Any:
     here = [m.start[i, r, k] for k in m.STARTS_OF[i]]
     before = m.REQUESTS.ordered_data()[: m.REQUESTS.ord(i) - 1]
     there = [m.start[j, r - 1, k] for j in before if r - 1 in m.REPLICAS_OF[j] for k in m.STARTS_OF[j]]
-    return LinearExpression(linear_coefs=[1] * len(here) + [-1] * len(there), linear_vars=here + there) <= 0
+    return linear([1] * len(here) + [-1] * len(there), here + there) <= 0
 
 
 def ordered(instance: Instance) -> list[str]:

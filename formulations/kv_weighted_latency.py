@@ -27,9 +27,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
-from modelkit import Formulation, Instance, Parameter, Verdict
+from modelkit import Formulation, Instance, Parameter, Verdict, linear
 
 
 def build(m: Any) -> None:
@@ -42,7 +41,7 @@ def build(m: Any) -> None:
 def weighted_latency(m: Any) -> Any:
     """Sum of weight (completion - arrival)."""
     latency = [m.weight[i] * (k + m.output[i] - m.arrival[i]) for i, k in m.STARTS]
-    return LinearExpression(linear_coefs=latency, linear_vars=list(m.start.values()))
+    return linear(latency, list(m.start.values()))
 
 
 def value(instance: Instance, verdict: Verdict) -> float:

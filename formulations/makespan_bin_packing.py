@@ -63,7 +63,6 @@ from typing import Any
 
 import numpy as np
 import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
 
 from modelkit import (
     Formulation,
@@ -71,6 +70,7 @@ from modelkit import (
     LinearClock,
     Schedule,
     TooLargeError,
+    linear,
     pack,
     packing_bound,
     schedule_from_queues,
@@ -133,13 +133,13 @@ def makespan(m: Any) -> Any:
 def all_assigned(m: Any, c: int) -> Any:
     """Every request is in a queue."""
     queues = [m.assigned[c, j] for j in m.SLOTS]
-    return LinearExpression(linear_coefs=[1] * len(queues), linear_vars=queues) == m.number[c]
+    return linear([1] * len(queues), queues) == m.number[c]
 
 
 def queue_no_longer(m: Any, j: int) -> Any:
     """Tokens of a queue."""
     queue = [m.assigned[c, j] for c in m.LENGTHS]
-    return LinearExpression(linear_coefs=[*m.LENGTHS, -1], linear_vars=[*queue, m.longest]) <= 0
+    return linear([*m.LENGTHS, -1], [*queue, m.longest]) <= 0
 
 
 def queues_in_order(m: Any, j: int) -> Any:
@@ -147,7 +147,7 @@ def queues_in_order(m: Any, j: int) -> Any:
     if j == m.SLOTS.last():
         return pyo.Constraint.Skip
     both = [m.assigned[c, q] for q in (j, j + 1) for c in m.LENGTHS]
-    return LinearExpression(linear_coefs=[*m.LENGTHS, *(-c for c in m.LENGTHS)], linear_vars=both) >= 0
+    return linear([*m.LENGTHS, *(-c for c in m.LENGTHS)], both) >= 0
 
 
 def data(instance: Instance) -> dict[str, Any]:

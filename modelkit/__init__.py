@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.authoring.diagnose import diagnose as diagnose
     from modelkit.authoring.export import build as build
     from modelkit.backends.separator import Separator as Separator
+    from modelkit.backends.terms import linear as linear
     from modelkit.certificate import Certificate as Certificate
     from modelkit.clock import LinearClock as LinearClock
     from modelkit.clock import UnitClock as UnitClock
@@ -114,6 +115,7 @@ _PUBLIC = {
     "authoring.diagnose": ("diagnose",),
     "authoring.export": ("build",),
     "backends.separator": ("Separator",),
+    "backends.terms": ("linear",),
     "certificate": ("Certificate",),
     "errors": ("FormulationError", "InfeasibleError", "InputError", "ModelkitError", "UsageError"),
     "experiments.compare": ("compare",),

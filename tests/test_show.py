@@ -51,7 +51,7 @@ def formula(name: str, family: str) -> str:
             "kv-hindsight-flow",
             "running_follows",
             "∑[i ∈ BEGINNING[t]] start[i,t - 1] + running[t - 1] = running[t] +"
-            " ∑[i ∈ ENDED[t]] start[i,t - output[i] - 1]",
+            " ∑[i: (i,t - output[i] - 1) ∈ STARTS] start[i,t - output[i] - 1]",
         ),
         ("kv-batch-cap", "batch_within_cap", "running[t] ≤ batch_cap"),
         ("kv-deadlines", "deadline_kept", "∑[k ∈ LATE_STARTS[i]] start[i,k] = 0"),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import highspy
+import numpy as np
 
 from modelkit.backends.standard_form import StandardForm
 from modelkit.errors import SolverError
@@ -50,7 +51,7 @@ def new_highs(form: StandardForm, *, log_path: str | None = None, **options: Any
     for name, value in {**logging, **options}.items():
         if solver.setOptionValue(name, value) == highspy.HighsStatus.kError:
             raise SolverError(f"HiGHS rejects {name}={value!r}")
-    if solver.passModel(lp_model(form)) == highspy.HighsStatus.kError:
+    if pass_model(solver, form) == highspy.HighsStatus.kError:
         raise SolverError("HiGHS rejects the model: a coefficient or bound is not one that it takes")
     return solver
 
@@ -118,20 +119,13 @@ def apart(call: Callable[[], T], stop: threading.Event | None = None) -> T:
     return made[0]
 
 
-def lp_model(form: StandardForm) -> highspy.HighsLp:
-    """The model as HiGHS takes it."""
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = len(form.cost), len(form.row_lower)
-    lp.col_cost_, lp.offset_ = form.cost, form.offset
-    lp.col_lower_, lp.col_upper_ = form.lower, form.upper
-    lp.row_lower_, lp.row_upper_ = form.row_lower, form.row_upper
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = lp.num_col_, lp.num_row_
-    lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = form.indptr, form.indices, form.values
-    if form.integer.any():
-        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        lp.integrality_ = [kinds[i] for i in form.integer.tolist()]
-    return lp
+def pass_model(solver: highspy.Highs, form: StandardForm) -> highspy.HighsStatus:
+    """Hand the model over, as the arrays that it is."""
+    return solver.passModel(
+        len(form.cost), len(form.row_lower), len(form.values), int(highspy.MatrixFormat.kRowwise),
+        int(highspy.ObjSense.kMinimize), form.offset, form.cost, form.lower, form.upper, form.row_lower, form.row_upper,
+        form.indptr, form.indices, form.values, form.integer.astype(np.int32) * int(highspy.HighsVarType.kInteger),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -260,34 +260,28 @@ def _end(value: float) -> float | None:
 
 
 def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
-    from pyomo.common.errors import InfeasibleConstraintException, InvalidConstraintError
-    from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
+    from pyomo.common.errors import InfeasibleConstraintException
+
+    from modelkit.backends.compiler import compile_linear
 
     try:
-        compiled = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=1)
+        compiled = compile_linear(model)
     except InfeasibleConstraintException as error:
         raise SolverError(f"the model has a constraint that cannot hold: {error}") from error
-    except (InvalidConstraintError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise SolverError(f"the model is not linear, or incomplete: {error}") from error
-    if len(compiled.objectives) != 1:
-        raise SolverError(f"the model has {len(compiled.objectives)} active objectives; allowed: one")
-    matrix = compiled.A.tocsr()
-    rhs = np.asarray(compiled.rhs, dtype=np.float64)
+    columns, matrix = compiled.columns, compiled.matrix
     side = np.fromiter((row.bound_type for row in compiled.rows), dtype=np.int8, count=len(compiled.rows))
-    columns = compiled.columns
-    cost = np.zeros(len(columns))
-    compiled_cost = compiled.c.tocoo()
-    cost[compiled_cost.col] = compiled_cost.data
     bounds = [var.bounds for var in columns]
     return (
         StandardForm(
-            cost=cost,
-            offset=float(compiled.c_offset[0]),
-            indptr=matrix.indptr.astype(np.int32),
-            indices=matrix.indices.astype(np.int32),
-            values=matrix.data.astype(np.float64),
-            row_lower=np.where(side <= 0, rhs, -np.inf),
-            row_upper=np.where(side >= 0, rhs, np.inf),
+            cost=compiled.cost,
+            offset=compiled.offset,
+            indptr=matrix.indptr.astype(np.int32, copy=False),
+            indices=matrix.indices.astype(np.int32, copy=False),
+            values=matrix.data,
+            row_lower=np.where(side <= 0, compiled.rhs, -np.inf),
+            row_upper=np.where(side >= 0, compiled.rhs, np.inf),
             lower=np.array([-np.inf if low is None else low for low, _ in bounds], dtype=np.float64),
             upper=np.array([np.inf if up is None else up for _, up in bounds], dtype=np.float64),
             integer=np.fromiter((var.is_integer() for var in columns), dtype=np.bool_, count=len(columns)),

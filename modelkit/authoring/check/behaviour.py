@@ -307,7 +307,7 @@ def growth(subject: Subject) -> str | list[Complaint]:
             f"from {points[0][0]} to {requests} requests the model grows {large / small:.1f} times, the work of"
             f" building it {many / max(few, 1):.1f} times ({said})",
             "do not filter inside rules (`for k in ... if ...`): index by sets that data() prepares, such as"
-            " BEGINNING[t] of kv-hindsight-flow",
+            " BEGINNING[t] of kv-hindsight-flow, or group variables once, as its group_starts() does",
         )
     ]
 
