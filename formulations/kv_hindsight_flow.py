@@ -119,10 +119,12 @@ def group_starts(m: Any) -> None:
     freed = {i: -prompt[i] - output[i] for i in m.REQUESTS}
     rounds = range(m.ROUNDS.first(), m.ROUNDS.last() + 2)
     m.beginning, m.ending = ({t: ([], []) for t in rounds} for _ in range(2))
-    for (i, k), variable in m.start.items():
-        for (variables, tokens), change in ((m.beginning[k + 1], prompt[i]), (m.ending[k + 1 + output[i]], freed[i])):
-            variables.append(variable)
-            tokens.append(change)
+    for t, requests in m.BEGINNING.items():
+        for i in requests:
+            started = m.start[i, t - 1]
+            for (variables, tokens), change in ((m.beginning[t], prompt[i]), (m.ending[t + output[i]], freed[i])):
+                variables.append(started)
+                tokens.append(change)
 
 
 def running_follows(m: Any, t: int) -> Any:

@@ -121,11 +121,12 @@ def apart(call: Callable[[], T], stop: threading.Event | None = None) -> T:
 
 def pass_model(solver: highspy.Highs, form: StandardForm) -> highspy.HighsStatus:
     """Hand the model over, as the arrays that it is."""
-    return solver.passModel(
+    status: highspy.HighsStatus = solver.passModel(
         len(form.cost), len(form.row_lower), len(form.values), int(highspy.MatrixFormat.kRowwise),
         int(highspy.ObjSense.kMinimize), form.offset, form.cost, form.lower, form.upper, form.row_lower, form.row_upper,
         form.indptr, form.indices, form.values, form.integer.astype(np.int32) * int(highspy.HighsVarType.kInteger),
     )  # fmt: skip
+    return status
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def compile_model(model: Any, *, use_start: bool = False) -> tuple[StandardForm,
 
     Notes
     -----
-    O(non-zeros); about 0.6 s for a million.
+    O(non-zeros); about 0.2 s for a million in rows of `modelkit.linear`, 0.6 s in other expressions.
     """
     if isinstance(model, CompiledModel):
         return replace(model.form, start=model.form.start if use_start else None), []

@@ -32,7 +32,7 @@ def linear(coefficients: Sequence[float], variables: Sequence[Any]) -> LinearSum
     return made
 
 
-class LinearSum(LinearExpression):
+class LinearSum(LinearExpression):  # type: ignore[misc]
     """What `linear` returns.
 
     Parameters
