@@ -20,6 +20,10 @@ from modelkit.runtime.kernel import kernel
 @kernel
 def doubled(x):
     return 2 * x
+
+@kernel
+def broken(x):
+    return doubled(x) + nothing
 """
 
 
@@ -57,6 +61,20 @@ def test_compiling_is_timed_and_loading_is_not(tmp_path: Path) -> None:
     """
     place = {"TMPDIR": str(tmp_path / "temporary")}
     assert [without_a_place(tmp_path, code, **place) for _ in range(2)] == ["True False", "False False"]
+
+
+def test_a_compilation_that_fails_is_over(tmp_path: Path) -> None:
+    """Tests that nothing is said to be compiled after a failure."""
+    code = """
+    import doubling, numba
+    from modelkit.runtime.kernel import compiling
+    try:
+        doubling.broken(4)
+    except numba.TypingError:
+        print(compiling.running, compiling.seconds > 0)
+    """
+    (tmp_path / "temporary").mkdir()
+    assert without_a_place(tmp_path, code, TMPDIR=str(tmp_path / "temporary")) == "False True"
 
 
 def test_nowhere_to_write(tmp_path: Path) -> None:

@@ -21,22 +21,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Compiling:
-    """What is being compiled because no cache has it, and the seconds that this has taken so far."""
+    """What is being compiled because no cache has it, and the seconds that this has taken so far.
+
+    A context in which something is compiled; within it may be others, of functions that this one calls.
+    """
 
     def __init__(self) -> None:
-        self.running = False
         self.seconds = 0.0
-        self._began = 0.0
+        self._depth, self._began = 0, 0.0
 
-    def begin(self) -> None:
-        """Mark the beginning; one that is under way, of a function called by this one, goes on."""
-        if not self.running:
-            self.running, self._began = True, time.monotonic()
+    @property
+    def running(self) -> bool:
+        """Whether something is being compiled."""
+        return self._depth > 0
 
-    def end(self) -> None:
-        """Mark the end."""
-        if self.running:
-            self.running = False
+    def __enter__(self) -> None:
+        if not self._depth:
+            self._began = time.monotonic()
+        self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if not self._depth:
             self.seconds += time.monotonic() - self._began
 
 
@@ -59,20 +65,17 @@ def kernel(function: F) -> F:
 
 def _cached(function: F) -> F:
     dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
-    load, save = dispatcher._cache.load_overload, dispatcher._cache.save_overload
+    compile_one, save = dispatcher._compiler.compile, dispatcher._cache.save_overload
 
-    def load_or_compile(signature: Any, target: Any) -> Any:
-        found = load(signature, target)
-        if found is None:
-            compiling.begin()
-        return found
+    def compile_timed(signature: Any, returned: Any) -> Any:
+        with compiling:
+            return compile_one(signature, returned)
 
     def save_if_possible(signature: Any, compiled: Any) -> None:
-        compiling.end()
         with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
             save(signature, compiled)
 
-    dispatcher._cache.load_overload = load_or_compile
+    dispatcher._compiler.compile = compile_timed
     dispatcher._cache.save_overload = save_if_possible
     return cast("F", dispatcher)
 
