@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ from modelkit.instance import Instance
 from modelkit.problems.kv.local_search import latency
 from modelkit.problems.kv.memory_profile import change, empty_memory, first_fit
 from modelkit.problems.kv.window_kernel import Window, resolve, room
-from modelkit.runtime.deadline import Deadline
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,6 +44,13 @@ HEAT = 0.05
 FEW_AT_ONCE = 5.0
 
 
+class Ending(Protocol):
+    """What ends a search."""
+
+    @property
+    def over(self) -> bool: ...
+
+
 def runs_few_at_once(instance: Instance) -> bool:
     """Whether so few requests fit the memory together that exact neighbourhoods beat a local search."""
     arrays, capacity = instance.arrays, instance.server.kv_capacity_tokens
@@ -59,7 +66,7 @@ def improve_windows(
     time_limit: float | None = None,
     target: float | None = None,
     listen: Callable[[int], None] | None = None,
-    deadline: Deadline | None = None,
+    deadline: Ending | None = None,
 ) -> Ints:
     """Starts no worse than these, by iterated local search whose moves are exact.
 

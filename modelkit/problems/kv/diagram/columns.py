@@ -12,9 +12,9 @@ solves the program over the columns so far, need not be trusted. Multipliers are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,13 @@ class Relaxation(Protocol):
     """What gives a cheapest path at any multipliers."""
 
     def evaluate(self, multipliers: Ints) -> Path: ...
+
+
+class Column(NamedTuple):
+    """A path of the program: how often it places each request, and its latency times SCALE."""
+
+    times: Ints
+    latency: int
 
 
 class _Master:
@@ -55,20 +62,20 @@ class _Master:
             integer=np.zeros(2 * n, dtype=np.bool_),
         )
         self.highs = new_highs(form, threads=1, presolve="off")
-        self.paths: list[Ints] = []
+        self.columns: list[Column] = []
         self.known: set[tuple[bytes, int]] = set()
 
-    def add(self, path: Path, multipliers: Ints) -> bool:
-        """Add a path as a column; whether it is a new one."""
-        latency = path.latency(multipliers)
-        key = (path.times.tobytes(), latency)
+    def add(self, column: Column) -> bool:
+        """Add a column; whether it is a new one."""
+        times, latency = column
+        key = (times.tobytes(), latency)
         if key in self.known:
             return False
         self.known.add(key)
-        self.paths.append(path.times)
-        placed = np.flatnonzero(path.times)
-        rows = np.append(placed, len(path.times)).astype(np.int32)
-        values = np.append(path.times[placed], 1).astype(np.float64)
+        self.columns.append(column)
+        placed = np.flatnonzero(times)
+        rows = np.append(placed, len(times)).astype(np.int32)
+        values = np.append(times[placed], 1).astype(np.float64)
         self.highs.addCol(latency / SCALE, 0.0, np.inf, len(rows), rows, values)
         return True
 
@@ -82,8 +89,8 @@ class _Master:
 
     def misses(self) -> Floats:
         """How far from once each request is placed in the paths of the solution, shape [n]."""
-        weights = np.array(self.highs.getSolution().col_value)[-len(self.paths) :]
-        return np.asarray(weights @ abs(np.array(self.paths) - 1))
+        weights = np.array(self.highs.getSolution().col_value)[-len(self.columns) :]
+        return np.asarray(weights @ abs(np.array([column.times for column in self.columns]) - 1))
 
 
 @dataclass
@@ -93,6 +100,7 @@ class Ascent:
     multipliers: Ints
     value: int
     misses: Floats
+    columns: list[Column]
     steps: int = 0
 
 
@@ -104,6 +112,7 @@ def ascend(
     most: int,
     over: Callable[[], bool],
     steps: int = STEPS,
+    columns: Sequence[Column] = (),
     listen: Callable[[Path], Any] = lambda path: None,
 ) -> Ascent:
     """The best multipliers from these on.
@@ -118,6 +127,8 @@ def ascend(
         Whether to stop.
     steps
         Of subgradients before the first linear program.
+    columns
+        Of the relaxation, that are known.
     listen
         Is told every path.
 
@@ -127,7 +138,9 @@ def ascend(
         HiGHS could not solve a linear program.
     """
     master = _Master(len(multipliers), 2.0 * most / SCALE)
-    found = Ascent(multipliers, -(1 << 62), np.zeros(len(multipliers)))
+    for column in columns:
+        master.add(column)
+    found = Ascent(multipliers, -(1 << 62), np.zeros(len(multipliers)), master.columns)
 
     def look(at: Ints) -> tuple[Path, bool]:
         path = relaxation.evaluate(at)
@@ -135,7 +148,7 @@ def ascend(
         if path.value > found.value:
             found.value, found.multipliers = path.value, at
         listen(path)
-        return path, master.add(path, at)
+        return path, master.add(Column(path.times, path.latency(at)))
 
     def done() -> bool:
         return found.value > target or over()

@@ -3,9 +3,8 @@
 A node of layer k stands for a way to be before the starts of round k: the tokens that the requests started so far
 will hold in each later round and, of some requests, whether they have started. An arc starts a set of requests and
 goes to the layer of round k + 1. Every schedule within the limit is a path, or one that costs no more is. Not every
-path is a schedule: a diagram does not remember of every request whether it has started, and where a layer grows too
-wide its states are merged. A merged state holds in each round what the one of them that holds least does, and
-remembers only what all of them do.
+path is a schedule: a diagram may forget requests that hold few tokens, and does not remember of every request whether
+it has started.
 """
 
 from __future__ import annotations
@@ -135,7 +134,6 @@ class Diagram:
     terminal: npt.NDArray[np.bool_]
     sets: npt.NDArray[np.uint64]
     exact: bool  # every path is a schedule
-    merged: int = 0  # states that others stand for
 
     @property
     def graph(self) -> Graph:

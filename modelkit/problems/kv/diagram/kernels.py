@@ -21,15 +21,14 @@ FNV = np.uint64(1099511628211)
 
 
 class States(NamedTuple):
-    """States of a layer: tokens held in each round to come, sets of requests as bits, and the cost of the best way.
+    """States of a layer: tokens held in each round to come, and the cost of the best way to each.
 
-    ``all_started`` is what every way to a state has started, ``some_started`` what some way has; ``coarse`` is the node
-    of an older diagram, or the state of the partitions, that it lies in.
+    ``started`` are those of the requests remembered that have started, as bits; ``coarse`` is the node of an older
+    diagram, or the state of the partitions, that it lies in.
     """
 
     profile: Any
-    all_started: Any
-    some_started: Any
+    started: Any
     coarse: Any
     costs: Any
 
@@ -74,8 +73,7 @@ class Round(NamedTuple):
 class Way(NamedTuple):
     """What leads to a state: see `States`."""
 
-    all_started: Any
-    some_started: Any
+    started: Any
     coarse: int
     cost: int
 
@@ -111,8 +109,8 @@ class Older(NamedTuple):
 @kernel
 def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
     """Index in the next layer of the state that holds this, a round later; -1 when there is no room."""
-    started, maybe, coarse, cost = way
-    profile, all_started, some_started, coarse_node, costs = layer.states
+    started, coarse, cost = way
+    profile, started_of, coarse_node, costs = layer.states
     table, chain = layer.table, layer.chain
     width = profile.shape[1]
     x = (started * MIX) ^ (np.uint64(coarse) * FNV)
@@ -122,7 +120,7 @@ def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
     slot = np.int64(x & np.uint64(len(table) - 1))
     e = table[slot]
     while e >= 0:
-        same = all_started[e] == started and some_started[e] == maybe and coarse_node[e] == coarse
+        same = started_of[e] == started and coarse_node[e] == coarse
         if same:
             for t in range(width - 1):
                 if profile[e, t] != held[1 + t]:
@@ -137,8 +135,7 @@ def _place(held: Any, way: Way, layer: NextLayer, count: int) -> Any:
     for t in range(width - 1):
         profile[count, t] = held[1 + t]
     profile[count, width - 1] = 0
-    all_started[count], some_started[count], coarse_node[count] = started, maybe, coarse
-    costs[count] = cost
+    started_of[count], coarse_node[count], costs[count] = started, coarse, cost
     chain[count] = table[slot]
     table[slot] = count
     return count
@@ -179,7 +176,7 @@ def expand(
     capacity, load, output, _, allowed, fixed, slope = requests
     _, _, _, first, arc_to, arc_set = layer
     n = len(output)
-    profile, started, _, coarse_node, costs = state
+    profile, started, coarse_node, costs = state
     width = profile.shape[1]
     # of each member of a set, in ascending order: tokens held, cost and state of the partitions with it
     held = np.zeros((n + 1, width), np.int64)
@@ -199,7 +196,7 @@ def expand(
             after = coarse.age[at[depth]]
             with_it = started[node] | (mask & remembered.bits)
             if cost[depth] + coarse.next_to_go[after] <= limit and not remembered.due & ~with_it:
-                new = _place(held[depth], Way(with_it, with_it, after, cost[depth]), layer, fresh)
+                new = _place(held[depth], Way(with_it, after, cost[depth]), layer, fresh)
                 number = _set_number(mask, sets, known)
                 if number < 0:
                     return fresh, arcs, -1
@@ -268,7 +265,7 @@ def refine(
     capacity, load, output, twin, _, _, _ = requests
     sets, old_first, old_arc_to, old_arc_set, set_cost, to_go = older
     _, _, _, first, arc_to, arc_set = layer
-    profile, all_started, some_started, coarse_node, costs = state
+    profile, started, coarse_node, costs = state
     width = profile.shape[1]
     held = np.zeros(width, np.int64)
     fresh, arcs, count = 0, 0, len(costs)
@@ -281,9 +278,9 @@ def refine(
             if to_go[target] >= NEVER or cost + to_go[target] > limit:
                 continue
             mask = sets[number]
-            if mask & all_started[node]:
+            if mask & started[node]:
                 continue
-            some = some_started[node] | (mask & remembered)
+            with_it = started[node] | (mask & remembered)
             for t in range(width):
                 held[t] = profile[node, t]
             fits = True
@@ -293,7 +290,7 @@ def refine(
                 if left & _ONE:
                     if twin[i] >= 0:
                         other = _ONE << np.uint64(twin[i])
-                        fits = not remembered & other or bool(some & other)
+                        fits = not remembered & other or bool(with_it & other)
                     for j in range(output[i]):
                         held[j] += load[i, j]
                         if held[j] > capacity:
@@ -303,7 +300,7 @@ def refine(
                 i += 1
             if not fits:
                 continue
-            new = _place(held, Way(all_started[node] | (mask & remembered), some, target, cost), layer, fresh)
+            new = _place(held, Way(with_it, target, cost), layer, fresh)
             if new < 0:
                 return -1, arcs
             if arcs >= len(arc_to):

@@ -246,7 +246,7 @@ class PartitionBound:
     Attributes
     ----------
     to_go
-        Costs to go at the last multipliers, shape [rounds + 1, states].
+        Costs to go at the multipliers that were priced last, shape [rounds + 1, states].
     floor
         Tokens at which requests are forgotten, or their prompts where these are more.
     """
@@ -262,6 +262,7 @@ class PartitionBound:
         self.to_go = np.empty((layers + 1, len(partitions.age)), dtype=np.int64)
         self.cost = np.empty((layers, len(self.members)), dtype=np.int64)
         self.who = np.empty_like(self.cost)
+        self._multipliers: Ints | None = None
 
     @classmethod
     def of(cls, problem: Reversed, most: int = MOST_STATES) -> PartitionBound | None:
@@ -290,26 +291,36 @@ class PartitionBound:
         n = len(self.problem.output)
         return self.free(np.full(n, value * SCALE // n))
 
+    def price(self, multipliers: Ints) -> None:
+        """Find the costs to go at these multipliers, unless they are those of the last time."""
+        if self._multipliers is not None and np.array_equal(self._multipliers, multipliers):
+            return
+        for k, members in enumerate(self.members):
+            priced = self._priced(multipliers, members)
+            best = priced.argmin(axis=0)
+            self.who[:, k] = members[best]
+            self.cost[:, k] = priced[best, np.arange(len(best))]
+        costs_to_go(self.partitions.age, self.partitions.place, self.cost, self.to_go)
+        self._multipliers = multipliers.copy()
+
+    def _priced(self, multipliers: Ints, requests: Ints) -> Ints:
+        """What it costs to place each of these requests at each layer, shape [requests, rounds]."""
+        latency = self.latency[requests]
+        return np.where(latency < NEVER, latency - multipliers[requests, None], NEVER)
+
     def evaluate(self, multipliers: Ints) -> Path:
         """A cheapest path; each request that is forgotten at once is placed once, where it is cheapest."""
-        priced = np.where(self.latency < NEVER, self.latency - multipliers[:, None], NEVER)
-        for k, members in enumerate(self.members):
-            best = priced[members].argmin(axis=0)
-            self.who[:, k] = members[best]
-            self.cost[:, k] = priced[members[best], np.arange(len(best))]
-        costs_to_go(self.partitions.age, self.partitions.place, self.cost, self.to_go)
+        self.price(multipliers)
         times, layers = np.zeros_like(multipliers), np.zeros_like(multipliers)
         _cheapest_path(self.partitions.age, self.partitions.place, self.cost, self.who, self.to_go, times, layers)
-        times[self.forgotten] = 1
-        layers[self.forgotten] = priced[self.forgotten].argmin(axis=1)
-        value = int(self.to_go[0, 0]) + int(multipliers.sum()) + int(priced[self.forgotten].min(axis=1).sum())
+        alone = self._priced(multipliers, self.forgotten)
+        times[self.forgotten], layers[self.forgotten] = 1, alone.argmin(axis=1)
+        value = int(self.to_go[0, 0]) + int(multipliers.sum()) + int(alone.min(axis=1).sum())
         return Path(value, times, layers)
 
     def find_limit(self, multipliers: Ints, least: int, most: int, states: int) -> int:
-        """The highest limit [round] from ``least`` to ``most`` that leaves about ``states`` states, or ``least``.
-
-        The multipliers are those of the last evaluation.
-        """
+        """The highest limit [round] from ``least`` to ``most`` that leaves about ``states`` states, or ``least``."""
+        self.price(multipliers)
         limits = np.unique(np.linspace(least, most, 17).astype(np.int64))
         counts = np.zeros(len(limits), dtype=np.int64)
         parts = self.partitions

@@ -5,14 +5,10 @@ column generation finds the best multipliers (`columns`).
 
 1. *Root.* The memory as a multiset of held tokens, in which requests are forgotten once they hold no more than a floor
    (`partitions`): the same few thousand states in every layer.
-2. *Climbs.* Of the root only what is on paths up to a limit is kept, so much that a given number of arcs is left. It is
-   made finer again and again, each time with the best multipliers, and what is above the limit is pruned: first the
-   floor is lowered until all that is held is known; then one more request is remembered at a time, of those that paths
-   most often start twice or not at all. When nothing is left, no schedule is within the limit. When all requests are
-   remembered, paths are schedules, and the cheapest is optimal.
-3. The next climb keeps twice as many arcs, so that its limit is higher, up to just below the schedule known.
-
-That the limit follows from the size, and not the size from the limit, lets every climb end, and each gives a bound.
+2. *Climbs.* Of the root only what is on paths up to a limit is kept, and made finer and pruned until nothing is left or
+   paths are schedules (`climbs`). The first keeps little and has little time; the next keep more, up to a limit just
+   below the schedule known.
+3. *Schedules.* Beams within the root, and large neighbourhood search, have time in proportion to what climbs took.
 
 Related: Ibaraki and Nakamura, successive sublimation dynamic programming (Management Science 40, 1994), Tanaka,
 Fujikuma and Araki (Journal of Scheduling 12, 2009) for one machine; Boland, Dethridge and Dumitrescu, decremental
@@ -24,10 +20,9 @@ Every bound is exact: multipliers are whole multiples of 1 / SCALE, sums of them
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,47 +30,33 @@ import numpy as np
 from modelkit.errors import SolverError
 from modelkit.instance import Instance
 from modelkit.problems.kv.best_known import hindsight, local_search
-from modelkit.problems.kv.diagram.builder import TooWideError, beam_search, first_diagram, refine
-from modelkit.problems.kv.diagram.columns import Ascent, ascend
-from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Ints, Path, Reversed, WithinLimit
+from modelkit.problems.kv.diagram.climbs import Climbs
+from modelkit.problems.kv.diagram.columns import STEPS, Ascent, Column, Relaxation, ascend
+from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Ints, Path, Reversed
 from modelkit.problems.kv.diagram.partitions import PartitionBound
+from modelkit.problems.kv.diagram.schedules import Schedules
 from modelkit.problems.kv.local_search import fits, improve_starts, latency, list_schedule
-from modelkit.problems.kv.neighbourhoods import improve_windows
 from modelkit.problems.kv.start_windows import start_windows
 from modelkit.problems.problem import KV
 
 #: The stages of large neighbourhood search.
 NEIGHBOURHOODS = "exact neighbourhoods"
-#: Share of the time for the first of them.
+#: Share of the time for the first of them, at most.
 NEIGHBOURHOODS_SHARE = 0.06
-#: Share of the time of a climb for the schedules that follow it.
-BETWEEN_SHARE = 0.25
-#: Share of the time for the first beams.
-BEAM_SHARE = 0.08
-#: Width of the first beam, and how much wider the next is.
-BEAM, WIDER = 100, 3
-#: Seconds of large neighbourhood search from the schedule of a beam.
-REPAIR = 1.0
+#: Time for schedules as a share of what the root or a climb before took.
+BETWEEN_SHARE = 0.4
 #: Longest output that a profile holds [round].
 MOST_OUTPUT = 128
 #: Most starts that are looked at.
 MOST_STARTS = 200_000
 #: Share of the time for the root.
 ROOT_SHARE = 0.4
-#: Width of a diagram.
-WIDTH = 100_000
-#: Arcs kept by the first climb.
-LEAST_KEPT = 250_000
-#: Arcs kept by any climb, at most.
-MOST_KEPT = 8_000_000
-#: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
-SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
+#: States of the partitions kept by the first climb, how many more by the next, and by any at most.
+LEAST_KEPT, MORE, MOST_KEPT = 250_000, 4, 16_000_000
+#: Share of the time for the first climb.
+FIRST_SHARE = 0.3
 #: Share of the time kept from the climbs.
-RESERVE = 0.05
-#: A step may take this share of the time left, or fewer arcs are kept.
-AHEAD = 3
-#: Steps of subgradients in a climb.
-STEPS = 20
+RESERVE = 0.1
 #: Steps of the root after which a path is taken to start a local search from.
 TAKING = 25
 #: Seconds of local search from a path.
@@ -149,7 +130,7 @@ class Search:
     trouble: str = ""  # what kept a stage from its work
 
     def __post_init__(self) -> None:
-        self._beam, self._beam_took, self._seed = BEAM, 0.0, 0
+        self._schedules = Schedules(self)
         self.bound = max(self.bound, int(self.instance.arrays.output.sum()))
         self._began = time.perf_counter()
 
@@ -169,18 +150,22 @@ class Search:
 
     def run(self) -> None:
         """Search until the optimum is proven or the time is over."""
-        finite = math.isfinite(self.deadline)
-        if finite and not self.proven:
-            self._neighbourhoods(NEIGHBOURHOODS_SHARE)
+        if self._finite and not self.proven:
+            self._schedules.run(self.starts, NEIGHBOURHOODS_SHARE * (self.deadline - time.perf_counter()))
+            self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
         if self.proven or (problem := self._reversed()) is None:
             return
         try:
             if (root := self._root(problem)) is not None and len(self.starts) <= MOST_REQUESTS:
-                self._climbs(*root)
+                self._climb(*root)
         except SolverError as error:
             self.trouble = str(error)
-        if finite and not self.proven:
-            self._neighbourhoods(1.0)
+        if self._finite and not self.proven:
+            self._explore("", self.deadline)
+
+    @property
+    def _finite(self) -> bool:
+        return math.isfinite(self.deadline)
 
     def _reversed(self) -> Reversed | None:
         """The problem with its start windows, if the diagrams can take it."""
@@ -205,182 +190,99 @@ class Search:
         now = time.perf_counter()
         return now + share * (self.deadline - now)
 
-    def _root(self, problem: Reversed) -> tuple[PartitionBound, Ints] | None:
+    def _root(self, problem: Reversed) -> tuple[PartitionBound, Ascent] | None:
         """The bound by partitions with its best multipliers."""
         bound = PartitionBound.of(problem)
         if bound is None:
             self._done("root", "not tried: what is held has too many partitions")
             return None
-        until = self._until(ROOT_SHARE)
-        found = self._ascend(bound, bound.equal(self.value), problem, until)
+        found = self.ascend(bound, bound.equal(self.value), problem, self._until(ROOT_SHARE), repair=True)
         states, floor = len(bound.partitions.age), bound.floor
         self._done("root", f"{states:,} states, forgotten at {floor} tokens; {found.steps} steps")
-        return bound, bound.free(found.multipliers)
+        return bound, found
 
-    def _climbs(self, root: PartitionBound, multipliers: Ints) -> None:
-        """Climb, each time with up to twice as many arcs, as there is time."""
-        kept, ends = LEAST_KEPT, self._until(1 - RESERVE)
-        if math.isfinite(ends):
-            self._schedules(root, multipliers, self._until(BEAM_SHARE))
-        now = time.perf_counter()
-        while not self.proven and now < ends:
-            before, began = self.bound, now
-            self._climb(root, multipliers, kept, ends)
+    def _climb(self, root: PartitionBound, found: Ascent) -> None:
+        """Climb as often as there is time, and look for schedules before each."""
+        climbs, kept, ends = Climbs(self, root, found), LEAST_KEPT, self._until(1 - RESERVE)
+        took, share = self.stages[-1].seconds, FIRST_SHARE
+        while not self.proven and time.perf_counter() < ends:
+            if self._finite:
+                until = time.perf_counter() + min(BETWEEN_SHARE * took, ends - time.perf_counter())
+                self._explore(self._schedules.beams(root, climbs.multipliers, until), until)
+            before, began = self.bound, time.perf_counter()
+            climb = climbs.climb(kept, min(ends, self._until(share)))
+            self._done("climb", str(climb))
             if kept == MOST_KEPT and self.bound == before:
                 return
-            now = time.perf_counter()
-            kept = min(2 * kept, MOST_KEPT)
-            if math.isfinite(ends) and not self.proven:
-                self._schedules(root, multipliers, now + BETWEEN_SHARE * min(now - began, ends - now))
-                kept = min(kept, int(kept * max(0, ends - time.perf_counter()) / (now - began)))
+            took, share, kept = time.perf_counter() - began, 1.0, min(MORE * kept, MOST_KEPT)
 
-    def _climb(self, root: PartitionBound, multipliers: Ints, kept: int, ends: float) -> None:
-        """Prove that no schedule is within a limit that leaves about this many arcs, or find one.
-
-        As the time comes to an end fewer arcs are kept, so that the climb, with a lower limit, ends before it.
-        """
-        exact, floor = root.problem, root.floor
-        lowest, n = int(exact.prompt.min()), len(multipliers)
-        root.evaluate(multipliers)
-        limit = root.find_limit(multipliers, self.bound, self.value - 1, kept)
-        remembered: list[int] = []
-        diagram: Diagram | None = None
-        note, misses = "", np.zeros(n)
-        while not self.proven:
-            began = time.perf_counter()
-            arcs = diagram.arcs if diagram else kept
-            problem = exact.forget_below(floor)
-            try:
-                if diagram is None:
-                    made = first_diagram(problem, root, multipliers, limit * SCALE, ends, width=WIDTH)
-                else:
-                    made = refine(
-                        diagram, problem, multipliers, limit * SCALE, ends, remembered=remembered, width=WIDTH
-                    )
-            except TooWideError:
-                note = ": too wide, or out of time"
-                break
-            if made.exact:
-                self._keep(made, problem, multipliers)
-                self._prove((limit + 1) * SCALE)
-                break
-            ascent, diagram = self._ascend_within(made, multipliers, problem, limit)
-            multipliers = ascent.multipliers
-            if not diagram.nodes:
-                self._prove((limit + 1) * SCALE)
-                break
-            now = time.perf_counter()
-            if math.isfinite(ends):
-                kept = min(kept, max(SEVERAL[-1][0], int((ends - now) / AHEAD / (now - began) * arcs)))
-            limit, diagram = diagram.find_limit(problem, multipliers, self.bound, min(limit, self.value - 1), kept)
-            if floor > lowest:
-                floor = max(lowest, min(floor - 1, floor * 4 // 5))
-                continue
-            if len(remembered) == n and diagram.arcs >= arcs:
-                note = ": too wide"
-                break
-            misses = ascent.misses
-            misses[remembered] = -1
-            # of those equally often missed or repeated, the one that takes the most memory
-            order = np.lexsort((-problem.load.sum(axis=1), -misses))[: n - len(remembered)].tolist()
-            remembered += order[: max((many for most, many in SEVERAL if diagram.arcs <= most), default=1)]
-        self._done("climb", f"limit {limit}, {len(remembered)} of {n} requests remembered{note}")
-
-    def _schedules(self, root: PartitionBound, multipliers: Ints, until: float) -> None:
-        """Look for schedules: by ever wider beams, and in the neighbourhoods of the best known."""
-        found = ""
-        while not self.proven and time.perf_counter() + WIDER * self._beam_took < until:
-            began = time.perf_counter()
-            limit = (2 * self.value - self.bound) * SCALE
-            with contextlib.suppress(TooWideError):
-                beam = beam_search(root.problem, root, multipliers, limit, self.deadline, width=self._beam)
-                path = beam.evaluate(root.problem, multipliers)
-                self._beam_took = time.perf_counter() - began
-                if path is not None:
-                    starts = root.problem.starts(path.layers)
-                    key = np.where(path.times > 0, starts, self.instance.arrays.output - self.value)
-                    self._offer(starts)
-                    self._explore(list_schedule(self.instance, key), min(REPAIR, until - time.perf_counter()))
-            self._beam_took = max(self._beam_took, REPAIR / WIDER)
-            found = f"a beam of {self._beam:,}; "
-            self._beam *= WIDER
-        self._explore(self.starts, until - time.perf_counter())
+    def _explore(self, found: str, until: float) -> None:
+        """Large neighbourhood search until then."""
+        self._schedules.explore(until - time.perf_counter())
         self._done(NEIGHBOURHOODS, f"{found}windows of requests started again at their best")
 
-    def _explore(self, starts: Ints, seconds: float) -> None:
-        """Large neighbourhood search from these starts."""
-        if seconds > 0 and not self.proven:
-            self._seed += 1
-            self._offer(
-                improve_windows(
-                    self.instance, starts, seed=self._seed, effort=None, time_limit=seconds, target=self.bound
-                )
-            )
-
-    def _keep(self, diagram: Diagram, problem: Reversed, multipliers: Ints) -> None:
-        """Keep the cheapest path of a diagram that knows the requests started, if it has a path."""
-        path = diagram.evaluate(problem, multipliers)
-        if path is not None and (path.times == 1).all():
-            self._offer(problem.starts(path.layers))
-
-    def _offer(self, starts: Ints) -> None:
-        """Take better starts. What is merged may ask for more memory than there is: it is looked at here."""
-        if latency(self.instance, starts) < self.value and fits(self.instance, starts):
-            self.starts = starts
-
-    def _ascend_within(
-        self, diagram: Diagram, multipliers: Ints, problem: Reversed, limit: int
-    ) -> tuple[Ascent, Diagram]:
-        """The best multipliers for a diagram, and what they leave of it; it is pruned on the way."""
-        within = WithinLimit(diagram, problem, limit)
-        found = self._ascend(within, multipliers, problem, math.inf, target=limit, steps=STEPS)
-        return found, within.diagram.prune(problem, found.multipliers, limit)
-
-    def _ascend(
+    def ascend(
         self,
-        relaxation: PartitionBound | WithinLimit,
+        relaxation: Relaxation,
         multipliers: Ints,
         problem: Reversed,
         until: float,
         *,
         target: int | None = None,
-        steps: int = 100,
+        steps: int = STEPS,
+        columns: Sequence[Column] = (),
+        repair: bool = False,
     ) -> Ascent:
+        """The best multipliers of a relaxation, or some that prove its paths to be above a target.
+
+        Parameters
+        ----------
+        until
+            When to stop, on the clock of ``time.perf_counter``.
+        target
+            Total latency that paths of the relaxation may have [round]; None for any.
+        steps, columns
+            As of `columns.ascend`.
+        repair
+            Whether to search locally from some of the paths.
+        """
         heard = 0
 
         def hear(path: Path) -> None:
             nonlocal heard
             heard += 1
-            self._prove(path.value if target is None else min(path.value, (target + 1) * SCALE))
+            self.prove(path.value if target is None else min(path.value, (target + 1) * SCALE))
             if (path.times == 1).all():
-                self._offer(problem.starts(path.layers))
-            elif target is None and heard % TAKING == 0:
+                self.offer(problem.starts(path.layers))
+            elif repair and heard % TAKING == 0:
                 self._improve(problem.starts(path.layers), path.times)
 
         def over() -> bool:
             return self.late or self.proven or time.perf_counter() > until
 
         goal = (self.value - 1 if target is None else target) * SCALE
-        most = problem.most_tried
-        return ascend(relaxation, multipliers, target=goal, most=most, over=over, steps=steps, listen=hear)
-
-    def _neighbourhoods(self, share: float) -> None:
-        """Large neighbourhood search for a share of the time that is left."""
-        self._explore(self.starts, share * (self.deadline - time.perf_counter()))
-        self._done(NEIGHBOURHOODS, "windows of requests started again at their best")
+        return ascend(
+            relaxation, multipliers, target=goal, most=problem.most_tried, over=over, steps=steps, columns=columns,
+            listen=hear,
+        )  # fmt: skip
 
     def _improve(self, starts: Ints, times: Ints) -> None:
         """List the requests as a path starts them, and search locally from there."""
         key = np.where(times > 0, starts, starts.max() + self.instance.arrays.output)
         left = min(LOCAL, self.deadline - time.perf_counter())
         if left > 0:
-            self._offer(
+            self.offer(
                 improve_starts(
                     self.instance, list_schedule(self.instance, key), effort=2e7, time_limit=left, target=self.bound
                 )
             )
 
-    def _prove(self, bound: int) -> None:
+    def offer(self, starts: Ints) -> None:
+        """Take better starts. What is forgotten may need more memory than there is: it is looked at here."""
+        if latency(self.instance, starts) < self.value and fits(self.instance, starts):
+            self.starts = starts
+
+    def prove(self, bound: int) -> None:
         """Raise the bound, which comes in units of 1 / SCALE."""
         self.bound = max(self.bound, min(-(-bound // SCALE), self.value))
 

@@ -1,0 +1,231 @@
+"""Climbs: proofs that no schedule is within a limit, or a schedule that is, by diagrams that know more and more.
+
+Of the partitions only what is on paths up to a limit is kept. It is made finer again and again, each time with the best
+multipliers, and what is above the limit is pruned: first the floor is lowered until all that is held is known; then
+more requests are remembered, of those that paths most often start twice or not at all. When nothing is left, no
+schedule is within the limit. When all requests are remembered, paths are schedules, and the cheapest is optimal.
+
+Where a step would take too much of the time left, or of the memory, the limit is lowered, so that every climb ends and
+gives a bound.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refine
+from modelkit.problems.kv.diagram.columns import Ascent, Column, Relaxation
+from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Floats, Ints, Reversed, WithinLimit
+from modelkit.problems.kv.diagram.partitions import PartitionBound
+
+#: Arcs that are made finer, at most, and arcs that always may be.
+MOST_KEPT, LEAST_KEPT = 8_000_000, 5_000
+#: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
+SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
+#: A step may take this share of the time left, or fewer arcs are kept.
+AHEAD = 3
+#: Steps of subgradients where no columns are known.
+STEPS = 20
+#: Steps that an ascent is expected to take, and where columns are known.
+EXPECTED, EXPECTED_KNOWN = 150, 40
+
+
+class Known(Protocol):
+    """What is known of the optimum, which climbs add to."""
+
+    @property
+    def value(self) -> int: ...
+
+    @property
+    def bound(self) -> int: ...
+
+    @property
+    def proven(self) -> bool: ...
+
+    def prove(self, bound: int) -> None:
+        """Raise the bound, which comes in units of 1 / SCALE."""
+
+    def offer(self, starts: Ints) -> None:
+        """Take starts if they are better."""
+
+    def ascend(
+        self,
+        relaxation: Relaxation,
+        multipliers: Ints,
+        problem: Reversed,
+        until: float,
+        *,
+        target: int,
+        steps: int,
+        columns: Sequence[Column],
+    ) -> Ascent:
+        """The best multipliers, or some that show the relaxation to be above the target [round]."""
+
+
+class Climbs:
+    """Climbs from partitions; each has the columns of those before.
+
+    Parameters
+    ----------
+    root
+        The partitions.
+    found
+        Their best multipliers.
+    """
+
+    def __init__(self, known: Known, root: PartitionBound, found: Ascent) -> None:
+        self.known, self.root, self.multipliers = known, root, root.free(found.multipliers)
+        self.columns = {root.floor: found.columns}  # of each floor
+
+    def climb(self, states: int, ends: float) -> Climb:
+        """Climb to a limit that leaves at most about so many states of the partitions.
+
+        Parameters
+        ----------
+        ends
+            On the clock of ``time.perf_counter``. As it comes closer fewer arcs are kept.
+        """
+        made = Climb(self, self.root.find_limit(self.multipliers, self.known.bound, self.known.value - 1, states), ends)
+        made.run()
+        return made
+
+
+class _Pace(NamedTuple):
+    """How long a step took: seconds to make a diagram, and of each look at its paths; its arcs, and those before."""
+
+    making: float
+    looking: float
+    arcs: int
+    older: int
+
+    def arcs_within(self, seconds: float, looks: int) -> int:
+        """Arcs to keep for a next step that takes so long, if it goes as this one did."""
+        growth = max(1.0, self.arcs / self.older) if self.older else 1.0
+        return int(seconds / (self.making + looks * self.looking) * self.arcs / growth)
+
+
+class Climb:
+    """One climb.
+
+    Attributes
+    ----------
+    limit
+        No schedule above it is sought [round]; lowered on the way.
+    remembered
+        Requests of which it is known whether they have started.
+    note
+        What kept it from its end.
+    """
+
+    def __init__(self, climbs: Climbs, limit: int, ends: float) -> None:
+        self.climbs, self.known, self.root = climbs, climbs.known, climbs.root
+        self.multipliers, self.limit, self.ends = climbs.multipliers, limit, ends
+        self.exact = self.root.problem
+        self.floor = self._below(self.root.floor)
+        self.remembered: list[int] = []
+        self.note = ""
+
+    def __str__(self) -> str:
+        return f"limit {self.limit}, {len(self.remembered)} of {len(self.multipliers)} requests remembered{self.note}"
+
+    @property
+    def problem(self) -> Reversed:
+        """With what is known of the memory so far."""
+        return self.exact.forget_below(self.floor)
+
+    def run(self) -> None:
+        """Climb until nothing is left, or paths are schedules."""
+        known, older = self.known, 0
+        columns, known_columns = self.climbs.columns.get(self.floor, []), self.climbs.columns
+        began = time.perf_counter()
+        diagram = self._make(None)
+        while diagram is not None and not known.proven:
+            if diagram.exact:
+                self._keep(diagram)
+                known.prove((self.limit + 1) * SCALE)
+                return
+            made = time.perf_counter()
+            found, left = self._ascend(diagram, columns)
+            if not left.nodes:
+                known.prove((self.limit + 1) * SCALE)
+                return
+            pace = _Pace(made - began, (time.perf_counter() - made) / found.steps, diagram.arcs, older)
+            self.multipliers = found.multipliers
+            if not self.remembered:
+                known_columns[self.floor] = found.columns
+            if (lower := self._below(self.floor)) < self.floor:
+                self.floor, columns = lower, known_columns.get(lower, [])
+                left = self._keep_arcs(left, self._most_arcs(pace, columns))
+            else:
+                left = self._keep_arcs(left, self._most_arcs(pace, found.columns))
+                self._remember(left.arcs, found.misses)
+                columns = [column for column in found.columns if (column.times[self.remembered] == 1).all()]
+            began, older = time.perf_counter(), left.arcs
+            diagram = self._make(left)
+
+    def _below(self, floor: int) -> int:
+        """The next floor."""
+        return max(int(self.exact.prompt.min()), min(floor - 1, floor * 4 // 5))
+
+    def _make(self, older: Diagram | None) -> Diagram | None:
+        """The diagram that knows more, with a lower limit if need be; None where there is no time, or nothing left."""
+        ends = self.ends
+        while time.perf_counter() < ends:
+            if older is not None and not older.nodes:
+                self.known.prove((self.limit + 1) * SCALE)
+                return None
+            try:
+                if older is None:
+                    return first_diagram(self.problem, self.root, self.multipliers, self.limit * SCALE, ends)
+                return refine(
+                    older, self.problem, self.multipliers, self.limit * SCALE, ends, remembered=self.remembered
+                )
+            except TooWideError:
+                if self.limit <= self.known.bound:
+                    break
+                if older is None:
+                    self.limit = (self.limit + self.known.bound) // 2
+                else:
+                    older = self._keep_arcs(older, older.arcs // 2)
+        self.note = ": too wide, or out of time"
+        return None
+
+    def _ascend(self, diagram: Diagram, columns: list[Column]) -> tuple[Ascent, Diagram]:
+        """The best multipliers for a diagram, and what they leave of it; it is pruned on the way."""
+        within = WithinLimit(diagram, self.problem, self.limit)
+        found = self.known.ascend(
+            within, self.multipliers, self.problem, self.ends,
+            target=self.limit, steps=1 if columns else STEPS, columns=columns,
+        )  # fmt: skip
+        return found, within.diagram.prune(self.problem, found.multipliers, self.limit)
+
+    def _most_arcs(self, pace: _Pace, columns: list[Column]) -> int:
+        """How many arcs may be kept for the next step."""
+        if math.isinf(self.ends):
+            return MOST_KEPT
+        seconds = max(0.0, self.ends - time.perf_counter()) / AHEAD
+        return min(MOST_KEPT, max(LEAST_KEPT, pace.arcs_within(seconds, EXPECTED_KNOWN if columns else EXPECTED)))
+
+    def _keep_arcs(self, diagram: Diagram, most: int) -> Diagram:
+        """Lower the limit until at most so many arcs are left."""
+        most_limit = min(self.limit, self.known.value - 1)
+        self.limit, left = diagram.find_limit(self.problem, self.multipliers, self.known.bound, most_limit, most)
+        return left
+
+    def _remember(self, arcs: int, misses: Floats) -> None:
+        """Remember more requests: of those most often missed or repeated, those that take the most memory."""
+        misses = misses.copy()
+        misses[self.remembered] = -1
+        order = np.lexsort((-self.exact.load.sum(axis=1), -misses))[: len(misses) - len(self.remembered)].tolist()
+        self.remembered += order[: max((many for most, many in SEVERAL if arcs <= most), default=1)]
+
+    def _keep(self, diagram: Diagram) -> None:
+        """Offer the cheapest path of a diagram whose paths are schedules, if it has a path."""
+        path = diagram.evaluate(self.problem, self.multipliers)
+        if path is not None and (path.times == 1).all():
+            self.known.offer(self.problem.starts(path.layers))
