@@ -2,8 +2,9 @@
 
     python benchmarks/hard.py [--seconds 60] [--solver diagram|highs|scip|cp-sat] [--only NAME ...]
 
-Each instance without a proof is solved again from the best schedule known; what is better is written to
-``instances/hard/table.json`` at once, with the schedule. A bound is only ever raised and a value only ever lowered.
+Each instance without a proof is solved again; what is better is written to ``instances/hard/table.json`` at once, with
+the schedule, which the judge accepted. A bound is only ever raised and a value only ever lowered. Proofs by search have
+no certificate, so that each row also has the best bound that has one, and the certificate.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ def improved(row: dict[str, Any], result: mk.Result, instance: mk.Instance, by: 
     return row
 
 
+def certified(row: dict[str, Any], instance: mk.Instance, seconds: float) -> dict[str, Any]:
+    """The row with the best certificate."""
+    found = mk.bound(instance, time_limit=seconds).certificate
+    if row.get("certified") is not None and found.value <= row["certified"]:
+        return row
+    return {**row, "certified": found.value, "certificate": found.document()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -66,16 +75,17 @@ def main() -> None:
     table: dict[str, Any] = json.loads(TABLE.read_text()) if TABLE.exists() else {}
     for name, instance in made().items():
         row = table.get(name, {"objective": "total_latency_rounds", "value": None, "bound": None})
-        if (arguments.only and name not in arguments.only) or (
-            row["value"] is not None and row["value"] == row["bound"]
-        ):
+        if arguments.only and name not in arguments.only:
             continue
-        formulation = "kv-hindsight-flow"
-        result = mk.solve(instance, formulation, solver=arguments.solver, time_limit=arguments.seconds)
-        by = f"{arguments.solver}, {arguments.seconds:g} s, modelkit {mk.__version__}"
-        table[name] = {**improved(row, result, instance, by), "sha256": result.instance.sha256}
+        if row["value"] is None or row["value"] != row["bound"]:
+            result = mk.solve(instance, "kv-hindsight-flow", solver=arguments.solver, time_limit=arguments.seconds)
+            by = f"{arguments.solver}, {arguments.seconds:g} s, modelkit {mk.__version__}"
+            row = {**improved(row, result, instance, by), "sha256": result.instance.sha256}
+        if row["value"] != row["bound"] or "certificate" not in row:
+            row = certified(row, instance, arguments.seconds / 2)
+        table[name] = row
         keep(table, TABLE)
-        print(f"{name:<38} {table[name]['value']:>6} {table[name]['bound']:>6}", flush=True)
+        print(f"{name:<38} {row['value']:>6} {row['bound']:>6} {float(row['certified']):>8g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import pytest
 
 import modelkit as mk
 from modelkit.instance import InstanceStamp
+from modelkit.io.results import parse_certificate
 from modelkit.judge import judge
 from modelkit.problems.kv.diagram import Search
 from modelkit.problems.kv.local_search import schedule_of
 from modelkit.runtime.resources import bundled
 from modelkit.solving.known import Known
+from modelkit.verify.certificates import verify_certificate
 
 FOLDER = bundled("instances") / "hard"
 TABLE = json.loads((FOLDER / "table.json").read_text())
@@ -38,6 +40,16 @@ def test_values_and_bounds(name: str) -> None:
     assert verdict.metrics["total_latency_rounds"] == row["value"]
     assert sum(r.output_tokens for r in instance.requests) <= row["bound"] <= row["value"]
     assert row["value"] <= Known(instance).hindsight.latency
+
+
+@pytest.mark.slow
+def test_certificates() -> None:
+    """Tests that the verifier finds what each certificate says, and that it is not above the bound."""
+    for name, row in TABLE.items():
+        certificate = parse_certificate(row["certificate"], name)
+        found = verify_certificate(certificate, mk.load(str(FOLDER / f"{name}.json")))
+        assert found.holds, (name, found.faults)
+        assert certificate.value == row["certified"] <= row["bound"]
 
 
 @pytest.mark.slow

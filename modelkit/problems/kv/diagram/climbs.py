@@ -27,8 +27,10 @@ from modelkit.problems.kv.diagram.partitions import PartitionBound
 MOST_KEPT, LEAST_KEPT = 8_000_000, 5_000
 #: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
 SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
-#: A step may take this share of the time left, or fewer arcs are kept.
-AHEAD = 3
+#: A step may take the time left by this, and one for so many requests to remember, or fewer arcs are kept.
+AHEAD, FOR_EACH = 3, 5
+#: Share of the way to the limit that may be missing to the best multipliers of a diagram.
+SLACK = 0.01
 #: Steps of subgradients where no columns are known.
 STEPS = 20
 #: Steps that an ascent is expected to take, and where columns are known.
@@ -63,6 +65,7 @@ class Known(Protocol):
         target: int,
         steps: int,
         columns: Sequence[Column],
+        slack: float,
     ) -> Ascent:
         """The best multipliers, or some that show the relaxation to be above the target [round]."""
 
@@ -160,9 +163,10 @@ class Climb:
                 known_columns[self.floor] = found.columns
             if (lower := self._below(self.floor)) < self.floor:
                 self.floor, columns = lower, known_columns.get(lower, [])
-                left = self._keep_arcs(left, self._most_arcs(pace, columns))
+                left = self._keep_arcs(left, self._most_arcs(pace, columns, AHEAD))
             else:
-                left = self._keep_arcs(left, self._most_arcs(pace, found.columns))
+                ahead = AHEAD + (len(found.misses) - len(self.remembered)) / FOR_EACH
+                left = self._keep_arcs(left, self._most_arcs(pace, found.columns, ahead))
                 self._remember(left.arcs, found.misses)
                 columns = [column for column in found.columns if (column.times[self.remembered] == 1).all()]
             began, older = time.perf_counter(), left.arcs
@@ -200,15 +204,15 @@ class Climb:
         within = WithinLimit(diagram, self.problem, self.limit)
         found = self.known.ascend(
             within, self.multipliers, self.problem, self.ends,
-            target=self.limit, steps=1 if columns else STEPS, columns=columns,
+            target=self.limit, steps=1 if columns else STEPS, columns=columns, slack=SLACK,
         )  # fmt: skip
         return found, within.diagram.prune(self.problem, found.multipliers, self.limit)
 
-    def _most_arcs(self, pace: _Pace, columns: list[Column]) -> int:
-        """How many arcs may be kept for the next step."""
+    def _most_arcs(self, pace: _Pace, columns: list[Column], ahead: float) -> int:
+        """How many arcs may be kept for the next step, where so many alike are ahead."""
         if math.isinf(self.ends):
             return MOST_KEPT
-        seconds = max(0.0, self.ends - time.perf_counter()) / AHEAD
+        seconds = max(0.0, self.ends - time.perf_counter()) / ahead
         return min(MOST_KEPT, max(LEAST_KEPT, pace.arcs_within(seconds, EXPECTED_KNOWN if columns else EXPECTED)))
 
     def _keep_arcs(self, diagram: Diagram, most: int) -> Diagram:

@@ -113,6 +113,7 @@ def ascend(
     over: Callable[[], bool],
     steps: int = STEPS,
     columns: Sequence[Column] = (),
+    slack: float = 0.0,
     listen: Callable[[Path], Any] = lambda path: None,
 ) -> Ascent:
     """The best multipliers from these on.
@@ -129,6 +130,8 @@ def ascend(
         Of subgradients before the first linear program.
     columns
         Of the relaxation, that are known.
+    slack
+        Share of the way to the target that may be missing to the best multipliers.
     listen
         Is told every path.
 
@@ -157,7 +160,7 @@ def ascend(
     while not done():
         value, duals = master.solve()
         found.misses = master.misses()
-        if value * SCALE - found.value < CLOSE * SCALE:
+        if value * SCALE - found.value < max(CLOSE * SCALE, slack * (target - found.value)):
             break
         share = SMOOTHING
         while True:

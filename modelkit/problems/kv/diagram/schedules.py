@@ -72,6 +72,11 @@ class Schedules:
     def __init__(self, known: Known) -> None:
         self.known, self.instance = known, known.instance
         self.width, self._took, self._runs = BEAM, 0.0, 0
+        self._key: Ints | None = None
+
+    def suggest(self, key: Ints) -> None:
+        """Let a run begin from the list schedule in this order."""
+        self._key = key
 
     def run(self, starts: Ints, seconds: float) -> None:
         """One run of large neighbourhood search from these starts."""
@@ -87,14 +92,17 @@ class Schedules:
         )  # fmt: skip
 
     def explore(self, seconds: float) -> None:
-        """Runs from the best schedule known and from others, in turn."""
+        """Runs from the best schedule known, from what was suggested last, and from others."""
         until, starts = time.perf_counter() + seconds, self.known.starts
         while not self.known.proven and (left := until - time.perf_counter()) > 0:
             self.run(starts, left)
             starts = self._another()
 
     def _another(self) -> Ints:
-        """Another first schedule: the best one blurred, or by volume."""
+        """Another first schedule: the one suggested, the best one blurred, or by volume."""
+        if self._key is not None:
+            key, self._key = self._key, None
+            return list_schedule(self.instance, key)
         rng = np.random.default_rng(self._runs)
         starts = self.known.starts
         if self._runs % 4 == 0:

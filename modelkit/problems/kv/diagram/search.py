@@ -231,6 +231,7 @@ class Search:
         target: int | None = None,
         steps: int = STEPS,
         columns: Sequence[Column] = (),
+        slack: float = 0.0,
         repair: bool = False,
     ) -> Ascent:
         """The best multipliers of a relaxation, or some that prove its paths to be above a target.
@@ -241,41 +242,46 @@ class Search:
             When to stop, on the clock of ``time.perf_counter``.
         target
             Total latency that paths of the relaxation may have [round]; None for any.
-        steps, columns
+        steps, columns, slack
             As of `columns.ascend`.
         repair
             Whether to search locally from some of the paths.
         """
         heard = 0
+        last: Path | None = None
 
         def hear(path: Path) -> None:
-            nonlocal heard
-            heard += 1
+            nonlocal heard, last
+            heard, last = heard + 1, path
             self.prove(path.value if target is None else min(path.value, (target + 1) * SCALE))
             if (path.times == 1).all():
                 self.offer(problem.starts(path.layers))
             elif repair and heard % TAKING == 0:
-                self._improve(problem.starts(path.layers), path.times)
+                self._improve(self._key(problem, path))
 
         def over() -> bool:
             return self.late or self.proven or time.perf_counter() > until
 
         goal = (self.value - 1 if target is None else target) * SCALE
-        return ascend(
+        found = ascend(
             relaxation, multipliers, target=goal, most=problem.most_tried, over=over, steps=steps, columns=columns,
-            listen=hear,
+            slack=slack, listen=hear,
         )  # fmt: skip
+        if last is not None:
+            self._schedules.suggest(self._key(problem, last))
+        return found
 
-    def _improve(self, starts: Ints, times: Ints) -> None:
-        """List the requests as a path starts them, and search locally from there."""
-        key = np.where(times > 0, starts, starts.max() + self.instance.arrays.output)
+    def _key(self, problem: Reversed, path: Path) -> Ints:
+        """Order of the requests as a path starts them; those that it misses come last."""
+        starts = problem.starts(path.layers)
+        return np.where(path.times > 0, starts, starts.max() + self.instance.arrays.output)
+
+    def _improve(self, key: Ints) -> None:
+        """List the requests in this order, and search locally from there."""
         left = min(LOCAL, self.deadline - time.perf_counter())
         if left > 0:
-            self.offer(
-                improve_starts(
-                    self.instance, list_schedule(self.instance, key), effort=2e7, time_limit=left, target=self.bound
-                )
-            )
+            first = list_schedule(self.instance, key)
+            self.offer(improve_starts(self.instance, first, effort=2e7, time_limit=left, target=self.bound))
 
     def offer(self, starts: Ints) -> None:
         """Take better starts. What is forgotten may need more memory than there is: it is looked at here."""
