@@ -111,6 +111,13 @@ class _Builder:
             array[:fresh] = array[: len(keep)][keep]
         return fresh, left
 
+    def drop_worst(self, most: int, to_go: Ints, fresh: int, arcs: int) -> tuple[int, int]:
+        """Keep the best states of the next layer by the coarse costs to go, and the arcs to them; as `drop`."""
+        score = self.next.costs[:fresh] + to_go[self.next.coarse[:fresh]]
+        keep = np.zeros(fresh, dtype=np.bool_)
+        keep[np.argpartition(score, most)[:most]] = True
+        return self.drop(keep, arcs)
+
     def close_layer(self, fresh: int, arcs: int, terminal: Any) -> None:
         """Keep the arcs of the current layer and make the next, of ``fresh`` states, the current one."""
         count = self.count
@@ -194,10 +201,7 @@ def _within(
             if min(fresh, arcs, known) < 0:
                 raise TooWideError
         if beam and fresh > beam:
-            score = build.next.costs[:fresh] + bound.to_go[k + 1][build.next.coarse[:fresh]]
-            keep = np.zeros(fresh, dtype=np.bool_)
-            keep[np.argpartition(score, beam)[:beam]] = True
-            fresh, arcs = build.drop(keep, arcs)
+            fresh, arcs = build.drop_worst(beam, bound.to_go[k + 1], fresh, arcs)
         count = build.count
         empty = ~build.state.profile[:count].any(axis=1)
         build.close_layer(fresh, arcs, empty & (build.state.started[:count] == bits))
@@ -209,11 +213,24 @@ def _within(
 
 
 def refine(
-    old: Diagram, problem: Reversed, multipliers: Ints, limit: int, deadline: float, *, remembered: Sequence[int]
+    old: Diagram,
+    problem: Reversed,
+    multipliers: Ints,
+    limit: int,
+    deadline: float,
+    *,
+    remembered: Sequence[int],
+    beam: int | None = None,
 ) -> Diagram:
     """The diagram within an older one that knows more of the memory, and of some requests whether they have started.
 
     Where all requests are ``remembered``, it is exact: every path is a schedule.
+
+    Parameters
+    ----------
+    beam
+        How many states of a layer are kept, the best by the older diagram; all where it is None. With a beam not
+        every schedule is a path.
 
     Raises
     ------
@@ -236,6 +253,8 @@ def refine(
                 raise TooWideError
         if everyone:
             fresh, arcs = build.drop(build.dominated(fresh) == np.arange(fresh), arcs)
+        if beam and fresh > beam:
+            fresh, arcs = build.drop_worst(beam, older.to_go, fresh, arcs)
         count = build.count
         done = old.terminal[build.state.coarse[:count]] & (build.state.started[:count] == bits)
         build.close_layer(fresh, arcs, done)

@@ -11,6 +11,7 @@ gives a bound.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -28,12 +29,14 @@ MOST_KEPT, LEAST_KEPT = 8_000_000, 5_000
 #: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
 SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
 #: A step may take the time left by this, and one for so many requests to remember, or fewer arcs are kept.
-AHEAD, FOR_EACH = 3, 5
+AHEAD, FOR_EACH = 3, 4
+#: Widths of beams within a diagram, the first and at most, how much wider the next is, and share of the time for one.
+BEAM, MOST_BEAM, WIDER, BEAM_SHARE = 500, 30_000, 2, 0.015
 #: Share of the way to the limit that may be missing to the best multipliers of a diagram.
 SLACK = 0.01
 #: Steps of subgradients where no columns are known.
 STEPS = 20
-#: Steps that an ascent is expected to take, and where columns are known.
+#: Steps that an ascent is expected to take, and where an earlier climb has left its columns.
 EXPECTED, EXPECTED_KNOWN = 150, 40
 
 
@@ -84,6 +87,7 @@ class Climbs:
     def __init__(self, known: Known, root: PartitionBound, found: Ascent) -> None:
         self.known, self.root, self.multipliers = known, root, root.free(found.multipliers)
         self.columns = {root.floor: found.columns}  # of each floor
+        self.width, self.takes = BEAM, 0.0  # of the next beam, and seconds that it may take
 
     def climb(self, states: int, ends: float) -> Climb:
         """Climb to a limit that leaves at most about so many states of the partitions.
@@ -149,7 +153,7 @@ class Climb:
         diagram = self._make(None)
         while diagram is not None and not known.proven:
             if diagram.exact:
-                self._keep(diagram)
+                self._offer(diagram)
                 known.prove((self.limit + 1) * SCALE)
                 return
             made = time.perf_counter()
@@ -159,14 +163,18 @@ class Climb:
                 return
             pace = _Pace(made - began, (time.perf_counter() - made) / found.steps, diagram.arcs, older)
             self.multipliers = found.multipliers
+            self._beam(left)
+            if known.proven:
+                return
             if not self.remembered:
                 known_columns[self.floor] = found.columns
             if (lower := self._below(self.floor)) < self.floor:
                 self.floor, columns = lower, known_columns.get(lower, [])
-                left = self._keep_arcs(left, self._most_arcs(pace, columns, AHEAD))
+                looks = EXPECTED_KNOWN if columns else EXPECTED
+                left = self._keep_arcs(left, self._most_arcs(pace, looks, AHEAD))
             else:
                 ahead = AHEAD + (len(found.misses) - len(self.remembered)) / FOR_EACH
-                left = self._keep_arcs(left, self._most_arcs(pace, found.columns, ahead))
+                left = self._keep_arcs(left, self._most_arcs(pace, EXPECTED, ahead))
                 self._remember(left.arcs, found.misses)
                 columns = [column for column in found.columns if (column.times[self.remembered] == 1).all()]
             began, older = time.perf_counter(), left.arcs
@@ -208,12 +216,12 @@ class Climb:
         )  # fmt: skip
         return found, within.diagram.prune(self.problem, found.multipliers, self.limit)
 
-    def _most_arcs(self, pace: _Pace, columns: list[Column], ahead: float) -> int:
-        """How many arcs may be kept for the next step, where so many alike are ahead."""
+    def _most_arcs(self, pace: _Pace, looks: int, ahead: float) -> int:
+        """How many arcs may be kept for the next step, of so many looks, where so many steps alike are ahead."""
         if math.isinf(self.ends):
             return MOST_KEPT
         seconds = max(0.0, self.ends - time.perf_counter()) / ahead
-        return min(MOST_KEPT, max(LEAST_KEPT, pace.arcs_within(seconds, EXPECTED_KNOWN if columns else EXPECTED)))
+        return min(MOST_KEPT, max(LEAST_KEPT, pace.arcs_within(seconds, looks)))
 
     def _keep_arcs(self, diagram: Diagram, most: int) -> Diagram:
         """Lower the limit until at most so many arcs are left."""
@@ -228,8 +236,25 @@ class Climb:
         order = np.lexsort((-self.exact.load.sum(axis=1), -misses))[: len(misses) - len(self.remembered)].tolist()
         self.remembered += order[: max((many for most, many in SEVERAL if arcs <= most), default=1)]
 
-    def _keep(self, diagram: Diagram) -> None:
+    def _beam(self, diagram: Diagram) -> None:
+        """Look for a schedule among the best paths of a diagram, with as wide a beam as there is time for."""
+        climbs, began = self.climbs, time.perf_counter()
+        seconds = BEAM_SHARE * (self.ends - began)
+        if climbs.takes > seconds:
+            climbs.width, climbs.takes = max(BEAM, climbs.width // WIDER), climbs.takes / WIDER
+            return
+        with contextlib.suppress(TooWideError):
+            beam = refine(
+                diagram, self.exact, self.multipliers, self.limit * SCALE, self.ends,
+                remembered=range(len(self.multipliers)), beam=climbs.width,
+            )  # fmt: skip
+            self._offer(beam)
+        climbs.takes = time.perf_counter() - began
+        if math.isfinite(seconds) and WIDER * climbs.takes < seconds and climbs.width < MOST_BEAM:
+            climbs.width, climbs.takes = WIDER * climbs.width, WIDER * climbs.takes
+
+    def _offer(self, diagram: Diagram) -> None:
         """Offer the cheapest path of a diagram whose paths are schedules, if it has a path."""
-        path = diagram.evaluate(self.problem, self.multipliers)
+        path = diagram.evaluate(self.exact, self.multipliers)
         if path is not None and (path.times == 1).all():
-            self.known.offer(self.problem.starts(path.layers))
+            self.known.offer(self.exact.starts(path.layers))
