@@ -6,6 +6,7 @@ import html
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ import pytest
 import modelkit as mk
 from modelkit.experiments.run import failure, plan_run
 from modelkit.formulation.loading import load_formulation
-from modelkit.instance import Instance
+from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.io.lookup import Instances
 from modelkit.reporting.evidence import Case, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
-from modelkit.result import Result
-from modelkit.text import brief
+from modelkit.result import Producer, Result
+from modelkit.solving.outcome import SolveState
+from modelkit.text import brief, quantity
 
 ENERGY = '''r"""kv-hindsight-flow with the price of busy rounds, and a cap on each latency."""
 
@@ -229,6 +231,36 @@ def test_rounds_of_an_objective_are_rounds(two: Instance, tmp_path: Path) -> Non
     assert case.goal.title == "total time to first token of first-token"
     assert case.goal.quantity(case.best.value if case.best else None) == "4\u202frounds"
     assert (case.goal.bare(4), case.goal.unit_words) == ("4", " [rounds]")
+
+
+def test_a_variant_in_real_time_is_shown_by_means() -> None:
+    """Tests that what is called a mean is one: of a variant's schedules and failures, and of the bounds it inherits."""
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=10, decode_base_ms=10)
+    rows = tuple(Request(id=f"r{k}", prompt_tokens=2, output_tokens=2) for k in range(4))
+    instance = Instance(server=Server(kv_capacity_tokens=9, clock=clock), requests=rows)
+    policy, certificate = mk.simulate(instance, "mc-sf"), mk.bound(instance, time_limit=0.1).certificate
+    producer = Producer(kind="formulation", name="mine")
+    own = policy.model_copy(update={"producer": producer})
+    failed = Result(instance=policy.instance, producer=producer, status="no_schedule", stop="failed")
+    for results in ((own,), (own, failed)):
+        _, case = found(instance, None, policy, *results)
+        assert case.goal.noun == "mean latency"
+        assert case.goal.quantity(own.objective.value) == quantity("mean_latency_ms", own.metrics["mean_latency_ms"])
+    assert certificate is not None
+    (case,) = cases([ReadFile(certificate)], Instances(known=[instance]))
+    assert case.goal.quantity(4.0) == quantity("mean_latency_ms", 1.0)
+
+
+def test_a_solver_that_ends_has_proven_its_value() -> None:
+    """Tests that an optimum is one although the solver's model is off by its tolerance, and that no other gap is."""
+    outcome = SimpleNamespace(stop="finished")
+    state: Any = SimpleNamespace(outcome=outcome, limits=SimpleNamespace(gap=0.0), engine=SimpleNamespace(name="highs"))
+    assert SolveState.ended_at(state, 198.8, 198.799999, "highs")
+    assert not SolveState.ended_at(state, 198.8, 198.799999, "the certificate")
+    assert not SolveState.ended_at(state, 198.8, 198.79, "highs")
+    assert not SolveState.ended_at(state, 1e-5, 9e-6, "highs")
+    outcome.stop = "time_limit"
+    assert not SolveState.ended_at(state, 198.8, 198.799999, "highs")
 
 
 def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
