@@ -128,17 +128,17 @@ class Objective(_Record):
 
     @property
     def gap(self) -> float | None:
-        """(value - bound) / value; None when either is not known."""
+        """(value - bound) / |value|; None when either is not known."""
         return relative_gap(self.value, self.bound)
 
 
 def relative_gap(value: float | None, bound: float | None) -> float | None:
-    """(value - bound) / value; None when either is not known."""
+    """(value - bound) / |value|; None when either is not known."""
     if value is None or bound is None:
         return None
     if value == bound:
         return 0.0
-    return (value - bound) / value if value else None
+    return (value - bound) / abs(value) if value else None
 
 
 class Start(_Record):
@@ -325,5 +325,5 @@ class Progress:
 
     @property
     def gap(self) -> float | None:
-        """(incumbent - bound) / incumbent; None when either is not known."""
+        """(incumbent - bound) / |incumbent|; None when either is not known."""
         return relative_gap(self.incumbent, self.bound)

@@ -19,7 +19,7 @@ from modelkit.io.lookup import Instances
 from modelkit.reporting.evidence import Case, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
-from modelkit.result import Producer, Result
+from modelkit.result import Objective, Producer, Result
 from modelkit.solving.outcome import SolveState
 from modelkit.text import brief, quantity
 
@@ -249,6 +249,27 @@ def test_a_variant_in_real_time_is_shown_by_means() -> None:
     assert certificate is not None
     (case,) = cases([ReadFile(certificate)], Instances(known=[instance]))
     assert case.goal.quantity(4.0) == quantity("mean_latency_ms", 1.0)
+
+
+def test_values_below_zero_have_distances_in_their_unit(two: Instance) -> None:
+    """Tests what is said of a negative that is minimised, with a bound and with none, and its gap."""
+    policy = mk.simulate(two, "mc-sf")
+
+    def result(name: str, value: float, bound: float | None) -> Result:
+        said = Objective(name="good", unit="request", value=value, bound=bound, bound_by=bound and "solver")
+        made = Producer(kind="formulation", name="few-late", solver=name)
+        return policy.model_copy(update={"producer": made, "objective": said})
+
+    (case,) = found(two, None, result("highs", -4, -5), result("scip", -2, None))
+    good, poor = sorted(case.entries, key=lambda e: e.value or 0)
+    assert (good.result.objective.gap, case.gap(good), case.gap(poor)) == (0.25, 0.25, 1.5)
+    quantities = case.sentence(good).replace("\u202f", " "), case.sentence(poor).replace("\u202f", " ")
+    assert quantities == (
+        "few-late on HiGHS is at most 1 request above the optimum (upper limit: HiGHS's bound)",
+        "few-late on SCIP is between 2 requests and 3 requests above the optimum (upper limit: HiGHS's bound)",
+    )
+    (case,) = found(two, None, result("highs", -4, None), result("scip", -2, None))
+    assert "is at least 2\u202frequests above the optimum; no upper limit" in case.sentence(case.entries[1])
 
 
 def test_a_solver_that_ends_has_proven_its_value() -> None:
