@@ -39,7 +39,8 @@ class Server:
         clock = self.instance.server.clock
         self.clock = clock if isinstance(clock, LinearClock) else None
         self.exclusive = self.clock is not None and not self.clock.mixed
-        self.keep = self.instance.server.prefix_cache.keep
+        cache = self.instance.server.prefix_cache
+        self.keep = cache is not None and cache.keep
         self.capacity = self.instance.server.kv_capacity_tokens or math.inf
         self.requests = {r.id: r for r in self.instance.requests}
         order = [r.prefix.group for r in self.instance.requests if self.shared(r.id)]
@@ -96,7 +97,7 @@ class Server:
         kept = [token for token in self.cache if token not in held]
         kept.sort(key=lambda token: (self.last[token[1]], -token[2]))
         excess = self.tokens() + len(kept) - self.capacity
-        self.cache -= set(kept[: max(0, int(min(excess, len(kept))))])
+        self.cache -= set(kept[: int(max(0, min(excess, len(kept))))])
 
     def watch(self) -> None:
         """Look at the memory."""
