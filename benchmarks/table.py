@@ -162,6 +162,16 @@ def _serving(found: Any) -> str:
     )
 
 
+def _sustaining(found: Any) -> str:
+    distances = [row["distance"] for row in found["rows"]]
+    servers = len({row["server"] for row in found["rows"]})
+    covered = sum(row["low"] <= row["sweep"] <= row["high"] for row in found["rows"])
+    return (
+        f"{len(distances) // servers} policies on {servers} servers: {mean(distances):.1%} apart in the mean, at most"
+        f" {max(distances):.1%}; the interval covers the sweep's rate {covered} of {len(distances)} times"
+    )
+
+
 def _gates(found: Any) -> str:
     rows = found["rows"]
 
@@ -285,6 +295,8 @@ BENCHMARKS = (
               "paper's ratios: 3 and 8", _serving),
     Benchmark("gates.py", "letting prompts in together in real time: `gate=auto` on chats and the Azure trace",
               "no gate, and the best of 24 fixed gates", _gates),
+    Benchmark("sustaining.py", "the rate that `sustain` finds for a policy",
+              "a sweep in steps of 1 % with the same requests", _sustaining),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
     Benchmark("resolving.py", "a changed model until a solver can have it: `mk.resolve` against building it anew",

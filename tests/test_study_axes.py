@@ -249,7 +249,7 @@ def test_a_trial_keeps_nothing(tmp_path: Path, chat: mk.Instance) -> None:
     mk.save_instance(chat, tmp_path / "chat.json")
     made = study(tmp_path, '[[instances]]\nfile = "chat.json"\n[[policies]]\nnames = ["mc-sf"]\n')
     tried = estimate(cells(made), [], jobs=2)
-    assert 0 < tried.likely < 5
+    assert 0 < tried.likely < 20
     assert (tried.at_most, tried.unknown, tried.longer) == (0.0, 0, 0)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "chat.json", tmp_path / "s.toml"]
 
