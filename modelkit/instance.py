@@ -130,7 +130,11 @@ class Instance(Data):
             self.server.clock,
         )
         faults += slo_faults(self.server.slo, self.server.clock)
-        faults += prefix_faults([r.prompt_tokens for r in self.requests], [r.prefix for r in self.requests])
+        faults += prefix_faults(
+            [r.prompt_tokens for r in self.requests],
+            [r.prefix for r in self.requests],
+            [r.cached_prompt_tokens for r in self.requests],
+        )
         if faults:
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
         return self
@@ -272,7 +276,7 @@ class Instance(Data):
         }
         if any(r.predicted_output_tokens is not None for r in self.requests):
             requests["predicted_output_tokens"] = [_collapse(r.prediction) for r in self.requests]
-        for name, key in {**ATTRIBUTES, "extra": "extra"}.items():
+        for name, key in {**ATTRIBUTES, "extra": "extra", "cached_prompt_tokens": "cached_prompt_tokens"}.items():
             column = [whole(getattr(r, name)) for r in self.requests]
             if column.count(None) < len(column):
                 requests[key] = column
