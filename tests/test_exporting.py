@@ -147,7 +147,7 @@ def _check_nesting(slices: list[dict[str, Any]]) -> None:
 
 
 def test_prefixes_of_groups_are_hashes_in_common(tmp_path: Path) -> None:
-    """Tests that an import of the trace makes groups of the same requests again, by whole blocks, and that it is said."""
+    """Tests that an import of the trace makes groups of the same requests again, by whole blocks, as is said."""
     said = [("g", 1300), ("h", 600), ("g", 700), ("g", 1300), ("h", 500), None]
     rows = [
         {"id": f"q{i}", "arrival": i, "prompt_tokens": 2000, "output_tokens": 2}
