@@ -23,6 +23,7 @@ _NOUNS = {
     "mean_tpot": "mean time per output token", "requests_within_slo": "requests within service levels",
     "requests_outside_slo": "number of requests outside service levels", "within_slo": "share within service levels",
     "goodput_requests_per_second": "goodput",
+    "goodput_tokens_per_second": "goodput in tokens",
 }  # fmt: skip
 
 
@@ -134,7 +135,10 @@ def unit_words(metric: str) -> str:
 
 
 def metric_noun(metric: str) -> str:
-    """What a metric is called in a sentence, without its unit."""
+    """What a metric is called in a sentence, without its unit; of a class, ``within_slo[chat]``, with its name."""
+    metric, _, group = metric.removesuffix("]").partition("[")
+    if group:
+        return f"{metric_noun(metric)} of {group}"
     stem = metric.rpartition("_")[0] if unit_of(metric) in ("rounds", "ms", "tokens") else metric
     return _NOUNS.get(stem) or _IN_CAPITALS.sub(lambda found: found[0].upper(), stem.replace("_", " "))
 

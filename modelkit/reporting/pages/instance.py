@@ -245,10 +245,15 @@ def _metrics(case: Case) -> Table | None:
     in_ms = any(name.endswith("_ms") for name in case.valid[0].result.metrics)
     unit, second = ("ms", "second") if in_ms else ("rounds", "round")
     columns, names = [], []
+    by_class = sorted({name for e in case.valid for name in e.result.metrics if name.partition("[")[0] in _SHOWN})
     for pattern, words in _SHOWN.items():
         name = pattern.format(t=unit, s=second)
         if any(e.result.metrics.get(name) is not None for e in case.valid):
             columns.append(Column(words + unit_words(name), title=METRICS[pattern].partition(";")[0]))
+            names.append(name)
+        for name in (name for name in by_class if name.startswith(f"{pattern}[")):
+            group = name.partition("[")[2].removesuffix("]")
+            columns.append(Column(f"{words}, {group}{unit_words(name)}", title=f"{METRICS[pattern]}, of class {group}"))
             names.append(name)
     told = [(name, e.result.metrics) for name, e in alike(sorted(case.valid, key=lambda e: e.value or 0.0))]
     if case.observation is not None:
