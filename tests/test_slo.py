@@ -236,8 +236,8 @@ def test_pages_and_studies_have_classes(tmp_path: Path) -> None:
     assert "Within service levels, chat" in (tmp_path / "page.html").read_text()
     mk.save_instance(THREE, tmp_path / "three.json")
     text = (
-        'name = "s"\n[page]\nmetrics = ["METRIC"]\n[[instances]]\nfile = "three.json"\nparameters = { slo = "ttft=40ms" }'
-        '\n[[policies]]\nnames = ["mc-sf"]\n'
+        'name = "s"\n[page]\nmetrics = ["METRIC"]\n[[instances]]\nfile = "three.json"\nparameters = '
+        '{ slo = "ttft=40ms" }\n[[policies]]\nnames = ["mc-sf"]\n'
     )
     (tmp_path / "s.toml").write_text(text.replace("METRIC", "within_slo[chat]"))
     assert load_study(tmp_path / "s.toml").page.metrics == ["within_slo[chat]"]
