@@ -76,6 +76,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
     from modelkit.reporting.evidence import Comparison as Comparison
+    from modelkit.reporting.inline import Drawing as Drawing
+    from modelkit.reporting.inline import draw as draw
     from modelkit.reporting.perfetto import perfetto_trace as perfetto_trace
     from modelkit.reporting.render import report as report
     from modelkit.result import Progress as Progress
@@ -144,6 +146,7 @@ _PUBLIC = {
     "problems.slots.packing": ("pack", "packing_bound"),
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
     "reporting.evidence": ("Comparison",),
+    "reporting.inline": ("Drawing", "draw"),
     "reporting.perfetto": ("perfetto_trace",),
     "reporting.render": ("report",),
     "result": ("Progress", "Result"),

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any
 
 #: Longest name of a file that modelkit names by itself [byte]; systems take 255.
@@ -192,3 +193,10 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     """A path as messages have it: a long one is cut."""
     text = os.fspath(path)
     return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
+
+
+def html_facts(title: str, facts: Iterable[tuple[str, str]]) -> str:
+    """A small table for notebooks: names and values, in the colours of the notebook, whatever they are."""
+    cell = '<td style="text-align: left">'
+    rows = "".join(f"<tr>{cell}{escape(name)}</td>{cell}{escape(value)}</td></tr>" for name, value in facts)
+    return f"<div><strong>{escape(title)}</strong><table>{rows}</table></div>"

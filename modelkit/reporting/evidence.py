@@ -317,6 +317,12 @@ class Comparison:
         said = f"{count(len(self.results), 'result')} of {count(len(by_instance(self.cases)), 'instance')}"
         return f"Comparison({said}, in {str(self.folder)!r})"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what was found, the runs and the distances, as on the page."""
+        from modelkit.reporting.inline import inline_cases  # pages are made of evidence
+
+        return inline_cases(self.cases)
+
 
 def sentence_of(words: str) -> str:
     """Words with a capital at their beginning."""

@@ -83,8 +83,7 @@ def report(
     """
     if isinstance(results, Comparison):
         return report_comparison(results, path, title=title)
-    single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
-    claims, folders, unread = _find_claims([results] if single else results)  # type: ignore[list-item,arg-type]
+    claims, folders, unread = _find_claims(results)
     found = cases(claims, Instances(folders, instances), Formulations(formulations))
     if observation is not None:
         told = observation.run.instance.sha256
@@ -105,8 +104,20 @@ def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, t
     return write_text(path, page(comparison.cases, title=title, links=links))
 
 
-def _find_claims(results: Iterable[Reportable]) -> tuple[list[ReadFile], list[Path], list[str]]:
+def cases_of(results: Reportable | Iterable[Reportable], instances: Iterable[Instance] = ()) -> list[Case]:
+    """What results and certificates say together; those made in this process bring their instances with them."""
+    claims, folders, _ = _find_claims(results)
+    own = [claim.content.instance.instance for claim in claims]
+    known = [*instances, *(instance for instance in own if isinstance(instance, Instance))]
+    return cases(claims, Instances(folders, known), Formulations(()))
+
+
+def _find_claims(
+    results: Reportable | Iterable[Reportable],
+) -> tuple[list[ReadFile], list[Path], list[str]]:
     """The claims, the folders that they were read from, and what could not be read in folders."""
+    if isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike):
+        results = [results]
     claims: list[ReadFile] = []
     folders: list[Path] = []
     unread: list[str] = []
@@ -160,9 +171,9 @@ def rendered(template: str, content: dict[str, Any], title: str | None = None) -
     """The HTML of a page, under a title of one's own."""
     if title is not None:
         content = {**content, "title": title, "kicker": f"{title} · {content['kicker']}"}
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = style_of_reports(), _asset("report.js")
     return str(
-        _environment()
+        environment()
         .get_template(template)
         .render(
             version=VERSION,
@@ -176,7 +187,8 @@ def rendered(template: str, content: dict[str, Any], title: str | None = None) -
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Any:
+def environment() -> Any:
+    """The templates of ``reports/`` with their filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -210,6 +222,11 @@ def _whole_names(text: str) -> Any:
 def _data_uri(csv: str) -> str:
     """A table as an address that holds it."""
     return "data:text/csv;charset=utf-8," + quote(csv, safe=",.:;()[]/=+*@!?~-_ ").replace(" ", "%20")
+
+
+def style_of_reports() -> str:
+    """The style sheet of all pages."""
+    return _asset("report.css")
 
 
 def _asset(name: str) -> str:
