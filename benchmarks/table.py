@@ -30,7 +30,8 @@ Each is one command, `python benchmarks/...` from the root of the project, and w
 FOOT = """
 Times of a machine that is shared with other work are long; where a benchmark compares peers, they ran in turn under
 the same load. `hard.py` has no row: its results are the table of open instances, `instances/hard/table.json`. Nor have
-`library_choice.py` and `library.py`: theirs are in `instances/library/library.json`.
+`library_choice.py` and `library.py`: theirs are in `instances/library/library.json`; those of `library_policies.py` are
+the table of policies in the documentation.
 """
 
 

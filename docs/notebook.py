@@ -1,7 +1,7 @@
 """The notebook of the documentation: run from top to bottom, and as a page.
 
-``python docs/notebook.py`` runs it and writes what its cells show into the file. Jupyter is not needed: a cell is Python,
-and what it shows is the value of its last expression, as HTML where that has `_repr_html_`.
+``python docs/notebook.py`` runs it and writes what its cells show into the file. Jupyter is not needed: a cell is
+Python, and what it shows is the value of its last expression, as HTML where that has `_repr_html_`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def page(document: dict[str, Any]) -> str:
         for output in cell["outputs"]:
             data = output.get("data", {"text/plain": output.get("text", [])})
             html = "".join(data.get("text/html", []))
-            parts.append(f'<div markdown="0">\n{html}\n</div>' if html else f"```text\n{''.join(data['text/plain'])}\n```")
+            parts.append(
+                f'<div markdown="0">\n{html}\n</div>' if html else f"```text\n{''.join(data['text/plain'])}\n```"
+            )
     parts.append("[The notebook as a file](notebooks/how-far.ipynb)")
     return "\n\n".join(parts) + "\n"
 

@@ -21,7 +21,8 @@ from modelkit.io.lookup import Instances
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies.files import split_file
 from modelkit.problems.problem import GOODPUT, OUTSIDE_SLO, problem_of
-from modelkit.reporting.evidence import Comparison, ReadFile
+from modelkit.reporting.comparison import Comparison
+from modelkit.reporting.evidence import ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from modelkit.instance import Instance, InstanceStamp
@@ -16,7 +15,7 @@ from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.goals import Goal
 from modelkit.reporting.lower_bounds import LowerBound, above, meets
 from modelkit.reporting.observation import Observation
-from modelkit.result import Result, relative_gap
+from modelkit.result import relative_gap
 from modelkit.text import count, join_words, percent
 
 __all__ = ["Case", "Entry", "LowerBound", "ReadFile", "by_instance"]
@@ -284,44 +283,6 @@ class Case:
                 f" these: without the rules of {self.goal.variant} their value here is unknown."
             )
         return [*out, *self.contradictions]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was compared, where its files lie, and what each instance's runs say.
-
-    Parameters
-    ----------
-    folder
-        Holds the instances and a result file for each run.
-    results
-        In the order of the plan.
-    cases
-        By instance, in the order given, and by goal: results of different goals are not compared.
-    stems
-        Of each case, the beginning of the names of its instance's files.
-    left_out
-        What was asked for and does not fit an instance, in words.
-    interrupted
-        Whether Ctrl-C came before all runs were done.
-    """
-
-    folder: Path
-    results: tuple[Result, ...]
-    cases: tuple[Case, ...]
-    stems: tuple[str, ...]
-    left_out: tuple[str, ...]
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        said = f"{count(len(self.results), 'result')} of {count(len(by_instance(self.cases)), 'instance')}"
-        return f"Comparison({said}, in {str(self.folder)!r})"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what was found, the runs and the distances, as on the page."""
-        from modelkit.reporting.inline import inline_cases  # pages are made of evidence
-
-        return inline_cases(self.cases)
 
 
 def sentence_of(words: str) -> str:

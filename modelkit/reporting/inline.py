@@ -7,17 +7,14 @@ its own, so that it can be read on light and on dark pages, and neither a script
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
-from modelkit.arguments import checked_arguments
-from modelkit.errors import unknown_name
-from modelkit.instance import Instance
 from modelkit.reporting.charts.svg import Figure
 from modelkit.reporting.evidence import Case
 from modelkit.reporting.pages.instance import figures_of, runs_of
-from modelkit.reporting.render import Reportable, cases_of, environment, style_of_reports
+from modelkit.reporting.templates import environment, style_of_reports
 
 #: How pages say that they are light or dark whatever the system is: Jupyter, Visual Studio Code, Bootstrap.
 _LIGHT = ('[data-jp-theme-light="true"]', ".vscode-light", '[data-bs-theme="light"]')
@@ -26,44 +23,6 @@ _DARK = ('[data-jp-theme-light="false"]', ".vscode-dark", '[data-bs-theme="dark"
 _AT_ONCE = ("values", "distances", "present")
 #: Cases of a comparison that are shown.
 MOST_CASES = 4
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Figures that a notebook shows."""
-
-    figures: tuple[Figure, ...]
-
-    def __repr__(self) -> str:
-        return f"Drawing({', '.join(repr(f.key) for f in self.figures) or 'nothing'})"
-
-    def _repr_html_(self) -> str:
-        return inline_figures(self.figures)
-
-
-@checked_arguments
-def draw(results: Reportable | Iterable[Reportable], *keys: str, instances: Iterable[Instance] = ()) -> Drawing:
-    """The figures of a report, for notebooks.
-
-    Parameters
-    ----------
-    results
-        Results, certificates, or paths of such files, about one instance.
-    keys
-        Which figures, such as ``"timeline"``, ``"occupancy"``, ``"latency"``, ``"distances"``; none: all.
-    instances
-        The instance, where results were read from files.
-
-    Raises
-    ------
-    UsageError
-        There is nothing to draw, or no such figure of these results; the message has those that there are.
-    """
-    found = {f.key: f for case in cases_of(results, instances) for f in figures_of(case)}
-    for key in keys:
-        if key not in found:
-            raise unknown_name("figure of these results", key, found)
-    return Drawing(tuple(found[key] for key in keys or found))
 
 
 @lru_cache(maxsize=1)
