@@ -53,8 +53,9 @@ def _index(entries: Sequence[Entry]) -> str:
         " a bound that is proven. The others are open. Every bound has a certificate and every value a schedule; both"
         " are recomputed by `modelkit verify`, and by a checker of one file that shares no line with modelkit. A better"
         " one is welcome:\n\n```console\n$ modelkit library get NAME -o mine.json\n$ modelkit solve mine.json"
-        " --time-limit 600 -o better.json\n$ modelkit library submit better.json\n```\n\nThe gap is (best value - bound)"
-        ' / best value. In Python, `mk.library("NAME")` is the instance.\n'
+        " --time-limit 600 -o better.json\n$ modelkit library submit better.json\n```\n\n"
+        "The gap is (best value - bound) / best value."
+        ' In Python, `mk.library("NAME")` is the instance.\n'
     ]
     for family, words in FAMILIES.items():
         own = [entry for entry in entries if entry.family == family]
