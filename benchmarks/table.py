@@ -219,6 +219,15 @@ def _slot_truth(found: Any) -> str:
     return f"{found['instances']:,} instances ({kinds}): {len(found['wrong'])} wrong"
 
 
+def _checking(found: Any) -> str:
+    kinds = found["kinds"].values()
+    accepted, refused = (sum(kind.get(word, 0) for kind in kinds) for word in ("accepted", "refused"))
+    return (
+        f"{found['claims']:,} claims, {accepted:,} accepted and {refused:,} refused:"
+        f" {len(found['disagreements'])} disagreements, {found['within_rounding']} bounds within the rounding of verify"
+    )
+
+
 def _serving_truth(found: Any) -> str:
     tiny, large = found["tiny"], found["large"]
     wrong = len(tiny["wrong"]) + len(large["wrong"])
@@ -311,6 +320,8 @@ BENCHMARKS = (
               "10,000 inputs, none fails; under 5 s and 1 GiB each", _fuzz),
     Benchmark("slot_truth.py", "every status, value and bound of small slot instances against an exhaustive search",
               "none wrong", _slot_truth),
+    Benchmark("checking.py", "the checker of one file against `verify`: schedules and certificates, right and altered",
+              "2,000 claims, both accept or neither does", _checking),
     Benchmark("serving_truth.py", "bounds of serving in real time against exhaustive search, and against policies",
               "none above a value", _serving_truth),
     Benchmark("realtime.py --azure CSV", "real time: gap of mean latency from the best certified bound to the best"

@@ -9,6 +9,7 @@ specification (docs/pages/specification.md), whose sections it names. It prints 
     invalid: what is wrong, and where                                           exit code 5
     cannot check: a file that cannot be read, or what is not decided here       exit code 2
 """
+
 # fmt: off
 import gzip
 import hashlib
@@ -77,7 +78,8 @@ def walk(value, where, low):
     """Refuse a proof that has other numbers than whole ones from ``low`` on."""
     if isinstance(value, dict | list):
         for key, some in value.items() if isinstance(value, dict) else enumerate(value):
-            walk(some, f"{where}.{key}", -inf if key == "multipliers" else low)
+            least = {"multipliers": -inf, "denominator": 1, "cell": 1, "bucket": 1}.get(key, low)
+            walk(some, f"{where}.{key}", least)
     elif value is not None and not isinstance(value, str):
         number(value, where, low, 2**80)
 
@@ -453,7 +455,7 @@ def priced(requests, memory, pauses, proof, where):
     """What prices on rounds prove of requests (a, s, o)."""
     d, rounds, prices = proof["denominator"], [0, *proof["rounds"]], [0, *proof["numerators"]]
     fits = all(a < b for a, b in pairwise(rounds)) and len(rounds) == len(prices)
-    require(fits, where, "rounds that increase, each with its price, are needed")
+    require(fits and d.bit_count() == 1, where, "rounds that increase, each with a price / 2^q")
     require(memory or rounds == [0], where, "there is no memory that could have a price")
     falls = rounds == list(range(len(rounds))) and all(a >= b for a, b in pairwise(prices[1:]))
     require(falls or not pauses, where, "prices that rise prove nothing where there are pauses")
@@ -738,9 +740,10 @@ def serving_prices(inst, proof):
     rho, prompt_rho = ([dict(zip(count(at), some)) for at, some in zip(first, rows, strict=True)]
                        for rows in own)
     fits = start <= min(costs.arrival) and len(rho) == len(inst.ids)
-    fits = fits and len({len(row) for row in (pi, memory, slots, prompt_memory, prompt_slots)}) == 1
-    require(fits, where, "do not begin with the first arrival, or have different lengths")
     buckets = len(pi)
+    fits = fits and all(len(row) == buckets for row in (memory, slots, prompt_memory, prompt_slots))
+    fits = fits and all(len(x) == len(y) <= buckets - at for at, x, y in zip(first, *own))
+    require(fits, where, "begin too late, or have other lengths")
     for fixed, rows, *shared in ((costs.both, rho, memory, slots),
                                  (costs.p0, prompt_rho, prompt_memory, prompt_slots)):
         charged = Counter(dict(enumerate(add(*shared))))
@@ -925,12 +928,16 @@ def result(inst, given):
         gap = (Fraction(value) - Fraction(bound)) / Fraction(value) if value else 0
         gap -= Fraction(objective.get("gap") or gap)
         require(abs(gap) <= Fraction(1, 10**9), "objective.gap", "is not (value - bound) / value")
-    require(status != "optimal" or bound is not None, "status", "optimal, without a bound")
-    if (proof := given.get("certificate")) is not None:
+    elif status == "optimal" or objective.get("gap") is not None:
+        raise Invalid("objective: optimal, or with a gap, without both a value and a bound")
+    proof = given.get("certificate")
+    source = None if bound is None else "solver" if proof is None else "certificate"
+    by = objective.get("bound_by")
+    require(by == source, "objective.bound_by", f"{by}, but the bound is from {source}")
+    if proof is not None:
         metric, least = certificate(inst, proof)
         require(metric == name, "certificate.objective", f"{metric}, of the result {name}")
-        fits = same(bound, least, name) and objective.get("bound_by") == "certificate"
-        require(fits, "objective.bound", f"{bound}, the certificate says {least}")
+        require(same(bound, least, name), "objective.bound", f"{bound}, the certificate says {least}")
         said += [f"bound {bound} proven by {proof['kind']}"]
     supported(said, "result", "has neither a schedule nor a certificate")
     unsaid += ["rules of its formulation"] if own else []
@@ -946,15 +953,14 @@ def infeasible(inst):
             return f"no schedule exists: request {key!r} does not fit the server"
     raise CannotCheck("status: infeasible, though every request fits the server alone")
 
-def main(paths):
-    """Check a file; the line to print, and the exit code."""
+def verdict(documents):
+    """What holds of the second document, about the first: the line to print, and the exit code."""
     try:
-        supported(len(paths) == 2, "usage", "check.py INSTANCE RESULT|CERTIFICATE")
-        inst, given = Instance(read(paths[0])), read(paths[1])
-        if given["schema"] == "modelkit/result/1":
+        about, given = documents  # read only now
+        inst, schema = Instance(about), given["schema"]
+        if schema == "modelkit/result/1":
             return f"valid: {result(inst, given)}", 0
-        certified = given["schema"] == "modelkit/certificate/1"
-        supported(certified, paths[1], f"the schema {given['schema']!r} is not known here")
+        supported(schema == "modelkit/certificate/1", "$.schema", f"{schema!r} is not known here")
         metric, least = certificate(inst, given)
         return f"valid: no schedule has {metric} below {float(least):.15g}", 0
     except Invalid as error:
@@ -965,6 +971,8 @@ def main(paths):
         return f"cannot check: malformed: {type(error).__name__}: {error}", 2
 
 if __name__ == "__main__":
-    line, code = main(sys.argv[1:])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python check.py INSTANCE RESULT|CERTIFICATE")
+    line, code = verdict(map(read, sys.argv[1:]))
     print(line)
     sys.exit(code)
