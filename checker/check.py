@@ -74,12 +74,15 @@ def number(value, where, low, high, whole=True):
     supported(fits, where, f"found {value!r:.60}; {what} from {low} to {high} is needed")
     return value
 
+LEAST = {"multipliers": -inf, "denominator": 1, "cell": 1, "bucket": 1, "rounds": 1}
+
 def walk(value, where, low):
     """Refuse a proof that has other numbers than whole ones from ``low`` on."""
     if isinstance(value, dict | list):
         for key, some in value.items() if isinstance(value, dict) else enumerate(value):
-            least = {"multipliers": -inf, "denominator": 1, "cell": 1, "bucket": 1}.get(key, low)
-            walk(some, f"{where}.{key}", least)
+            walk(some, f"{where}.{key}", LEAST.get(key, low))
+        two = "numerators" not in value or value["denominator"].bit_count() == 1
+        supported(two, f"{where}.denominator", "is no power of two")
     elif value is not None and not isinstance(value, str):
         number(value, where, low, 2**80)
 
@@ -455,7 +458,7 @@ def priced(requests, memory, pauses, proof, where):
     """What prices on rounds prove of requests (a, s, o)."""
     d, rounds, prices = proof["denominator"], [0, *proof["rounds"]], [0, *proof["numerators"]]
     fits = all(a < b for a, b in pairwise(rounds)) and len(rounds) == len(prices)
-    require(fits and d.bit_count() == 1, where, "rounds that increase, each with a price / 2^q")
+    require(fits, where, "rounds that increase, each with its price, are needed")
     require(memory or rounds == [0], where, "there is no memory that could have a price")
     falls = rounds == list(range(len(rounds))) and all(a >= b for a, b in pairwise(prices[1:]))
     require(falls or not pauses, where, "prices that rise prove nothing where there are pauses")
@@ -937,7 +940,8 @@ def result(inst, given):
     if proof is not None:
         metric, least = certificate(inst, proof)
         require(metric == name, "certificate.objective", f"{metric}, of the result {name}")
-        require(same(bound, least, name), "objective.bound", f"{bound}, the certificate says {least}")
+        words = f"{bound}; the certificate says {least}"
+        require(same(bound, least, name), "objective.bound", words)
         said += [f"bound {bound} proven by {proof['kind']}"]
     supported(said, "result", "has neither a schedule nor a certificate")
     unsaid += ["rules of its formulation"] if own else []
