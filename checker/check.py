@@ -76,11 +76,11 @@ def number(value, where, low, high, whole=True):
 
 LEAST = {"multipliers": -inf, "denominator": 1, "cell": 1, "bucket": 1, "rounds": 1}
 
-def walk(value, where, low):
-    """Refuse a proof that has other numbers than whole ones from ``low`` on."""
+def walk(value, where, low=0):
+    """Refuse a proof that has other numbers than whole ones that are large enough."""
     if isinstance(value, dict | list):
         for key, some in value.items() if isinstance(value, dict) else enumerate(value):
-            walk(some, f"{where}.{key}", LEAST.get(key, low))
+            walk(some, f"{where}.{key}", LEAST.get(key, 0) if isinstance(value, dict) else low)
         two = "numerators" not in value or value["denominator"].bit_count() == 1
         supported(two, f"{where}.denominator", "is no power of two")
     elif value is not None and not isinstance(value, str):
@@ -109,6 +109,7 @@ class Instance:
 
     def __init__(self, given):
         keys(given, "$", "schema name description source server requests extra")
+        supported(given["schema"] == "modelkit/instance/1", "$.schema", "is not of an instance")
         server = {key: value for key, value in given["server"].items() if value is not None}
         keys(server, "$.server", "kv_capacity_tokens slots clock replicas slo prefix_cache pause")
         self.capacity, self.slots = server.get("kv_capacity_tokens"), server.get("slots")
@@ -138,6 +139,8 @@ class Instance:
     def read_clock(self, clock):
         keys(clock, "$.server.clock", f"kind mixed {' '.join(LAW)} prefill_levels")
         self.unit, self.mixed = clock["kind"] == "unit", clock.get("mixed", False)
+        known = clock["kind"] in ("unit", "linear") and type(self.mixed) is bool
+        supported(known, "$.server.clock", "kind unit or linear, mixed true or false, is needed")
         self.exclusive = not self.unit and not self.mixed
         law = {key: number(clock.get(key, 0), key, 0, 1e9, False) for key in LAW}
         self.law = {key.removesuffix("_ms"): exact(value) for key, value in law.items()}
@@ -882,7 +885,7 @@ def certificate(inst, given, where="certificate"):
         there = given.get(other) is not None
         words = "is no proof of this kind" if there else "is missing"
         require(there == (other == field), f"{where}.{other}", words)
-    walk({key: some for key, some in (given.get(field) or {}).items() if key != "slo"}, where, 0)
+    walk({key: some for key, some in (given.get(field) or {}).items() if key != "slo"}, where)
     bound = recomputed(inst, given.get(field), *([metric] if kind == "serving-work" else []))
     below = number(given["bound"]["denominator"], f"{where}.bound", 1, inf)
     said = Fraction(number(given["bound"]["numerator"], f"{where}.bound", -inf, inf), below)

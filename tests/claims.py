@@ -344,6 +344,7 @@ def altered_result(instance: mk.Instance, right: Result, rng: random.Random) -> 
     if how == "figures":
         return Claim(instance, document, _alter_figures(document, rng))
     words = _alter_schedule(document["schedule"], rng)
+    document["metrics"] = {name: value for name, value in document["metrics"].items() if name in CHECKED}
     try:
         schedule = parse_result(copy.deepcopy(document), "altered").schedule
     except InputError:
