@@ -30,7 +30,8 @@ Each is one command, `python benchmarks/...` from the root of the project, and w
 FOOT = """
 Times of a machine that is shared with other work are long; where a benchmark compares peers, they ran in turn under
 the same load. `hard.py` has no row: its results are the table of open instances, `instances/hard/table.json`. Nor have
-`library_choice.py` and `library.py`: theirs are in `instances/library/library.json`.
+`library_choice.py` and `library.py`: theirs are in `instances/library/library.json`; those of `library_policies.py` are
+the table of policies in the documentation.
 """
 
 
@@ -166,6 +167,16 @@ def _serving(found: Any) -> str:
     )
 
 
+def _sustaining(found: Any) -> str:
+    distances = [row["distance"] for row in found["rows"]]
+    servers = len({row["server"] for row in found["rows"]})
+    covered = sum(row["low"] <= row["sweep"] <= row["high"] for row in found["rows"])
+    return (
+        f"{len(distances) // servers} policies on {servers} servers: {mean(distances):.1%} apart in the mean, at most"
+        f" {max(distances):.1%}; the interval covers the sweep's rate {covered} of {len(distances)} times"
+    )
+
+
 def _gates(found: Any) -> str:
     rows = found["rows"]
 
@@ -215,6 +226,15 @@ def _slot_truth(found: Any) -> str:
 def _kv_truth(found: Any) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found["kinds"].items()))
     return f"{found['instances']:,} instances ({kinds}): {len(found['wrong'])} wrong"
+
+
+def _checking(found: Any) -> str:
+    kinds = found["kinds"].values()
+    accepted, refused = (sum(kind.get(word, 0) for kind in kinds) for word in ("accepted", "refused"))
+    return (
+        f"{found['claims']:,} claims, {accepted:,} accepted and {refused:,} refused:"
+        f" {len(found['disagreements'])} disagreements, {found['within_rounding']} bounds within the rounding of verify"
+    )
 
 
 def _serving_truth(found: Any) -> str:
@@ -294,6 +314,8 @@ BENCHMARKS = (
               "paper's ratios: 3 and 8", _serving),
     Benchmark("gates.py", "letting prompts in together in real time: `gate=auto` on chats and the Azure trace",
               "no gate, and the best of 24 fixed gates", _gates),
+    Benchmark("sustaining.py", "the rate that `sustain` finds for a policy",
+              "a sweep in steps of 1 % with the same requests", _sustaining),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
     Benchmark("resolving.py", "a changed model until a solver can have it: `mk.resolve` against building it anew",
@@ -309,6 +331,8 @@ BENCHMARKS = (
               " search", "none wrong", _kv_truth),
     Benchmark("slot_truth.py", "every status, value and bound of small slot instances against an exhaustive search",
               "none wrong", _slot_truth),
+    Benchmark("checking.py", "the checker of one file against `verify`: schedules and certificates, right and altered",
+              "2,000 claims, both accept or neither does", _checking),
     Benchmark("serving_truth.py", "bounds of serving in real time against exhaustive search, and against policies",
               "none above a value", _serving_truth),
     Benchmark("realtime.py --azure CSV", "real time: gap of mean latency from the best certified bound to the best"

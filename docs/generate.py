@@ -1,6 +1,7 @@
-"""Pages that are generated when the documentation is built: mathematics, commands and Python names.
+"""Pages that are generated when the documentation is built: mathematics, commands, Python names, the library.
 
-A hook of MkDocs. Everything comes from the code: the registries, Click's own help, docstrings, and the models.
+A hook of MkDocs. Everything comes from the code: the registries, Click's own help, docstrings, and the models; from the
+library of instances; and from the notebook, as it was run last.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from typing import Any
 
 import click
+import notebook
+from library_pages import front_picture, library_pages
 from mkdocs.structure.files import File, Files
 
 import modelkit as mk
@@ -23,13 +26,32 @@ from modelkit.judge.rules import Interval, Residency
 from modelkit.policies import policies
 from modelkit.policies.dispatch import DISPATCH, STAGED_DISPATCH
 from modelkit.policies.gates import GATE_OPTIONS
+from modelkit.reporting.inline import inline_style
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the generated pages to those that are written by hand."""
-    for path, text in generated().items():
+    for path, text in {**generated(), "assets/modelkit.css": inline_style() + SITE_STYLE}.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the picture where the front page has a place for it."""
+    return markdown.replace(PICTURE, front_picture()) if PICTURE in markdown else markdown
+
+
+#: Where the picture of the front page goes.
+PICTURE = "<!-- picture: front -->"
+#: Tables that are wider than the page scroll, as on pages of reports.
+SITE_STYLE = """
+.col-md-9 > table { display: block; overflow-x: auto; max-width: 100%; font-size: 0.9rem; }
+.col-md-9 pre { max-width: 100%; }
+.modelkit .table > :not(caption) > * > * {
+  background: none; box-shadow: none; color: inherit; padding: 0.42rem 1rem 0.42rem 0;
+}
+.modelkit caption { caption-side: top; }
+"""
 
 
 def generated() -> dict[str, str]:
@@ -40,6 +62,8 @@ def generated() -> dict[str, str]:
         "reference/policies.md": _policies(),
         "reference/commands.md": _commands(),
         "reference/python.md": _python(),
+        "notebook.md": notebook.page(notebook.read()),
+        **library_pages(),
     }
 
 

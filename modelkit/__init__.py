@@ -75,7 +75,9 @@ if TYPE_CHECKING:  # the same once more, for type checkers
     from modelkit.problems.slots.stages import Stage as Stage
     from modelkit.problems.slots.stages import schedule_from_queues as schedule_from_queues
     from modelkit.problems.slots.stages import schedule_from_stages as schedule_from_stages
-    from modelkit.reporting.evidence import Comparison as Comparison
+    from modelkit.reporting.comparison import Comparison as Comparison
+    from modelkit.reporting.drawing import Drawing as Drawing
+    from modelkit.reporting.drawing import draw as draw
     from modelkit.reporting.perfetto import perfetto_trace as perfetto_trace
     from modelkit.reporting.render import report as report
     from modelkit.result import Progress as Progress
@@ -143,7 +145,8 @@ _PUBLIC = {
     "problems.serving.iterations": ("schedule_from_iterations",),
     "problems.slots.packing": ("pack", "packing_bound"),
     "problems.slots.stages": ("Stage", "schedule_from_queues", "schedule_from_stages"),
-    "reporting.evidence": ("Comparison",),
+    "reporting.comparison": ("Comparison",),
+    "reporting.drawing": ("Drawing", "draw"),
     "reporting.perfetto": ("perfetto_trace",),
     "reporting.render": ("report",),
     "result": ("Progress", "Result"),

@@ -31,7 +31,7 @@ from modelkit.requests import SharedPrefixes as SharedPrefixes
 from modelkit.requests import cross_faults as cross_faults
 from modelkit.requests import prefix_faults as prefix_faults
 from modelkit.requests import slo_faults as slo_faults
-from modelkit.text import count
+from modelkit.text import count, html_facts
 
 SCHEMA = "modelkit/instance/1"
 
@@ -130,7 +130,11 @@ class Instance(Data):
             self.server.clock,
         )
         faults += slo_faults(self.server.slo, self.server.clock)
-        faults += prefix_faults([r.prompt_tokens for r in self.requests], [r.prefix for r in self.requests])
+        faults += prefix_faults(
+            [r.prompt_tokens for r in self.requests],
+            [r.prefix for r in self.requests],
+            [r.cached_prompt_tokens for r in self.requests],
+        )
         if faults:
             raise InputError(f"instance {self.name!r}" if self.name else "instance", faults)
         return self
@@ -179,6 +183,18 @@ class Instance(Data):
         return f"Instance({', '.join(words)})"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the server and the range of each length."""
+        arrays, when = self.arrays, "round" if self.is_unit else "s"
+        known = (
+            ("prompt tokens", arrays.prompt),
+            ("output tokens", arrays.output),
+            (f"arrivals [{when}]", arrays.arrival),
+        )
+        ranges = [(name, f"{v.min():,g} to {v.max():,g}, mean {v.mean():,.1f}") for name, v in known if len(v)]
+        ranges += [("", self.description)] if self.description else []
+        return html_facts(repr(self)[9:-1].replace("'", ""), ranges)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and (self is other or self.sha256 == other.sha256)
@@ -272,7 +288,7 @@ class Instance(Data):
         }
         if any(r.predicted_output_tokens is not None for r in self.requests):
             requests["predicted_output_tokens"] = [_collapse(r.prediction) for r in self.requests]
-        for name, key in {**ATTRIBUTES, "extra": "extra"}.items():
+        for name, key in {**ATTRIBUTES, "extra": "extra", "cached_prompt_tokens": "cached_prompt_tokens"}.items():
             column = [whole(getattr(r, name)) for r in self.requests]
             if column.count(None) < len(column):
                 requests[key] = column

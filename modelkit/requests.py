@@ -111,6 +111,11 @@ class Request(Data):
         description="The beginning of the prompt that others of its group have too; read where the server has a"
         " prefix cache.",
     )
+    cached_prompt_tokens: Tokens | None = Field(
+        default=None,
+        description="Tokens at the beginning of the prompt that it finds in the server's prefix cache whenever it"
+        " starts, as where a log says so: they cost no prefill [token].",
+    )
 
     @property
     def prediction(self) -> tuple[int, int]:
@@ -164,11 +169,14 @@ class SharedPrefixes:
         last token of a prompt is always computed.
     keep
         Whether tokens stay in the cache when nobody uses them.
+    found
+        Tokens of its prompt that it finds in the cache in any case, never the last; empty where nobody finds any.
     """
 
     group: tuple[int, ...]
     tokens: tuple[int, ...]
     keep: bool
+    found: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, requests: Sequence[Request], keep: bool) -> SharedPrefixes | None:
@@ -179,7 +187,8 @@ class SharedPrefixes:
             shared = 0 if r.prefix is None else min(r.prefix.tokens, r.prompt_tokens - 1)
             group.append(numbers.setdefault(r.prefix.group, len(numbers)) if r.prefix is not None and shared else -1)
             tokens.append(shared)
-        return cls(tuple(group), tuple(tokens), keep) if numbers else None
+        found = tuple(min(r.cached_prompt_tokens or 0, r.prompt_tokens - 1) for r in requests)
+        return cls(tuple(group), tuple(tokens), keep, found if any(found) else ()) if numbers or any(found) else None
 
 
 def cross_faults(
@@ -203,13 +212,14 @@ def slo_faults(slo: object, clock: object) -> list[Fault]:
     return faults
 
 
-def prefix_faults(prompts: Sequence[object], prefixes: Sequence[object]) -> list[Fault]:
-    """Prefixes that are longer than their prompts; takes raw values too."""
+def prefix_faults(prompts: Sequence[object], prefixes: Sequence[object], cached: Sequence[object]) -> list[Fault]:
+    """Prefixes and cached parts of prompts that are longer than these; takes raw values too."""
     found = [p.tokens if isinstance(p, Prefix) else p.get("tokens") if isinstance(p, dict) else None for p in prefixes]
     return [
-        Fault(f"$.requests[{i}].prefix.tokens", f"found {shown(p)}; allowed: at most the prompt_tokens, {s}")
-        for i, (s, p) in enumerate(zip(prompts, found, strict=True))
-        if isinstance(p, int) and isinstance(s, int) and p > s
+        Fault(f"$.requests[{i}].{key}", f"found {shown(tokens)}; allowed: at most the prompt_tokens, {s}")
+        for key, column in (("prefix.tokens", found), ("cached_prompt_tokens", cached))
+        for i, (s, tokens) in enumerate(zip(prompts, column, strict=True))
+        if isinstance(tokens, int) and isinstance(s, int) and tokens > s
     ][:MOST_FAULTS]
 
 

@@ -27,8 +27,14 @@ from modelkit.instance import InstanceStamp as InstanceStamp
 from modelkit.judge import RequestTimes, Verdict, judge, request_times
 from modelkit.requests import ServiceLevels
 from modelkit.schedule import MAX_ROUNDS, Admission, Schedule, Segment
+from modelkit.text import html_facts, metric_noun, percent, quantity
 
 SCHEMA = "modelkit/result/1"
+#: Metrics that a notebook shows, in ms or rounds.
+_IN_NOTEBOOKS = (
+    "mean_latency_{t}", "p99_latency_{t}", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "within_slo",
+    "makespan_{t}", "kv_utilisation", "slot_utilisation",
+)  # fmt: skip
 
 Status = Literal["optimal", "feasible", "infeasible", "no_schedule"]
 StopReason = Literal["finished", "time_limit", "interrupted", "failed"]
@@ -128,17 +134,17 @@ class Objective(_Record):
 
     @property
     def gap(self) -> float | None:
-        """(value - bound) / value; None when either is not known."""
+        """(value - bound) / |value|; None when either is not known."""
         return relative_gap(self.value, self.bound)
 
 
 def relative_gap(value: float | None, bound: float | None) -> float | None:
-    """(value - bound) / value; None when either is not known."""
+    """(value - bound) / |value|; None when either is not known."""
     if value is None or bound is None:
         return None
     if value == bound:
         return 0.0
-    return (value - bound) / value if value else None
+    return (value - bound) / abs(value) if value else None
 
 
 class Start(_Record):
@@ -243,6 +249,28 @@ class Result(_Record):
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        """For notebooks: status, value, bound and the metrics most asked for."""
+        o = self.objective
+        name, each = o.name or "", 1
+        if name.startswith("total_") and name.endswith("_ms"):  # a total of times says little
+            name, each = name.replace("total_", "mean_"), self.instance.requests
+        facts: list[tuple[str, str]] = [("status", self.status)]
+        if o.value is not None:
+            facts.append((metric_noun(name), quantity(name, o.value / each)))
+        if o.bound is not None:
+            certified = "certified" if o.bound_by == "certificate" else "of the solver"
+            facts.append(("lower bound", f"{quantity(name, o.bound / each)}, {certified}"))
+        facts += [("gap", percent(o.gap, "up"))] if o.gap is not None else []
+        unit = "ms" if "makespan_ms" in self.metrics else "rounds"
+        facts += [
+            (metric_noun(metric), quantity(metric, self.metrics[metric]))
+            for metric in (pattern.format(t=unit) for pattern in _IN_NOTEBOOKS)
+            if self.metrics.get(metric) is not None and metric != name
+        ]
+        solver = f" on {self.producer.solver}" if self.producer.solver else ""
+        return html_facts(f"{self.producer.name}{solver}, {self.instance.name}", facts)
+
     def requests(self, instance: Instance | None = None) -> RequestTimes:
         """When each request arrived, started, had its first token and finished: the judge's replay.
 
@@ -325,5 +353,5 @@ class Progress:
 
     @property
     def gap(self) -> float | None:
-        """(incumbent - bound) / incumbent; None when either is not known."""
+        """(incumbent - bound) / |incumbent|; None when either is not known."""
         return relative_gap(self.incumbent, self.bound)

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any
 
 #: Longest name of a file that modelkit names by itself [byte]; systems take 255.
@@ -23,6 +24,7 @@ _NOUNS = {
     "mean_tpot": "mean time per output token", "requests_within_slo": "requests within service levels",
     "requests_outside_slo": "number of requests outside service levels", "within_slo": "share within service levels",
     "goodput_requests_per_second": "goodput",
+    "goodput_tokens_per_second": "goodput in tokens",
 }  # fmt: skip
 
 
@@ -134,7 +136,10 @@ def unit_words(metric: str) -> str:
 
 
 def metric_noun(metric: str) -> str:
-    """What a metric is called in a sentence, without its unit."""
+    """What a metric is called in a sentence, without its unit; of a class, ``within_slo[chat]``, with its name."""
+    metric, _, group = metric.removesuffix("]").partition("[")
+    if group:
+        return f"{metric_noun(metric)} of {group}"
     stem = metric.rpartition("_")[0] if unit_of(metric) in ("rounds", "ms", "tokens") else metric
     return _NOUNS.get(stem) or _IN_CAPITALS.sub(lambda found: found[0].upper(), stem.replace("_", " "))
 
@@ -188,3 +193,10 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     """A path as messages have it: a long one is cut."""
     text = os.fspath(path)
     return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
+
+
+def html_facts(title: str, facts: Iterable[tuple[str, str]]) -> str:
+    """A small table for notebooks: names and values, in the colours of the notebook, whatever they are."""
+    cell = '<td style="text-align: left">'
+    rows = "".join(f"<tr>{cell}{escape(name)}</td>{cell}{escape(value)}</td></tr>" for name, value in facts)
+    return f"<div><strong>{escape(title)}</strong><table>{rows}</table></div>"

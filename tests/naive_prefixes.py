@@ -39,7 +39,8 @@ class Server:
         clock = self.instance.server.clock
         self.clock = clock if isinstance(clock, LinearClock) else None
         self.exclusive = self.clock is not None and not self.clock.mixed
-        self.keep = self.instance.server.prefix_cache.keep
+        cache = self.instance.server.prefix_cache
+        self.keep = cache is not None and cache.keep
         self.capacity = self.instance.server.kv_capacity_tokens or math.inf
         self.requests = {r.id: r for r in self.instance.requests}
         order = [r.prefix.group for r in self.instance.requests if self.shared(r.id)]
@@ -85,6 +86,7 @@ class Server:
 
     def leave(self, name: str) -> None:
         """A request ends or is evicted."""
+        self.cache |= self.given(name)
         del self.made[name]
         self.used(name)
         held = self.held()
@@ -96,7 +98,7 @@ class Server:
         kept = [token for token in self.cache if token not in held]
         kept.sort(key=lambda token: (self.last[token[1]], -token[2]))
         excess = self.tokens() + len(kept) - self.capacity
-        self.cache -= set(kept[: max(0, int(min(excess, len(kept))))])
+        self.cache -= set(kept[: int(max(0, min(excess, len(kept))))])
 
     def watch(self) -> None:
         """Look at the memory."""
@@ -105,7 +107,11 @@ class Server:
 
     def unread(self, name: str) -> list[Token]:
         """Tokens of a prompt that are still to be read."""
-        return [token for token in self.prompt(name) if token not in self.cache]
+        return [token for token in self.prompt(name) if token not in self.cache | self.given(name)]
+
+    def given(self, name: str) -> set[Token]:
+        """Tokens of a prompt that it finds in any case; never the last."""
+        return set(self.prompt(name)[:-1][: self.requests[name].cached_prompt_tokens or 0])
 
     def prefill(self, names: list[str]) -> None:
         """An exclusive prefill."""
@@ -113,7 +119,7 @@ class Server:
         for name in names:
             tokens += len(left := self.unread(name))
             self.read[name] += len(left)
-            self.cache |= set(left)
+            self.cache |= set(left) | self.given(name)
         self.watch()
         self.now += self.clock.prefill_ms(tokens)
 
@@ -127,7 +133,7 @@ class Server:
             left = self.unread(name)
             taken = left[: int(min(len(left), room - tokens))]
             self.read[name] += len(taken)
-            self.cache |= set(taken)
+            self.cache |= set(taken) | (self.given(name) if len(taken) == len(left) or taken else set())
             tokens += len(taken)
             if len(taken) == len(left):
                 ready.append(name)

@@ -17,8 +17,12 @@ import modelkit as mk
 from modelkit.cli import main
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Server
+from modelkit.io.lookup import Instances
 from modelkit.policies import REGISTRY, policy
 from modelkit.policies.lookahead import McSf
+from modelkit.reporting.evidence import ReadFile
+from modelkit.reporting.gathering import cases
+from modelkit.result import Producer
 from modelkit.sources.families import generate
 
 Run = Callable[..., tuple[int, str, str]]
@@ -301,5 +305,12 @@ def test_an_objective_is_compared_alone(tmp_path: Path) -> None:
     policy_run = next(e for e in case.entries if e.result.producer.kind == "policy")
     assert policy_run.value == policy_run.result.metrics["total_ttft_ms"]
     assert policy_run.value >= case.bound.value
+    online = next(r for r in made.results if r.producer.kind == "policy")
+    model = Producer(kind="formulation", name="serving-latency", problem="serving")
+    ran, both = online.model_copy(update={"producer": model}), ["total_ttft_ms", "total_latency_ms"]
+    for results, objectives in (((online,), both[:1]), ((ran, online), both)):
+        shown = cases(map(ReadFile, results), Instances(known=[chat]), asked={chat.sha256: "total_ttft_ms"})
+        assert [case.objective for case in shown] == objectives, "what a formulation was run for is shown, too"
+        assert [len(case.valid) for case in shown] == [1, 2][: len(objectives)]
     with pytest.raises(UsageError, match="has no objective 'makespan'"):
         mk.compare(generate("kv-synthetic", requests=4), tmp_path / "no", policies=["svf"], objective="makespan")

@@ -23,6 +23,7 @@ from modelkit.cli import cli as commands
 from modelkit.formulation.loading import load_formulation
 from modelkit.judge.rules import Interval, Residency
 from modelkit.sources import families, traces
+from modelkit.sources.library import library_entries
 from modelkit.text import metric_noun
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -41,7 +42,11 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow) if page.startswith("cookbook/") else page for page in PAGES]
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page.startswith(("cookbook/", "index", "tour")) else page
+        for page in PAGES
+    ],
 )
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
     """Tests a page from top to bottom: files are written, Python runs, commands print the lines that are shown."""
@@ -102,8 +107,30 @@ def test_the_site_is_built(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    page = (tmp_path / "site" / "mathematics.html").read_text(encoding="utf-8")
-    assert "kv_capacity_holds" in page
+    site = tmp_path / "site"
+    assert "kv_capacity_holds" in (site / "mathematics.html").read_text(encoding="utf-8")
+    assert 'class="plot"' in (site / "index.html").read_text(encoding="utf-8")
+    for entry in library_entries().values():
+        page = (site / "library" / f"{entry.instance}.html").read_text(encoding="utf-8")
+        assert entry.sha256 in page
+        assert ('class="plot"' in page) == (entry.upper_bound is not None)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that each cell of the notebook shows what it showed: the same kinds, and the same where no clock counts."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import notebook  # type: ignore[import-not-found]
+
+    stored = notebook.read()
+    for before, after in zip(stored["cells"], notebook.executed(stored)["cells"], strict=True):
+        if before["cell_type"] == "code":
+            kinds = [[sorted(shown.get("data", ["text"])) for shown in cell["outputs"]] for cell in (before, after)]
+            assert kinds[0] == kinds[1]
+            assert before["outputs"] == after["outputs"] or before["metadata"] == {"tags": ["varies"]}
+    page = notebook.page(stored)
+    assert page.count('class="modelkit"') == 3
+    assert "```python\nimport modelkit as mk" in page
 
 
 def test_cookbook_pages_show_their_files() -> None:

@@ -146,6 +146,31 @@ def _check_nesting(slices: list[dict[str, Any]]) -> None:
             inside.append(begin - minus)
 
 
+def test_prefixes_of_groups_are_hashes_in_common(tmp_path: Path) -> None:
+    """Tests that an import of the trace makes groups of the same requests again, by whole blocks, as is said."""
+    said = [("g", 1300), ("h", 600), ("g", 700), ("g", 1300), ("h", 500), None]
+    rows = [
+        {"id": f"q{i}", "arrival": i, "prompt_tokens": 2000, "output_tokens": 2}
+        | ({} if prefix is None else {"prefix": {"group": prefix[0], "tokens": prefix[1]}})
+        for i, prefix in enumerate(said)
+    ]
+    clock = {"kind": "linear", "mixed": True, "decode_base_ms": 1.0}
+    server = {"kv_capacity_tokens": 99_999, "clock": clock, "prefix_cache": {"keep": True}}
+    text, notes = mk.mooncake_trace(mk.Instance(server=server, requests=rows))
+    hashes = [json.loads(row)["hash_ids"] for row in text.splitlines()]
+    assert hashes[0] == [0, 1, 2, 3]
+    assert (hashes[2][:1], hashes[3][:2]) == (hashes[0][:1], hashes[0][:2])
+    assert len({h for row in hashes for h in row}) == 6 * 4 - 3
+    assert any("whole blocks of 512 tokens, 69.8" in note.replace("\u202f", " ") for note in notes)
+    (tmp_path / "t.jsonl").write_text(text)
+    again = mk.import_trace(
+        "mooncake", tmp_path / "t.jsonl", prefixes="keep", time_unit="ms", server="llama2-70b-8xh100"
+    )
+    shared = again.shared_prefixes
+    assert shared is not None
+    assert shared.tokens == (1024, 0, 512, 1024, 0, 0)
+
+
 @pytest.mark.parametrize("policy", ["vllm-like", "mc-sf"])
 def test_a_schedule_as_trace_events(policy: str) -> None:
     """Tests that slices nest, begin and end as the judge says, and that counters have the judge's peaks."""

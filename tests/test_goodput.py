@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from goodput_brute_force import levelled, most_in_time
+from goodput_whole_ms import asked
+from goodput_whole_ms import most_in_time as most_at_whole_times
 from realtime_brute_force import question
 
 import modelkit as mk
@@ -19,7 +21,7 @@ from modelkit.judge import judge
 from modelkit.judge.slo import keeps, service_levels
 from modelkit.problems.serving.goodput import goodput_certificate, goodput_prices
 from modelkit.problems.serving.in_time import in_time_schedule
-from modelkit.requests import ServiceLevels
+from modelkit.requests import Prefix, ServiceLevels
 from modelkit.simulation.simulate import fitting_policies, simulate
 from modelkit.text import quantity
 from modelkit.verify.serving_goodput import CHARGES, InTime, goodput_bound, in_time
@@ -29,11 +31,11 @@ def held(seeds: range) -> None:
     """Hold the bound against the most requests in time of tiny instances."""
     tight = 0
     for seed in seeds:
-        asked = question(seed, most=3 if seed % 4 else 4)
-        levels = levelled(asked, seed)
-        most = most_in_time(asked, levels)
-        prices = goodput_prices(asked.instance, levels)
-        bound = math.floor(goodput_bound(asked.instance, prices.proof))
+        posed = question(seed, most=3 if seed % 4 else 4)
+        levels = levelled(posed, seed)
+        most = most_in_time(posed, levels)
+        prices = goodput_prices(posed.instance, levels)
+        bound = math.floor(goodput_bound(posed.instance, prices.proof))
         assert bound >= most, seed
         tight += bound == most
     assert tight >= 0.6 * len(seeds)
@@ -42,6 +44,29 @@ def held(seeds: range) -> None:
 def test_tiny_instances() -> None:
     """Tests the bound against an exhaustive search: never below, and equal to it more often than not."""
     held(range(8))
+
+
+def held_at_whole_times(seeds: range) -> None:
+    """Hold the bound against tiny instances with replicas, pauses, prefixes and limits of a request's own."""
+    tight = 0
+    for seed in seeds:
+        instance, levels, chunk = asked(seed)
+        most = most_at_whole_times(instance, levels, chunk)
+        bound = math.floor(goodput_bound(instance, goodput_prices(instance, levels).proof))
+        assert bound >= most, seed
+        tight += bound == most
+    assert tight >= 0.7 * len(seeds)
+
+
+def test_whole_times() -> None:
+    """Tests the bound against an exhaustive search with gaps of any length."""
+    held_at_whole_times(range(10))
+
+
+@pytest.mark.slow
+def test_many_whole_times() -> None:
+    """Tests the same of more."""
+    held_at_whole_times(range(10, 70))
 
 
 @pytest.mark.slow
@@ -72,11 +97,23 @@ def drawn(seed: int, most: int = 60) -> Instance:
     if rng.random() < 0.4:
         server["slots"] = int(rng.choice([2, 6, 20]))
     arrival = np.sort(rng.random(n)) * float(rng.choice([0, 0.3, 2, 10]))
-    return Instance.from_arrays(prompt, output, arrival, server=server)
+    feature = rng.choice(["replicas", "pause", "prefix_cache", "none"])
+    if feature != "none":
+        server[feature] = {"replicas": 3, "pause": {"keep": "held"}, "prefix_cache": {"keep": True}}[feature]
+    instance = Instance.from_arrays(prompt, output, arrival, server=server)
+    changes = [{"request_class": "x"} if rng.random() < 0.4 else {} for _ in range(n)]
+    if feature == "prefix_cache":
+        for r, change in zip(instance.requests, changes, strict=True):
+            change["prefix"] = Prefix(
+                group=f"g{int(rng.integers(3))}", tokens=int(rng.integers(1, r.prompt_tokens + 1))
+            )
+    return instance.replace(
+        requests=tuple(r.model_copy(update=c) for r, c in zip(instance.requests, changes, strict=True))
+    )
 
 
-def exceeded(requests: list[InTime], charge: int) -> int:
-    """By how much the most is charged beyond an interval's length, over all intervals [tick]."""
+def exceeded(requests: list[InTime], charge: int, replicas: int) -> int:
+    """By how much the most is charged beyond what an interval has room for, over all intervals [tick]."""
     worst = 0
     for begin in {one.start for one in requests}:
         inside = [one for one in requests if one.start >= begin]
@@ -85,46 +122,56 @@ def exceeded(requests: list[InTime], charge: int) -> int:
         total = 0
         for end, part in sorted((end, part) for end, part in parts if end is not None):
             total += part
-            worst = max(worst, total - (end - begin))
+            worst = max(worst, total - replicas * (end - begin))
     return worst
 
 
-def above_policies(seeds: range, policies: int) -> None:
-    """Hold the bound above what policies reach, and the theorem to the requests that they serve in time."""
+def limits_of(result: mk.Result, share: int, *kinds: str) -> dict[str, float]:
+    """Limits that this share of the requests of a run keep, each."""
+    times = {f"{kind}_ms": result.metrics[f"p{share}_{kind}_ms"] or 1.0 for kind in kinds}
+    return {name: max(1e-3, ms) for name, ms in times.items()}
+
+
+def above_policies(seeds: range) -> None:
+    """Hold the bound above what policies reach, two of each instance, and the theorem to what they serve in time."""
     below, charges = 0, set()
     for seed in seeds:
         instance = drawn(seed)
-        for policy in fitting_policies(instance)[:policies]:
-            result = simulate(instance, policy)
-            assert result.schedule is not None
-            share = (50, 90, 99)[seed % 3]
-            times = {f"{kind}_ms": result.metrics[f"p{share}_{kind}_ms"] or 1.0 for kind in ("ttft", "tpot")}
-            levels = ServiceLevels(**{name: max(1e-3, ms) for name, ms in times.items()})
+        fitting = fitting_policies(instance)
+        results = [simulate(instance, fitting[(2 * seed + k) % len(fitting)]) for k in range(2)]
+        share = (50, 90, 99)[seed % 3]
+        kinds = ("ttft", "tpot", "latency") if seed % 2 else ("ttft", "tpot")
+        levels = ServiceLevels(
+            **limits_of(results[seed % len(results)], share, *kinds),
+            classes={"x": limits_of(results[0], share, "latency", "tpot")},
+        )
+        prices, windows = goodput_prices(instance, levels), in_time(instance, levels)
+        for result in results:
+            rows = enumerate(zip(result.requests(), instance.requests, strict=True))
             good = {
-                i
-                for i, (row, r) in enumerate(zip(result.requests(), instance.requests, strict=True))
-                if keeps(levels, row.first_token - row.arrival, row.latency, r.output_tokens)
-            }
-            served = [one for one in in_time(instance, levels) if one.request in good]
+                i for i, (row, r) in rows
+                if keeps(levels.limits_of(r), row.first_token - row.arrival, row.latency, r.output_tokens)
+            }  # fmt: skip
+            served = [one for one in windows if one.request in good]
+            assert result.schedule is not None
             assert len(served) == len(good) == judge(instance, result.schedule, levels).metrics["requests_within_slo"]
-            assert [exceeded(served, k) for k in range(len(CHARGES))] == [0] * len(CHARGES), (seed, policy)
-            prices = goodput_prices(instance, levels)
-            assert math.floor(prices.most) >= len(good), (seed, policy)
-            below += math.floor(prices.most) < len(instance.requests)
-            charges |= set(prices.proof.charge)
+            assert not any(exceeded(served, k, instance.server.replicas) for k in range(len(CHARGES))), seed
+            assert math.floor(prices.most) >= len(good), (seed, result.producer.name)
+        below += math.floor(prices.most) < len(instance.requests)
+        charges |= set(prices.proof.charge)
     assert below > len(seeds) / 4
-    assert len(charges) > 1
+    assert len(charges) > (len(seeds) > 50)
 
 
 def test_policies() -> None:
     """Tests the theorem and the bound on what policies serve in time."""
-    above_policies(range(6), 1)
+    above_policies(range(6))
 
 
 @pytest.mark.slow
 def test_many_policies() -> None:
-    """Tests the same of a hundred instances."""
-    above_policies(range(100, 200), 2)
+    """Tests the same of a hundred instances, with replicas, pauses or prefixes, and of every policy."""
+    above_policies(range(100, 200))
 
 
 #: Ten requests at once, of which only some can have their tokens within the time that one takes alone.
@@ -244,14 +291,14 @@ def searched(seeds: range) -> None:
     """Hold the search for schedules against the most requests in time of tiny instances."""
     equal = asked_in_all = 0
     for seed in seeds:
-        asked = question(seed, most=3)
-        if asked.chunk is not None:  # the search processes prompts whole
+        posed = question(seed, most=3)
+        if posed.chunk is not None:  # the search processes prompts whole
             continue
-        levels = levelled(asked, seed)
-        schedule = in_time_schedule(asked.instance, levels, seed=seed)
-        verdict = judge(asked.instance, schedule, levels)
+        levels = levelled(posed, seed)
+        schedule = in_time_schedule(posed.instance, levels, seed=seed)
+        verdict = judge(posed.instance, schedule, levels)
         assert verdict.valid, seed
-        most = most_in_time(asked, levels)
+        most = most_in_time(posed, levels)
         assert verdict.metrics["requests_within_slo"] <= most, seed
         equal += verdict.metrics["requests_within_slo"] == most
         asked_in_all += 1

@@ -235,6 +235,19 @@ def test_tests_stand_alone() -> None:
             assert not any(name.startswith("test_") for name in names), path.name
 
 
+def test_the_checker_shares_nothing() -> None:
+    """Tests that the checker is one file that imports the standard library alone, and lines of it can be read."""
+    (file,) = (ROOT / "checker").glob("*.py")
+    text = file.read_text()
+    nodes = list(ast.walk(ast.parse(text)))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {f"{node.module}" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert imported <= sys.stdlib_module_names - {"importlib", "runpy", "subprocess"}
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) < 1000
+
+
 def test_files_are_short() -> None:
     """Tests that no file of ``modelkit/`` has more than 400 lines."""
     package = ROOT / "modelkit"

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ import pytest
 import modelkit as mk
 from modelkit.experiments.run import failure, plan_run
 from modelkit.formulation.loading import load_formulation
-from modelkit.instance import Instance
+from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.io.lookup import Instances
 from modelkit.reporting.evidence import Case, ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
-from modelkit.result import Result
-from modelkit.text import brief
+from modelkit.result import Objective, Producer, Result
+from modelkit.solving.outcome import SolveState
+from modelkit.text import brief, quantity
 
 ENERGY = '''r"""kv-hindsight-flow with the price of busy rounds, and a cap on each latency."""
 
@@ -229,6 +231,57 @@ def test_rounds_of_an_objective_are_rounds(two: Instance, tmp_path: Path) -> Non
     assert case.goal.title == "total time to first token of first-token"
     assert case.goal.quantity(case.best.value if case.best else None) == "4\u202frounds"
     assert (case.goal.bare(4), case.goal.unit_words) == ("4", " [rounds]")
+
+
+def test_a_variant_in_real_time_is_shown_by_means() -> None:
+    """Tests that what is called a mean is one: of a variant's schedules and failures, and of the bounds it inherits."""
+    clock = LinearClock(kind="linear", mixed=True, prefill_base_ms=10, decode_base_ms=10)
+    rows = tuple(Request(id=f"r{k}", prompt_tokens=2, output_tokens=2) for k in range(4))
+    instance = Instance(server=Server(kv_capacity_tokens=9, clock=clock), requests=rows)
+    policy, certificate = mk.simulate(instance, "mc-sf"), mk.bound(instance, time_limit=0.1).certificate
+    producer = Producer(kind="formulation", name="mine")
+    own = policy.model_copy(update={"producer": producer})
+    failed = Result(instance=policy.instance, producer=producer, status="no_schedule", stop="failed")
+    for results in ((own,), (own, failed)):
+        _, case = found(instance, None, policy, *results)
+        assert case.goal.noun == "mean latency"
+        assert case.goal.quantity(own.objective.value) == quantity("mean_latency_ms", own.metrics["mean_latency_ms"])
+    assert certificate is not None
+    (case,) = cases([ReadFile(certificate)], Instances(known=[instance]))
+    assert case.goal.quantity(4.0) == quantity("mean_latency_ms", 1.0)
+
+
+def test_values_below_zero_have_distances_in_their_unit(two: Instance) -> None:
+    """Tests what is said of a negative that is minimised, with a bound and with none, and its gap."""
+    policy = mk.simulate(two, "mc-sf")
+
+    def result(name: str, value: float, bound: float | None) -> Result:
+        said = Objective(name="good", unit="request", value=value, bound=bound, bound_by=bound and "solver")
+        made = Producer(kind="formulation", name="few-late", solver=name)
+        return policy.model_copy(update={"producer": made, "objective": said})
+
+    (case,) = found(two, None, result("highs", -4, -5), result("scip", -2, None))
+    good, poor = sorted(case.entries, key=lambda e: e.value or 0)
+    assert (good.result.objective.gap, case.gap(good), case.gap(poor)) == (0.25, 0.25, 1.5)
+    quantities = case.sentence(good).replace("\u202f", " "), case.sentence(poor).replace("\u202f", " ")
+    assert quantities == (
+        "few-late on HiGHS is at most 1 request above the optimum (upper limit: HiGHS's bound)",
+        "few-late on SCIP is between 2 requests and 3 requests above the optimum (upper limit: HiGHS's bound)",
+    )
+    (case,) = found(two, None, result("highs", -4, None), result("scip", -2, None))
+    assert "is at least 2\u202frequests above the optimum; no upper limit" in case.sentence(case.entries[1])
+
+
+def test_a_solver_that_ends_has_proven_its_value() -> None:
+    """Tests that an optimum is one although the solver's model is off by its tolerance, and that no other gap is."""
+    outcome = SimpleNamespace(stop="finished")
+    state: Any = SimpleNamespace(outcome=outcome, limits=SimpleNamespace(gap=0.0), engine=SimpleNamespace(name="highs"))
+    assert SolveState.ended_at(state, 198.8, 198.799999, "highs")
+    assert not SolveState.ended_at(state, 198.8, 198.799999, "the certificate")
+    assert not SolveState.ended_at(state, 198.8, 198.79, "highs")
+    assert not SolveState.ended_at(state, 1e-5, 9e-6, "highs")
+    outcome.stop = "time_limit"
+    assert not SolveState.ended_at(state, 198.8, 198.799999, "highs")
 
 
 def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:

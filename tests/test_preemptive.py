@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from realtime_pauses import optimum_with_pauses
 
 import modelkit as mk
 from modelkit.authoring.check.tiny_instances import pausing_instance
@@ -227,6 +228,40 @@ def test_bounds_in_real_time_hold_with_pauses(mixed: bool) -> None:
             least = min(run.metrics[objective] for run in runs)
             assert max(b.value for b in serving_bounds(instance, objective)) <= least + 1e-6
         assert mk.bound(instance, time_limit=0.1).value <= min(r.metrics["total_latency_ms"] for r in runs) + 1e-6
+
+
+def whole_law(seed: int, requests: int) -> mk.Instance:
+    """A tiny instance with pauses whose law and arrivals are whole milliseconds, under each kind of iteration."""
+    rng = np.random.default_rng([11, seed])
+    most = {"base_ms": 3, "prefill_base_ms": 12, "prefill_per_token_ms": 3, "decode_base_ms": 9,
+            "decode_per_request_ms": 3, "decode_per_kv_token_ms": 2, "swap_out_per_token_ms": 2,
+            "swap_in_per_token_ms": 2}  # fmt: skip
+    law = {name: float(rng.integers(name == "decode_base_ms", high)) for name, high in most.items()}
+    rows = [
+        {"id": f"q{i}", "arrival": int(rng.integers(40)) / 1000, "prompt_tokens": int(rng.integers(1, 6)),
+         "output_tokens": int(rng.integers(1, 5))} for i in range(requests)
+    ]  # fmt: skip
+    capacity = max(r["prompt_tokens"] + r["output_tokens"] for r in rows) + int(rng.integers(5))
+    server = {"kv_capacity_tokens": capacity, "pause": {"keep": KEEPS[seed // 2 % 2]}}
+    server |= {"clock": {"kind": "linear", "mixed": bool(seed % 2), **law}, "slots": 2 if seed % 3 == 0 else None}
+    return mk.Instance(server=server, requests=rows)
+
+
+@pytest.mark.parametrize("seeds", [range(1, 3), pytest.param(range(4, 14), marks=pytest.mark.slow)])
+def test_no_bound_in_real_time_is_above_the_optimum_with_pauses(seeds: range) -> None:
+    """Tests judge, bounds and policies against all schedules, of tokens that are held and swapped."""
+    metrics = {"latency": "total_latency_ms", "makespan": "makespan_ms", "ttft": "total_ttft_ms"}
+    for seed in seeds:
+        instance = whole_law(seed, 2 if seeds.start == 1 else 3)
+        own = "swap" if instance.server.pause.keep == "swapped" else "pause"  # type: ignore[union-attr]
+        runs = [clairvoyant_schedule(instance, name) for name in ("srpt", "srpt:by=volume", f"vllm-like:preempt={own}")]
+        for objective, metric in metrics.items():
+            least, schedule = optimum_with_pauses(instance, objective)
+            verdict = judge(instance, schedule)
+            assert verdict.valid
+            assert verdict.metrics[metric] == pytest.approx(least, abs=1e-6)
+            assert max(b.value for b in serving_bounds(instance, metric)) <= least + 1e-9, (seed, objective)
+            assert all(judge(instance, run).metrics[metric] >= least - 1e-6 for run in runs)
 
 
 def test_prices_count_where_few_requests_fill_the_memory() -> None:

@@ -77,6 +77,24 @@ def test_wrong_prefixes_are_named(prefix: Any, words: str) -> None:
         read(ROWS, prefix_cache={"kep": True})
 
 
+def test_what_is_found_in_any_case() -> None:
+    """Tests that cached prompt tokens are written, cost no prefill, take memory, and are at most the prompt."""
+    row = {"id": "a", "prompt_tokens": 6, "output_tokens": 1, "cached_prompt_tokens": 4}
+    server = {"kv_capacity_tokens": 7, "prefix_cache": {}, "clock": {"kind": "linear", "prefill_per_token_ms": 1.0}}
+    instance = mk.Instance(server=server, requests=[row])
+    assert instance.document()["requests"]["cached_prompt_tokens"] == [4]
+    metrics = mk.simulate(instance, "svf").metrics
+    found = [metrics[name] for name in ("total_latency_ms", "cached_prompt_tokens", "peak_kv_tokens")]
+    assert found == [2, 4, 7]
+    assert instance.replace(server={**server, "prefix_cache": None}).shared_prefixes is None
+    rounds = instance.replace(server={"kv_capacity_tokens": 7, "prefix_cache": {}})
+    assert mk.solve(rounds).objective.value == 1
+    with pytest.raises(InputError, match="cached_prompt_tokens: found 7; allowed: at most the prompt_tokens, 6"):
+        mk.Instance(server=server, requests=[{**row, "cached_prompt_tokens": 7}])
+    with pytest.raises(InputError, match="cached_prompt_tokens: found 7; allowed: at most the prompt_tokens, 6"):
+        mk.load({"schema": "modelkit/instance/1", "server": server, "requests": [{**row, "cached_prompt_tokens": 7}]})
+
+
 def test_a_request_made_in_python_is_checked() -> None:
     """Tests that an instance made without a file refuses the same."""
     long = Request(id="a", prompt_tokens=5, output_tokens=3, prefix={"group": "g", "tokens": 6})
@@ -119,6 +137,14 @@ def drawn(seed: int, requests: int, clock: str, *, output: int = 8, room: int = 
     return read(rows, **server, **({} if slots is None else {"slots": slots}))
 
 
+def finding(instance: mk.Instance, seed: int) -> mk.Instance:
+    """The same in which some requests find a part of their prompts in any case."""
+    rng = np.random.default_rng([9, seed])
+    found = [int(rng.integers(1, r.prompt_tokens + 1)) if rng.random() < 0.5 else None for r in instance.requests]
+    rows = zip(instance.requests, found, strict=True)
+    return instance.replace(requests=tuple(r.model_copy(update={"cached_prompt_tokens": f}) for r, f in rows))
+
+
 def random_schedule(instance: mk.Instance, rng: np.random.Generator, *, evict: bool, chunk: int | None) -> Schedule:
     """Admissions and evictions at random moments, without regard for the memory."""
     server, unit, segments = Server(instance, chunk), 1 if instance.is_unit else 1000, []
@@ -142,6 +168,7 @@ def test_the_judge_agrees_with_a_server_token_by_token(clock: str) -> None:
     unit = "rounds" if clock == "unit" else "ms"
     for seed in range(40):
         rng, instance = np.random.default_rng([8, seed]), drawn(seed, 8, clock)
+        instance = finding(instance, seed) if seed % 5 > 2 else instance
         chunk = int(rng.integers(3, 9)) if clock == "mixed" and seed % 3 else None
         schedule = random_schedule(instance, rng, evict=seed % 4 > 1, chunk=chunk)
         server, verdict = Server(instance, chunk).run(schedule), judge(instance, schedule)
@@ -315,6 +342,7 @@ def test_no_bound_is_above_the_optimum(clock: str) -> None:
     for seed in range(7) if clock == "slow" else range(2):
         for law in LAWS if clock == "slow" else (clock,):
             instance = drawn(seed, 3, law, output=3, room=4)
+            instance = finding(instance, seed) if seed % 2 else instance
             least = optima(instance)
             for objective in ("latency",) if law == "unit" else ("latency", "makespan", "ttft"):
                 bound = mk.bound(instance, objective=objective, time_limit=0.15)

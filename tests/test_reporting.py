@@ -19,9 +19,9 @@ import modelkit as mk
 from modelkit.errors import UsageError
 from modelkit.instance import Instance, LinearClock, Request, Server
 from modelkit.judge import judge
-from modelkit.reporting import render as reporting
 from modelkit.reporting.charts.present import present
 from modelkit.reporting.charts.timeline import Scene
+from modelkit.reporting.templates import environment
 from modelkit.result import Result, Seconds
 from modelkit.runtime.resources import VERSION, bundled
 from modelkit.schedule import Admission, Schedule, Segment
@@ -176,7 +176,7 @@ def test_missing_variables_are_errors() -> None:
     from jinja2 import UndefinedError
 
     with pytest.raises(UndefinedError, match="headline"):
-        reporting._environment().get_template("instance.html.j2").render(
+        environment().get_template("instance.html.j2").render(
             version="", style="", style_hash="", script="", script_hash="", title="", kicker=""
         )
 

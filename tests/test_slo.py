@@ -12,9 +12,11 @@ from log_histories import history, vllm_bench
 
 import modelkit as mk
 from modelkit.errors import InputError, UsageError
+from modelkit.experiments.study import load_study
 from modelkit.instance import Instance, LinearClock
 from modelkit.judge import judge
 from modelkit.judge.slo import MLPERF, service_levels, slo_words
+from modelkit.text import metric_noun
 
 #: One after another: tokens come 10 ms apart, the first after 10 ms of its own.
 CLOCK = {"kind": "linear", "mixed": True, "prefill_base_ms": 10.0, "decode_base_ms": 10.0}
@@ -225,3 +227,21 @@ def test_times_of_every_request(tmp_path: Path, cli: Callable[..., Any]) -> None
     cli("export", str(tmp_path / "both.result.json"), "--format", "csv", "-o", str(tmp_path / "times.csv"))
     assert (tmp_path / "times.csv").read_text() == result.requests().to_csv()
     assert "is an instance" in cli("export", str(tmp_path / "both.json"), "--format", "csv", code=2).err
+
+
+def test_pages_and_studies_have_classes(tmp_path: Path) -> None:
+    """Tests that a report shows the levels of each class, and that a study draws them."""
+    result = mk.simulate(THREE, "mc-sf", slo="ttft=40ms")
+    mk.report([result], tmp_path / "page.html", instances=[THREE])
+    assert "Within service levels, chat" in (tmp_path / "page.html").read_text()
+    mk.save_instance(THREE, tmp_path / "three.json")
+    text = (
+        'name = "s"\n[page]\nmetrics = ["METRIC"]\n[[instances]]\nfile = "three.json"\nparameters = '
+        '{ slo = "ttft=40ms" }\n[[policies]]\nnames = ["mc-sf"]\n'
+    )
+    (tmp_path / "s.toml").write_text(text.replace("METRIC", "within_slo[chat]"))
+    assert load_study(tmp_path / "s.toml").page.metrics == ["within_slo[chat]"]
+    (tmp_path / "s.toml").write_text(text.replace("METRIC", "makespan_ms[chat]"))
+    with pytest.raises(InputError, match="unknown metric"):
+        load_study(tmp_path / "s.toml")
+    assert metric_noun("within_slo[chat]") == "share within service levels of chat"

@@ -71,6 +71,27 @@ def test_problems_are_not_ranked_with_each_other() -> None:
     assert said(alone)[0].startswith("With v the mean latency is")
 
 
+def test_a_ranking_of_some_groups_says_of_which() -> None:
+    """Tests runs of groups that share no policy: the best of one group is not called the best of all."""
+    trials = [
+        Trial(name, (group, None), 0, {METRIC: value}, {})
+        for group, name, value in (("large", "c", 1.0), ("small", "a", 2.0), ("small", "b", 3.0))
+    ]
+    headline, _ = said(Sweep(tuple(trials), None, "group", (METRIC,), len(trials)))
+    assert headline == "a has the lowest mean latency, 33.3 % less than b, the next, at small"
+
+
+def test_a_bound_is_that_of_the_runs_own_instance() -> None:
+    """Tests two instances at one point, which the names of the runs tell apart: each has a bound of its own."""
+    trials = [
+        Trial(f"a, memory {memory}", (None, None), 0, {METRIC: 100.0}, {METRIC: bound})
+        for memory, bound in ((10, 80.0), (5, 100.0))
+    ]
+    found = Sweep(tuple(trials), None, None, (METRIC,), 2)
+    assert [found.above_bound(t.method, METRIC)[None, None] for t in trials] == [0.25, 0.0]
+    assert found.bound((None, None), METRIC) == 80.0, "what holds of both"
+
+
 def noise(seed: int) -> float:
     """The same for all policies."""
     return 10 * math.sin(seed * 12.9898)

@@ -87,7 +87,8 @@ def compare(
     A parameter goes to every formulation that has it; predictions and limits of the engine go to the policies.
     """
     from modelkit.formulation.parameters import parse_parameters
-    from modelkit.reporting.evidence import Comparison, by_instance
+    from modelkit.reporting.comparison import Comparison
+    from modelkit.reporting.evidence import by_instance
     from modelkit.reporting.render import report_comparison
 
     chosen: dict[str, Any] = {"formulations": _names(formulations), "policies": _names(policies)}

@@ -21,7 +21,8 @@ from modelkit.io.lookup import Instances
 from modelkit.judge.slo import Slo, service_levels
 from modelkit.policies.files import split_file
 from modelkit.problems.problem import GOODPUT, OUTSIDE_SLO, problem_of
-from modelkit.reporting.evidence import Comparison, ReadFile
+from modelkit.reporting.comparison import Comparison
+from modelkit.reporting.evidence import ReadFile
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.result import Result
@@ -204,11 +205,7 @@ def compare(
         interrupted = True
     claims = [ReadFile(by_path[path], path.name) for _, path in plan.tasks if path in by_path]
     results = tuple(claim.content for claim in claims if isinstance(claim.content, Result))
-    found = [
-        case
-        for case in cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()))
-        if case.goal.variant or case.objective == wanted.get(case.stamp.sha256, case.objective)
-    ]
+    found = cases(claims, Instances(known=plan.instances.values()), Formulations(formulations or ()), wanted)
     stems = {instance.sha256: stem for stem, instance in plan.instances.items()}
     named = tuple(stems[case.stamp.sha256] for case in found)
     return Comparison(Path(folder), results, tuple(found), named, plan.left_out, interrupted)

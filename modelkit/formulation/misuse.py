@@ -77,7 +77,8 @@ def refuse_maximising(model: Any, owner: str) -> None:
         if objective.sense == pyo.maximize:
             raise FormulationError(
                 f"{owner}: the objective {objective.name!r} is maximised, and modelkit minimises: of values, bounds and"
-                " gaps the least is the best; minimise its negative or what is missed, and let value() return the same"
+                " gaps the least is the best; minimise what is missed of the most there can be, such as the requests"
+                " that are late, or else minimise its negative, and let value() return the same"
             )
 
 

@@ -187,6 +187,7 @@ def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
     with contextlib.suppress(ValidationError):
         raw = server.get("clock", {"kind": "unit"}) if isinstance(server, dict) else None
         clock = TypeAdapter(UnitClock | LinearClock).validate_python(raw)
+    beside = [[row.get(key) for row in rows] for key in ("prompt_tokens", "prefix", "cached_prompt_tokens")]
     return (
         cross_faults(
             [row.get("id") for row in rows],
@@ -195,7 +196,7 @@ def _raw_cross_faults(document: dict[str, Any]) -> list[Fault]:
             clock,
         )
         + slo_faults(slo, clock)
-        + prefix_faults([row.get("prompt_tokens") for row in rows], [row.get("prefix") for row in rows])
+        + prefix_faults(*beside)
     )
 
 

@@ -38,6 +38,9 @@ def unshared(instance: Instance, *, once: bool) -> Instance:
     arrival, by itself or by others of the group, who arrived no earlier: reading it the first time is work between its
     arrival and its first token that is counted for nobody else, though not always in its own prefill. So a bound may
     count it that asks no more than that.
+
+    What requests find in the cache in any case nobody has to read: it is left out in real time, and of the prefix that
+    the first of a group keeps as much as any of the group finds.
     """
     prefixes = instance.shared_prefixes
     if prefixes is None:
@@ -48,9 +51,16 @@ def unshared(instance: Instance, *, once: bool) -> Instance:
         for i in order:
             first.setdefault(prefixes.group[i], i)
     kept = set(first.values())
+    found = [0] * len(prefixes.group) if instance.is_unit or not prefixes.found else list(prefixes.found)
+    most: dict[int, int] = {}  # by group
+    for group, tokens in zip(prefixes.group, found, strict=True):
+        most[group] = max(tokens, most.get(group, 0))
+    for i in kept:
+        found[i] = max(found[i], min(most[prefixes.group[i]], prefixes.tokens[i]))
+    left_out = [found[i] if i in kept else max(found[i], shared) for i, shared in enumerate(prefixes.tokens)]
     requests = tuple(
-        r.model_copy(update={"prefix": None, "prompt_tokens": r.prompt_tokens - (0 if i in kept else shared)})
-        for i, (r, shared) in enumerate(zip(instance.requests, prefixes.tokens, strict=True))
+        r.model_copy(update={"prefix": None, "cached_prompt_tokens": None, "prompt_tokens": r.prompt_tokens - less})
+        for r, less in zip(instance.requests, left_out, strict=True)
     )
     server = instance.server.model_copy(update={"prefix_cache": None})
     return instance.replace(server=server, requests=requests)
@@ -68,6 +78,7 @@ class PrefixLedger:
     def __init__(self, prefixes: SharedPrefixes | None, capacity: int | None) -> None:
         self._tokens = prefixes.tokens if prefixes is not None else ()
         self._group = prefixes.group if prefixes is not None else ()
+        self._found = prefixes.found if prefixes is not None else ()  # in any case
         self._keep = prefixes is not None and prefixes.keep
         self._capacity = capacity
         self._users: dict[int, list[int]] = {}  # prefixes of those in progress, by group, ascending
@@ -89,7 +100,9 @@ class PrefixLedger:
 
     def cached(self, request: int) -> int:
         """Tokens of a request's prompt that it would find in the cache."""
-        return min(self._tokens[request], self._there.get(self._group[request], 0)) if self._shares(request) else 0
+        if not self._shares(request):
+            return self._finds(request)
+        return max(self._finds(request), min(self._tokens[request], self._there.get(self._group[request], 0)))
 
     def used(self, request: int) -> int:
         """Tokens of a request's prompt that requests in progress use already."""
@@ -97,10 +110,10 @@ class PrefixLedger:
 
     def enter(self, request: int, now: float) -> int:
         """A request is admitted: the tokens that it finds."""
-        if not self._shares(request):
-            return 0
-        group, tokens = self._group[request], self._tokens[request]
         found = self.cached(request)
+        if not self._shares(request):
+            return found
+        group, tokens = self._group[request], self._tokens[request]
         before = self._longest(group)
         insort(self._users.setdefault(group, []), tokens)
         self._all += tokens
@@ -127,7 +140,9 @@ class PrefixLedger:
         more: dict[int, int] = {}
         for other in reading:
             if self._shares(other) and self._group[other] == group and (end := min(tokens, self._tokens[other])) > read:
-                more[other], read = end - read, end
+                if (missing := end - max(read, self._finds(other))) > 0:
+                    more[other] = missing
+                read = end
         if read < tokens:
             there = read
         self._settle(group, before, max(there, self._longest(group)) if self._keep else self._longest(group), now)
@@ -165,6 +180,10 @@ class PrefixLedger:
         if self._keep:
             self._last[group] = now
             heapq.heappush(self._oldest, (now, group))
+
+    def _finds(self, request: int) -> int:
+        """Tokens of its prompt that are there in any case."""
+        return self._found[request] if self._found else 0
 
     def _shares(self, request: int) -> bool:
         return bool(self._tokens) and self._tokens[request] > 0

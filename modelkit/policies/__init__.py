@@ -153,6 +153,8 @@ def chosen_policy(text: str) -> tuple[PolicyEntry, dict[str, Any]]:
     if file is not None:
         load_policy_file(file)
     name, colon, rest = said.partition(":")
+    if name in DISPATCH_RULES and name not in policies():
+        raise UsageError(f"{name!r} is a rule of dispatch, which every policy takes: mc-sf:dispatch={name}")
     entry = get_policy(name)
     known = {option.name: option for option in entry.options}
     values: dict[str, Any] = {}

@@ -113,7 +113,7 @@ class View(NamedTuple):
 
     def unread(self, request: Seen) -> int:
         """Prompt tokens that a waiting request would have to read: those that the prefix cache does not hold."""
-        return request.prompt - (self.prefixes.cached(request.number) if request.shared else 0)
+        return request.prompt - self.prefixes.cached(request.number)
 
     def taken(self, request: Seen) -> int:
         """Tokens that the prompt of a waiting request would take of the memory, beside those in use."""

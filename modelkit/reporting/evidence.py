@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 from modelkit.instance import Instance, InstanceStamp
 from modelkit.reporting.entries import Entry, ReadFile
 from modelkit.reporting.goals import Goal
 from modelkit.reporting.lower_bounds import LowerBound, above, meets
 from modelkit.reporting.observation import Observation
-from modelkit.result import Result
+from modelkit.result import relative_gap
 from modelkit.text import count, join_words, percent
 
 __all__ = ["Case", "Entry", "LowerBound", "ReadFile", "by_instance"]
@@ -129,7 +129,7 @@ class Case:
         return max(0.0, entry.value / best - 1) if best > 0 else 0.0
 
     def gap(self, entry: Entry) -> float | None:
-        """(value - bound of reference) / value; 0 where the value is proven optimal."""
+        """(value - bound of reference) / |value|; 0 where the value is proven optimal."""
         reference = self.reference
         if entry.state == "optimal":
             return 0.0
@@ -137,14 +137,16 @@ class Case:
             return None
         if meets(entry.value, reference.value):
             return 0.0
-        return max(0.0, (entry.value - reference.value) / entry.value) if entry.value > 0 else None
+        gap = relative_gap(entry.value, reference.value)
+        return None if gap is None else max(0.0, gap)
 
     @property
     def certified_gap(self) -> float | None:
-        """(best value - certified bound) / best value."""
-        if self.best is None or not self.best.value or self.bound is None or not self.bound.certified:
+        """(best value - certified bound) / |best value|."""
+        if self.best is None or self.bound is None or not self.bound.certified:
             return None
-        return max(0.0, (self.best.value - self.bound.value) / self.best.value) if self.best.value > 0 else None
+        gap = relative_gap(self.best.value, self.bound.value)
+        return None if gap is None else max(0.0, gap)
 
     def sentence(self, entry: Entry, certified_too: bool = True) -> str:
         """How far from the optimum a valid schedule is, in words that are true.
@@ -154,30 +156,28 @@ class Case:
         certified_too
             Whether to say what is certified where a solver claims more.
         """
-        best, least = self.best, self.above_best(entry)
+        best = self.best
         reference = self.claimed if self._claim_matters(entry) else self.bound
         if entry.value is None or best is None or best.value is None:
             return f"{entry.label} has no valid schedule"
-        if least is None:
-            further = self.goal.quantity(entry.value - best.value)
-            return f"{entry.label} is at least {further} above the optimum"
-        most = above(entry.value, reference)
+        relative = min(best.value, best.value if reference is None else reference.value) > 0
+
+        def apart(base: float, way: Literal["up", "down", "near"]) -> str:
+            assert entry.value is not None
+            return percent(entry.value / base - 1, way) if relative else self.goal.quantity(entry.value - base)
+
+        beaten = entry.value > best.value
         limit = "" if reference is None or reference.certified else f"{reference.source}'s bound"
-        if reference is not None and meets(best.value, reference.value):
-            words = f"{entry.label} is " + (f"{percent(most or least)} above the optimum" if least else "optimal")
+        if reference is None:
+            if not beaten:
+                return f"{entry.label} is the best of these schedules; no lower bound is known"
+            return f"{entry.label} is at least {apart(best.value, 'down')} above the optimum; no upper limit is known"
+        if meets(best.value, reference.value):
+            words = f"{entry.label} is " + (f"{apart(best.value, 'near')} above the optimum" if beaten else "optimal")
             notes = [f"by {limit}"] if limit else []
-        elif most is None:
-            known = (
-                "no lower bound is known"
-                if reference is None
-                else "no lower bound limits how far it is from the optimum"
-            )
-            if not least:
-                return f"{entry.label} is the best of these schedules; {known}"
-            return f"{entry.label} is at least {percent(least, 'down')} above the optimum; no upper limit is known"
         else:
-            least_and = f"between {percent(least, 'down')} and" if least else "at most"
-            words = f"{entry.label} is {least_and} {percent(most, 'up')} above the optimum"
+            least_and = f"between {apart(best.value, 'down')} and" if beaten else "at most"
+            words = f"{entry.label} is {least_and} {apart(reference.value, 'up')} above the optimum"
             notes = [f"upper limit: {limit}"] if limit else []
         certified = above(entry.value, self.bound) if reference is self.claimed and certified_too else None
         if certified:
@@ -283,38 +283,6 @@ class Case:
                 f" these: without the rules of {self.goal.variant} their value here is unknown."
             )
         return [*out, *self.contradictions]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was compared, where its files lie, and what each instance's runs say.
-
-    Parameters
-    ----------
-    folder
-        Holds the instances and a result file for each run.
-    results
-        In the order of the plan.
-    cases
-        By instance, in the order given, and by goal: results of different goals are not compared.
-    stems
-        Of each case, the beginning of the names of its instance's files.
-    left_out
-        What was asked for and does not fit an instance, in words.
-    interrupted
-        Whether Ctrl-C came before all runs were done.
-    """
-
-    folder: Path
-    results: tuple[Result, ...]
-    cases: tuple[Case, ...]
-    stems: tuple[str, ...]
-    left_out: tuple[str, ...]
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        said = f"{count(len(self.results), 'result')} of {count(len(by_instance(self.cases)), 'instance')}"
-        return f"Comparison({said}, in {str(self.folder)!r})"
 
 
 def sentence_of(words: str) -> str:

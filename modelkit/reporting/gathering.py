@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from modelkit.certificate import Certificate
@@ -16,23 +16,43 @@ from modelkit.reporting.lower_bounds import LowerBound, lower_bounds, meets
 from modelkit.result import Result
 
 
-def cases(claims: Iterable[ReadFile], instances: Instances, formulations: Formulations | None = None) -> list[Case]:
+def cases(
+    claims: Iterable[ReadFile],
+    instances: Instances,
+    formulations: Formulations | None = None,
+    asked: Mapping[str, str] | None = None,
+) -> list[Case]:
     """The claims by instance and by goal, in the order in which the instances first appear.
 
-    Of one instance the goal with the judge's rules alone comes first, then variants by name.
+    Of one instance goals with the judge's rules alone come first, then variants by name.
+
+    Parameters
+    ----------
+    asked
+        Metrics by the hash of the instance, by which policies are compared there whatever they state: no other metric
+        has a case, unless a formulation minimises it.
     """
     groups: dict[str, list[ReadFile]] = {}
     for claim in claims:
         groups.setdefault(claim.content.instance.sha256, []).append(claim)
     known = formulations or Formulations()
-    return [case for group in groups.values() for case in _cases(sorted(group, key=_rank), instances, known)]
+    return [
+        case
+        for sha256, group in groups.items()
+        for case in _cases(sorted(group, key=_rank), instances, known, (asked or {}).get(sha256))
+    ]
 
 
-def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formulations) -> list[Case]:
+def _cases(
+    claims: Sequence[ReadFile], instances: Instances, formulations: Formulations, asked: str | None
+) -> list[Case]:
     """The cases of one instance: policies that keep a variant's rules stand beside its results as well."""
     stamp = claims[0].content.instance
     instance = instances.find(stamp)
     groups = _by_goal(claims, instance, formulations)
+    if asked is not None:
+        first = next((g for g in groups if g.objective == asked and not g.variant), None)
+        groups = {first or Goal(asked, requests=stamp.requests): [], **groups}
     made: dict[Goal, tuple[list[Entry], list[LowerBound]]] = {}
     for goal, mine in groups.items():
         rules = rules_of(goal, instance, formulations)
@@ -54,7 +74,12 @@ def _cases(claims: Sequence[ReadFile], instances: Instances, formulations: Formu
             len(hosts - {e.label for e in entries}) if goal.variant else 0,
         )
         for goal, (entries, bounds) in made.items()
+        if goal.variant or asked in (None, goal.objective) or any(_is_solved(e) for e in entries)
     ]
+
+
+def _is_solved(entry: Entry) -> bool:
+    return entry.result.producer.kind == "formulation"
 
 
 def _by_goal(

@@ -55,7 +55,7 @@ class Goal:
     variant: str = ""
     parameters: str = ""
     unit: str = ""
-    requests: int = field(default=1, compare=False)
+    requests: int = field(compare=False, kw_only=True)
 
     @property
     def shown(self) -> str:
@@ -153,18 +153,18 @@ class Formulations:
 
 def goal_of(result: Result, formulations: Formulations) -> Goal | None:
     """The goal that a result is about; None where it states no objective, as a run that failed."""
-    producer, objective = result.producer, result.objective.name
+    producer, objective, requests = result.producer, result.objective.name, result.instance.requests
     if objective is None:
         return None
+    plain = Goal(objective, parameters=_levels(objective, result.slo), requests=requests)
     if producer.kind == "policy" or common(result, formulations):
-        return Goal(objective, parameters=_levels(objective, result.slo), requests=result.instance.requests)
+        return plain
     parameters = json.dumps(whole_numbers(producer.parameters), sort_keys=True) if producer.parameters else ""
     unit = result.objective.unit or ""
     if producer.kind == "improvement":
         own = parameters or objective not in _JUDGED
-        plain = Goal(objective, parameters=_levels(objective, result.slo), requests=result.instance.requests)
-        return Goal(objective, UNNAMED, parameters, unit) if own else plain
-    return Goal(objective, producer.name, parameters, unit)
+        return Goal(objective, UNNAMED, parameters, unit, requests=requests) if own else plain
+    return Goal(objective, producer.name, parameters, unit, requests=requests)
 
 
 def certified_goal(certificate: Certificate) -> Goal:
@@ -197,7 +197,8 @@ def silent_goal(
     found = formulations.find(name) if producer.kind == "formulation" else None
     if found is None or found.problem in MODELS or found.objective is None or instance is None:
         return None
-    return Goal(found.metric(instance), name, json.dumps(asked, sort_keys=True) if asked else "", found.unit or "")
+    parameters = json.dumps(asked, sort_keys=True) if asked else ""
+    return Goal(found.metric(instance), name, parameters, found.unit or "", requests=result.instance.requests)
 
 
 def common(result: Result, formulations: Formulations) -> bool:

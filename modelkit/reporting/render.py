@@ -1,6 +1,6 @@
 """HTML reports from result and certificate files: one self-contained page, the same bytes for the same files.
 
-The only module that knows Jinja2. It runs nothing: values are the judge's, sentences come from
+It runs nothing: values are the judge's, sentences come from
 ``modelkit.reporting.evidence``, figures from ``modelkit.reporting.charts``, and the templates lie in ``reports/``.
 """
 
@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,14 +22,15 @@ from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load_claim, write_text
 from modelkit.io.lookup import Instances
-from modelkit.reporting.charts.svg import plain, safe
-from modelkit.reporting.evidence import Case, Comparison, ReadFile, by_instance
+from modelkit.reporting.comparison import Comparison
+from modelkit.reporting.evidence import Case, ReadFile, by_instance
 from modelkit.reporting.gathering import cases
 from modelkit.reporting.goals import Formulations
 from modelkit.reporting.observation import Observation
-from modelkit.reporting.pages import figure_table, instance_page, many_page
+from modelkit.reporting.pages import instance_page, many_page
+from modelkit.reporting.templates import asset, environment, markup, style_of_reports
 from modelkit.result import Result
-from modelkit.runtime.resources import VERSION, bundled
+from modelkit.runtime.resources import VERSION
 from modelkit.solving.bound import CertifiedBound
 
 #: What can be reported: what the library returns, or files and folders of them.
@@ -83,8 +83,7 @@ def report(
     """
     if isinstance(results, Comparison):
         return report_comparison(results, path, title=title)
-    single = isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike)
-    claims, folders, unread = _find_claims([results] if single else results)  # type: ignore[list-item,arg-type]
+    claims, folders, unread = _find_claims(results)
     found = cases(claims, Instances(folders, instances), Formulations(formulations))
     if observation is not None:
         told = observation.run.instance.sha256
@@ -105,8 +104,20 @@ def report_comparison(comparison: Comparison, path: str | os.PathLike[str], *, t
     return write_text(path, page(comparison.cases, title=title, links=links))
 
 
-def _find_claims(results: Iterable[Reportable]) -> tuple[list[ReadFile], list[Path], list[str]]:
+def cases_of(results: Reportable | Iterable[Reportable], instances: Iterable[Instance] = ()) -> list[Case]:
+    """What results and certificates say together; those made in this process bring their instances with them."""
+    claims, folders, _ = _find_claims(results)
+    own = [claim.content.instance.instance for claim in claims]
+    known = [*instances, *(instance for instance in own if isinstance(instance, Instance))]
+    return cases(claims, Instances(folders, known), Formulations(()))
+
+
+def _find_claims(
+    results: Reportable | Iterable[Reportable],
+) -> tuple[list[ReadFile], list[Path], list[str]]:
     """The claims, the folders that they were read from, and what could not be read in folders."""
+    if isinstance(results, Result | Certificate | CertifiedBound | str | os.PathLike):
+        results = [results]
     claims: list[ReadFile] = []
     folders: list[Path] = []
     unread: list[str] = []
@@ -160,60 +171,19 @@ def rendered(template: str, content: dict[str, Any], title: str | None = None) -
     """The HTML of a page, under a title of one's own."""
     if title is not None:
         content = {**content, "title": title, "kicker": f"{title} · {content['kicker']}"}
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = style_of_reports(), asset("report.js")
     return str(
-        _environment()
+        environment()
         .get_template(template)
         .render(
             version=VERSION,
-            style=_markup(style),
-            style_hash=_markup(_hash(style)),
-            script=_markup(script),
-            script_hash=_markup(_hash(script)),
+            style=markup(style),
+            style_hash=markup(_hash(style)),
+            script=markup(script),
+            script_hash=markup(_hash(script)),
             **content,
         )
     )
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(bundled("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["plain"] = plain
-    environment.filters["name"] = lambda text: _markup(f"<bdi>{safe(text)}</bdi>")
-    environment.filters["whole_names"] = _whole_names
-    environment.filters["drawing"] = _markup
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["figure_table"] = figure_table
-    return environment
-
-
-def _markup(text: str) -> Any:
-    """Text that is HTML already: the style sheet, the script, and drawings that escaped what they were given."""
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _whole_names(text: str) -> Any:
-    """A headline in which no short name, such as ``mc-sf``, is broken at its hyphen."""
-    words = plain(text).split(" ")
-    return _markup(
-        " ".join(f'<span class="whole">{safe(w)}</span>' if "-" in w and len(w) <= 16 else str(safe(w)) for w in words)
-    )
-
-
-def _data_uri(csv: str) -> str:
-    """A table as an address that holds it."""
-    return "data:text/csv;charset=utf-8," + quote(csv, safe=",.:;()[]/=+*@!?~-_ ").replace(" ", "%20")
-
-
-def _asset(name: str) -> str:
-    return (bundled("reports") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -149,20 +149,27 @@ class Sweep:
     def _means(self) -> dict[tuple[str, Point, str], Estimate | None]:
         return {}
 
-    def bound(self, point: Point, metric: str) -> float | None:
-        """Mean over seeds of the certified bounds, lower ones unless more is better; None unless each has one."""
-        by_seed: dict[Hashable, float | None] = {}
+    def bound(self, point: Point, metric: str, method: str | None = None) -> float | None:
+        """Mean over seeds of the certified bounds, lower ones unless more is better; None unless each has one.
+
+        Of several instances at a point, that a method's name tells apart, the weakest holds for all of them; of one
+        ``method`` those of its own.
+        """
+        weakest = max if more_is_better(metric) else min
+        by_seed: dict[Hashable, list[float | None]] = {}
         for trial in self.trials:
-            if trial.point == point:
-                by_seed[trial.seed] = trial.bounds.get(metric)
-        known = [bound for bound in by_seed.values() if bound is not None]
-        return fmean(known) if known and len(known) == len(by_seed) else None
+            if trial.point == point and method in (None, trial.method):
+                by_seed.setdefault(trial.seed, []).append(trial.bounds.get(metric))
+        known = [[bound for bound in bounds if bound is not None] for bounds in by_seed.values()]
+        if not known or any(len(some) < len(all_) for some, all_ in zip(known, by_seed.values(), strict=True)):
+            return None
+        return fmean(weakest(bounds) for bounds in known)
 
     def above_bound(self, method: str, metric: str) -> dict[Point, float]:
         """Relative distance of the means from the mean bound, where there is one; below it where more is better."""
         out = {}
         for point in self.points:
-            found, bound = self.mean(method, point, metric), self.bound(point, metric)
+            found, bound = self.mean(method, point, metric), self.bound(point, metric, method)
             if found is not None and bound:
                 ratio = found.value / bound
                 out[point] = max(0.0, 1 - ratio if more_is_better(metric) else ratio - 1)

@@ -168,35 +168,35 @@ class _Search:
         self.tell("search for requests in time", least)
         stays = self.best[1].residencies
         homes = served(stays, instance.server.replicas)
-        left, found = sum(map(len, homes)), []
+        left, found, interrupted = sum(map(len, homes)), [], False
         for requests in homes:
-            until = deadline.share(len(requests) / left) if left else deadline
+            until = Deadline(0.0) if interrupted else deadline.share(len(requests) / left) if left else deadline
             left -= len(requests)
-            found.append(self.search_alone(requests, prices, until) if requests else Schedule())
-        self.see("local-search", side_by_side(found) if len(found) > 1 else found[0])
+            try:
+                found.append(self.search_alone(requests, prices, until) if requests else Schedule())
+            except InterruptedWith as stop:
+                found.append(stop.best)
+                interrupted = True
+        self.see("local-search", side_by_side(found))
+        if interrupted:
+            raise KeyboardInterrupt
 
     def search_alone(self, requests: list[int], prices: GoodputPrices, deadline: Deadline) -> Schedule:
-        """The search of one replica; as far as it came at Ctrl-C, which others then learn of."""
+        """The search of one replica."""
         instance, levels = self.task.instance, self.task.slo or self.task.instance.server.slo
         assert levels is not None
         assert self.certificate is not None
-        is_all = len(requests) == len(instance.requests)
-        enough, bound = math.floor(len(requests) - self.certificate.value) if is_all else None, self.certificate.value
+        is_all, bound = len(requests) == len(instance.requests), self.certificate.value
 
         def listen(within: int) -> None:
             if is_all:
                 self.task.tell("search for requests in time", float(len(requests) - within), bound)
 
-        chosen = [prices.chosen[requests] >= least for least in CHOSEN]
-        try:
-            return in_time_schedule(
-                alone(instance, requests) if instance.server.replicas > 1 else instance, levels, choices=chosen,
-                deadline=deadline, seed=self.task.seed, enough=enough, listen=listen,
-            )  # fmt: skip
-        except InterruptedWith as stop:
-            if is_all:
-                self.see("local-search", stop.best)
-            raise
+        return in_time_schedule(
+            alone(instance, requests) if instance.server.replicas > 1 else instance, levels,
+            choices=[prices.chosen[requests] >= least for least in CHOSEN], deadline=deadline, seed=self.task.seed,
+            enough=math.floor(len(requests) - bound) if is_all else None, listen=listen,
+        )  # fmt: skip
 
     def serve_chosen(self, prices: GoodputPrices) -> None:
         """The best policy on the requests that the prices choose, and then on the others."""

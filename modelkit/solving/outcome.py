@@ -196,11 +196,17 @@ class SolveState:
                 f" {known.source}: the formulation or the solver is wrong"
             )
             bound = None
-        elif value is not None and bound is not None and bound > value:
+        elif value is not None and bound is not None and (bound > value or self.ended_at(value, bound, claimant)):
             bound = value
         if best is self.start and not message and self.outcome is not None and (bound is None or bound != value):
             message = f"the solver found nothing better than the schedule of {best.source} that it started from"
         return self.result(status_of(best.verdict, value, bound), stop, best, bound, message)
+
+    def ended_at(self, value: float, bound: float, claimant: str) -> bool:
+        """Whether a solver ended with that bound as the optimum, and a schedule is as good but for its tolerances."""
+        ended = self.outcome is not None and self.outcome.stop == "finished" and not self.limits.gap
+        close = value - bound <= 2 * ROUNDING * min(1.0, abs(value))
+        return ended and close and claimant == self.engine.name
 
     def best_bound(self) -> tuple[float | None, str]:
         """The largest bound, and its source."""

@@ -146,7 +146,9 @@ class Pipeline(SolveState):
         self.tell("building the model")
         before = time.perf_counter()
         self.starts = self.method.starts_kept(self)
-        left = max(0.0, self.deadline.left) if self.deadline.finite else math.inf
+        left = self.deadline.left if self.deadline.finite else math.inf
+        if left <= 0:
+            raise TooLateError("the time limit was over before the model was built")
         model = self.formulation.instantiate(self.inner_parametrised, self.known, within=left)
         if self.start is not None and self.formulation.start is not None:
             start = self.timeline.within(self.start.schedule)

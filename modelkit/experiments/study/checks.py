@@ -13,6 +13,7 @@ from modelkit.experiments.run import Kind, parameters_of, solve_arguments
 from modelkit.experiments.study.axes import axes_of, combinations, policy_name
 from modelkit.experiments.study.origins import importers, options_of_entry
 from modelkit.judge import metric_names
+from modelkit.judge.slo import SLO_METRICS
 from modelkit.registry import Option
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def _wrong_page(study: Study) -> Iterator[Fault]:
             yield _unknown(f"$.page.{key}", "axis", name, axes)
     metrics = {*metric_names(True, pauses=True), *metric_names(False, slo=True, pauses=True)}
     for j, name in enumerate(study.page.metrics):
-        if name not in metrics:
+        of_class = name.endswith("]") and name.partition("[")[0] in SLO_METRICS
+        if name not in metrics and not of_class:
             yield _unknown(f"$.page.metrics[{j}]", "metric", name, metrics)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from modelkit.experiments.run import TIME_LIMIT
 from modelkit.experiments.study.grid import Cell
@@ -29,7 +30,7 @@ class Estimate:
     Parameters
     ----------
     likely
-        Of runs like some that are finished or were tried.
+        Of runs like some that are finished or were tried, with what comes before: processes and instances.
     at_most
         Of formulations and bounds unlike any that is finished: their limits.
     longer
@@ -63,8 +64,10 @@ def estimate(
             known.setdefault((entry.study_group, entry.kind, entry.name), []).append(entry.seconds)
     seconds: dict[_Kind, float] = {kind: statistics.fmean(values) for kind, values in known.items()}
     new = {_kind(cell): cell for cell in planned if cell.kind == "policy" and _kind(cell) not in seconds}
-    seconds |= _try(dict(itertools.islice(new.items(), MOST_TRIALS))) if trials else {}
-    likely = at_most = 0.0
+    tried = _try(dict(itertools.islice(new.items(), MOST_TRIALS))) if trials else _NOTHING
+    seconds |= tried.seconds
+    likely, at_most = 0.0, 0.0
+    instances = len({cell.instance.key for cell in planned})
     longer = unknown = 0
     for cell in planned:
         spent = seconds.get(_kind(cell))
@@ -76,20 +79,34 @@ def estimate(
         else:
             unknown += 1
     at_a_time = jobs or cores()
-    return Estimate(likely / at_a_time, at_most / at_a_time, longer, unknown, at_a_time)
+    begin = tried.start + tried.instance * instances
+    return Estimate(begin + likely / at_a_time, at_most / at_a_time, longer, unknown, at_a_time)
 
 
 def _kind(cell: Cell) -> _Kind:
     return (cell.instance.group, cell.kind, cell.called)
 
 
-def _try(new: dict[_Kind, Cell]) -> dict[_Kind, float]:
-    """Seconds that a run of each kind takes, all told; the first is done twice, since it loads what all need."""
+class _Trial(NamedTuple):
+    """What trials took [s]: until the first run begins, to make an instance, and a run of each kind, all told."""
+
+    start: float
+    instance: float
+    seconds: dict[_Kind, float]
+
+
+_NOTHING = _Trial(0.0, 0.0, {})
+
+
+def _try(new: dict[_Kind, Cell]) -> _Trial:
+    """Run one cell of each kind; the first is done twice, since it loads what all need."""
     if not new:
-        return {}
+        return _NOTHING
     with scratch_folder() as folder, Store(folder, writing=True) as store:
         order = [next(iter(new)), *new]
+        began = time.perf_counter()
         runs = [run_of(new[kind], store).model_copy(update={"kill_after": TRIAL}) for kind in order]
+        making = (time.perf_counter() - began) / len({new[kind].instance.key for kind in order})
         tasks = [(run, Path(folder) / f"{k}.json") for k, run in enumerate(runs)]
         spent = []
         began = time.perf_counter()
@@ -97,4 +114,4 @@ def _try(new: dict[_Kind, Cell]) -> dict[_Kind, float]:
             now = time.perf_counter()
             spent.append(now - began)
             began = now
-    return dict(zip(order[1:], spent[1:], strict=True))
+    return _Trial(max(0.0, spent[0] - spent[1]), making, dict(zip(order[1:], spent[1:], strict=True)))

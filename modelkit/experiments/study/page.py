@@ -27,7 +27,7 @@ from modelkit.reporting.pages.tables import Cell as TableCell
 from modelkit.reporting.pages.tables import Column, Table, TableRow
 from modelkit.reporting.render import rendered
 from modelkit.reporting.sweep import Sweep, Trial, merged
-from modelkit.text import count, number
+from modelkit.text import count, number, unit_of
 from modelkit.verify.certificates import certificate_faults
 
 #: Metrics that are drawn beside the objective unless the study says which.
@@ -86,7 +86,7 @@ def _row(cell: Cell, case: Case, entry: Entry) -> tuple[str, str, str, dict[str,
 
 def sweep_of(study: Study, known: Sequence[Cell], entries: Mapping[str, tuple[Case, Entry]]) -> Sweep:
     """The runs along the axes that the study names, or else the first two of several values, numbers first."""
-    axis, panels = _axes(study)
+    axis, panels = shown_axes(study)
     every = axes_of(study)
     fixed = every.keys() - swept_of(study).keys()
     hidden = {name for name in (axis, panels, *study.page.repeats, *fixed) if name is not None}
@@ -122,14 +122,33 @@ def _method(cell: Cell, hidden: Collection[str]) -> str:
     return ", ".join([cell.method(hidden), *(f"{k} {v}" for k, v in beside.items() if k not in hidden)])
 
 
-def _axes(study: Study) -> tuple[str | None, str | None]:
-    """The axis and the panels: as the study says, else what is swept of instances, numbers first, then options."""
-    swept = {name: values for name, values in swept_of(study).items() if name not in study.page.repeats}
+def shown_axes(study: Study) -> tuple[str | None, str | None]:
+    """The axis and the panels: as the study says, else what is swept of instances, numbers first, then options.
+
+    What only some of the groups have is none of itself: at its values the others would stand without having them.
+    """
+    there = [name for name in swept_of(study) if name == "group" or all(name in of for of in _axes_by_group(study))]
+    swept = {name: swept_of(study)[name] for name in there if name not in study.page.repeats}
     of_instances = ["group", *(name for entry in study.instances for name in entry.parameters)]
     numbers = [k for k, values in swept.items() if all(isinstance(v, int | float) for v in values)]
     axis = study.page.axis or next(iter([*numbers, *(k for k in swept if k != "group")]), None)
     left = [name for name in swept if name in of_instances and name not in (axis, study.page.panels)]
     return axis, study.page.panels or next(iter(left), None)
+
+
+def _axes_by_group(study: Study) -> list[set[str]]:
+    """What instances and runs may be swept by, for each entry of instances."""
+    runs = [
+        (entry, {**entry.parameters, **getattr(entry, "options", {})})
+        for entry in (*study.policies, *study.formulations)
+    ]
+    return [
+        {
+            *entry.parameters,
+            *(name for of, names in runs if entry.label in (of.groups or [entry.label]) for name in names),
+        }
+        for entry in study.instances
+    ]
 
 
 def _bounds(case: Case, entry: Entry) -> dict[str, float]:
@@ -145,14 +164,18 @@ def _bounds(case: Case, entry: Entry) -> dict[str, float]:
 
 
 def _metrics(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
-    """What the study names; else the objective, as a mean where it is a total, and what is usual in real time."""
+    """What the study names; else the objective, as a mean where it is a total, and what is usual in real time.
+
+    Of instances under both clocks an objective in rounds and one in ms.
+    """
     if study.page.metrics:
         return tuple(study.page.metrics)
     there = {name for trial in trials for name, value in trial.metrics.items() if value is not None}
     bounded = [name for trial in trials for name in trial.bounds if name in there]
-    objective = [name for name in bounded if name.startswith(("mean_", "makespan"))][:1]
+    objectives = [name for name in bounded if name.startswith(("mean_", "makespan"))]
     wanted = ["mean_latency_ms", "mean_latency_rounds", MAKESPAN_MS]
-    first = objective or [name for name in wanted if name in there][:1]
+    first = list({unit_of(name): name for name in reversed(objectives)}.values())[::-1]
+    first = first or [name for name in wanted if name in there][:1]
     usual = () if first == [MAKESPAN_MS] else _USUAL
     return tuple(dict.fromkeys([*first, *(name for name in usual if name in there)]))
 

@@ -46,6 +46,8 @@ def sweep_figure(sweep: Sweep, metric: str) -> Figure | None:
         legend.append(Swatch("line", "floor", bound_words(metric)))
     columns = ("run", sweep.axis or "at", metric, "low", "high", "seeds")
     title = noun[:1].upper() + noun[1:]
+    if sum(metric_noun(name) == noun for name in sweep.metrics) > 1:
+        title += f", in {unit_of(metric)}"
     return Figure(
         f"sweep-{metric}", title, lead, tuple(panels), tuple(legend), columns=columns, beside=len(panels) > 1
     )  # fmt: skip

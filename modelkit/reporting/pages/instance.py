@@ -64,7 +64,7 @@ def _part(case: Case, mark: str, several: bool) -> dict[str, Any]:
         "headline": case.headline,
         "findings": _findings(case),
         "key_figures": _key_figures(case),
-        "runs": _runs(case),
+        "runs": runs_of(case),
         "troubles": _troubles(case),
         "figures": [replace(f, key=f.key + mark) for f in figures],
         "left_out": left_out,
@@ -96,7 +96,8 @@ def _key_figures(case: Case) -> list[tuple[str, str]]:
     return facts
 
 
-def _runs(case: Case) -> Table:
+def runs_of(case: Case) -> Table:
+    """A row for each run: its value, its distances, and what became of it."""
     goal = case.goal
     rows = []
     for e in sorted(case.entries, key=lambda e: (e.value is None, e.value or 0.0)):
@@ -152,6 +153,11 @@ def _troubles(case: Case) -> list[dict[str, Any]]:
         rest = [f"… and {count(len(more) - 8, 'more fault')}"] if len(more) > 8 else []
         out.append({"label": join_words(labels, 12), "words": words, "more": [*more[:8], *rest]})
     return out
+
+
+def figures_of(case: Case) -> list[Figure]:
+    """All figures of the case's page."""
+    return _figures(case, False)[0]
 
 
 def _figures(case: Case, several: bool) -> tuple[list[Figure], list[str]]:
@@ -245,10 +251,15 @@ def _metrics(case: Case) -> Table | None:
     in_ms = any(name.endswith("_ms") for name in case.valid[0].result.metrics)
     unit, second = ("ms", "second") if in_ms else ("rounds", "round")
     columns, names = [], []
+    by_class = sorted({name for e in case.valid for name in e.result.metrics if name.partition("[")[0] in _SHOWN})
     for pattern, words in _SHOWN.items():
         name = pattern.format(t=unit, s=second)
         if any(e.result.metrics.get(name) is not None for e in case.valid):
             columns.append(Column(words + unit_words(name), title=METRICS[pattern].partition(";")[0]))
+            names.append(name)
+        for name in (name for name in by_class if name.startswith(f"{pattern}[")):
+            group = name.partition("[")[2].removesuffix("]")
+            columns.append(Column(f"{words}, {group}{unit_words(name)}", title=f"{METRICS[pattern]}, of class {group}"))
             names.append(name)
     told = [(name, e.result.metrics) for name, e in alike(sorted(case.valid, key=lambda e: e.value or 0.0))]
     if case.observation is not None:

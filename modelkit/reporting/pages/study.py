@@ -34,7 +34,7 @@ def study_page(sweep: Sweep, found: Sequence[Case], *, runs: Table | None = None
     overall = many_page(found, {})
     metric = sweep.metrics[0] if sweep.metrics else ""
     ranked = sweep.shortfall(metric)
-    headline = _headline(sweep, metric, ranked) if ranked else overall["headline"]
+    headline = _headline(sweep, metric, ranked) + _only_there(sweep, metric) if ranked else overall["headline"]
     figures = [f for name in sweep.metrics if (f := sweep_figure(sweep, name)) is not None]
     parts = [p for p in overall["problems"] if any(c.bound is not None for c in found)]
     content = {
@@ -103,6 +103,15 @@ def _headline(sweep: Sweep, metric: str, ranked: dict[str, float]) -> str:
     words = "more than" if more_is_better(metric) else "less than"
     by = "" if versus is None else f", {_difference(metric, versus.by.value)} {words} {second}, the next"
     return f"{best} has the {superlative} {noun}{by}"
+
+
+def _only_there(sweep: Sweep, metric: str) -> str:
+    """At which points the ranking is, where others ran elsewhere: ``, at pause``."""
+    methods, shared = sweep.compared(metric)
+    elsewhere = [m for m in sweep.rivals if m not in methods and any(sweep.mean(m, p, metric) for p in sweep.points)]
+    if len(methods) < 2 or not elsewhere:
+        return ""
+    return f", at {join_words(list(dict.fromkeys(_place(sweep, point) for point in shared)), MOST_PLACES)}"
 
 
 def _difference(metric: str, value: float) -> str:

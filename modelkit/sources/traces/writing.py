@@ -11,7 +11,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance
 from modelkit.sources.traces.taking import ROUND_MS
-from modelkit.text import count
+from modelkit.text import count, percent
 
 #: Prompt tokens in a block of the format.
 BLOCK = 512
@@ -29,7 +29,8 @@ def mooncake_trace(instance: Instance, *, round_ms: float | None = None) -> Writ
     """The requests of an instance as JSON lines: ``timestamp`` [ms], ``input_length``, ``output_length``, ``hash_ids``.
 
     ``import mooncake`` makes the same requests of it, with arrivals in whole milliseconds. Prompts have the hashes of
-    the trace that the instance came from (``extra.prefix_hashes``), else hashes that no other has.
+    the trace that the instance came from (``extra.prefix_hashes``); else whole blocks of a prefix have those of its
+    group, and all others hashes that no other has.
 
     Parameters
     ----------
@@ -70,10 +71,17 @@ def _blocks(instance: Instance) -> tuple[list[list[int]], int]:
         found = [_checked(hashes, prompt, size) for hashes, prompt in zip(kept, prompts, strict=True)]
         if all(hashes is not None for hashes in found):
             return [hashes or [] for hashes in found], size
+    numbers: dict[tuple[str, int], int] = {}  # of blocks that requests of a group share
     made: list[list[int]] = []
     after = 0
-    for prompt in prompts:
-        made.append(list(range(after, after := after - (-prompt // BLOCK))))
+    for r in instance.requests:
+        hashes = []
+        for place in range(-(-r.prompt_tokens // BLOCK)):
+            shared = r.prefix is not None and (place + 1) * BLOCK <= r.prefix.tokens
+            number = numbers.setdefault((r.prefix.group, place), after) if r.prefix is not None and shared else after
+            hashes.append(number)
+            after += number == after
+        made.append(hashes)
     return made, BLOCK
 
 
@@ -91,4 +99,8 @@ def _notes(instance: Instance, round_ms: float | None, size: int) -> list[str]:
         notes.append(f"a round is written as {length} ms; import --round-ms {length} counts rounds again")
     if size != BLOCK:
         notes.append(f"hash_ids are of blocks of {count(size, 'token')}, not {BLOCK}; import --block {size} reads them")
+    if prefixes := [r.prefix.tokens for r in instance.requests if r.prefix is not None]:
+        kept = sum(tokens - tokens % BLOCK for tokens in prefixes) / sum(prefixes)
+        if size == BLOCK and "prefix_hashes" not in instance.extra:
+            notes.append(f"prompts share whole blocks of {BLOCK} tokens, {percent(kept, 'down')} of their prefixes")
     return notes
