@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +52,8 @@ def test_entries_are_consistent() -> None:
 
 def test_instances_are_those_of_their_recipes(tmp_path: Path) -> None:
     """Tests that one instance of each family is drawn again byte for byte as it is stored."""
-    by_family = {entry.family: entry for entry in library_entries().values() if entry.file is not None}
+    entries = reversed(library_entries().values())
+    by_family = {entry.family: entry for entry in entries if entry.file is not None}  # the smallest of each
     for entry in by_family.values():
         assert entry.file is not None
         stored = library_folder() / entry.file
@@ -187,3 +191,40 @@ def test_commands_that_look(cli: Callable[..., Any]) -> None:
     assert f"{len(library_entries())} instances" in cli("library", "status").out
     said = cli("library", "show", "azure-2023-code-n2000-m30000").out
     assert "CC-BY-4.0" in said
+
+
+def public_files() -> dict[str, Path]:
+    """Public traces that are on this machine, by their hash."""
+    folder = Path(os.environ.get("MODELKIT_TRACES", Path(__file__).parents[2] / "shared" / "data"))
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in folder.glob("*.*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_every_entry_is_verified_twice(tmp_path: Path) -> None:
+    """Tests that `verify` and the checker, which shares no line with it, confirm every schedule and certificate."""
+    checker = runpy.run_path(str(Path(__file__).parents[1] / "checker" / "check.py"))["main"]
+    traces = public_files()
+    for entry in library_entries().values():
+        if entry.recipe.trace is not None and entry.recipe.trace.sha256 not in traces:
+            continue
+        instance = library(entry.instance, trace=entry.recipe.trace and traces[entry.recipe.trace.sha256])
+        mk.save_instance(instance, path := tmp_path / "instance.json.gz")
+        best, proof = entry.best(), entry.certificate()
+        assert best is not None
+        assert (best.objective.name, best.objective.value) == (entry.objective, entry.upper_bound)
+        assert mk.verify_result(best, instance).holds, entry.instance
+        assert proof is not None
+        assert (proof.metric, proof.value) == (entry.objective, entry.lower_bound)
+        assert mk.verify_certificate(proof, instance).holds, entry.instance
+        for file in (entry.schedule_path, entry.certificate_path):
+            line, code = checker([str(path), str(library_folder() / str(file))])
+            assert code == 0, (entry.instance, file, line)
+
+
+@pytest.mark.slow
+def test_policies_do_as_well_again() -> None:
+    """Tests that the best policies of small instances have the same values when they are run again."""
+    for entry in library_entries().values():
+        for best in entry.policies.values() if entry.size <= 60 else ():
+            made = mk.simulate(library(entry.instance), best.policy, predictions=best.predictions)
+            assert made.metrics[entry.objective] == pytest.approx(best.value, rel=1e-9), (entry.instance, best.policy)

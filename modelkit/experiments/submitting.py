@@ -80,7 +80,7 @@ class Submission:
         else:
             self.changes.append(f"{metric_noun(name)}: {_shown(name, best)} -> {_shown(name, value)}")
             path = f"schedules/{self.before.instance}.result.json.gz"
-            found = self._found(value, _method(result.producer), result.seconds.total)
+            found = self._found(value, _method(result), result.seconds.total)
             self.after = self.after.with_found(upper=FoundValue(**found, schedule=path))
             self.result = _plain(result, instance, name, value)
 
@@ -248,11 +248,13 @@ def _plain(result: Result, instance: Instance, name: str, value: float) -> Resul
     )
 
 
-def _method(producer: Producer) -> str:
-    """How a schedule was made, in words."""
+def _method(result: Result) -> str:
+    """How a schedule was made, in words; a solver's word on its optimality is no certificate, but worth a record."""
+    producer = result.producer
+    claimed = "; optimal by its own word" if result.status == "optimal" and result.certificate is None else ""
     solver = f" on {producer.solver}" if producer.solver else ""
     version = f", modelkit {producer.modelkit}" if producer.modelkit else ""
-    return f"{_label(producer) if producer.kind == 'policy' else producer.name}{solver}{version}"
+    return f"{_label(producer) if producer.kind == 'policy' else producer.name}{solver}{version}{claimed}"
 
 
 def _label(producer: Producer) -> str:
