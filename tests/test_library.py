@@ -17,6 +17,7 @@ import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.experiments.submitting import NotBetterError, NotVerifiedError, submission, write_submission
 from modelkit.sources.library import Entry, library, library_entries, library_folder
+from modelkit.sources.library.compact import compact
 from modelkit.sources.library.divisions import division_of, told
 from modelkit.sources.library.instances import make
 
@@ -232,3 +233,19 @@ def test_policies_do_as_well_again() -> None:
         for best in entry.policies.values() if entry.size <= 60 else ():
             made = mk.simulate(library(entry.instance), best.policy, predictions=best.predictions)
             assert made.metrics[entry.objective] == pytest.approx(best.value, rel=1e-9), (entry.instance, best.policy)
+
+
+def test_long_certificates_are_kept_in_coarser_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that coarser prices are verified, shorter, and lose no more of the bound than is allowed."""
+    entry = library_entries()["chat-n60-rate11-cv4-m1800-llama2-70b-2xa100-s121"]
+    instance, proof = library(entry.instance), entry.certificate()
+    assert proof is not None
+    assert compact(proof, instance) is proof  # short enough
+    monkeypatch.setattr("modelkit.sources.library.compact.SHORT", 0)
+    monkeypatch.setattr("modelkit.sources.library.compact.LOSS", 0.02)
+    shorter = compact(proof, instance)
+    assert shorter.serving_prices is not None
+    assert proof.serving_prices is not None
+    assert shorter.serving_prices.denominator < proof.serving_prices.denominator
+    assert 0.98 * proof.value <= shorter.value < proof.value
+    assert mk.verify_certificate(shorter, instance).holds
