@@ -988,9 +988,13 @@ def verdict(documents):
             RecursionError) as error:
         return f"cannot check: malformed: {type(error).__name__}: {error}", 2
 
+def main(paths):
+    """Check a file against its instance: the line to print, and the exit code."""
+    return verdict(map(read, paths))
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python check.py INSTANCE RESULT|CERTIFICATE")
-    line, code = verdict(map(read, sys.argv[1:]))
+    line, code = main(sys.argv[1:])
     print(line)
     sys.exit(code)
