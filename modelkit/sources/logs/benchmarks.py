@@ -81,7 +81,8 @@ def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord
 
 def _own_lists(reading: Reading) -> list[str]:
     """Further lists that the user asked for."""
-    return [] if reading.attributes is None else [name for names in reading.attributes.columns.values() for name in names]
+    wanted = {} if reading.attributes is None else reading.attributes.columns
+    return [name for names in wanted.values() for name in names]
 
 
 def _compact(key: str, value: Any) -> Any:
