@@ -259,6 +259,25 @@ def _end(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _refuse_numbers(cost: Floats, matrix: Any, rhs: Floats, columns: list[Any], rows: list[Any]) -> None:
+    """Refuse what is no finite number: solvers crash on it, or take it for something else.
+
+    Raises
+    ------
+    SolverError
+        With the place of the first.
+    """
+    advice = "allowed: finite numbers; look at what data() gives"
+    for j in np.flatnonzero(~np.isfinite(cost)):
+        raise SolverError(f"the objective has the coefficient {cost[j]:g} of {columns[j].name}; {advice}")
+    for at in np.flatnonzero(~np.isfinite(matrix.data)):
+        row = rows[int(np.searchsorted(matrix.indptr, at, side="right")) - 1].constraint
+        name = columns[matrix.indices[at]].name
+        raise SolverError(f"{row.name} has the coefficient {matrix.data[at]:g} of {name}; {advice}")
+    for r in np.flatnonzero(np.isnan(rhs)):
+        raise SolverError(f"{rows[r].constraint.name} has a side that is no number; {advice}")
+
+
 def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
     from pyomo.common.errors import InfeasibleConstraintException
 
@@ -273,6 +292,7 @@ def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list
     columns, matrix = compiled.columns, compiled.matrix
     side = np.fromiter((row.bound_type for row in compiled.rows), dtype=np.int8, count=len(compiled.rows))
     bounds = [var.bounds for var in columns]
+    _refuse_numbers(cost, matrix, rhs, columns, compiled.rows)
     return (
         StandardForm(
             cost=compiled.cost,

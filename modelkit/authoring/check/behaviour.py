@@ -33,6 +33,10 @@ _CAUSES = {
     "kv_capacity": "either the rows of the memory are missing or too weak, or a request is taken to end too early",
     "before_arrival": "the sets of data() have starts before the arrival",
 }
+#: What to do about a model that is not linear.
+_LINEAR = (
+    "write a product of variables as a variable of its own with linear rows; what is minimised and all rows are linear"
+)
 #: Requests in the three models whose building is compared.
 SIZES = (6, 12, 24)
 
@@ -46,7 +50,7 @@ def builds(subject: Subject) -> str | list[Complaint]:
             model = subject.formulation.instantiate(instance, known_of(subject.formulation, instance))
             compile_model(model)
         except ModelkitError as error:
-            advice = "the rules must hold for every instance that needs() takes"
+            advice = _LINEAR if "not linear" in str(error) else "needs() takes this instance, so it must be built"
             complaints.append(Complaint.of(error, advice, f"{describe(instance)}: "))
             break
     return complaints or f"built on {len(subject.instances)} tiny instances"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from modelkit.authoring.check.brute_force import Best
 from modelkit.authoring.check.candidate import Solved
 from modelkit.authoring.check.rules import Complaint
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
+from modelkit.judge import judge
 from modelkit.solving.known import known_of
 
 #: Values closer than this are equal.
@@ -25,7 +27,7 @@ def against(formulation: Formulation, solved: Solved, best: Best | None) -> Comp
                 "a constraint is missing or too weak, or admissible() is too strict",
             )
         return None
-    found = f"; one is {_starts(best)}{_forbidden(formulation, solved.instance, best)}"
+    found = f"; one is {_starts(solved.instance, best)}{_forbidden(formulation, solved.instance, best)}"
     if model_value is None:
         return Complaint(
             f"{where}: the model is infeasible, but there is a schedule of {words(best.value)}{found}",
@@ -37,6 +39,18 @@ def against(formulation: Formulation, solved: Solved, best: Best | None) -> Comp
             f"{where}: the model's optimum is {words(model_value)}, brute force finds {words(best.value)}"
             + (found if high else ""),
             _cause(formulation, solved, best.value),
+        )
+    if obstacles := formulation.hindrances(solved.instance):
+        return Complaint(
+            f"{where}: obstacles() says {obstacles[0]!r}, but there is a schedule of {words(best.value)}{found}",
+            "obstacles() says why there is no schedule, and returns [] where there may be one",
+        )
+    if formulation.claim == "exact" and (later := _a_round_later(formulation, solved.instance, best)) is not None:
+        return Complaint(
+            f"{where}: the best schedule up to the horizon has {words(best.value)}, and a round later the same one has"
+            f" {words(later)}{found}",
+            "an objective that waiting makes better has no optimum but the horizon; let later ends never be better, or"
+            " let data() give starts as late as waiting helps",
         )
     if formulation.claim == "lower-bound" and bound is not None and bound > best.value + TOLERANCE:
         return Complaint(
@@ -50,6 +64,15 @@ def against(formulation: Formulation, solved: Solved, best: Best | None) -> Comp
             "a heuristic returns a schedule of the problem; this is a relaxation",
         )
     return None
+
+
+def _a_round_later(formulation: Formulation, instance: Instance, best: Best) -> float | None:
+    """The value of the schedule when all of it happens a round later, where that is better; None where it is not."""
+    if not instance.is_unit:
+        return None
+    segments = tuple(replace(segment, at=segment.at + 1) for segment in best.schedule.segments)
+    value = formulation.evaluate(instance, judge(instance, replace(best.schedule, segments=segments)))
+    return value if value is not None and value < best.value - TOLERANCE else None
 
 
 def _stated_problem(formulation: Formulation) -> str:
@@ -117,20 +140,32 @@ def describe(instance: Instance) -> str:
 
 def _forbidden(formulation: Formulation, instance: Instance, best: Best) -> str:
     """What of the model forbids a schedule, as far as its variables can be set to what the schedule says."""
-    from pyomo.environ import Constraint, value
+    from pyomo.contrib.fbbt.fbbt import compute_bounds_on_expr
+    from pyomo.environ import Constraint, Var
 
     if formulation.start is None:
         return ""
     model = formulation.instantiate(instance, known_of(formulation, instance))
     if not formulation.set_start(model, instance, best.schedule):
         return ", for which the model has no variable"
+    for var in model.component_data_objects(Var):
+        if var.value is not None:
+            var.fix()
     rows = []
     for row in model.component_data_objects(Constraint, active=True):
-        body = value(row.body, exception=False)
-        if body is not None and (row.slack() < -TOLERANCE):
+        least, most = compute_bounds_on_expr(row.body)  # whatever the variables are that the schedule does not say
+        above = least is not None and row.ub is not None and least > row.ub + TOLERANCE
+        below = most is not None and row.lb is not None and most < row.lb - TOLERANCE
+        if above or below:
             rows.append(row.name)
-    return f", which breaks {', '.join(rows[:2])}" if rows else ""
+    return f", which, as start() sets it, breaks {', '.join(rows[:2])}" if rows else ""
 
 
-def _starts(best: Best) -> str:
-    return ", ".join(f"{a.request} at {s.at:g}" for s in best.schedule.segments for a in s.admit)
+def _starts(instance: Instance, best: Best) -> str:
+    """When each request starts, and where there are several replicas, on which."""
+    several = instance.server.replicas > 1
+    return ", ".join(
+        f"{a.request} at {s.at:g}{f' on replica {s.replica}' if several else ''}"
+        for s in best.schedule.segments
+        for a in s.admit
+    )
