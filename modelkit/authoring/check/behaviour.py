@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from modelkit.authoring.check.candidate import Subject
-from modelkit.authoring.check.claims import against, describe, same, words
+from modelkit.authoring.check.claims import against, describe, forbidden, same, words
 from modelkit.authoring.check.documentation import first_probe
 from modelkit.authoring.check.probe import probe
 from modelkit.authoring.check.rules import Complaint, rule
@@ -50,7 +50,9 @@ def builds(subject: Subject) -> str | list[Complaint]:
             model = subject.formulation.instantiate(instance, known_of(subject.formulation, instance))
             compile_model(model)
         except ModelkitError as error:
-            advice = _LINEAR if "not linear" in str(error) else "needs() takes this instance, so it must be built"
+            advice = (
+                _LINEAR if "not linear" in str(error) else "the rules must hold for every instance that needs() takes"
+            )
             complaints.append(Complaint.of(error, advice, f"{describe(instance)}: "))
             break
     return complaints or f"built on {len(subject.instances)} tiny instances"
@@ -127,7 +129,7 @@ def judged(subject: Subject) -> str | list[Complaint]:
         if formulation.claim == "lower-bound":
             return "a bound without schedule"
         return [Complaint("there is no extract()", "write extract(model, instance), which returns a Schedule")]
-    if complaint := _unknown_metric(formulation, subject.instances[0]):
+    if complaint := _unknown_metric(formulation, subject.instances[0]) or _wrong_start(subject):
         return [complaint]
     count = 0
     for solved, best in subject.pairs:
@@ -156,10 +158,30 @@ def judged(subject: Subject) -> str | list[Complaint]:
                 Complaint(
                     f"{describe(solved.instance)}: the model's objective is {words(solved.model_value)}, the"
                     f" schedule's {formulation.metric(solved.instance)} is {words(solved.value)}",
-                    "extract() misreads the variables, or `objective` names another metric than the model minimises",
+                    "the coefficients of the objective, from data(), and value() disagree, or extract() misreads the"
+                    " variables"
+                    if formulation.value
+                    else "extract() misreads the variables, or `objective` names another metric than the model"
+                    " minimises",
                 )
             ]
+    if changed := subject.changed:
+        return [Complaint(f"a function changes what it is given: {changed}", "work on a copy of it")]
     return f"{count} schedule{'' if count == 1 else 's'} accepted"
+
+
+def _wrong_start(subject: Subject) -> Complaint | None:
+    """That the file's own start() sets variables to what its own model forbids."""
+    formulation, base = subject.formulation, subject.base
+    if formulation.start is None or (base is not None and formulation.start is base.start):
+        return None
+    for solved in subject.solved[:EVERY_SOLVER]:
+        if solved.schedule is not None and (words := forbidden(formulation, solved.instance, solved.schedule)):
+            return Complaint(
+                f"{describe(solved.instance)}: of the model's own schedule{words}",
+                "start() sets every variable that it sets to what the schedule says; solvers refuse other starts",
+            )
+    return None
 
 
 def _unknown_metric(formulation: Formulation, instance: Instance) -> Complaint | None:

@@ -11,6 +11,7 @@ from modelkit.authoring.check.rules import Complaint
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.judge import judge
+from modelkit.schedule import Schedule
 from modelkit.solving.known import known_of
 
 #: Values closer than this are equal.
@@ -27,7 +28,7 @@ def against(formulation: Formulation, solved: Solved, best: Best | None) -> Comp
                 "a constraint is missing or too weak, or admissible() is too strict",
             )
         return None
-    found = f"; one is {_starts(solved.instance, best)}{_forbidden(formulation, solved.instance, best)}"
+    found = f"; one is {_starts(solved.instance, best)}{forbidden(formulation, solved.instance, best.schedule)}"
     if model_value is None:
         return Complaint(
             f"{where}: the model is infeasible, but there is a schedule of {words(best.value)}{found}",
@@ -138,7 +139,7 @@ def describe(instance: Instance) -> str:
     return f"{instance.name} ({', '.join(limits)}, (a,s,o) {rows}{prefixes}{extra})"
 
 
-def _forbidden(formulation: Formulation, instance: Instance, best: Best) -> str:
+def forbidden(formulation: Formulation, instance: Instance, schedule: Schedule) -> str:
     """What of the model forbids a schedule, as far as its variables can be set to what the schedule says."""
     from pyomo.contrib.fbbt.fbbt import compute_bounds_on_expr
     from pyomo.environ import Constraint, Var
@@ -146,7 +147,7 @@ def _forbidden(formulation: Formulation, instance: Instance, best: Best) -> str:
     if formulation.start is None:
         return ""
     model = formulation.instantiate(instance, known_of(formulation, instance))
-    if not formulation.set_start(model, instance, best.schedule):
+    if not formulation.set_start(model, instance, schedule):
         return ", for which the model has no variable"
     for var in model.component_data_objects(Var):
         if var.value is not None:
