@@ -2,6 +2,7 @@
 
     python benchmarks/library.py [--seconds 40] [--only NAME|FAMILY ...] [--step policies|bound|solve ...]
                                  [--traces FOLDER] [--who NAME] [--folder FOLDER]
+                                 [--steps FILE]
 
 Every step of an entry is written as it is found, by the way that submissions of others take
 (`modelkit.experiments.submitting`); steps that were done before are left out unless they are asked for by name.
@@ -25,7 +26,7 @@ from modelkit.simulation.simulate import fitting_policies
 from modelkit.sources.library import Entry, library, library_entries, library_folder
 from modelkit.sources.library.divisions import told
 
-DONE = "steps.json"
+DONE = Path(__file__).parent / "results" / "library.json"
 STEPS = ("policies", "bound", "solve")
 #: Policies with options that are worth a run beside the defaults.
 VARIANTS = ("mc-sf:alpha=0.1", "svf:gate=auto", "srpt:by=volume", "vllm-like:preempt=swap", "wait:alpha=0.1")
@@ -78,11 +79,10 @@ def main() -> None:
     parser.add_argument("--traces", type=Path)
     parser.add_argument("--who", default="modelkit")
     parser.add_argument("--folder", type=Path, default=library_folder(), help="folder of library.json")
+    parser.add_argument("--steps", type=Path, default=DONE, help="file of the steps that are done")
     arguments = parser.parse_args()
     local = {trace.name: trace.local for trace in TRACES}
-    steps = Path(__file__).parent / "results" / "library.json"
-    steps = arguments.folder / DONE if arguments.folder != library_folder() else steps
-    done = kept(steps)
+    done = kept(arguments.steps)
     ready = {(row["instance"], row["step"]) for row in done["rows"]}
     for step in arguments.step or STEPS:
         for name, entry in library_entries(arguments.folder).items():
@@ -103,10 +103,10 @@ def main() -> None:
                 write_submission(found, arguments.folder)
                 changes += found.changes
             spent = time.perf_counter() - began
-            done = kept(steps)  # another may work on other families
+            done = kept(arguments.steps)  # another may work on other families
             done["rows"] = [row for row in done["rows"] if (row["instance"], row["step"]) != (name, step)]
             done["rows"].append({"instance": name, "step": step, "seconds": round(spent, 1), "changes": changes})
-            keep(done, steps)
+            keep(done, arguments.steps)
             print(f"{name} {step} {spent:.1f} s: {'; '.join(changes) or 'nothing better'}", flush=True)
 
 

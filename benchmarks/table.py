@@ -237,6 +237,13 @@ def _checking(found: Any) -> str:
     )
 
 
+def _library(results: Any) -> str:
+    rows = results["rows"]
+    both = sum(row["verify"] and row["checker"] for row in rows)
+    times = {by: sum(row["seconds"][by] for row in rows) for by in ("verify", "checker")}
+    return f"{both} of {len(rows)} entries; verify {times['verify']:.0f} s, checker {times['checker']:.0f} s"
+
+
 def _serving_truth(found: Any) -> str:
     tiny, large = found["tiny"], found["large"]
     wrong = len(tiny["wrong"]) + len(large["wrong"])
@@ -343,6 +350,8 @@ BENCHMARKS = (
         " prompts and decoding each, or decoding is slower beside prompts",
         "each other, on the other half of a run", _vllm_costs,
     ),
+    Benchmark("library_verify.py --traces FOLDER", "every entry of the library, by verify and by the checker",
+              "all confirmed by both", _library),
     Benchmark("long_files.py", "a window of a list of JSON of a gigabyte, and of a million rows: time and peak memory",
               "a million rows under 30 s and 1 GiB", _long_files),
     Benchmark("versions.py", "the tests on the oldest, the constrained and the newest versions", "all pass", _versions),

@@ -28,6 +28,7 @@ TICK = COSTS // TICKS  # costs in a tick
 SHARE = 2**10  # shares are whole numbers of this part of 1
 EARLY = Fraction(1, 1000)  # under the linear clock, times so close are one moment [ms]
 MOST_STEPS = 3 * 10**8  # some minutes; what takes more is not checked
+SPENT = [0]  # steps so far
 MOST = 10**15  # largest number in a schedule
 
 class Invalid(Exception):
@@ -41,8 +42,13 @@ def require(condition, where, words):
     if not condition:
         raise Invalid(f"{where}: {words}")
 
+def spend(steps, where):
+    """Refuse what takes too long in all."""
+    SPENT[0] += steps
+    supported(SPENT[0] < MOST_STEPS, where, "takes more work than is done here")
+
 def supported(condition, where, words):
-    """Refuse to decide what is not foreseen, or takes too long."""
+    """Refuse to decide what is not foreseen."""
     if not condition:
         raise CannotCheck(f"{where}: {words}")
 
@@ -374,8 +380,7 @@ class Replica:
 def replay(inst, schedule):
     """The replicas after a schedule, and first token and completion of each request."""
     keys(schedule, "schedule", "segments tokens_per_iteration")
-    steps = sum(inst.output) + sum(inst.prompt) // 100
-    supported(steps < MOST_STEPS, "schedule", f"{steps} tokens are too many to replay")
+    spend(10 * sum(inst.output) + sum(inst.prompt), "schedule")
     if (chunk := schedule.get("tokens_per_iteration")) is not None:
         number(chunk, "schedule.tokens_per_iteration", 1, MOST)
         require(inst.mixed, "schedule", "splits prompts, which this clock does not")
@@ -463,6 +468,8 @@ def priced(requests, memory, pauses, proof, where):
     fits = all(a < b for a, b in pairwise(rounds)) and len(rounds) == len(prices)
     require(fits, where, "rounds that increase, each with its price, are needed")
     require(memory or rounds == [0], where, "there is no memory that could have a price")
+    latest = max(a for a, _, _ in requests) + sum(o for _, _, o in requests)
+    require(rounds[-1] <= latest, where, f"no schedule without idle time has {rounds[-1]} rounds")
     falls = rounds == list(range(len(rounds))) and all(a >= b for a, b in pairwise(prices[1:]))
     require(falls or not pauses, where, "prices that rise prove nothing where there are pauses")
     paid = list(accumulate(prices))  # up to a round, and times the round
@@ -474,6 +481,7 @@ def priced(requests, memory, pauses, proof, where):
     for a, s, o in requests:
         best, spans = d * o + charge(a, a + o, s - a), [(a + 1, rounds[-1])]
         while spans:  # of starts; each pays the rounds that all have, with the tokens of the last
+            spend(1, where)
             first, last = spans.pop()
             shared = charge(last, first + o, s - last) if last < first + o else 0
             if first <= last and d * (first + o - a) + shared < best:
@@ -486,7 +494,7 @@ def priced(requests, memory, pauses, proof, where):
 def kv_prices(inst, proof):
     """5.1: prices on rounds."""
     on(inst.unit, "the unit clock")
-    rows = zip(inst.arrival, inst.unshared(True), inst.output)
+    rows = list(zip(inst.arrival, inst.unshared(True), inst.output))
     return priced(rows, inst.memory, inst.pause, proof, "prices")
 
 def kv_partitions(inst, proof):
@@ -509,7 +517,8 @@ def kv_partitions(inst, proof):
         state = todo.pop()
         room = inst.memory - sum(h for h, _ in state)
         new = {older(state), *(later(state, kind) for kind in kinds if kind[0] <= room)} - states
-        todo, states = todo + list(new), states | new
+        todo += new
+        states |= new
         supported(len(states) <= 60_000, "partitions.floors", "leave too many states")
     order = sorted(states, key=lambda state: (sum(h for h, _ in state), state))
     at, x_down = {state: x for x, state in enumerate(order)}, range(len(order) - 1, -1, -1)
@@ -519,8 +528,7 @@ def kv_partitions(inst, proof):
     many = sum(last - first for first, last in spans)
     supported(many < 10**7, "partitions.multipliers", "are too high")
     rounds = sorted({c for first, last in spans for c in range(first, last + 1)})
-    steps = len(rounds) * sum(map(len, added.values()))
-    supported(steps < MOST_STEPS, "partitions", f"take {steps} steps")
+    spend(len(rounds) * sum(map(len, added.values())), "partitions")
     least = [0] * len(order)  # of what it takes back from a state in a round
     for c in rounds:
         least = [least[x] for x in aged]
@@ -553,12 +561,12 @@ def stages(inst, proof):
     """5.5: rounds that some slot decodes at least, by closed form or by weights."""
     on(inst.exclusive and inst.slots and inst.replicas == 1, "mixed = false, slots, one replica")
     law, slots, output, base = inst.law, inst.slots, inst.output, inst.law["base"]
-    longest = [*sorted(output, reverse=True), *[0] * slots]
-    pair = longest[slots - 1] + longest[slots] if longest[slots] else 0
+    longest = sorted(output, reverse=True)
+    pair = sum(longest[slots - 1:slots + 1]) if len(longest) > slots else 0
     rounds = max(-(-sum(output) // slots), longest[0], pair)
     if proof is not None:
         rounds, weights = proof["rounds"], proof["values"]
-        supported(len(output) * rounds < MOST_STEPS, "weights.rounds", "are too many")
+        spend(len(output) * rounds, "weights.rounds")
         most = [0] * rounds  # of weight, by tokens, in a slot that decodes less than these rounds
         for o, weight in zip(output, weights, strict=True):
             if o < rounds:
@@ -667,8 +675,7 @@ def in_cells(jobs, cell):
         until = max(a, until) + w
     longest = max(r for _, r, _ in jobs)
     latest = jobs[-1][0] + sum(w for _, _, w in jobs) + longest
-    steps = (latest - jobs[0][0]) // cell * len(jobs)
-    supported(steps < MOST_STEPS, "work.cell", f"takes {steps} steps")
+    spend((latest - jobs[0][0]) // cell * len(jobs), "work.cell")
     for k in range(jobs[0][0] // cell, latest // cell + 1):
         end, taken, sizes = (k + 1) * cell, 0, []
         while known < len(jobs) and jobs[known][0] <= k * cell:
@@ -731,6 +738,7 @@ def serving_interference(inst, proof):
                         - sums[row][p] - rates[row][p] * (x - knots[p]))
             starts = {t - off for t in knots for off in (0, own, prefill, behind)}
             starts |= {a, a + Fraction(SHARE * charges[i], share)}
+            spend(10 * len(starts), "interference")
             best = min(max(SHARE * charges[i], share * (x - a)) + paid(x, x + own, 0)
                        + dense * paid(x + prefill, x + behind, 1) // COSTS
                        for x in starts if a <= x <= a + reach - behind)
@@ -792,6 +800,7 @@ def serving_prices(inst, proof):
         x, ahead = a + r, 1
         here = best = cost(x)
         while ahead and 2 * fine * (x - a) < best:
+            spend(50, where)
             ahead = min((length - y % length for y in (x, x - e, x - e - w, x - e - f)
                          if y < last * length), default=0)  # to the next border
             after = cost(x + ahead)
@@ -811,7 +820,7 @@ def goodput(inst, proof):
     several = list(zip(proof["begin"], proof["end"], proof["prices"],
                        map(CHARGES.index, proof["charge"]), strict=True))
     require(all(a <= b for a, b, _, _ in several), "goodput.end", "lies before its begin")
-    supported(len(several) * len(inst.ids) < MOST_STEPS, "goodput", "has too many intervals")
+    spend(len(several) * len(inst.ids), "goodput")
     total = sum(price * inst.replicas * (end - begin) for begin, end, price, _ in several)
     fixed, m, j = costs.base + costs.p0, costs.capacity, costs.slots
     def up(ms, parts, *more):  # rounded up, with what the judge allows and a tick
@@ -963,6 +972,7 @@ def infeasible(inst):
 def verdict(documents):
     """What holds of the second document, about the first: the line to print, and the exit code."""
     try:
+        SPENT[0] = 0
         about, given = documents  # read only now
         inst, schema = Instance(about), given["schema"]
         if schema == "modelkit/result/1":
@@ -974,12 +984,17 @@ def verdict(documents):
         return f"invalid: {error}", 5
     except CannotCheck as error:
         return f"cannot check: {error}", 2
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
+            RecursionError) as error:
         return f"cannot check: malformed: {type(error).__name__}: {error}", 2
+
+def main(paths):
+    """Check a file against its instance: the line to print, and the exit code."""
+    return verdict(map(read, paths))
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python check.py INSTANCE RESULT|CERTIFICATE")
-    line, code = verdict(map(read, sys.argv[1:]))
+    line, code = main(sys.argv[1:])
     print(line)
     sys.exit(code)

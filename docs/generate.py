@@ -22,11 +22,13 @@ from modelkit.authoring.show import mathematics
 from modelkit.authoring.show.writing import html_fragment
 from modelkit.cli import cli
 from modelkit.formulation.loading import found_formulations
+from modelkit.judge.metrics import METRICS
 from modelkit.judge.rules import Interval, Residency
 from modelkit.policies import policies
 from modelkit.policies.dispatch import DISPATCH, STAGED_DISPATCH
 from modelkit.policies.gates import GATE_OPTIONS
 from modelkit.reporting.inline import inline_style
+from modelkit.requests import SharedPrefixes
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -93,7 +95,20 @@ def formulation_files() -> str:
     ]
     for thing, title, words in _IN_FORMULATION_FILES:
         parts.append(f"## {title}\n\n{words}\n\n{_fields_table(thing)}")
+    parts.append(_metrics_table())
     return "\n\n".join(parts) + "\n"
+
+
+def _metrics_table() -> str:
+    """What the judge measures, which an objective may be."""
+    rows = [f"| `{name.format(t='rounds', s='round')}` | {_cell(words)} |" for name, words in METRICS.items()]
+    told = (
+        "What `verdict.metrics` has, and what `objective` may name without its unit, as `total_latency` does: for any"
+        " other\nobjective the file gives `value`. In real time `_rounds` is `_ms` and `_per_round` is `_per_second`;"
+        " those in `_ms` here\nare there in real time alone, and those of pauses, prefixes and service levels where the"
+        " server has them."
+    )
+    return "\n".join([f"## Metrics\n\n{told}\n", "| name | meaning |", "|---|---|", *rows])
 
 
 #: What formulation files state and receive: class, heading, and what it is.
@@ -102,7 +117,11 @@ _IN_FORMULATION_FILES: tuple[tuple[type[Any], str, str], ...] = (
     (mk.Parameter, "Parameter", "One entry of `parameters`; its value is `instance.extra[name]`."),
     (mk.Instance, "Instance", "The first argument of all functions but `build`."),
     (mk.Request, "Request", "One of `instance.requests`."),
+    (mk.Prefix, "Prefix", "`request.prefix`."),
+    (SharedPrefixes, "SharedPrefixes", "`instance.shared_prefixes`: what requests share in the end."),
     (mk.Server, "Server", "`instance.server`."),
+    (mk.PrefixCache, "PrefixCache", "`instance.server.prefix_cache`."),
+    (mk.Pause, "Pause", "`instance.server.pause`."),
     (
         mk.Known,
         "Known",

@@ -67,7 +67,7 @@ def test_imports_keep_columns(tmp_path: Path, cli: Cli) -> None:
         ("fast", "a", None, {"team": 7}), (None, "b", 2, None),
     ]  # fmt: skip
     assert made.extra == {"cap": 1}
-    with pytest.raises(InputError, match="no row has a column 'slow'; did you mean 'slo'"):
+    with pytest.raises(InputError, match="no request has a column 'slow'; did you mean 'slo'"):
         mk.import_trace("mooncake", trace, attribute="class=slow")
     out = tmp_path / "a.json"
     cli("import", str(trace), "--attribute", "session", "--extra", "cap=2", "-o", str(out))
@@ -75,3 +75,28 @@ def test_imports_keep_columns(tmp_path: Path, cli: Cli) -> None:
     trace.write_text(json.dumps({**rows[0], "priority": "high"}))
     with pytest.raises(InputError, match="priority: found 'high'; allowed: a number"):
         mk.import_trace("mooncake", trace, attribute="priority")
+
+
+def test_imports_keep_fields_of_logs(tmp_path: Path, cli: Cli) -> None:
+    """Tests that requests of a log keep what is asked for: columns, fields of objects within, lists of a benchmark."""
+    run = tmp_path / "run.jsonl"
+    stamps = {"input_toks": 4, "output_toks": 3}
+    rows = [
+        {"request_id": f"q{i}", "queued_ts": i, "first_token_ts": i + 0.1, "last_token_ts": i + 0.3, **stamps}
+        | {"about": {"team": f"t{i}"}, "tier": "gold" if i else "", "priority": i}
+        for i in range(3)
+    ]
+    run.write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "run.json"
+    wanted = "class=tier,priority,team=about.team"
+    cli("import", str(run), "--server", "llama2-70b-2xa100", "--attribute", wanted, "-o", str(out))
+    assert [(r.request_class, r.priority, r.extra) for r in mk.load(out).requests] == [
+        (None, 0, {"team": "t0"}), ("gold", 1, {"team": "t1"}), ("gold", 2, {"team": "t2"}),
+    ]  # fmt: skip
+    refused = cli("import", str(run), "--server", "llama2-70b-2xa100", "--attribute", "class=teer", code=2)
+    assert "no request has a column 'teer'; did you mean 'tier'" in " ".join(refused.err.split())
+    bench = tmp_path / "bench.json"
+    lists = {"input_lens": [4, 5], "output_lens": [2, 2], "start_times": [1.0, 2.0], "ttfts": [0.1, 0.1]}
+    bench.write_text(json.dumps({**lists, "itls": [[0.1], [0.1]], "errors": ["", ""], "tenant": ["a", "b"]}))
+    made = mk.import_log(bench, "vllm-bench", server="llama2-70b-2xa100", attribute="class=tenant").instance
+    assert [r.request_class for r in made.requests] == ["a", "b"]

@@ -10,7 +10,7 @@ import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,19 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own files and their runs need no process of their own; what those are for has its own tests."""
+    from modelkit.experiments.workers import Finished, Task, done_here
+
+    def run_all(tasks: Iterable[Task], **_: Any) -> Iterator[Finished]:
+        return (done_here(run, path) for run, path in tasks)
+
+    for module in ("formulation.hosting", "authoring.check"):
+        monkeypatch.setattr(f"modelkit.{module}.is_bundled", lambda name: True)
+    for module in ("compare", "study.running"):
+        monkeypatch.setattr(f"modelkit.experiments.{module}.run_all", run_all)
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -54,8 +67,7 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if page.startswith("cookbook/"):
         for path in COOKBOOK:
             shutil.copy(path, tmp_path)
-        for module in ("formulation.hosting", "authoring.check"):  # our own files need no process of their own
-            monkeypatch.setattr(f"modelkit.{module}.is_bundled", lambda name: True)
+        in_this_process(monkeypatch)
     names: dict[str, Any] = {"__name__": "__main__"}
     for language, settings, text in BLOCK.findall((DOCS / "pages" / page).read_text(encoding="utf-8")):
         options = dict(part.split("=") for part in settings.split())
@@ -177,6 +189,7 @@ def test_cookbook_in_check_and_study(tmp_path: Path, monkeypatch: pytest.MonkeyP
     No run is invalid, each problem has its own objective and optimum, and none is ranked with another.
     """
     monkeypatch.chdir(tmp_path)
+    in_this_process(monkeypatch)
     tables = ['name = "cookbook"']
     titles = []
     for path in COOKBOOK:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import modelkit as mk
 from modelkit.errors import InputError, UsageError
 from modelkit.experiments.submitting import NotBetterError, NotVerifiedError, submission, write_submission
 from modelkit.sources.library import Entry, library, library_entries, library_folder
+from modelkit.sources.library.compact import compact
 from modelkit.sources.library.divisions import division_of, told
 from modelkit.sources.library.instances import make
 
@@ -49,7 +53,8 @@ def test_entries_are_consistent() -> None:
 
 def test_instances_are_those_of_their_recipes(tmp_path: Path) -> None:
     """Tests that one instance of each family is drawn again byte for byte as it is stored."""
-    by_family = {entry.family: entry for entry in library_entries().values() if entry.file is not None}
+    entries = reversed(library_entries().values())
+    by_family = {entry.family: entry for entry in entries if entry.file is not None}  # the smallest of each
     for entry in by_family.values():
         assert entry.file is not None
         stored = library_folder() / entry.file
@@ -187,3 +192,60 @@ def test_commands_that_look(cli: Callable[..., Any]) -> None:
     assert f"{len(library_entries())} instances" in cli("library", "status").out
     said = cli("library", "show", "azure-2023-code-n2000-m30000").out
     assert "CC-BY-4.0" in said
+
+
+def public_files() -> dict[str, Path]:
+    """Public traces that are on this machine, by their hash."""
+    folder = Path(os.environ.get("MODELKIT_TRACES", Path(__file__).parents[2] / "shared" / "data"))
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in folder.glob("*.*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_every_entry_is_verified_twice(tmp_path: Path) -> None:
+    """Tests that `verify` and the checker, which shares no line with it, confirm every schedule and certificate.
+
+    The largest are left to ``benchmarks/library_verify.py``, where the checker takes half a minute for one.
+    """
+    checker = runpy.run_path(str(Path(__file__).parents[1] / "checker" / "check.py"))["main"]
+    traces = public_files()
+    for entry in library_entries().values():
+        if entry.recipe.trace is not None and entry.recipe.trace.sha256 not in traces:
+            continue
+        trace = entry.recipe.trace and traces[entry.recipe.trace.sha256]
+        instance = library(entry.instance, trace=trace)
+        mk.save_instance(instance, path := tmp_path / "instance.json.gz")
+        best, proof = entry.best(), entry.certificate()
+        assert best is not None
+        assert (best.objective.name, best.objective.value) == (entry.objective, entry.upper_bound)
+        assert mk.verify_result(best, instance).holds, entry.instance
+        assert proof is not None
+        assert (proof.metric, proof.value) == (entry.objective, entry.lower_bound)
+        assert mk.verify_certificate(proof, instance).holds, entry.instance
+        for file in (entry.schedule_path, entry.certificate_path) if entry.size <= 1500 and trace is None else ():
+            line, code = checker([str(path), str(library_folder() / str(file))])
+            assert code == 0, (entry.instance, file, line)
+
+
+@pytest.mark.slow
+def test_policies_do_as_well_again() -> None:
+    """Tests that the best policies of small instances have the same values when they are run again."""
+    for entry in library_entries().values():
+        for best in entry.policies.values() if entry.size <= 60 else ():
+            made = mk.simulate(library(entry.instance), best.policy, predictions=best.predictions)
+            assert made.metrics[entry.objective] == pytest.approx(best.value, rel=1e-9), (entry.instance, best.policy)
+
+
+def test_long_certificates_are_kept_in_coarser_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that coarser prices are verified, shorter, and lose no more of the bound than is allowed."""
+    entry = library_entries()["chat-n60-rate11-cv4-m1800-llama2-70b-2xa100-s121"]
+    instance, proof = library(entry.instance), entry.certificate()
+    assert proof is not None
+    assert compact(proof, instance) is proof  # short enough
+    monkeypatch.setattr("modelkit.sources.library.compact.SHORT", 0)
+    monkeypatch.setattr("modelkit.sources.library.compact.LOSS", 0.02)
+    shorter = compact(proof, instance)
+    assert shorter.serving_prices is not None
+    assert proof.serving_prices is not None
+    assert shorter.serving_prices.denominator < proof.serving_prices.denominator
+    assert 0.98 * proof.value <= shorter.value < proof.value
+    assert mk.verify_certificate(shorter, instance).holds

@@ -1,4 +1,4 @@
-"""Twenty variants, each wrong in its own way: ``check`` finds every one, and its advice names the fault."""
+"""Variants, each wrong in its own way: ``check`` finds every one, and its advice names the fault."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 import modelkit as mk
 from modelkit import Formulation, Parameter, Schedule
 from modelkit.authoring.check import check
+from modelkit.authoring.check.behaviour import claim
+from modelkit.authoring.check.candidate import Subject
 from modelkit.formulation.loading import load_formulation
 
 CAP = Parameter(name="cap", doc="requests in progress at once [request]", least=1, examples=(1, 2))
@@ -110,6 +112,18 @@ def shadowing(m: Any, pyo: Any) -> None:
     m.started_once = pyo.Constraint(m.REQUESTS, rule=lambda m, i: m.start[i, m.STARTS_OF[i].first()] <= 1, doc="mine")
 
 
+def spare(m: Any, pyo: Any, large: int) -> None:
+    m.busy = pyo.Var(m.ROUNDS, domain=pyo.Binary, doc="1 if somebody runs")
+    rule = lambda m, t: sum(m.start[i, k] for i, k in m.STARTS if k < t <= k + m.output[i]) <= large * m.busy[t]  # noqa: E731
+    m.busy_follows = pyo.Constraint(m.ROUNDS, rule=rule, doc="who runs makes the round busy")
+
+
+def earliness(m: Any, pyo: Any) -> None:
+    m.total_latency.deactivate()
+    rule = lambda m: sum((100 - k) * m.start[i, k] for i, k in m.STARTS)  # noqa: E731
+    m.earliness = pyo.Objective(rule=rule, doc="how early requests start [round]")
+
+
 #: What is wrong, the variant, the rule that finds it, and words of what is wrong and of the advice.
 WRONG: dict[str, tuple[Formulation, str, str, str]] = {
     "sign of the objective": (objective(-1), "claim", "the model's optimum is -", "the sign of the objective"),
@@ -122,7 +136,7 @@ WRONG: dict[str, tuple[Formulation, str, str, str]] = {
     ),
     "value is another": (
         replace(objective(1), objective="own", value=lambda i, v: 2 * v.metrics["total_latency_rounds"]),
-        "claim", "brute force finds", "value() counts",
+        "claim", "brute force finds", "value() is about something else",
     ),
     "maximised": (objective(-1, "maximize"), "builds", "'own' is maximised", "minimise its negative"),
     "no integrality": (also(relaxed, PLAIN), "solves", "binary start[", "pyo.Binary"),
@@ -149,6 +163,41 @@ WRONG: dict[str, tuple[Formulation, str, str, str]] = {
         also(constrain(lambda m: m.start[m.REQUESTS.first(), 999] <= 1), PLAIN), "builds", "999", "the rules must hold",
     ),
     "shadowed name": (also(shadowing, PLAIN), "documented", "defines 'started_once'", "a name of its own"),
+    "metric that is none": (
+        replace(PLAIN, objective="total_ttft"), "judged", "no metric 'total_ttft_rounds'", "total_latency",
+    ),
+    "given data changed": (
+        replace(RIGHT, data=lambda i: {"cap": i.extra.__setitem__("cap", 2) or 2}),
+        "data", "'cap'] was 1 and is 2", "copy",
+    ),
+    "two units of one name": (
+        replace(RIGHT, parameters=(replace(CAP, doc="requests at once [token]"),)), "units", "[token] where users", "",
+    ),
+    "start of another schedule": (
+        replace(RIGHT, start=lambda m, i, s: m.start.set_values(dict.fromkeys(m.start, 0))),
+        "judged", "started_once[", "start() sets every",
+    ),
+    "row that forbids": (
+        also(lambda m, pyo: spare(m, pyo, 2), PLAIN), "claim", "breaks busy_follows[", "cuts off good",
+    ),
+    "not linear": (
+        also(constrain(lambda m: sum(x * x for x in m.start.values()) <= 9), PLAIN), "builds", "not linear", "product",
+    ),
+    "no number": (
+        also(constrain(lambda m: sum(float("inf") * m.start[s] for s in m.STARTS) <= 9), PLAIN),
+        "builds", "has the coefficient inf of start[", "",
+    ),
+    "obstacles that are none": (
+        replace(RIGHT, obstacles=lambda i: ["too many"] * (len(i.requests) > 1)),
+        "claim", "'too many', but", "returns []",
+    ),
+    "waiting is better": (
+        replace(
+            also(earliness, PLAIN), objective="earliness",
+            value=lambda i, v: float(sum(100 - r.begin for r in v.residencies)),
+        ),
+        "claim", "a round later", "no optimum but the horizon",
+    ),
     "unknown base": (replace(RIGHT, extends="kv-hindsigth"), "documented", "extends what there is not", "kv-hindsight"),
 }  # fmt: skip
 
@@ -211,3 +260,40 @@ def test_chance_is_caught(tmp_path: Path) -> None:
     assert found.rule == "stable"
     assert "differs between runs" in found.complaints[0].what
     assert "not deterministic" in found.complaints[0].advice
+
+
+def vips(*, apart: bool) -> Formulation:
+    """Requests with long prompts on the second of two replicas, which the model tells ``apart`` or not."""
+
+    def add(m: Any, pyo: Any) -> None:
+        m.VIPS = pyo.Set(doc="requests with long prompts")
+        rule = lambda m, i: sum(m.start[j, r, k] for j, r, k in m.STARTS if (j, r) == (i, 1)) == 0  # noqa: E731
+        m.vips_apart = pyo.Constraint(m.VIPS, rule=rule, doc="they are on the second")
+        if apart:
+            m.del_component(m.used_in_turn)
+
+    def more(instance: mk.Instance) -> dict[str, Any]:
+        both = {"REPLICAS_OF": {r.id: [1, 2] for r in instance.requests}} if apart else {}
+        return {"VIPS": [r.id for r in instance.requests if r.prompt_tokens > 1], **both}
+
+    def stray(instance: mk.Instance, verdict: mk.Verdict) -> list[str]:
+        there = [instance.requests[r.request] for r in verdict.residencies if r.replica == 1]
+        return [f"{r.id} is on the first" for r in there if r.prompt_tokens > 1]
+
+    return also(add, replace(PLAIN, extends="kv-replicas", admissible=stray, data=more))
+
+
+def test_rules_may_tell_replicas_apart() -> None:
+    """Tests that brute force numbers replicas in all ways where a variant has rules of its own."""
+    assert [f.words for f in check(vips(apart=True), instances=4) if f.rule == "claim"] == [
+        "exact: equal to brute force on 4 instances"
+    ]
+    wrong = next(f for f in check(vips(apart=False), instances=4) if f.rule == "claim").complaints[0]
+    assert " on replica 2" in wrong.what
+
+
+def test_a_problem_that_is_another() -> None:
+    """Tests that a variant that says it is a model of the base's problem learns what that costs."""
+    wrong = claim(Subject(replace(RIGHT, problem="kv-hindsight"), wanted=1))
+    assert isinstance(wrong, list)
+    assert ("no variable" in wrong[0].what, "states no problem" in wrong[0].advice) == (True, True)

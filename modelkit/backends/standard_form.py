@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from modelkit.backends.base import Size
 from modelkit.errors import SolverError
 from modelkit.runtime.threads import PYOMO
+
+if TYPE_CHECKING:
+    from modelkit.backends.compiler import LinearModel
 
 Floats = npt.NDArray[np.float64]
 
@@ -259,6 +262,25 @@ def _end(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _refuse_numbers(found: LinearModel) -> None:
+    """Refuse what is no finite number: solvers crash on it, or take it for something else.
+
+    Raises
+    ------
+    SolverError
+        With the place of the first.
+    """
+    cost, matrix, advice = found.cost, found.matrix, "allowed: finite numbers; look at what data() gives"
+    for j in np.flatnonzero(~np.isfinite(cost)):
+        raise SolverError(f"the objective has the coefficient {cost[j]:g} of {found.columns[j].name}; {advice}")
+    for at in np.flatnonzero(~np.isfinite(matrix.data)):
+        row = found.rows[int(np.searchsorted(matrix.indptr, at, side="right")) - 1].constraint
+        name = found.columns[matrix.indices[at]].name
+        raise SolverError(f"{row.name} has the coefficient {matrix.data[at]:g} of {name}; {advice}")
+    for r in np.flatnonzero(np.isnan(found.rhs)):
+        raise SolverError(f"{found.rows[r].constraint.name} has a side that is no number; {advice}")
+
+
 def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list[Any]]:
     from pyomo.common.errors import InfeasibleConstraintException
 
@@ -273,6 +295,7 @@ def _compile(model: Any, use_start: bool) -> tuple[StandardForm, list[Any], list
     columns, matrix = compiled.columns, compiled.matrix
     side = np.fromiter((row.bound_type for row in compiled.rows), dtype=np.int8, count=len(compiled.rows))
     bounds = [var.bounds for var in columns]
+    _refuse_numbers(compiled)
     return (
         StandardForm(
             cost=compiled.cost,

@@ -14,7 +14,7 @@ from modelkit.cli import completing
 from modelkit.cli.options import CONTEXT, NamingGroup, debug_option, epilog, quiet_option
 from modelkit.cli.output import PRECISE, printable, say, two_columns
 from modelkit.cli.saving import check_outputs, keeping
-from modelkit.text import count, metric_noun, number, percent, unit_of
+from modelkit.text import THIN, count, metric_noun, number, percent, unit_of
 
 if TYPE_CHECKING:
     from modelkit.sources.library import Entry
@@ -71,7 +71,7 @@ def _value(value: float | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return percent(share).replace("\u2009", " ")
+    return percent(share).replace(THIN, " ")
 
 
 @library.command(epilog=epilog("modelkit library show kv-synthetic-all-at-once-n20-m47-s0", 0, 2))

@@ -23,6 +23,7 @@ from modelkit.result import Objective, Producer, Result, Seconds, agree
 from modelkit.runtime.resources import VERSION
 from modelkit.simulation.simulate import simulate
 from modelkit.sources.library import Entry, library, library_entries, library_folder, write_entries
+from modelkit.sources.library.compact import compact
 from modelkit.sources.library.divisions import division_of
 from modelkit.sources.library.entries import BestPolicy, FoundBound, FoundValue
 from modelkit.text import metric_noun, number, unit_of
@@ -80,7 +81,7 @@ class Submission:
         else:
             self.changes.append(f"{metric_noun(name)}: {_shown(name, best)} -> {_shown(name, value)}")
             path = f"schedules/{self.before.instance}.result.json.gz"
-            found = self._found(value, _method(result.producer), result.seconds.total)
+            found = self._found(value, _method(result), result.seconds.total)
             self.after = self.after.with_found(upper=FoundValue(**found, schedule=path))
             self.result = _plain(result, instance, name, value)
 
@@ -112,7 +113,7 @@ class Submission:
         found = BestPolicy(policy=label, predictions=told, value=value, date=_today(), who=self.who)
         self.after = self.after.with_policy(division, found)
 
-    def take_bound(self, certificate: Certificate) -> None:
+    def take_bound(self, certificate: Certificate, instance: Instance) -> None:
         """The bound of a certificate that was verified, if it is better than all before."""
         name, best = self.before.objective, self.before.lower_bound
         if certificate.metric != name:
@@ -122,6 +123,8 @@ class Submission:
         elif best is not None and (certificate.value <= best or agree(certificate.value, best)):
             self.refusals.append(f"bound {_shown(name, certificate.value)}; the best known is {_shown(name, best)}")
         else:
+            shorter = compact(certificate, instance)
+            certificate = shorter if best is None or shorter.value > best else certificate
             self.changes.append(f"lower bound: {_shown(name, best)} -> {_shown(name, certificate.value)}")
             path = f"certificates/{self.before.instance}.certificate.json.gz"
             found = self._found(certificate.value, f"{certificate.kind}, modelkit {VERSION}", certificate.seconds)
@@ -176,7 +179,7 @@ def submission(
         found.take_value(claim, instance)
         found.take_policy(claim, instance)
     if certificate is not None:
-        found.take_bound(certificate)
+        found.take_bound(certificate, instance)
     if not found.changes:
         raise NotBetterError(
             f"not taken, for nothing of {entry.instance} gets better:\n  " + "\n  ".join(found.refusals)
@@ -248,11 +251,13 @@ def _plain(result: Result, instance: Instance, name: str, value: float) -> Resul
     )
 
 
-def _method(producer: Producer) -> str:
-    """How a schedule was made, in words."""
+def _method(result: Result) -> str:
+    """How a schedule was made, in words; a solver's word on its optimality is no certificate, but worth a record."""
+    producer = result.producer
+    claimed = "; optimal by its own word" if result.status == "optimal" and result.certificate is None else ""
     solver = f" on {producer.solver}" if producer.solver else ""
     version = f", modelkit {producer.modelkit}" if producer.modelkit else ""
-    return f"{_label(producer) if producer.kind == 'policy' else producer.name}{solver}{version}"
+    return f"{_label(producer) if producer.kind == 'policy' else producer.name}{solver}{version}{claimed}"
 
 
 def _label(producer: Producer) -> str:

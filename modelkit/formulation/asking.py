@@ -63,13 +63,18 @@ def what_happened(error: BaseException) -> str:
         text = " ".join(str(error).split())
         text, early, _ = text.partition(" before it has been constructed")
         words = f"raised {type(error).__name__}" + (f": {text}" if text else "")
-        words += (
-            f"{early} (in build() the model has no data yet: a rule, or a pyo.BuildAction, has them)" if early else ""
-        )
+        if early:
+            dropped = ", and m.del_component(m.NAME) leaves out what is inherited" if _deactivates(error) else ""
+            words += f"{early} (in build() the model has no data yet: a rule, or a pyo.BuildAction, has them{dropped})"
         if isinstance(error, TypeError) and text.endswith("missing 1 required positional argument: 'known'"):
             words += " (write data(instance, known), and hand known on)"
     line = _line(error)
     return words if line is None else f"{words} in line {line}"
+
+
+def _deactivates(error: BaseException) -> bool:
+    """Whether the file meant to leave out a component with an index, which without data Pyomo cannot."""
+    return any(frame.f_code.co_name == "deactivate" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _line(error: BaseException) -> int | None:

@@ -12,10 +12,17 @@ number.
     The replica with the least product of the prompt tokens that it would have to process, the arrival's with those
     that wait there, less what its prefix cache holds of them, and of its requests (LMetric, arXiv 2603.15202).
 ``dispatch=bid-price``
-    The replica whose memory is cheapest. The bid price of a token of memory is the time for which the memory is sold:
-    the token-rounds that its requests are still predicted to hold, divided by its capacity. An arrival is charged that
-    price for each token-round that it is predicted to hold, the same number everywhere. In the spirit of arXiv
-    2607.03948, whose text was not at hand: its prices may be others.
+    The replica whose memory is cheapest. Only the idea is that of arXiv 2607.03948, to route by bid prices of memory;
+    its text was not at hand, and everything else is ours, so it is no reproduction of that paper:
+
+    - the price of a token of memory on a replica is the time for which that memory is sold, the token-rounds that its
+      requests are still predicted to hold, divided by its capacity;
+    - an arrival is charged that price for each token-round that it is predicted to hold;
+    - nobody is turned away, for the schedules of modelkit serve all requests;
+    - of equal bids the lowest number wins.
+
+    An arrival holds as much on each replica, and replicas are alike: the least bid is where the fewest token-rounds are
+    sold.
 """
 
 from __future__ import annotations
@@ -136,7 +143,7 @@ class LMetric(_Least):
 
 
 class BidPrice(_Least):
-    """What the memory that the request will take is worth there."""
+    """What the memory that the request will take is worth there: our prices, as the module says."""
 
     def score(self, request: Seen, replica: Backlog) -> float:
         return replica.token_rounds  # times what is the same everywhere

@@ -9,22 +9,21 @@ import time
 from types import FrameType
 from typing import Any
 
-from modelkit.authoring.check.brute_force import Best
-from modelkit.authoring.check.candidate import Solved, Subject
+from modelkit.authoring.check.candidate import Subject
+from modelkit.authoring.check.claims import against, describe, forbidden, same, words
 from modelkit.authoring.check.documentation import first_probe
 from modelkit.authoring.check.probe import probe
 from modelkit.authoring.check.rules import Complaint, rule
 from modelkit.authoring.check.tiny_instances import examples, growing
 from modelkit.backends.standard_form import compile_model
-from modelkit.errors import ModelkitError, ModelRefusedError
+from modelkit.errors import ModelkitError, ModelRefusedError, did_you_mean
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import found_formulations
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance
+from modelkit.judge import metric_names
 from modelkit.solving.known import known_of
 
-#: Values closer than this are equal.
-TOLERANCE = 1e-6
 #: Instances that every solver solves.
 EVERY_SOLVER = 4
 #: Exponent of work over size above which building is called slow; 1 is in proportion.
@@ -34,6 +33,10 @@ _CAUSES = {
     "kv_capacity": "either the rows of the memory are missing or too weak, or a request is taken to end too early",
     "before_arrival": "the sets of data() have starts before the arrival",
 }
+#: What to do about a model that is not linear.
+_LINEAR = (
+    "write a product of variables as a variable of its own with linear rows; what is minimised and all rows are linear"
+)
 #: Requests in the three models whose building is compared.
 SIZES = (6, 12, 24)
 
@@ -47,7 +50,9 @@ def builds(subject: Subject) -> str | list[Complaint]:
             model = subject.formulation.instantiate(instance, known_of(subject.formulation, instance))
             compile_model(model)
         except ModelkitError as error:
-            advice = "the rules must hold for every instance that needs() takes"
+            advice = (
+                _LINEAR if "not linear" in str(error) else "the rules must hold for every instance that needs() takes"
+            )
             complaints.append(Complaint.of(error, advice, f"{describe(instance)}: "))
             break
     return complaints or f"built on {len(subject.instances)} tiny instances"
@@ -124,6 +129,8 @@ def judged(subject: Subject) -> str | list[Complaint]:
         if formulation.claim == "lower-bound":
             return "a bound without schedule"
         return [Complaint("there is no extract()", "write extract(model, instance), which returns a Schedule")]
+    if complaint := _unknown_metric(formulation, subject.instances[0]) or _wrong_start(subject):
+        return [complaint]
     count = 0
     for solved, best in subject.pairs:
         if solved.verdict is None:
@@ -151,10 +158,44 @@ def judged(subject: Subject) -> str | list[Complaint]:
                 Complaint(
                     f"{describe(solved.instance)}: the model's objective is {words(solved.model_value)}, the"
                     f" schedule's {formulation.metric(solved.instance)} is {words(solved.value)}",
-                    "extract() misreads the variables, or `objective` names another metric than the model minimises",
+                    "the coefficients of the objective, from data(), and value() disagree, or extract() misreads the"
+                    " variables"
+                    if formulation.value
+                    else "extract() misreads the variables, or `objective` names another metric than the model"
+                    " minimises",
                 )
             ]
+    if changed := subject.changed:
+        return [Complaint(f"a function changes what it is given: {changed}", "work on a copy of it")]
     return f"{count} schedule{'' if count == 1 else 's'} accepted"
+
+
+def _wrong_start(subject: Subject) -> Complaint | None:
+    """That the file's own start() sets variables to what its own model forbids."""
+    formulation, base = subject.formulation, subject.base
+    if formulation.start is None or (base is not None and formulation.start is base.start):
+        return None
+    for solved in subject.solved[:EVERY_SOLVER]:
+        if solved.schedule is not None and (words := forbidden(formulation, solved.instance, solved.schedule)):
+            return Complaint(
+                f"{describe(solved.instance)}: of the model's own schedule{words}",
+                "start() sets every variable that it sets to what the schedule says; solvers refuse other starts",
+            )
+    return None
+
+
+def _unknown_metric(formulation: Formulation, instance: Instance) -> Complaint | None:
+    """That the objective is neither a metric of the judge nor computed by the file."""
+    server = instance.server
+    known = metric_names(instance.is_unit, pauses=server.pause is not None, prefixes=server.prefix_cache is not None)
+    if formulation.value is not None or formulation.metric(instance) in known:
+        return None
+    names = sorted({name.removesuffix(f"_{instance.unit}") for name in known if name.endswith(f"_{instance.unit}")})
+    return Complaint(
+        f"the judge has no metric {formulation.metric(instance)!r}{did_you_mean(str(formulation.objective), names)}",
+        f"give value(instance, verdict), which computes {formulation.objective!r} from the judge's replay, or name one"
+        f" of the judge's as `objective`: {', '.join(names)}",
+    )
 
 
 @rule("claim", "the claim holds against brute force and siblings", "judged")
@@ -174,7 +215,7 @@ def claim(subject: Subject) -> str | list[Complaint]:
         if not subject.enumerates(solved.instance):
             continue
         compared += 1
-        complaint = _against(formulation, solved, best)
+        complaint = against(formulation, solved, best)
         if complaint:
             return [complaint]
     siblings = _siblings(formulation) if formulation.claim == "exact" else []
@@ -200,58 +241,6 @@ def claim(subject: Subject) -> str | list[Complaint]:
     also = f" and {len(siblings)} siblings" if siblings else ""
     relation = {"exact": "equal to", "lower-bound": "never above", "heuristic": "never below"}[formulation.claim]
     return f"{formulation.claim}: {relation} brute force{also} on {compared} instances"
-
-
-def _against(formulation: Formulation, solved: Solved, best: Best | None) -> Complaint | None:
-    """What is wrong with one claim on one instance, or None."""
-    where, model_value, bound = describe(solved.instance), solved.model_value, solved.outcome.bound
-    if best is None:
-        if formulation.claim == "exact" and model_value is not None:
-            return Complaint(
-                f"{where}: the model has a solution of {words(model_value)}, but no admissible schedule exists",
-                "a constraint is missing or too weak, or admissible() is too strict",
-            )
-        return None
-    found = f"; one is {_starts(best)}"
-    if model_value is None:
-        return Complaint(
-            f"{where}: the model is infeasible, but there is a schedule of {words(best.value)}{found}",
-            "a constraint is too strong, or the horizon is too short",
-        )
-    if formulation.claim == "exact" and not same(model_value, best.value):
-        high = model_value > best.value
-        return Complaint(
-            f"{where}: the model's optimum is {words(model_value)}, brute force finds {words(best.value)}"
-            + (found if high else ""),
-            _cause(formulation, model_value, best.value),
-        )
-    if formulation.claim == "lower-bound" and bound is not None and bound > best.value + TOLERANCE:
-        return Complaint(
-            f"{where}: the bound is {words(bound)}, but there is a schedule of {words(best.value)}{found}",
-            "a relaxation keeps every schedule of the problem: look for the constraint that this one breaks, or for an"
-            " objective coefficient that is too large",
-        )
-    if formulation.claim == "heuristic" and (solved.value is None or solved.value < best.value - TOLERANCE):
-        return Complaint(
-            f"{where}: its schedule has {words(solved.value)}, but the optimum is {words(best.value)}",
-            "a heuristic returns a schedule of the problem; this is a relaxation",
-        )
-    return None
-
-
-def _cause(formulation: Formulation, model_value: float, best: float) -> str:
-    """Why the optimum of an exact model is another than that of brute force."""
-    if model_value < 0 < best:
-        return "the sign of the objective is wrong: modelkit minimises"
-    if model_value > best:
-        words = (
-            "a constraint cuts off good schedules, the horizon is too short, or an objective coefficient is too large"
-        )
-        rules = ", or admissible() leaves out a rule that the model has" if formulation.admissible else ""
-    else:
-        words = "a constraint is missing or too weak, or an objective coefficient is too small"
-        rules = ", or admissible() has a rule that the model has not" if formulation.admissible else ""
-    return words + rules + (", or value() counts something else than the objective" if formulation.value else "")
 
 
 def _siblings(formulation: Formulation) -> list[Formulation]:
@@ -340,30 +329,6 @@ class _Steps:
         return self._step
 
 
-def same(a: float | None, b: float | None) -> bool:
-    """Equal within the tolerance, or both unknown."""
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-
-
-def words(value: float | None) -> str:
-    """A value for people."""
-    return "no value" if value is None else f"{round(value, 6):g}"
-
-
 def cut(text: str) -> str:
     """A line that fits."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def describe(instance: Instance) -> str:
-    """A tiny instance in one line, so that it can be followed by hand."""
-    capacity = instance.server.kv_capacity_tokens
-    rows = " ".join(f"({r.arrival:g},{r.prompt_tokens},{r.output_tokens})" for r in instance.requests)
-    extra = "".join(f", {k} {list(v.values()) if isinstance(v, dict) else v}" for k, v in instance.extra.items())
-    return f"{instance.name} (M {capacity or 'free'}, (a,s,o) {rows}{extra})"
-
-
-def _starts(best: Best) -> str:
-    return ", ".join(f"{a.request} at {s.at:g}" for s in best.schedule.segments for a in s.admit)

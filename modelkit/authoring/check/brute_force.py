@@ -67,7 +67,8 @@ def best_schedule(formulation: Formulation, instance: Instance, *, chunked: bool
         return _best_of(formulation, instance, _list_iterations(instance) if mixed else _list_stagings(instance))
     if instance.server.pause is not None:
         return _best_of(formulation, instance, _list_pausing(instance))
-    placements = list(_fitting_placements(instance, last))
+    alike = formulation.admissible is None and formulation.value is None  # its own rules may tell replicas apart
+    placements = list(_fitting_placements(instance, last, alike=alike))
     outputs = instance.arrays.output.tolist()
     if formulation.value is None:  # the first that counts is the best
         keys = {
@@ -102,12 +103,12 @@ def _schedule(instance: Instance, placed: Placements) -> Schedule:
     return side_by_side(schedule_from_starts(instance, some) for some in starts)
 
 
-def _fitting_placements(instance: Instance, last: int) -> Iterator[Placements]:
+def _fitting_placements(instance: Instance, last: int, *, alike: bool) -> Iterator[Placements]:
     """Starts and replicas of all requests that fit memory and slots.
 
     Starts are those up to when all others could have run one by one, or to end by ``last``.
 
-    Replicas are alike: each is first used after the one before it.
+    Where replicas are ``alike``, each is first used after the one before it.
     """
     arrays, server = instance.arrays, instance.server
     arrival, output = arrays.arrival.tolist(), arrays.output.tolist()
@@ -124,7 +125,8 @@ def _fitting_placements(instance: Instance, last: int) -> Iterator[Placements]:
             yield chosen
             return
         used = 1 + max((replica for _, replica in chosen), default=-1)
-        for replica, k in product(range(min(server.replicas, used + 1)), range(arrival[i], horizon - output[i] + 1)):
+        choices = range(min(server.replicas, used + 1) if alike else server.replicas)
+        for replica, k in product(choices, range(arrival[i], horizon - output[i] + 1)):
             rounds = replica, slice(k, k + output[i])
             if (memory[rounds] + profiles[i] > most).any() or (count[rounds] >= slots).any():
                 continue

@@ -19,6 +19,7 @@ from modelkit.formulation.loading import base_of, file_of, in_full, load_formula
 from modelkit.instance import Instance
 from modelkit.judge import Verdict, judge
 from modelkit.runtime.deadline import Deadline
+from modelkit.schedule import Schedule
 from modelkit.solving.known import known_of
 
 _A = TypeVar("_A")
@@ -38,7 +39,7 @@ HEADINGS = {"Set": "Sets", "RangeSet": "Sets", "Param": "Parameters", "Var": "Va
 class Solved:
     """A tiny instance, its outcome, the model's own objective, and the judged schedule; None where there is none.
 
-    ``chunked`` says whether the schedule reads prompts in chunks.
+    ``schedule`` is that of the model, which may read prompts in chunks.
     """
 
     instance: Instance
@@ -47,7 +48,12 @@ class Solved:
     verdict: Verdict | None
     broken: list[str]
     value: float | None
-    chunked: bool = False
+    schedule: Schedule | None = None
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the schedule reads prompts in chunks."""
+        return self.schedule is not None and any(segment.chunks for segment in self.schedule.segments)
 
 
 @dataclass
@@ -124,6 +130,16 @@ class Subject:
         """Tiny instances that the formulation takes, with parameters."""
         return tiny_instances(self.formulation, self.wanted, self.given)
 
+    @property
+    def changed(self) -> str | None:
+        """What a function of the file has changed of an instance that it was handed; None where all are as drawn."""
+        drawn = tiny_instances(self.formulation, self.wanted, self.given)
+        for given, fresh in zip(self.instances, drawn, strict=True):
+            for key in {**fresh.extra, **given.extra}:
+                if given.extra.get(key) != fresh.extra.get(key):
+                    return f"instance.extra[{key!r}] was {fresh.extra.get(key)!r} and is {given.extra.get(key)!r}"
+        return None
+
     @cached_property
     def solved(self) -> list[Solved]:
         """The tiny instances on the first solver, as many as there is time for."""
@@ -196,5 +212,5 @@ class Subject:
             verdict,
             formulation.breaks(instance, verdict),
             formulation.evaluate(instance, verdict),
-            chunked=any(segment.chunks for segment in schedule.segments),
+            schedule=schedule,
         )

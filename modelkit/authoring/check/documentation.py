@@ -123,6 +123,15 @@ def units(subject: Subject) -> str | list[Complaint]:
         for name, doc in named
         if (found := UNIT.search(doc.strip())) and (right := _UNITS.get(found[0].strip("[]").lower()))
     ]
+    units_of = {name: found[0] for name, doc in named[: len(own)] if (found := UNIT.search(doc.strip()))}
+    complaints += [
+        Complaint(
+            f"{p.name!r} is in {units_of[p.name]} in the model and in {found[0]} where users give it",
+            "one name is one value in one unit; give what data() converts another name",
+        )
+        for p in subject.formulation.parameters
+        if p.name in units_of and (found := UNIT.search(p.doc.strip())) and found[0] != units_of[p.name]
+    ]
     return complaints or f"{count(len(named), 'unit')} named"
 
 
@@ -143,6 +152,8 @@ def data(subject: Subject) -> str | list[Complaint]:
     for instance in subject.instances[:8]:
         values = formulation.values(instance, known_of(formulation, instance))
         found.update(dict.fromkeys(key_faults(subject.abstract, values)))
+    if changed := subject.changed:
+        return [Complaint(f"needs() or data() changes what it is given: {changed}", "work on a copy of it")]
     return [Complaint(fault, "names in data() are those of m.NAME in build()") for fault in found] or (
         f"{len(values)} keys, all that the model needs"
     )

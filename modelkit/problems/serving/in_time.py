@@ -30,13 +30,19 @@ from modelkit.schedule import Schedule
 CARE, PATIENCE, BATCHES = (0.0, 0.7, 1.0, 1.2), (0.0, 0.5, 0.8), (1.0, 0.75, 0.5)
 #: Moves of the local search where there is no time limit: for each request, and output tokens that are served in all.
 EFFORT, TOKENS = 50, 200_000_000
-#: Shares of moves that change who is wanted, and up to those that let somebody wait; how far these and ranks move.
-WANTED, WAITING, FARTHEST = 0.5, 0.75, 20
+#: How often it goes on from a plan with one less in time.
+ONE_LESS = 0.05
+#: Shares of moves: up to those that change who is wanted, that let somebody wait, and that change two ranks; others
+#: change the manner. How far requests and ranks move.
+WANTED, WAITING, OTHERWISE, FARTHEST = 0.4, 0.6, 0.8, 20
 
 
 @dataclass(frozen=True, eq=False)
 class InTimePlan:
-    """Who is wanted, from when on [ms] and in which order, shape [n]; how they are served; how many are in time."""
+    """Who is wanted, from when on [ms] and in which order; how they are served; how many are in time, and who.
+
+    Columns have the shape [n].
+    """
 
     wanted: npt.NDArray[np.bool_]
     release: Floats
@@ -44,6 +50,7 @@ class InTimePlan:
     manner: Manner
     rule: Rule
     within: int
+    served: npt.NDArray[np.bool_]
 
 
 class InTimeServer(Server):
@@ -65,10 +72,11 @@ class InTimeServer(Server):
         """The plan with the number that is in time; fills ``first`` and ``start``."""
         copy_state(self.empty, self.state)
         releases = Releases(np.argsort(plan.release, kind="stable"), plan.release, plan.rank)
+        served = np.zeros(len(plan.rank), dtype=bool)
         within = serve_in_time(
-            self.setting(plan.rule), self.due, plan.wanted, releases, plan.manner, self.space(self.state)
+            self.setting(plan.rule), self.due, plan.wanted, releases, plan.manner, self.space(self.state), served
         )
-        return replace(plan, within=int(within))
+        return replace(plan, within=int(within), served=served)
 
     def dues(self) -> Iterator[Ints]:
         """Ranks by when the first token is due, by the latest completion, by work and by arrival."""
@@ -154,7 +162,7 @@ def grid(server: InTimeServer, choices: Sequence[npt.NDArray[np.bool_]], deadlin
             for patience in PATIENCE:
                 for rank in orders:
                     for wanted in (every, *choices):
-                        plan = InTimePlan(wanted, server.requests.arrival, rank, Manner(care, patience), rule, 0)
+                        plan = InTimePlan(wanted, server.requests.arrival, rank, Manner(care, patience), rule, 0, every)
                         yield server.serve(plan)
                         most = max(most, _most_in_progress(server)) if share == 1 else most
 
@@ -162,29 +170,36 @@ def grid(server: InTimeServer, choices: Sequence[npt.NDArray[np.bool_]], deadlin
 def improved(
     server: InTimeServer, plan: InTimePlan, deadline: Deadline, rng: np.random.Generator
 ) -> Iterator[InTimePlan]:
-    """Plans that serve no fewer in time, again and again."""
-    n, tries = len(plan.rank), 0
+    """Plans that serve more in time; now and then it goes on from one that serves one less."""
+    n, tries, best = len(plan.rank), 0, plan.within
+    in_progress = _most_in_progress(server)
     most = min(EFFORT * n, TOKENS // int(server.requests.output.sum()))
     while not deadline.over and (deadline.finite or tries < most):
         tries += 1
-        found = server.serve(changed(plan, server.requests.arrival, rng))
-        if found.within >= plan.within:
-            if found.within > plan.within:
-                yield found
+        found = server.serve(changed(plan, server, in_progress, rng))
+        if found.within >= plan.within - (rng.random() < ONE_LESS):
             plan = found
+        if plan.within > best:
+            best = plan.within
+            yield plan
 
 
-def changed(plan: InTimePlan, arrival: Floats, rng: np.random.Generator) -> InTimePlan:
-    """The plan with one or two requests wanted, or no more; with one waiting for another; or with two ranks changed."""
+def changed(plan: InTimePlan, server: InTimeServer, most: int, rng: np.random.Generator) -> InTimePlan:
+    """The plan in another manner, or with other requests wanted, one that waits for another, or two ranks changed."""
     n, kind = len(plan.rank), rng.random()
+    if kind > OTHERWISE:
+        care, patience, batch = plan.manner.care, plan.manner.patience, plan.rule.batch
+        care *= math.exp(rng.normal(0.0, 0.1))
+        patience = min(0.99, max(0.0, patience + rng.normal(0.0, 0.1)))
+        batch = max(1, round(min(batch, most) * math.exp(rng.normal(0.0, 0.1))))
+        return replace(
+            plan, manner=Manner(care, patience), rule=plan.rule._replace(batch=min(batch, server.rule.batch))
+        )
     if n == 1 or kind < WANTED:
-        wanted = plan.wanted.copy()
-        some = rng.integers(n, size=1 + int(rng.integers(2)))
-        wanted[some] = ~wanted[some]
-        return replace(plan, wanted=wanted)
+        return replace(plan, wanted=other_wanted(plan, server.requests.output, rng))
     one = int(rng.integers(n))
     if kind < WAITING:
-        release = plan.release.copy()
+        release, arrival = plan.release.copy(), server.requests.arrival
         other = min(n - 1, one + int(rng.integers(FARTHEST)))
         release[one] = max(arrival[one], arrival[other])
         return replace(plan, release=release)
@@ -193,6 +208,26 @@ def changed(plan: InTimePlan, arrival: Floats, rng: np.random.Generator) -> InTi
     other = int(np.flatnonzero(rank == place)[0])
     rank[one], rank[other] = rank[other], rank[one]
     return replace(plan, rank=rank)
+
+
+def other_wanted(plan: InTimePlan, output: Ints, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Who is wanted after one of few moves.
+
+    A request that was wanted and was late is wanted no more; one that is not, a short one rather than a long one, is
+    wanted, and perhaps one that was in time is not, a long one rather than a short one.
+    """
+    wanted, kind = plan.wanted.copy(), rng.random()
+    late = np.flatnonzero(plan.wanted & ~plan.served)
+    others, good = np.flatnonzero(~plan.wanted), np.flatnonzero(plan.wanted & plan.served)
+    if len(late) and kind < 0.4:
+        wanted[rng.choice(late, size=1 + int(rng.integers(min(3, len(late)))))] = False
+    elif len(others):
+        wanted[min(rng.choice(others, size=2), key=lambda i: output[i])] = True
+        if len(good) and kind > 0.7:
+            wanted[max(rng.choice(good, size=2), key=lambda i: output[i])] = False
+    elif len(good):
+        wanted[rng.choice(good)] = False
+    return wanted
 
 
 def _most_in_progress(server: InTimeServer) -> int:

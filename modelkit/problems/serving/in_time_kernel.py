@@ -51,8 +51,10 @@ class Manner(NamedTuple):
 
 
 @kernel
-def serve_in_time(setting: Setting, due: Due, wanted: Any, plan: Releases, manner: Manner, space: Workspace) -> int:
-    """The requests within their levels when the wanted ones come first; fills ``admitted``.
+def serve_in_time(
+    setting: Setting, due: Due, wanted: Any, plan: Releases, manner: Manner, space: Workspace, served: Any
+) -> int:
+    """The requests within their levels when the wanted ones come first; fills ``admitted``, and who they are.
 
     From the empty state of ``space``. Nobody is admitted before its release. O(tokens + admissions * (active + longest
     output)).
@@ -161,7 +163,8 @@ def serve_in_time(setting: Setting, due: Due, wanted: Any, plan: Releases, manne
                 kept += 1
                 continue
             done += 1
-            within += now <= end[i]
+            served[i] = now <= end[i]
+            within += served[i]
             hopes -= hoped[i]
             offsets -= prompt[i] + 1 - first[i]
             peaks -= prompt[i] + output[i]

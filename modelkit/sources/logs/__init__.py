@@ -28,6 +28,7 @@ from modelkit.sources.logs.record import PER_SECOND, Reading
 from modelkit.sources.logs.record import Engine as Engine
 from modelkit.sources.logs.record import LogRecord as LogRecord
 from modelkit.sources.traces import trace_formats
+from modelkit.sources.traces.attributes import Attributes
 from modelkit.text import count, counted
 
 Read = Callable[[str | os.PathLike[str], Reading], Iterator[LogRecord]]
@@ -110,6 +111,7 @@ def read_log(
     format: str | None = None,
     window: Window | None = None,
     time_unit: str | None = None,
+    attribute: str | None = None,
 ) -> Log:
     """The requests of a log.
 
@@ -120,6 +122,8 @@ def read_log(
     time_unit
         Of all times of the file, ``s``, ``ms``, ``us`` or ``ns``, which are then not doubted; None: those of the
         format.
+    attribute
+        Further fields that requests keep, as ``class=tier,team``; see `Attributes`.
 
     Raises
     ------
@@ -135,7 +139,7 @@ def read_log(
         raise InputError(where_of(path), [Fault("file", f"{words}; {advice}")])
     window = window or Window()
     per_second = None if time_unit is None else PER_SECOND[time_unit]
-    reading = Reading(where_of(path), per_second)
+    reading = Reading(where_of(path), per_second, Attributes.read(attribute))
     left_out: Counter[str] = Counter()
     taken, within = None, (math.inf, -math.inf)
     if window.is_part and os.path.isfile(path):  # read twice, so that only what is taken is kept
@@ -157,6 +161,8 @@ def read_log(
         records.append(record._replace(place=""))  # a million of them would take as much as their numbers
     if reading.faults:
         raise InputError(reading.where, reading.faults)
+    if reading.attributes is not None and reading.attributes.there:
+        reading.attributes.check(reading.where)
     if len(models := models - {""}) > 1:
         words = f"requests to several models, {', '.join(sorted(models)[:8])}; choose one with --model"
         raise InputError(reading.where, [Fault("model", words)])
@@ -266,7 +272,7 @@ def _once(records: list[LogRecord], reading: Reading) -> list[LogRecord]:
     """Those that are no other one again; records that are equal in their ids, times and lengths are counted once."""
     if len({record.id for record in records}) == len(records):
         return records
-    once = list({record._replace(gaps=None): record for record in records}.values())
+    once = list({record._replace(gaps=None, said=None): record for record in records}.values())
     if (again := len(records) - len(once)) > 0:
         reading.ignored["requests that are in the log again, counted once"] = again
     return once

@@ -59,10 +59,11 @@ def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord
     """Requests of a result with one list a field, of which only these lists are kept."""
     stream = JsonStream(path)
     data: dict[str, Any] = {}
+    kept = {*_LISTS, *_own_lists(reading)}
     for key in stream.members():
-        if key in _LISTS and stream.peek() == "[":
+        if key in kept and stream.peek() == "[":
             data[key] = [_compact(key, stream.value()) for _ in stream.elements()]
-        elif key in (*_LISTS, *_VALUES):
+        elif key in kept or key in _VALUES:
             data[key] = stream.value()
         else:
             stream.pass_over()
@@ -78,6 +79,12 @@ def _lists_of(path: Path_, reading: Reading, several: str) -> Iterator[LogRecord
     yield from _columns(data, "$", reading)
 
 
+def _own_lists(reading: Reading) -> list[str]:
+    """Further lists that the user asked for."""
+    wanted = {} if reading.attributes is None else reading.attributes.columns
+    return [name for names in wanted.values() for name in names]
+
+
 def _compact(key: str, value: Any) -> Any:
     """What is kept of an entry: of an error that there is one, of times their numbers."""
     if key == "errors":
@@ -90,6 +97,7 @@ def _compact(key: str, value: Any) -> Any:
 def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[LogRecord]:
     """Requests of a result with one list a field."""
     lists = {name: data.get(name) for name in _LISTS}
+    lists |= {name: data[name] for name in _own_lists(reading) if isinstance(data.get(name), list)}
     n = len(lists["input_lens"]) if isinstance(lists["input_lens"], list) else 0
     for name, found in lists.items():
         if found is None and name not in ("input_lens", "output_lens"):
@@ -130,6 +138,7 @@ def _columns(data: Mapping[str, Any], place: str, reading: Reading) -> Iterator[
             model=model if isinstance(model, str) else None,
             failed=failed,
             gaps=gaps if gaps is not None and len(gaps) == output - 1 else None,
+            said=fields.said,
             place=fields.place,
         )
     told.compare()
@@ -208,6 +217,7 @@ def aiperf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             session=fields.text("metadata", "conversation_id") if fields.number("metadata", "turn_index") else None,
             failed=failed,
             warm_up=fields.get("metadata", "benchmark_phase") not in (None, "profiling"),
+            said=fields.said,
             place=fields.place,
         )
 
@@ -276,6 +286,7 @@ def _guidellm_request(fields: Fields, name: str, *, failed: bool) -> LogRecord:
         cached=fields.tokens("cached_tokens", needed=False),
         session=fields.text("info", "conversation_id") if fields.number("info", "turn_index") else None,
         failed=failed,
+        said=fields.said,
         place=fields.place,
     )
 
@@ -316,6 +327,7 @@ def inference_perf(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             cached=fields.tokens(*usage, "prompt_tokens_details", "cached_tokens", needed=False),
             model=fields.text("info", "lora_adapter"),
             failed=failed,
+            said=fields.said,
             place=fields.place,
         )
 
@@ -353,6 +365,7 @@ def blis(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             model=fields.text("model"),
             failed=status not in (None, "ok", "success", "completed"),
             warm_up=i < warm_up,
+            said=fields.said,
             place=fields.place,
         )
 

@@ -45,6 +45,7 @@ def import_log(
     max_batch: int | None = None,
     max_batch_tokens: int | None = None,
     time_unit: str | None = None,
+    attribute: str | None = None,
 ) -> ImportedLog:
     """Instance of a server's log or of a benchmark's result, and the run that it shows.
 
@@ -62,6 +63,9 @@ def import_log(
     time_unit
         Of all times of the file, ``s``, ``ms``, ``us`` or ``ns``; they are then not doubted. None: as its format has
         them.
+    attribute
+        Further fields that requests keep: ``class``, ``session``, ``priority`` or a name of your own, each ``NAME`` or
+        ``NAME=FIELD``, with commas between; what stands in an object within is ``OBJECT.KEY``.
 
     Raises
     ------
@@ -73,6 +77,7 @@ def import_log(
     log = taken_log(
         "import", path, format, model=model, requests=requests, skip=skip, from_=from_, until=until,
         kv_capacity=kv_capacity, max_batch=max_batch, max_batch_tokens=max_batch_tokens, time_unit=time_unit,
+        attribute=attribute,
     )  # fmt: skip
     law = None if server is not None else law_of(log)
     instance = checked(f"{where_of(path)} as {log.format}", lambda: instance_of(log, server_of(server, law)))
@@ -94,11 +99,12 @@ def taken_log(
     max_batch: int | None,
     max_batch_tokens: int | None,
     time_unit: str | None,
+    attribute: str | None = None,
 ) -> Log:
     """The part of a log that is asked for by ``what``, with what the user knows of the engine; see `import_log`."""
     window = Window(model, from_, until, skip, requests)
     _check(what, window, time_unit)
-    log = read_log(path, format, window, time_unit)
+    log = read_log(path, format, window, time_unit, attribute)
     return with_engine(
         log, what, kv_tokens=kv_capacity, max_num_seqs=max_batch, max_num_batched_tokens=max_batch_tokens
     )
@@ -140,6 +146,8 @@ _HELPS = {
     "max_batch": "requests that an engine takes at once; default: the log's",
     "max_batch_tokens": "tokens that an iteration of an engine takes; default: the log's",
     "time_unit": "unit of all times in the file, which are then not doubted; default: that of its format|s|ms|us|ns",
+    "attribute": "fields that requests keep: class, session, priority or a name of your own, each NAME or NAME=FIELD,"
+    " such as team=metadata.team, with commas between",
 }
 
 

@@ -183,10 +183,10 @@ def instance_of(log: Log, server: Server, name: str | None = None) -> Instance:
     )
 
 
-def _about(record: LogRecord) -> dict[str, str]:
-    """The class and the session of a request, where the log says them."""
+def _about(record: LogRecord) -> dict[str, Any]:
+    """The class and the session of a request, where the log says them, and what the user asked for."""
     said = {"class": record.request_class, "session": record.session}
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in said.items() if value} | dict(record.said or {})
 
 
 def observed_of(log: Log, instance: Instance) -> Observed | None:

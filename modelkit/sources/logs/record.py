@@ -14,6 +14,7 @@ import numpy as np
 
 from modelkit.clock import MAX_TOKENS
 from modelkit.errors import Fault, shown
+from modelkit.sources.traces.attributes import Attributes
 from modelkit.text import count
 
 #: Largest time that is read, in the unit of the file: nanoseconds since 1970 are below.
@@ -36,7 +37,8 @@ _SINCE_1970 = (1.4e9, 2.5e9)
 class LogRecord(NamedTuple):
     """One request as a log has it; times in seconds on one clock of the log's own, None where it does not say.
 
-    ``gaps`` are the times between tokens, one fewer than tokens, and ``place`` is where in the file it stands.
+    ``gaps`` are the times between tokens, one fewer than tokens, ``said`` is what the user asked for of other fields,
+    and ``place`` is where in the file it stands.
     """
 
     id: str
@@ -55,6 +57,7 @@ class LogRecord(NamedTuple):
     failed: bool = False
     warm_up: bool = False
     gaps: Sequence[float] | None = None
+    said: Mapping[str, Any] | None = None
     place: str = ""
 
     @property
@@ -180,10 +183,12 @@ class Reading:
     """What is found while a log is read: faults, the engine, what it says twice, which moments, and the rest.
 
     ``per_second`` is how many of the file's times make a second, where the user says so; None: as its format has it.
+    ``attributes`` are further fields that requests keep.
     """
 
     where: str
     per_second: float | None = None
+    attributes: Attributes | None = None
     faults: list[Fault] = field(default_factory=list)
     engine: Engine = field(default_factory=Engine)
     models: set[str] = field(default_factory=set)
@@ -214,6 +219,12 @@ class Fields:
     def per_second(self) -> float | None:
         """How many of the file's times make a second, where the user says so."""
         return self.reading.per_second
+
+    @property
+    def said(self) -> Mapping[str, Any] | None:
+        """What the user asked for beside times and lengths, as fields of a request; None where that is nothing."""
+        wanted = self.reading.attributes
+        return None if wanted is None else wanted.of(self._data, self.place, self.reading.faults)
 
     def get(self, *path: str) -> Any:
         """What stands there; None when nothing does, with a fault where what should hold it is no object."""

@@ -38,6 +38,7 @@ def sglang_metrics(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             last_token=last,
             scheduled=fields.moment("forward_entry_time"),
             cached=fields.tokens("cached_tokens", needed=False),
+            said=fields.said,
             place=fields.place,
         )
 
@@ -77,6 +78,7 @@ def dynamo(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             session=fields.text("agent_context", "session_id") or fields.text("agent_context", "trajectory_id"),
             parent=fields.text("agent_context", "parent_session_id"),
             model=fields.text("request", "model"),
+            said=fields.said,
             place=fields.place,
         )
 
@@ -111,6 +113,7 @@ def otel(path: Path_, reading: Reading) -> Iterator[LogRecord]:
                 scheduled=after(arrival, fields.duration("gen_ai.latency.time_in_queue")),
                 model=fields.text("gen_ai.response.model"),
                 failed=fields.get("status", "code") in (2, "STATUS_CODE_ERROR"),
+                said=fields.said,
                 place=place,
             )
 

@@ -43,6 +43,7 @@ def vllm_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             first_token=fields.moment("first_token_ts"),
             last_token=fields.moment("last_token_ts"),
             scheduled=fields.moment("scheduled_ts"),
+            said=fields.said,
             place=fields.place,
         )
 
@@ -129,6 +130,7 @@ def servingsim_run(path: Path_, reading: Reading) -> Iterator[LogRecord]:
             scheduled=after(arrival, fields.duration("queuing_delay", per_second=1e9)),
             model=fields.text("model"),
             gaps=_gaps(fields, reading, output, between(first, end)),
+            said=fields.said,
             place=row.place,
         )
     reading.engine = replace(reading.engine, engines=max(1, len(engines)))

@@ -1,14 +1,14 @@
-"""What rows of a trace say of their requests beside times and lengths: class, session, priority, data of one's own."""
+"""What traces and logs say of requests beside times and lengths: class, session, priority, data of one's own."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelkit.errors import Fault, InputError, did_you_mean, shown
-from modelkit.io.tables import Row
 from modelkit.requests import ATTRIBUTES
 
 #: What traces call them.
@@ -17,6 +17,8 @@ _USUAL = {
     "session": ("session_id", "Session ID", "conversation_id", "chat_id"),
     "priority": ("priority",),
 }
+#: Objects within objects whose keys are looked at.
+_DEEPEST = 8
 
 
 @dataclass
@@ -47,21 +49,25 @@ class Attributes:
             columns[name] = (column,) if equals else (name, *_USUAL.get(name, ()))
         return cls(columns)
 
-    def of(self, row: Row, faults: list[Fault]) -> dict[str, Any]:
-        """What a row says: fields of a request."""
+    def of(self, data: Mapping[str, Any], place: str, faults: list[Fault]) -> dict[str, Any]:
+        """What a row or an object says, which stands at ``place``: fields of a request.
+
+        What stands in an object within is called ``OBJECT.KEY``.
+        """
+        cells = dict(_flat(data))
         said: dict[str, Any] = {}
         own: dict[str, Any] = {}
-        self.there.update(row.cells if len(self.there) < 1000 else ())
+        self.there.update(cells if len(self.there) < 1000 else ())
         for name, columns in self.columns.items():
-            column = next((column for column in columns if column in row.cells), None)
+            column = next((column for column in columns if column in cells), None)
             if column is None:
                 continue
             self.seen.add(name)
-            value = row.cell(column)
+            value = cells[column]
             if value in (None, ""):
                 continue
             if name == "priority":
-                said[name] = _number(row, column, faults)
+                said[name] = _number(value, f"{place}, {column}", faults)
             elif name in ATTRIBUTES.values():
                 said[name] = str(value)[:200]
             else:
@@ -77,7 +83,7 @@ class Attributes:
             With the columns that there are.
         """
         faults = [
-            Fault("--attribute", f"no row has a column {columns[0]!r}{did_you_mean(columns[0], self.there)};"
+            Fault("--attribute", f"no request has a column {columns[0]!r}{did_you_mean(columns[0], self.there)};"
                   f" there are {shown(', '.join(sorted(self.there)), 200)}")
             for name, columns in self.columns.items()
             if name not in self.seen
@@ -86,14 +92,22 @@ class Attributes:
             raise InputError(where, faults)
 
 
-def _number(row: Row, column: str, faults: list[Fault]) -> float | None:
-    value = row.cell(column)
+def _flat(data: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Keys and values, those of objects within with the way there before them."""
+    for key, value in data.items():
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from _flat(value, f"{before}{key}.", depth + 1)
+        else:
+            yield f"{before}{key}", value.strip() if isinstance(value, str) else value
+
+
+def _number(value: Any, place: str, faults: list[Fault]) -> float | None:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= 1e12:
-        faults.append(row.fault(column, "a number"))
+        faults.append(Fault(place, f"found {shown(value)}; allowed: a number"))
         return None
     return number
 

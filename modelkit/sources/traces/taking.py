@@ -258,7 +258,7 @@ def _chosen(where: str, rows: Iterator[Row], read: Reader, reading: Reading, tak
             continue
         entry = read(row, reading)._replace(line=row.line)
         if reading.attributes is not None:
-            entry = entry._replace(said_of=reading.attributes.of(row, reading.faults))
+            entry = entry._replace(said_of=reading.attributes.of(row.cells, row.place, reading.faults))
         reading.noun = "element" if row.in_list else "line"
         if window:
             if entry.tick is None and not reading.faults:
