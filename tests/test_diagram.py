@@ -20,7 +20,7 @@ from modelkit.problems.kv.cuts.clique_program import CliqueProgram
 from modelkit.problems.kv.diagram import Search, builder, climbs, refusal
 from modelkit.problems.kv.diagram.builder import beam_search, first_diagram, refine
 from modelkit.problems.kv.diagram.columns import ascend
-from modelkit.problems.kv.diagram.diagram import SCALE, Diagram, Path, Reversed
+from modelkit.problems.kv.diagram.diagram import SCALE, Diagram, Reversed
 from modelkit.problems.kv.diagram.partitions import PartitionBound, Partitions
 from modelkit.problems.kv.local_search import fits, latency, schedule_of
 from modelkit.result import Progress
@@ -261,20 +261,23 @@ def test_limited_keeps_what_is_within(draw: Callable[..., Instance]) -> None:
 
 
 def test_beams_hold_schedules(draw: Callable[..., Instance]) -> None:
-    """Tests that complete paths of a beam are schedules, that a wide one holds an optimal one, and none a better."""
+    """Tests beams in partitions and in a diagram: complete paths are schedules, none too good; a wide one's is best."""
     for seed in range(30):
         instance = draw(9700 + seed, 5, most_memory=9, spread=2)
         value, _ = brute_force(instance)
         problem, root = problem_of(instance)
         multipliers = np.full(5, value * SCALE // 5)
+        within = first(problem, root, multipliers, 2 * value * SCALE)
         for width in (1, 10, 10_000):
-            beam = beam_search(problem, root, multipliers, 2 * value * SCALE, np.inf, width=width)
-            path = beam.evaluate(problem, multipliers)
-            assert isinstance(path, Path)
-            if (path.times == 1).all():
-                assert fits(instance, problem.starts(path.layers))
-                assert latency(instance, problem.starts(path.layers)) >= value
-            assert width < 10_000 or latency(instance, problem.starts(path.layers)) == value
+            for beam in (
+                beam_search(problem, root, multipliers, 2 * value * SCALE, np.inf, width=width),
+                refine(within, problem, multipliers, 2 * value * SCALE, np.inf, remembered=range(5), beam=width),
+            ):
+                path = beam.evaluate(problem, multipliers)
+                if path is not None and (path.times == 1).all():
+                    assert fits(instance, problem.starts(path.layers))
+                    assert latency(instance, problem.starts(path.layers)) >= value
+                assert width < 10_000 or latency(instance, problem.starts(path.layers)) == value
 
 
 def test_no_schedule_that_does_not_fit_is_taken() -> None:

@@ -87,7 +87,6 @@ class Climbs:
     def __init__(self, known: Known, root: PartitionBound, found: Ascent) -> None:
         self.known, self.root, self.multipliers = known, root, root.free(found.multipliers)
         self.columns = {root.floor: found.columns}  # of each floor
-        self.width, self.takes = BEAM, 0.0  # of the next beam, and seconds that it may take
 
     def climb(self, states: int, ends: float) -> Climb:
         """Climb to a limit that leaves at most about so many states of the partitions.
@@ -136,6 +135,7 @@ class Climb:
         self.floor = self._below(self.root.floor)
         self.remembered: list[int] = []
         self.note = ""
+        self.width, self.takes = BEAM, 0.0  # of the next beam, and seconds that it may take
 
     def __str__(self) -> str:
         return f"limit {self.limit}, {len(self.remembered)} of {len(self.multipliers)} requests remembered{self.note}"
@@ -238,20 +238,20 @@ class Climb:
 
     def _beam(self, diagram: Diagram) -> None:
         """Look for a schedule among the best paths of a diagram, with as wide a beam as there is time for."""
-        climbs, began = self.climbs, time.perf_counter()
+        began = time.perf_counter()
         seconds = BEAM_SHARE * (self.ends - began)
-        if climbs.takes > seconds:
-            climbs.width, climbs.takes = max(BEAM, climbs.width // WIDER), climbs.takes / WIDER
+        if self.takes > seconds:
+            self.width, self.takes = max(BEAM, self.width // WIDER), self.takes / WIDER
             return
         with contextlib.suppress(TooWideError):
             beam = refine(
                 diagram, self.exact, self.multipliers, self.limit * SCALE, self.ends,
-                remembered=range(len(self.multipliers)), beam=climbs.width,
+                remembered=range(len(self.multipliers)), beam=self.width,
             )  # fmt: skip
             self._offer(beam)
-        climbs.takes = time.perf_counter() - began
-        if math.isfinite(seconds) and WIDER * climbs.takes < seconds and climbs.width < MOST_BEAM:
-            climbs.width, climbs.takes = WIDER * climbs.width, WIDER * climbs.takes
+        self.takes = time.perf_counter() - began
+        if math.isfinite(seconds) and WIDER * self.takes < seconds and self.width < MOST_BEAM:
+            self.width, self.takes = WIDER * self.width, WIDER * self.takes
 
     def _offer(self, diagram: Diagram) -> None:
         """Offer the cheapest path of a diagram whose paths are schedules, if it has a path."""

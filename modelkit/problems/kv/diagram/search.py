@@ -44,7 +44,7 @@ NEIGHBOURHOODS = "exact neighbourhoods"
 #: Share of the time for the first of them, at most.
 NEIGHBOURHOODS_SHARE = 0.06
 #: Time for schedules as a share of what the root or a climb before took.
-BETWEEN_SHARE = 0.4
+BETWEEN_SHARE = 0.25
 #: Longest output that a profile holds [round].
 MOST_OUTPUT = 128
 #: Most starts that are looked at.
