@@ -36,8 +36,11 @@ BEAM, MOST_BEAM, WIDER, BEAM_SHARE = 500, 30_000, 2, 0.015
 SLACK = 0.01
 #: Steps of subgradients where no columns are known.
 STEPS = 20
-#: Steps that an ascent is expected to take, and where an earlier climb has left its columns.
-EXPECTED, EXPECTED_KNOWN = 150, 40
+#: Looks at the paths of a diagram that an ascent is expected to take: as a share of those of the partitions, and where
+#: an earlier climb has left its columns.
+LOOKS_SHARE, LOOKS_KNOWN = 0.6, 40
+#: Seconds that a look at an arc takes, before it is known.
+LOOK = 7e-9
 
 
 class Known(Protocol):
@@ -87,6 +90,7 @@ class Climbs:
     def __init__(self, known: Known, root: PartitionBound, found: Ascent) -> None:
         self.known, self.root, self.multipliers = known, root, root.free(found.multipliers)
         self.columns = {root.floor: found.columns}  # of each floor
+        self.looks = max(LOOKS_KNOWN, int(LOOKS_SHARE * found.steps))
 
     def climb(self, states: int, ends: float) -> Climb:
         """Climb to a limit that leaves at most about so many states of the partitions.
@@ -151,6 +155,10 @@ class Climb:
         columns, known_columns = self.climbs.columns.get(self.floor, []), self.climbs.columns
         began = time.perf_counter()
         diagram = self._make(None)
+        if diagram is not None and math.isfinite(self.ends):
+            seconds = max(0.0, self.ends - time.perf_counter()) / AHEAD
+            most = max(LEAST_KEPT, int(seconds / (self._looks(columns) * LOOK)))
+            diagram = self._keep_arcs(diagram, most) if diagram.arcs > most else diagram
         while diagram is not None and not known.proven:
             if diagram.exact:
                 self._offer(diagram)
@@ -170,15 +178,18 @@ class Climb:
                 known_columns[self.floor] = found.columns
             if (lower := self._below(self.floor)) < self.floor:
                 self.floor, columns = lower, known_columns.get(lower, [])
-                looks = EXPECTED_KNOWN if columns else EXPECTED
-                left = self._keep_arcs(left, self._most_arcs(pace, looks, AHEAD))
+                left = self._keep_arcs(left, self._most_arcs(pace, self._looks(columns), AHEAD))
             else:
                 ahead = AHEAD + (len(found.misses) - len(self.remembered)) / FOR_EACH
-                left = self._keep_arcs(left, self._most_arcs(pace, EXPECTED, ahead))
+                left = self._keep_arcs(left, self._most_arcs(pace, self.climbs.looks, ahead))
                 self._remember(left.arcs, found.misses)
                 columns = [column for column in found.columns if (column.times[self.remembered] == 1).all()]
             began, older = time.perf_counter(), left.arcs
             diagram = self._make(left)
+
+    def _looks(self, columns: list[Column]) -> int:
+        """How many looks an ascent from these columns is expected to take."""
+        return LOOKS_KNOWN if columns else self.climbs.looks
 
     def _below(self, floor: int) -> int:
         """The next floor."""
