@@ -231,7 +231,7 @@ def test_a_climb_lowers_its_limit(draw: Callable[..., Instance], monkeypatch: py
     monkeypatch.setattr(climbs, "MOST_KEPT", 30)
     monkeypatch.setattr(builder, "MOST_ALL_ARCS", 300)
     lowered = 0
-    for seed in range(20):
+    for seed in range(5):
         instance = draw(9100 + seed, 6, most_memory=9, spread=2)
         value, _ = brute_force(instance)
         search = Search(instance, first_starts(instance))
