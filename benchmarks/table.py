@@ -177,6 +177,15 @@ def _sustaining(found: Any) -> str:
     )
 
 
+def _goodput(found: Any) -> str:
+    words = [
+        f"{row['instance'].partition(', llama')[0]}: {max(row['policies'].values()):.0f}, {row['searched']:.0f},"
+        f" {row['most']:.0f} of {row['requests']:,}"
+        for row in found["rows"]
+    ]
+    return "; ".join(words)
+
+
 def _gates(found: Any) -> str:
     rows = found["rows"]
 
@@ -323,6 +332,8 @@ BENCHMARKS = (
               "no gate, and the best of 24 fixed gates", _gates),
     Benchmark("sustaining.py", "the rate that `sustain` finds for a policy",
               "a sweep in steps of 1 % with the same requests", _sustaining),
+    Benchmark("goodput.py", "requests in time: the best policy, the search with all lengths known, the certified most",
+              "the certified bound", _goodput),
     Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
               _handover),
     Benchmark("resolving.py", "a changed model until a solver can have it: `mk.resolve` against building it anew",
