@@ -52,7 +52,8 @@ def _index(entries: Sequence[Entry]) -> str:
         f"# Library of instances\n\n{len(entries)} named instances, {closed} of them closed: their best schedule meets"
         " a bound that is proven. The others are open. Every bound has a certificate and every value a schedule; both"
         " are recomputed by `modelkit verify`, and by a checker of one file that shares no line with modelkit. A better"
-        " one is welcome:\n\n```console\n$ modelkit library get NAME -o mine.json\n$ modelkit solve mine.json"
+        " one is [welcome](../how-to/library.md):\n\n"
+        "```console\n$ modelkit library get NAME -o mine.json\n$ modelkit solve mine.json"
         " --time-limit 600 -o better.json\n$ modelkit library submit better.json\n```\n\n"
         "The gap is (best value - bound) / best value."
         ' In Python, `mk.library("NAME")` is the instance.\n'
