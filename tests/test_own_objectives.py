@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import modelkit as mk
+from modelkit.errors import FormulationError
 from modelkit.experiments.run import failure, plan_run
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
@@ -282,6 +283,15 @@ def test_a_solver_that_ends_has_proven_its_value() -> None:
     assert not SolveState.ended_at(state, 1e-5, 9e-6, "highs")
     outcome.stop = "time_limit"
     assert not SolveState.ended_at(state, 198.8, 198.799999, "highs")
+
+
+def test_a_metric_of_the_judge_has_no_value_of_its_own(two: Instance, energy: Path) -> None:
+    """Tests that an objective under a name that means something else everywhere is refused before it is solved."""
+    energy.write_text(
+        ENERGY.replace("m.energy_cost", "m.mean_latency_rounds").replace('="energy_cost"', '="mean_latency_rounds"')
+    )
+    with pytest.raises(FormulationError, match="a metric of the judge; give the objective a name of its own"):
+        mk.solve(two, str(energy))
 
 
 def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
