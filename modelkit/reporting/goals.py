@@ -94,7 +94,9 @@ class Goal:
     @property
     def kind(self) -> Goal:
         """The same on any instance: without the numbers of parameters by request or group, which are its own."""
-        given = {name: "of each instance" if isinstance(value, Mapping) else value for name, value in self.given.items()}
+        given = {
+            name: "of each instance" if isinstance(value, Mapping) else value for name, value in self.given.items()
+        }
         return replace(self, parameters=json.dumps(given, sort_keys=True) if given else "")
 
     def quantity(self, value: float | None) -> str:
