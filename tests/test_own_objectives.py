@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -303,3 +304,10 @@ def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
     euro = own.model_copy(update={"objective": own.objective.model_copy(update={"unit": "€"})})
     faults = mk.verify_result(euro, two, load_formulation(str(energy))).faults
     assert faults == ("objective.unit: the file says '€', it is '$'",)
+
+
+def test_an_objective_that_nobody_computes_is_refused(two: mk.Instance) -> None:
+    """Tests that it is said before the search, not called a solve without a schedule."""
+    unknown = replace(load_formulation("kv-hindsight"), objective="total_ttft")
+    with pytest.raises(mk.FormulationError, match="no metric 'total_ttft_rounds'.*give value"):
+        mk.build(two, unknown)
