@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import runpy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ SMALL = "kv-synthetic-all-at-once-n12-m47-s2"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A library of one instance of which nothing is known."""
+    """Changes to the library: of one instance nothing is known."""
     document = json.loads((library_folder() / "library.json").read_text())
     (entry,) = (entry for entry in document["entries"] if entry["instance"] == SMALL)
     entry |= {"lb_data": [], "ub_data": [], "policies": {}, "lower_bound": None, "upper_bound": None, "status": "open"}
     (tmp_path / "library.json").write_text(json.dumps({**document, "entries": [entry]}))
-    shutil.copy(library_folder() / entry["file"], tmp_path)
     return tmp_path
 
 
