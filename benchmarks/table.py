@@ -82,7 +82,7 @@ def _gsm8k(found: Any) -> str:
 def _handover(found: Any) -> str:
     figures = found["figures"]
     names = ("kv-hindsight-flow", "kv-hindsight", "numpy", "linopy", "pyoptinterface", "pulp")
-    return ", ".join(f"{name} {figures[name]['first_s']:.2f} s" for name in names)
+    return ", ".join(f"{name} {figures[name]['first_processor_s']:.2f} s" for name in names)
 
 
 def _long_files(found: Any) -> str:
@@ -175,6 +175,15 @@ def _sustaining(found: Any) -> str:
         f"{len(distances) // servers} policies on {servers} servers: {mean(distances):.1%} apart in the mean, at most"
         f" {max(distances):.1%}; the interval covers the sweep's rate {covered} of {len(distances)} times"
     )
+
+
+def _goodput(found: Any) -> str:
+    words = [
+        f"{row['instance'].partition(', llama')[0]}: {max(row['policies'].values()):.0f}, {row['searched']:.0f},"
+        f" {row['most']:.0f} of {row['requests']:,}"
+        for row in found["rows"]
+    ]
+    return "; ".join(words)
 
 
 def _gates(found: Any) -> str:
@@ -323,7 +332,10 @@ BENCHMARKS = (
               "no gate, and the best of 24 fixed gates", _gates),
     Benchmark("sustaining.py", "the rate that `sustain` finds for a policy",
               "a sweep in steps of 1 % with the same requests", _sustaining),
-    Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process", "peers in the same run",
+    Benchmark("goodput.py", "requests in time: the best policy, the search with all lengths known, the certified most",
+              "the certified bound", _goodput),
+    Benchmark("handover.py", "a million non-zeros until HiGHS holds them, in a fresh process: time on the processor",
+              "peers in the same run",
               _handover),
     Benchmark("resolving.py", "a changed model until a solver can have it: `mk.resolve` against building it anew",
               "the other way, in the same run", _resolving),

@@ -27,8 +27,7 @@ TICKS, COSTS = 2**10, 2**30  # in a millisecond: times and costs in certificates
 TICK = COSTS // TICKS  # costs in a tick
 SHARE = 2**10  # shares are whole numbers of this part of 1
 EARLY = Fraction(1, 1000)  # under the linear clock, times so close are one moment [ms]
-MOST_STEPS = 3 * 10**8  # some minutes; what takes more is not checked
-SPENT = [0]  # steps so far
+MOST_STEPS, SPENT = 3 * 10**8, [0]  # some minutes; what takes more is not checked
 MOST = 10**15  # largest number in a schedule
 
 class Invalid(Exception):
@@ -89,7 +88,7 @@ def walk(value, where, low=0):
             walk(some, f"{where}.{key}", LEAST.get(key, 0) if isinstance(value, dict) else low)
         two = "numerators" not in value or value["denominator"].bit_count() == 1
         supported(two, f"{where}.denominator", "is no power of two")
-    elif value is not None and not isinstance(value, str):
+    elif value is not None and ".charge." not in where:
         number(value, where, low, 2**80)
 
 def plain(value):
@@ -956,6 +955,7 @@ def result(inst, given):
         require(same(bound, least, name), "objective.bound", words)
         said += [f"bound {bound} proven by {proof['kind']}"]
     supported(said, "result", "has neither a schedule nor a certificate")
+    unsaid += [key for key in ("load", "relaxation", "progress", "stages") if given.get(key)]
     unsaid += ["rules of its formulation"] if own else []
     unsaid += ["bound"] if bound is not None and proof is None else []
     said += [f"not checked: {', '.join(dict.fromkeys(unsaid))}"] if unsaid else []
@@ -985,7 +985,7 @@ def verdict(documents):
     except CannotCheck as error:
         return f"cannot check: {error}", 2
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
-            RecursionError) as error:
+            RecursionError, MemoryError) as error:
         return f"cannot check: malformed: {type(error).__name__}: {error}", 2
 
 def main(paths):

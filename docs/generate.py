@@ -47,12 +47,24 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 PICTURE = "<!-- picture: front -->"
 #: Tables that are wider than the page scroll, as on pages of reports.
 SITE_STYLE = """
-.col-md-9 > table { display: block; overflow-x: auto; max-width: 100%; font-size: 0.9rem; }
-.col-md-9 pre { max-width: 100%; }
-.modelkit .table > :not(caption) > * > * {
-  background: none; box-shadow: none; color: inherit; padding: 0.42rem 1rem 0.42rem 0;
+.col-md-9 { overflow-wrap: anywhere; }
+.col-md-9 table {
+  display: block; overflow-x: auto; max-width: 100%; width: fit-content; font-size: 0.9rem;
+  background:
+    linear-gradient(to right, var(--bs-body-bg) 40%, transparent) left / 2.4rem 100% local,
+    linear-gradient(to left, var(--bs-body-bg) 40%, transparent) right -2px top / 2.6rem 100% local,
+    linear-gradient(to right, #8888, transparent) left / 0.8rem 100% scroll,
+    linear-gradient(to left, #8888, transparent) right / 0.8rem 100% scroll;
+  background-repeat: no-repeat;
 }
+.col-md-9 .table > :not(caption) > * > * { background: none; box-shadow: none; overflow-wrap: normal; }
+.col-md-9 td:first-child { min-width: 9rem; }
+.col-md-9 td { overflow-wrap: anywhere; min-width: 4.5rem; }
+.col-md-9 .formula { overflow-x: auto; }
+.modelkit table { display: table; width: 100%; background: none; }
+.modelkit .table > :not(caption) > * > * { color: inherit; padding: 0.42rem 1rem 0.42rem 0; }
 .modelkit caption { caption-side: top; }
+@media (max-width: 48rem) { .col-md-9 pre code { white-space: pre-wrap; } h1 { font-size: 1.9rem; } }
 """
 
 

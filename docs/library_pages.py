@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 import modelkit as mk
 from modelkit.judge import judge
@@ -52,7 +52,8 @@ def _index(entries: Sequence[Entry]) -> str:
         f"# Library of instances\n\n{len(entries)} named instances, {closed} of them closed: their best schedule meets"
         " a bound that is proven. The others are open. Every bound has a certificate and every value a schedule; both"
         " are recomputed by `modelkit verify`, and by a checker of one file that shares no line with modelkit. A better"
-        " one is welcome:\n\n```console\n$ modelkit library get NAME -o mine.json\n$ modelkit solve mine.json"
+        " one is [welcome](../how-to/library.md):\n\n"
+        "```console\n$ modelkit library get NAME -o mine.json\n$ modelkit solve mine.json"
         " --time-limit 600 -o better.json\n$ modelkit library submit better.json\n```\n\n"
         "The gap is (best value - bound) / best value."
         ' In Python, `mk.library("NAME")` is the instance.\n'
@@ -186,7 +187,7 @@ def _compared(entries: Sequence[Entry]) -> str:
     rows = json.loads(MEASURED.read_text(encoding="utf-8"))["rows"] if MEASURED.exists() else []
     parts = [
         "# Policies compared\n\nHow far above the certified bound each policy is on the [library](library/index.md), in"
-        " the mean over the instances of a family: *at most* so far above the optimum, which lies between bound and"
+        " the median over the instances of a family: *at most* so far above the optimum, which lies between bound and"
         " best schedule. The row *best known* says how much of that can be the bound's. A number in brackets counts the"
         " instances where some were left out: those with more than a thousand requests, without a bound, or of a kind"
         " that the policy is not for.\n"
@@ -216,15 +217,15 @@ def _compared_table(
         return ""
     heads = " | ".join(f"{family} ({len(best[family])})" for family in families)
     lines = [f"| policy | {heads} |", "|---|" + "---:|" * len(families)]
-    lines.append("| *best known* | " + " | ".join(f"*{percent(fmean(best[f]), 'up')}*" for f in families) + " |")
-    least = {f: min((fmean(of[f]) for of in above.values() if len(of.get(f, ())) == len(best[f])), default=None)
+    lines.append("| *best known* | " + " | ".join(f"*{percent(median(best[f]), 'up')}*" for f in families) + " |")
+    least = {f: min((median(of[f]) for of in above.values() if len(of.get(f, ())) == len(best[f])), default=None)
              for f in families}  # fmt: skip
-    for policy, of in sorted(above.items(), key=lambda item: (-len(item[1]), fmean(map(fmean, item[1].values())))):
+    for policy, of in sorted(above.items(), key=lambda item: (-len(item[1]), median(map(median, item[1].values())))):
         cells = []
         for family in families:
             shares = of.get(family, [])
-            words = percent(fmean(shares), "up") if shares else "–"
-            if shares and len(shares) == len(best[family]) and fmean(shares) == least[family]:
+            words = percent(median(shares), "up") if shares else "–"
+            if shares and len(shares) == len(best[family]) and median(shares) == least[family]:
                 words = f"**{words}**"
             cells.append(words + (f" ({len(shares)})" if shares and len(shares) < len(best[family]) else ""))
         lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")

@@ -6,7 +6,9 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from claims import HOLDS, answers, check, claims, within_rounding
@@ -83,3 +85,26 @@ def test_the_checker_stands_alone() -> None:
     instance["server"]["overclocked"] = True
     line, code = check.verdict([instance, {"schema": "modelkit/result/1"}])
     assert (line, code) == ("cannot check: $.server: unknown keys {'overclocked'}", 2)
+
+
+def test_no_claim_makes_the_checker_fail() -> None:
+    """Tests that any value in place of any other in a claim gives a line and an exit code."""
+    junk = [None, True, -1, 0.5, 1e308, "x", [], {}, [[1]], 10**30, float("nan")]
+    drawn = [claim for seed in (2, 3) for claim in claims(seed) if answers(claim).checker == HOLDS]
+    for k, claim in enumerate(drawn):
+        for n, path in enumerate(places(claim.document)):
+            document = json.loads(json.dumps(claim.document))
+            inner = document
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = junk[(k + n) % len(junk)]
+            line, code = check.verdict([claim.instance.document(), document])
+            assert line.startswith({0: "valid: ", 5: "invalid: ", 2: "cannot check: "}[code]), (path, line)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to all values of a document, of long lists to the first."""
+    for key, some in value.items() if isinstance(value, dict) else enumerate(value[:3]):
+        yield (*path, key)
+        if isinstance(some, dict | list):
+            yield from places(some, (*path, key))

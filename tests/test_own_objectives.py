@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import modelkit as mk
+from modelkit.errors import FormulationError
 from modelkit.experiments.run import failure, plan_run
 from modelkit.formulation.loading import load_formulation
 from modelkit.instance import Instance, LinearClock, Request, Server
@@ -284,6 +286,15 @@ def test_a_solver_that_ends_has_proven_its_value() -> None:
     assert not SolveState.ended_at(state, 198.8, 198.799999, "highs")
 
 
+def test_a_metric_of_the_judge_has_no_value_of_its_own(two: Instance, energy: Path) -> None:
+    """Tests that an objective under a name that means something else everywhere is refused before it is solved."""
+    energy.write_text(
+        ENERGY.replace("m.energy_cost", "m.mean_latency_rounds").replace('="energy_cost"', '="mean_latency_rounds"')
+    )
+    with pytest.raises(FormulationError, match="a metric of the judge; give the objective a name of its own"):
+        mk.solve(two, str(energy))
+
+
 def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
     """Tests a unit for a metric that has one, and another one than the formulation's."""
     policy = mk.simulate(two, "mc-sf")
@@ -293,3 +304,10 @@ def test_a_forged_unit_is_named(two: Instance, energy: Path) -> None:
     euro = own.model_copy(update={"objective": own.objective.model_copy(update={"unit": "€"})})
     faults = mk.verify_result(euro, two, load_formulation(str(energy))).faults
     assert faults == ("objective.unit: the file says '€', it is '$'",)
+
+
+def test_an_objective_that_nobody_computes_is_refused(two: mk.Instance) -> None:
+    """Tests that it is said before the search, not called a solve without a schedule."""
+    unknown = replace(load_formulation("kv-hindsight"), objective="total_ttft")
+    with pytest.raises(mk.FormulationError, match="no metric 'total_ttft_rounds'.*give value"):
+        mk.build(two, unknown)

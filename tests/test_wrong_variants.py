@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Formulation, str, str, str]] = {
     ),
     "shadowed name": (also(shadowing, PLAIN), "documented", "defines 'started_once'", "a name of its own"),
     "metric that is none": (
-        replace(PLAIN, objective="total_ttft"), "judged", "no metric 'total_ttft_rounds'", "total_latency",
+        replace(PLAIN, objective="total_ttft"), "builds", "no metric 'total_ttft_rounds'", "total_latency",
     ),
     "given data changed": (
         replace(RIGHT, data=lambda i: {"cap": i.extra.__setitem__("cap", 2) or 2}),

@@ -20,6 +20,7 @@ from modelkit.errors import InfeasibleError, ModelkitError, UsageError, did_you_
 from modelkit.formulation.formulation import Formulation
 from modelkit.instance import Instance
 from modelkit.io import load
+from modelkit.policies.files import split_file
 from modelkit.result import InstanceStamp, Producer, Result, Seconds, Status, StopReason, with_command
 from modelkit.runtime.resources import VERSION
 
@@ -158,7 +159,7 @@ def failure(
         instance=run.stamp,
         producer=Producer(
             kind=kind,
-            name=run.name,
+            name=split_file(run.name)[1] if run.kind == "policy" else run.name,
             solver=run.solver,
             options=limits,
             seed=run.seed,

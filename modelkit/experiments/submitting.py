@@ -116,6 +116,7 @@ class Submission:
     def take_bound(self, certificate: Certificate, instance: Instance) -> None:
         """The bound of a certificate that was verified, if it is better than all before."""
         name, best = self.before.objective, self.before.lower_bound
+        certificate = compact(certificate, instance)
         if certificate.metric != name:
             self.refusals.append(
                 f"its certificate bounds the {metric_noun(certificate.metric)}, not {metric_noun(name)}"
@@ -123,8 +124,6 @@ class Submission:
         elif best is not None and (certificate.value <= best or agree(certificate.value, best)):
             self.refusals.append(f"bound {_shown(name, certificate.value)}; the best known is {_shown(name, best)}")
         else:
-            shorter = compact(certificate, instance)
-            certificate = shorter if best is None or shorter.value > best else certificate
             self.changes.append(f"lower bound: {_shown(name, best)} -> {_shown(name, certificate.value)}")
             path = f"certificates/{self.before.instance}.certificate.json.gz"
             found = self._found(certificate.value, f"{certificate.kind}, modelkit {VERSION}", certificate.seconds)
@@ -217,17 +216,22 @@ def write_submission(found: Submission, folder: str | os.PathLike[str]) -> list[
         Where ``library.json`` lies; a new one begins with the entries that come with modelkit.
     """
     place = Path(folder)
-    for kind in ("schedules", "certificates"):
-        (place / kind).mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     written = []
-    if found.result is not None and found.after.schedule_path is not None:
-        save_result(found.result, path := place / found.after.schedule_path)
-        written.append(path)
-    if found.certificate is not None and found.after.certificate_path is not None:
-        save_certificate(found.certificate, path := place / found.after.certificate_path)
-        written.append(path)
+    if found.result is not None and (name := found.after.schedule_path) is not None:
+        save_result(found.result, _in_folder(place / name))
+        written.append(place / name)
+    if found.certificate is not None and (name := found.after.certificate_path) is not None:
+        save_certificate(found.certificate, _in_folder(place / name))
+        written.append(place / name)
     entries = library_entries(place if (place / "library.json").exists() else None)
     return [write_entries({**entries, found.after.instance: found.after}, place), *written]
+
+
+def _in_folder(path: Path) -> Path:
+    """A path whose folder is there."""
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def default_folder() -> Path:

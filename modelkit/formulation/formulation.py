@@ -15,7 +15,7 @@ from typing import Any, Literal
 from modelkit.backends.separator import Separator
 from modelkit.errors import FormulationError, FormulationFailedError, ModelkitError, shown
 from modelkit.formulation.asking import asking
-from modelkit.formulation.misuse import key_faults, refuse_maximising, refuse_names, replacing_refused
+from modelkit.formulation.misuse import key_faults, refuse_maximising, refuse_metric, refuse_names, replacing_refused
 from modelkit.formulation.parameters import Parameter, settle, unit_at_end
 from modelkit.instance import Instance
 from modelkit.judge import Verdict
@@ -295,6 +295,8 @@ class Formulation:
         FormulationError
             The data name no component of the model, leave one without value, or Pyomo refuses them.
         """
+        if self.value is None and self.extract is not None:
+            refuse_metric(self.objective, instance, self.words)
         data = self.values(instance, known)
         model = self.create_model(self.abstract(), data, instance.name)
         refuse_maximising(model, self.words)

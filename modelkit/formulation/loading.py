@@ -23,6 +23,7 @@ from modelkit.formulation.asking import LOADED, asking
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.parameters import Parameter
 from modelkit.io.files import read_bytes
+from modelkit.judge import metric_names
 from modelkit.registry import Registry
 from modelkit.runtime.resources import bundled
 from modelkit.runtime.threads import Lock
@@ -98,6 +99,12 @@ def is_bundled(name: str) -> bool:
     return file_of(name).resolve().is_relative_to(bundled("formulations").resolve())
 
 
+#: What the judge computes itself, under each clock.
+_METRICS = frozenset(
+    name for is_unit in (True, False) for name in metric_names(is_unit, slo=True, pauses=True, prefixes=True)
+)
+
+
 class _Ancestor(NamedTuple):
     """A formulation as its file states it, without what it inherits; the path is None of an object."""
 
@@ -131,6 +138,9 @@ def _joined(lineage: Sequence[_Ancestor]) -> Formulation:
     joined = lineage[0].formulation
     for ancestor in lineage[1:]:
         joined = ancestor.formulation.extend(joined)
+    if joined.value is not None and joined.objective in _METRICS:
+        words = f"formulation {joined.name!r} has a value() for {joined.objective!r}, which is a metric of the judge"
+        raise FormulationError(f"{words}; give the objective a name of its own, or leave value() out")
     return joined
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from modelkit.errors import FormulationError, did_you_mean
+from modelkit.instance import Instance
+from modelkit.judge import metric_names
 
 #: Names under which solvers look for a Suffix of a model.
 _SUFFIXES = ("dual", "rc", "slack", "lrc", "urc", "iis")
@@ -80,6 +82,26 @@ def refuse_maximising(model: Any, owner: str) -> None:
                 " gaps the least is the best; minimise what is missed of the most there can be, such as the requests"
                 " that are late, or else minimise its negative, and let value() return the same"
             )
+
+
+def refuse_metric(objective: str | None, instance: Instance, owner: str) -> None:
+    """Refuse an objective that is no metric of the judge, where the file does not compute it: it would have no value.
+
+    Raises
+    ------
+    FormulationError
+        It is none.
+    """
+    server, unit = instance.server, f"_{instance.unit}"
+    known = metric_names(instance.is_unit, pauses=server.pause is not None, prefixes=server.prefix_cache is not None)
+    if f"{objective}{unit}" in known:
+        return
+    names = sorted(name.removesuffix(unit) for name in known if name.endswith(unit))
+    stated = f"the judge has no metric {f'{objective}{unit}'!r}" if objective else "it states no objective"
+    raise FormulationError(
+        f"{owner}: {stated}{did_you_mean(objective or '', names)}; give value(instance, verdict), which computes it"
+        f" from the judge's replay, or let `objective` be one of {', '.join(names)}"
+    )
 
 
 def key_faults(abstract: Any, data: Mapping[str, Any]) -> list[str]:

@@ -182,4 +182,5 @@ def latencies(instance: Instance, verdict: Verdict) -> list[float]:
 
 def percentile(values: list[float], q: float) -> float:
     """The smallest value that ``q`` percent of the values do not exceed."""
-    return float(np.percentile(values, q, method="inverted_cdf"))
+    place = max(0, math.ceil(len(values) * (q / 100) - 1))
+    return float(np.partition(values, place)[place])

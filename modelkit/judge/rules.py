@@ -90,6 +90,8 @@ class Interval(NamedTuple):
 class Residency(NamedTuple):
     """One admission of a request: from its admission to its completion or eviction; times in rounds or ms.
 
+    Under the linear clock the arrival of a request is in seconds: 1000 times that is in ms.
+
     Parameters
     ----------
     request

@@ -93,8 +93,10 @@ class Goal:
 
     @property
     def kind(self) -> Goal:
-        """The same on any instance: without the numbers of parameters that each request has its own of."""
-        given = {name: "by request" if isinstance(value, Mapping) else value for name, value in self.given.items()}
+        """The same on any instance: without the numbers of parameters by request or group, which are its own."""
+        given = {
+            name: "of each instance" if isinstance(value, Mapping) else value for name, value in self.given.items()
+        }
         return replace(self, parameters=json.dumps(given, sort_keys=True) if given else "")
 
     def quantity(self, value: float | None) -> str:

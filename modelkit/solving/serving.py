@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 #: Shares of the time that is left: policies, then prices, then the search.
 POLICIES_SHARE, PRICES_SHARE, SEARCH_SHARE = 0.2, 0.5, 0.9
-#: Policies that are tried first: told the true lengths, these are seldom beaten.
-FIRST = ("svf:gate=auto", "mc-sf:gate=auto", "svf", "sorted-f", "mc-sf")
+#: Policies that are tried first: told the true lengths, these are seldom beaten. The first is for servers that pause.
+FIRST = ("srpt", "svf:gate=auto", "mc-sf:gate=auto", "svf", "sorted-f", "mc-sf")
 #: Share of the time that is left for a search over states, and what is said where it ended.
 STATES_SHARE = 0.3
 OPTIMAL = "a search over states has ended: the schedule is optimal, which no certificate proves"

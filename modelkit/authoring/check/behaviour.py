@@ -16,12 +16,10 @@ from modelkit.authoring.check.probe import probe
 from modelkit.authoring.check.rules import Complaint, rule
 from modelkit.authoring.check.tiny_instances import examples, growing
 from modelkit.backends.standard_form import compile_model
-from modelkit.errors import ModelkitError, ModelRefusedError, did_you_mean
+from modelkit.errors import ModelkitError, ModelRefusedError
 from modelkit.formulation.formulation import Formulation
 from modelkit.formulation.hosting import found_formulations
 from modelkit.formulation.loading import load_formulation
-from modelkit.instance import Instance
-from modelkit.judge import metric_names
 from modelkit.solving.known import known_of
 
 #: Instances that every solver solves.
@@ -129,7 +127,7 @@ def judged(subject: Subject) -> str | list[Complaint]:
         if formulation.claim == "lower-bound":
             return "a bound without schedule"
         return [Complaint("there is no extract()", "write extract(model, instance), which returns a Schedule")]
-    if complaint := _unknown_metric(formulation, subject.instances[0]) or _wrong_start(subject):
+    if complaint := _wrong_start(subject):
         return [complaint]
     count = 0
     for solved, best in subject.pairs:
@@ -182,20 +180,6 @@ def _wrong_start(subject: Subject) -> Complaint | None:
                 "start() sets every variable that it sets to what the schedule says; solvers refuse other starts",
             )
     return None
-
-
-def _unknown_metric(formulation: Formulation, instance: Instance) -> Complaint | None:
-    """That the objective is neither a metric of the judge nor computed by the file."""
-    server = instance.server
-    known = metric_names(instance.is_unit, pauses=server.pause is not None, prefixes=server.prefix_cache is not None)
-    if formulation.value is not None or formulation.metric(instance) in known:
-        return None
-    names = sorted({name.removesuffix(f"_{instance.unit}") for name in known if name.endswith(f"_{instance.unit}")})
-    return Complaint(
-        f"the judge has no metric {formulation.metric(instance)!r}{did_you_mean(str(formulation.objective), names)}",
-        f"give value(instance, verdict), which computes {formulation.objective!r} from the judge's replay, or name one"
-        f" of the judge's as `objective`: {', '.join(names)}",
-    )
 
 
 @rule("claim", "the claim holds against brute force and siblings", "judged")

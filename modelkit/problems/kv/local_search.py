@@ -7,6 +7,12 @@ step costs the tokens of a few requests, whatever the length of the trace. Order
 a request that starts earlier holds more memory in any given later round, so its earliest start is not
 always best; the delays make every schedule reachable.
 
+On 10,000 chats the gap that is left lies in the late rounds, where a few hundred long outputs run and 2 to 4 % of the
+memory stays free. None of these closed it faster than more steps of this search do, at equal time on the processor:
+steps drawn by the price of the memory that is free; temperatures in proportion to memory volumes; 3 or 10 requests
+taken out in place of 5; one request delayed while those after it move up; a penalty on squares of the free memory;
+list schedules within the starts of small reduced cost.
+
 Unit clock, no slots.
 """
 

@@ -195,7 +195,7 @@ def _thin(values: list[float], most: int = 400) -> list[float]:
 def wins(counts: Sequence[tuple[str, int]], instances: int) -> Figure | None:
     """On how many instances each kind of run has the best schedule."""
     rows = [(name, n) for name, n in counts if n]
-    if not rows:
+    if not rows or instances < 2:
         return None
     alt = "Best schedules: " + "; ".join(f"{name} {n}" for name, n in rows)
     plot = Plot(Axis(0, instances, "instances"), Axis(0, 1), ROW * len(rows), alt).axes(y_ticks=0)

@@ -173,7 +173,8 @@ def _many_findings(found: Sequence[Case], kinds: Sequence[Method], failures: Seq
         a, b = m.above_bound, m.above_best
         mean = _limits(fmean(b) if m.bounded_below else 0.0, fmean(a))
         worst = _limits(max(b) if m.bounded_below else 0.0, max(a))
-        out.append(f"{m.label}: {mean} above the optimum on average, {worst} in the worst case.")
+        several = f" on average, {worst} in the worst case" if len(a) > 1 else f" on {count(1, 'instance')}"
+        out.append(f"{m.label}: {mean} above the optimum{several}.")
     infeasible = sum(c.infeasible for c in found)
     if infeasible:
         have = "has" if infeasible == 1 else "have"

@@ -191,12 +191,12 @@ class Entry(Data):
     def best(self, folder: Folder | None = None) -> Result | None:
         """The best schedule known, as a result; None where there is none."""
         path = self.schedule_path
-        return None if path is None else load_result(Path(folder or library_folder()) / path)
+        return None if path is None else load_result(file_of(path, folder))
 
     def certificate(self, folder: Folder | None = None) -> Certificate | None:
         """The certificate of the best lower bound; None where there is none."""
         path = self.certificate_path
-        return None if path is None else load_certificate(Path(folder or library_folder()) / path)
+        return None if path is None else load_certificate(file_of(path, folder))
 
     def with_found(self, *, lower: FoundBound | None = None, upper: FoundValue | None = None) -> Entry:
         """The entry with a better bound or value; what was best before keeps its place in the history, not its file."""
@@ -229,6 +229,12 @@ def status_of(lower: float | None, upper: float | None) -> Literal["open", "clos
 def library_folder() -> Path:
     """The folder of the library that comes with modelkit."""
     return bundled("instances") / "library"
+
+
+def file_of(path: str, folder: Folder | None = None) -> Path:
+    """A file of the library, which a folder of changes to it may have or not."""
+    own = Path(folder or library_folder()) / path
+    return own if own.exists() else library_folder() / path
 
 
 @lru_cache(maxsize=4)

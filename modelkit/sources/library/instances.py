@@ -15,7 +15,7 @@ from modelkit.instance import Instance
 from modelkit.io import load
 from modelkit.io.files import MOST_TRACE_BYTES, read_bytes
 from modelkit.sources.families import generate
-from modelkit.sources.library.entries import Recipe, TraceFile, find_entry, library_folder
+from modelkit.sources.library.entries import Recipe, TraceFile, file_of, find_entry
 from modelkit.sources.traces import import_trace
 
 
@@ -39,9 +39,8 @@ def library(
     InputError
         The trace is another file, or another instance came out.
     """
-    place = Path(folder) if folder is not None else library_folder()
-    entry = find_entry(name, place)
-    instance = load(place / entry.file) if entry.file is not None else make(entry.recipe, name, trace)
+    entry = find_entry(name, folder)
+    instance = load(file_of(entry.file, folder)) if entry.file is not None else make(entry.recipe, name, trace)
     if instance.sha256 != entry.sha256:
         words = (
             f"its hash is {instance.sha256[:16]}..., that of the entry {entry.sha256[:16]}...; it was drawn by other"

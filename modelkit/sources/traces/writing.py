@@ -11,7 +11,7 @@ from modelkit.arguments import checked_arguments
 from modelkit.errors import Fault, InputError, shown
 from modelkit.instance import Instance
 from modelkit.sources.traces.taking import ROUND_MS
-from modelkit.text import count, percent
+from modelkit.text import count
 
 #: Prompt tokens in a block of the format.
 BLOCK = 512
@@ -102,5 +102,5 @@ def _notes(instance: Instance, round_ms: float | None, size: int) -> list[str]:
     if prefixes := [r.prefix.tokens for r in instance.requests if r.prefix is not None]:
         kept = sum(tokens - tokens % BLOCK for tokens in prefixes) / sum(prefixes)
         if size == BLOCK and "prefix_hashes" not in instance.extra:
-            notes.append(f"prompts share whole blocks of {BLOCK} tokens, {percent(kept, 'down')} of their prefixes")
+            notes.append(f"prompts share whole blocks of {BLOCK} tokens, {kept:.0%} of their prefixes")
     return notes
