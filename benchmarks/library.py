@@ -1,6 +1,6 @@
 """Improves the library: runs policies of every division, bounds and searches, and submits what is better.
 
-    python benchmarks/library.py [--seconds 40] [--only NAME|FAMILY ...] [--step policies|bound|solve ...]
+    python benchmarks/library.py [--seconds 40] [--only NAME|FAMILY ...] [--step policies|bound|solve|hard ...]
                                  [--traces FOLDER] [--who NAME] [--folder FOLDER]
                                  [--steps FILE]
 
@@ -11,23 +11,32 @@ Every step of an entry is written as it is found, by the way that submissions of
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from library_choice import TRACES
 from record import keep, kept
 
 import modelkit as mk
 from modelkit.errors import ModelkitError
 from modelkit.experiments.submitting import NotBetterError, submission, write_submission
+from modelkit.instance import InstanceStamp
+from modelkit.io import parse_certificate
+from modelkit.judge import judge
 from modelkit.policies import policies
+from modelkit.problems.kv.local_search import schedule_of
+from modelkit.result import Objective, Producer
 from modelkit.simulation.simulate import fitting_policies
 from modelkit.sources.library import Entry, library, library_entries, library_folder
 from modelkit.sources.library.divisions import told
 
 DONE = Path(__file__).parent / "results" / "library.json"
-STEPS = ("policies", "bound", "solve")
+STEPS = ("policies", "bound", "solve", "hard")
+#: What `hard.py` found.
+HARD = library_folder().parent / "hard" / "table.json"
 #: Policies with options that are worth a run beside the defaults.
 VARIANTS = ("mc-sf:alpha=0.1", "svf:gate=auto", "srpt:by=volume", "vllm-like:preempt=swap", "wait:alpha=0.1")
 #: Problems of these families are solved by formulations, too, up to this size.
@@ -59,6 +68,24 @@ def best_policies(instance: mk.Instance) -> Iterator[mk.Result]:
             yield best
 
 
+def from_hard(instance: mk.Instance) -> Iterator[mk.Result | mk.Certificate]:
+    """The schedule and the certificate in the table of hard instances, where it has them."""
+    row = json.loads(HARD.read_text()).get(instance.name, {}) if HARD.exists() else {}
+    if row.get("certificate"):
+        yield parse_certificate(row["certificate"], str(HARD))
+    if row.get("starts"):
+        schedule = schedule_of(instance, np.array(row["starts"]))
+        value, bound = judge(instance, schedule).metrics["total_latency_rounds"], float(row["bound"])
+        yield mk.Result(
+            instance=InstanceStamp.of(instance),
+            producer=Producer(kind="formulation", name="kv-hindsight-flow", solver="diagram"),
+            status="optimal" if value == bound else "feasible",
+            stop="finished" if value == bound else "time_limit",
+            objective=Objective(name="total_latency_rounds", value=value, bound=bound, bound_by="solver"),
+            schedule=schedule,
+        )
+
+
 def claims(step: str, entry: Entry, instance: mk.Instance, seconds: float) -> Iterator[mk.Result | mk.Certificate]:
     """What a step finds."""
     if step == "policies":
@@ -67,6 +94,8 @@ def claims(step: str, entry: Entry, instance: mk.Instance, seconds: float) -> It
         found = mk.bound(instance, time_limit=seconds)
         yield found.certificate
         yield found.result
+    elif step == "hard":
+        yield from from_hard(instance)
     elif entry.size <= SOLVED[entry.family] and entry.status == "open":
         yield mk.solve(instance, time_limit=seconds)
 
