@@ -130,6 +130,8 @@ class Climb:
         Requests of which it is known whether they have started.
     note
         What kept it from its end.
+    crowded
+        Whether its first diagram had more than there was room or time for: more of the partitions are of no use.
     """
 
     def __init__(self, climbs: Climbs, limit: int, ends: float) -> None:
@@ -139,6 +141,7 @@ class Climb:
         self.floor = self._below(self.root.floor)
         self.remembered: list[int] = []
         self.note = ""
+        self.crowded = False
         self.width, self.takes = BEAM, 0.0  # of the next beam, and seconds that it may take
 
     def __str__(self) -> str:
@@ -158,7 +161,8 @@ class Climb:
         if diagram is not None and math.isfinite(self.ends):
             seconds = max(0.0, self.ends - time.perf_counter()) / AHEAD
             most = max(LEAST_KEPT, int(seconds / (self._looks(columns) * LOOK)))
-            diagram = self._keep_arcs(diagram, most) if diagram.arcs > most else diagram
+            if diagram.arcs > most:
+                self.crowded, diagram = True, self._keep_arcs(diagram, most)
         while diagram is not None and not known.proven:
             if diagram.exact:
                 self._offer(diagram)
@@ -212,6 +216,7 @@ class Climb:
                 if self.limit <= self.known.bound:
                     break
                 if older is None:
+                    self.crowded = True
                     self.limit = (self.limit + self.known.bound) // 2
                 else:
                     older = self._keep_arcs(older, older.arcs // 2)

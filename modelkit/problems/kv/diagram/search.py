@@ -212,9 +212,13 @@ class Search:
             before, began = self.bound, time.perf_counter()
             climb = climbs.climb(kept, min(ends, self._until(share)))
             self._done("climb", str(climb))
-            if kept == MOST_KEPT and self.bound == before:
+            took, share = time.perf_counter() - began, 1.0
+            if self.bound == before and (climb.crowded or kept == MOST_KEPT):
                 return
-            took, share, kept = time.perf_counter() - began, 1.0, min(MORE * kept, MOST_KEPT)
+            if not climb.crowded:
+                kept = min(MORE * kept, MOST_KEPT)
+            elif ends - time.perf_counter() < took:
+                return
 
     def _explore(self, found: str, until: float) -> None:
         """Large neighbourhood search until then."""
