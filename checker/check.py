@@ -105,7 +105,7 @@ LATER = ("base_ms", "swap_out_per_token_ms", "swap_in_per_token_ms")
 LAW = ("prefill_base_ms", "prefill_per_token_ms", "decode_base_ms", "decode_per_request_ms",
        "decode_per_kv_token_ms", *LATER)
 ALWAYS = ("id", "arrival", "prompt_tokens", "output_tokens")
-OPTIONAL = ("class", "session", "priority", "extra", "prefix")
+OPTIONAL = ("class", "session", "priority", "extra", "prefix", "cached_prompt_tokens")
 LIMITS = ("ttft_ms", "tpot_ms", "latency_ms")
 CHARGES = ("memory", "slots", "pace-memory", "pace-slots")
 
@@ -183,13 +183,19 @@ class Instance:
         self.shared = [min(p["tokens"], s - 1) * self.cache for p, s in zip(prefixes, prompt)]
         self.group = [groups.setdefault(p["group"], len(groups)) if tokens else -1
                       for p, tokens in zip(prefixes, self.shared)]
+        found = [number(row.get("cached_prompt_tokens") or 0, "$.requests", 0, 10**8) for row in rows]
+        self.found = [min(f, s - 1) * self.cache for f, s in zip(found, prompt)]  # in any case
         return form
 
     def unshared(self, once):  # prompts without what others may read; once: one of a group has all
         order = sorted(range(len(self.ids)), key=lambda i: (self.arrival[i], -self.shared[i], i))
         first = {self.group[i]: i for i in reversed(order)} if once else {}
-        return [s - (0 if first.get(self.group[i]) == i else self.shared[i])
-                for i, s in enumerate(self.prompt)]
+        found, most = [0 if self.unit else f for f in self.found], {}  # most: in a group
+        for group, tokens in zip(self.group, found):
+            most[group] = max(tokens, most.get(group, 0))
+        parts = [min(most[g], t) if first.get(g) == i else t
+                 for i, (g, t) in enumerate(zip(self.group, self.shared))]
+        return [s - max(part, f) for s, part, f in zip(self.prompt, parts, found)]
 
 def service_levels(given):
     """Limits in ms, those of classes under ``class``; without what is absent."""
@@ -280,10 +286,10 @@ class Replica:
         require(i not in self.done and i not in self.jobs, self.where, f"{words} a second time")
         early = self.now < inst.arrival[i] - EARLY * (not inst.unit)
         require(not early, self.where, f"{words} before it arrives")
-        group, tokens, found = inst.group[i], inst.shared[i], 0
+        group, tokens, found = inst.group[i], inst.shared[i], inst.found[i]
         if tokens:
             there = self.there.get(group, 0)
-            self.users.setdefault(group, {})[i], found = tokens, min(tokens, there)
+            self.users.setdefault(group, {})[i], found = tokens, max(found, min(tokens, there))
             self.there[group], self.last[group] = max(tokens, there), self.now
         self.jobs[i] = Job(inst, i, slot, found)
         self.take_slot(self.jobs[i], slot)
@@ -307,10 +313,11 @@ class Replica:
         del self.users[group][job.i]
         read = job.prompt - job.unread * (not inst.exclusive)
         for other in self.active(True):
-            more = min(tokens, inst.shared[other.i]) - read
-            if inst.group[other.i] == group and more > 0:
+            end = min(tokens, inst.shared[other.i])
+            if inst.group[other.i] == group and end > read:
+                more = max(0, end - max(read, inst.found[other.i]))
                 other.unread, other.found = other.unread + more, other.found - more
-                read += more
+                read = end
         there = read if read < tokens else self.there[group]
         self.there[group] = max(there if inst.keep else 0, self.longest(group))
         self.last[group] = self.now

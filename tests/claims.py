@@ -156,6 +156,8 @@ def random_instance(rng: random.Random, kind: str | None = None) -> mk.Instance:
         server["prefix_cache"] = {"keep": rng.random() < 0.5}
         for row in requests:
             if rng.random() < 0.7:
+                if rng.random() < 0.3:
+                    row["cached_prompt_tokens"] = rng.randint(1, row["prompt_tokens"])
                 row["prefix"] = {"group": rng.choice("ab"), "tokens": rng.randint(1, row["prompt_tokens"])}
     return mk.load({"schema": "modelkit/instance/1", "name": "random", "server": server, "requests": requests})
 

@@ -28,7 +28,7 @@ from modelkit.problems.kv.diagram.partitions import PartitionBound
 MOST_KEPT, LEAST_KEPT = 8_000_000, 5_000
 #: Arcs up to which requests are remembered 2, 3 and 5 at a time, and then all.
 SEVERAL = ((300_000, 2), (100_000, 3), (30_000, 5), (5_000, MOST_REQUESTS))
-#: A step may take the time left by this, and one for so many requests to remember, or fewer arcs are kept.
+#: A step may take the time left by this, and one for this many requests to remember, or fewer arcs are kept.
 AHEAD, FOR_EACH = 3, 4
 #: Widths of beams within a diagram, the first and at most, how much wider the next is, and share of the time for one.
 BEAM, MOST_BEAM, WIDER, BEAM_SHARE = 500, 30_000, 2, 0.015
