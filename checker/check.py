@@ -183,7 +183,8 @@ class Instance:
         self.shared = [min(p["tokens"], s - 1) * self.cache for p, s in zip(prefixes, prompt)]
         self.group = [groups.setdefault(p["group"], len(groups)) if tokens else -1
                       for p, tokens in zip(prefixes, self.shared)]
-        found = [number(row.get("cached_prompt_tokens") or 0, "$.requests", 0, 10**8) for row in rows]
+        found = [number(row.get("cached_prompt_tokens") or 0, "$.requests", 0, 10**8)
+                 for row in rows]
         self.found = [min(f, s - 1) * self.cache for f, s in zip(found, prompt)]  # in any case
         return form
 
