@@ -147,6 +147,30 @@ def test_a_bound_is_taken_and_closes(folder: Path) -> None:
         ]})  # fmt: skip
 
 
+def test_a_bound_in_a_result_has_its_seconds(folder: Path) -> None:
+    """Tests that the history has the seconds of the run where the certificate does not state its own."""
+    result = mk.bound(library(SMALL), time_limit=0).result
+    assert result.certificate is not None
+    bare = result.certificate.model_copy(update={"seconds": None})
+    found = submission(result.model_copy(update={"certificate": bare}), folder=folder)
+    assert found.after.lb_data[-1].seconds == round(result.seconds.total, 1)
+
+
+def test_a_closed_instance_is_called_closed(folder: Path) -> None:
+    """Tests that who submits to a closed instance is told that nothing can be better."""
+    instance = library(SMALL)
+    write_submission(submission(mk.simulate(instance, "svf"), folder=folder), folder)
+    path = folder / "library.json"
+    found = json.loads(path.read_text())
+    (entry,) = found["entries"]
+    proof = {**entry["ub_data"][0], "method": "a proof", "certificate": None}
+    del proof["schedule"]
+    entry |= {"status": "closed", "lower_bound": entry["upper_bound"], "lb_data": [proof]}
+    path.write_text(json.dumps(found))
+    with pytest.raises(NotBetterError, match="which is closed: its best schedule is proven optimal"):
+        submission(mk.simulate(instance, "svf"), folder=folder)
+
+
 def test_policies_are_run_again(folder: Path) -> None:
     """Tests that a schedule counts as a policy's only if the policy makes it, told what its division is told."""
     instance = library(SMALL)

@@ -76,7 +76,7 @@ def test_weights_prove_more_than_the_closed_form() -> None:
     with pytest.raises(InputError, match="5 weights for 6"):
         certify_slots(instance, Weights(rounds=21, values=[1] * 5))
     higher = certificate.model_copy(update={"bound": certificate.bound.model_copy(update={"numerator": 10**9})})
-    assert "its weights gives" in certificate_faults(higher, instance)[0]
+    assert "its weights follows" in certificate_faults(higher, instance)[0]
 
 
 @pytest.mark.parametrize("seed", range(40))

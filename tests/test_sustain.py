@@ -138,7 +138,10 @@ def test_no_policy_sustains_more_than_any_can() -> None:
             20.0, (), Path(),
         ).headline  # fmt: skip
 
-    assert headline(21.0) == "svf sustains 21 requests/s; in the long run nobody does with more than 20 requests/s"
+    assert headline(21.0) == (
+        "svf sustains 21 requests/s; only so few requests allow that: in the long run nobody does with more than 20"
+        " requests/s"
+    )
     assert "% of the most that any policy can in the long run" in headline(15.0)
     assert headline(15.0, "svf", "wait").startswith("svf and wait sustain 15 requests/s, ")
 

@@ -46,7 +46,7 @@ def set_at(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
     ("path", "value", "words"),
     [
         (("schedule", "segments", 0, "admit"), ["short", "long"], "kv_capacity: from round"),
-        (("schedule", "segments", 1, "at"), 1, "time_order: "),
+        (("schedule", "segments", 1, "at"), 1, "a segment is to begin at round 1; the one before ends at round "),
         (("schedule", "segments", 1, "admit"), [], "missing: "),
         (("schedule", "segments", 1, "admit"), ["ghost"], "unknown_request: "),
         (("metrics", "makespan_rounds"), 5, "metric makespan_rounds: the file says 5, the replay 6"),

@@ -188,7 +188,8 @@ def _align(rows: list[tuple[str, list[str]]], most: int = 79) -> list[str]:
     left = min(max(len(name) for name, _ in rows), max(16, most - sum(widths) - 2 * len(widths)))
     lines = []
     for name, cells in rows:
-        first, *more = textwrap.wrap(name, left, break_on_hyphens=False)
+        long = any(len(word) > left - 2 for word in name.split())
+        first, *more = textwrap.wrap(name, left, subsequent_indent="  ", break_on_hyphens=long)
         lines.append("  ".join([first.ljust(left), *map(str.rjust, cells, widths)]).rstrip())
-        lines += [f"  {part}" for part in textwrap.wrap(" ".join(more), left - 2, break_on_hyphens=False)]
+        lines += more
     return lines

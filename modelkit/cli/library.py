@@ -113,7 +113,9 @@ def show(name: str) -> None:
     if entry.recipe.trace is not None:
         trace = entry.recipe.trace
         rows += [("trace", f"{trace.url} ({trace.licence})"), ("", f"sha256 {trace.sha256}")]
-    click.echo(printable("\n".join([entry.instance, *(f"  {line}" for line in two_columns(rows, 97))])))
+    click.echo(
+        printable("\n".join([entry.instance, *(f"  {line}" for line in two_columns(rows, 97, split_words=False))]))
+    )
 
 
 def _above(value: float, entry: Entry) -> str:

@@ -30,12 +30,13 @@ def with_this_command(result: Result) -> Result:
     return with_command(result, command_line())
 
 
-def two_columns(rows: list[tuple[str, str]], most: int = 79) -> list[str]:
-    """Lines of ``most`` columns at most: names on the left, their texts wrapped on the right."""
+def two_columns(rows: list[tuple[str, str]], most: int = 79, *, split_words: bool = True) -> list[str]:
+    """Lines of ``most`` columns at most: names on the left, their texts wrapped on the right; paths whole if asked."""
     width = max((len(name) for name, _ in rows), default=0) + 2
     lines = []
     for name, text in rows:
-        wrapped = textwrap.wrap(text, max(30, most - width), break_on_hyphens=False) or [""]
+        room = max(30, most - width)
+        wrapped = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=split_words) or [""]
         lines.append(f"{name:<{width}}{wrapped[0]}")
         lines += [" " * width + more for more in wrapped[1:]]
     return lines

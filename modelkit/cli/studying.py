@@ -239,7 +239,8 @@ def _estimate_words(needed: Estimate) -> str:
         more = "more than" if needed.longer else "about"
         parts.append(f"{more} {_duration(needed.likely)}")
     if needed.at_most:
-        parts.append(f"at most {_duration(needed.at_most)} for what has a limit of time")
+        more = " more" if parts else ""
+        parts.append(f"at most {_duration(needed.at_most)}{more} for runs with a limit of time")
     if needed.unknown:
         parts.append(f"{count(needed.unknown, 'run')} of policies that were not tried")
     return f"{' and '.join(parts)}, {count(needed.jobs, 'run')} at a time"

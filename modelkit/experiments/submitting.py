@@ -113,8 +113,8 @@ class Submission:
         found = BestPolicy(policy=label, predictions=told, value=value, date=_today(), who=self.who)
         self.after = self.after.with_policy(division, found)
 
-    def take_bound(self, certificate: Certificate, instance: Instance) -> None:
-        """The bound of a certificate that was verified, if it is better than all before."""
+    def take_bound(self, certificate: Certificate, instance: Instance, seconds: float | None) -> None:
+        """The bound of a certificate that was verified, if it is better than all before; found in so many seconds."""
         name, best = self.before.objective, self.before.lower_bound
         certificate = compact(certificate, instance)
         if certificate.metric != name:
@@ -126,7 +126,7 @@ class Submission:
         else:
             self.changes.append(f"lower bound: {_shown(name, best)} -> {_shown(name, certificate.value)}")
             path = f"certificates/{self.before.instance}.certificate.json.gz"
-            found = self._found(certificate.value, f"{certificate.kind}, modelkit {VERSION}", certificate.seconds)
+            found = self._found(certificate.value, f"{certificate.kind}, modelkit {VERSION}", seconds)
             self.after = self.after.with_found(lower=FoundBound(**found, certificate=path))
             self.certificate = certificate
 
@@ -178,10 +178,14 @@ def submission(
         found.take_value(claim, instance)
         found.take_policy(claim, instance)
     if certificate is not None:
-        found.take_bound(certificate, instance)
+        spent = certificate.seconds
+        if spent is None and isinstance(claim, Result):
+            spent = claim.seconds.total
+        found.take_bound(certificate, instance, spent)
     if not found.changes:
+        closed = ", which is closed: its best schedule is proven optimal" if entry.status == "closed" else ""
         raise NotBetterError(
-            f"not taken, for nothing of {entry.instance} gets better:\n  " + "\n  ".join(found.refusals)
+            f"not taken, for nothing of {entry.instance} gets better{closed}:\n  " + "\n  ".join(found.refusals)
         )
     lower, upper = found.after.lower_bound, found.after.upper_bound
     if lower is not None and upper is not None and lower > upper and not agree(lower, upper):

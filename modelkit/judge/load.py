@@ -102,7 +102,7 @@ def load_words(share: float | None) -> str | None:
     """What to say of a load that no policy can keep up with; None when there is nothing to say."""
     if share is None or share <= 1:
         return None
-    return f"offered load >= {share:.0%} of capacity: no policy can keep up"
+    return f"offered load >= {share:.0%} of capacity: no policy can keep up for long"
 
 
 def _mean_slots(

@@ -117,7 +117,8 @@ class Replay:
     def advance_to(self, at: float) -> None:
         """Begin a segment at ``at``, or now when the segment before has not ended."""
         if at < self.now - self.tolerance - self.doubt:
-            self.violate("time_order", self.now - at, None, f"the segment before ends at {self.clock(self.now)}")
+            words = f"a segment is to begin at {self.clock(at)}; the one before ends at {self.clock(self.now)}"
+            self.violate("time_order", self.now - at, None, words)
         if self.linear is None and not float(at).is_integer():
             self.violate("whole_rounds", at % 1, None, f"the segment begins at {at}")
             at = math.ceil(at)

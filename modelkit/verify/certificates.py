@@ -63,7 +63,7 @@ def certificate_faults(certificate: Certificate, instance: Instance) -> list[str
         said, gives = (f"{float(number):.10g}" for number in (stated, bound))
         if said == gives:
             said, gives = str(stated), str(bound)
-        return [f"the certificate says {said}, its {certificate.proof} gives {gives}"]
+        return [f"the certificate says {said}; from its {certificate.proof} follows {gives}"]
     return []
 
 

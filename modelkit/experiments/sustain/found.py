@@ -214,10 +214,10 @@ class Sustained:
         head = self._best_words
         if not known:
             return head
+        if self.is_beyond:  # a few requests drain afterwards: no share of what can go on for ever
+            return f"{head}; {self._long_run_words}"
         if self.over != "rate":
             return f"{head}; nobody does with {self.amount(known)}"
-        if best.value > known:  # a few requests drain afterwards: no share of what can go on for ever
-            return f"{head}; in the long run nobody does with more than {self.amount(known)}"
         return f"{head}, {percent(best.value / known)} of the most that any policy can in the long run"
 
     @property
@@ -225,15 +225,29 @@ class Sustained:
         """What nobody can do, as the end of a sentence."""
         known = []
         if self.in_the_long_run is not None:
-            amount = self.amount(self.in_the_long_run)
-            than = f"more than {amount}" if self.over == "rate" else f"only {amount}"
-            known.append(f"in the long run nobody does with {than}")
+            known.append(self._long_run_words)
         if self.certified is not None:
             amount = self.amount(self.certified)
             known.append(
                 f"of these requests nobody can with {amount} {'or more' if self.over == 'rate' else 'or fewer'}"
             )
         return "".join(f"; {words}" for words in known)
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the best policy does, with these requests, what nobody can in the long run."""
+        best, known = self.best, self.in_the_long_run
+        if best is None or best.value is None or known is None:
+            return False
+        return best.value > known if self.larger_is_harder else best.value <= known
+
+    @property
+    def _long_run_words(self) -> str:
+        """What nobody can do in the long run; and that few requests allow more, where they do."""
+        amount = self.amount(self.in_the_long_run)
+        than = f"more than {amount}" if self.larger_is_harder else f"only {amount}"
+        only = "only so few requests allow that: " if self.is_beyond else ""
+        return f"{only}in the long run nobody does with {than}"
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -249,7 +263,8 @@ class Sustained:
             )
         uneven = [limit.policy for limit in self.limits if limit.uneven]
         if uneven:
-            told.append(f"{join_words(uneven)}: some harder value suffices where an easier one does not, by chance")
+            again = "above the limit a higher rate" if self.larger_is_harder else "below the limit a smaller value"
+            told.append(f"{join_words(uneven)}: {again} suffices again, by the chance of the draws")
         return tuple(told)
 
     def is_short(self, limit: PolicyLimit) -> bool:

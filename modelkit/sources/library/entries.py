@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from modelkit.arguments import Data
 from modelkit.certificate import Certificate
-from modelkit.errors import Fault, InputError, unknown_name
+from modelkit.errors import Fault, InputError, UsageError, did_you_mean
 from modelkit.instance import whole
 from modelkit.io import faults_of, load_certificate, load_result, read_json, trim, write_text
 from modelkit.result import Result, agree, relative_gap
@@ -275,7 +275,8 @@ def find_entry(name: str, folder: Folder | None = None) -> Entry:
     """
     entries = library_entries(folder)
     if name not in entries:
-        raise unknown_name("library instance", name, entries)
+        words = f"no instance {name!r} in the library{did_you_mean(name, entries)}"
+        raise UsageError(f"{words}\n  `modelkit library list` shows the {len(entries)} that it has")
     return entries[name]
 
 
