@@ -253,7 +253,7 @@ class Replica:
         at = exact(number(given["at"], where, 0, MOST, False)) * (1 if inst.unit else 1000)
         require(not inst.unit or at.denominator == 1, where, "begins within a round")
         late = 0 if inst.unit else EARLY + self.doubt
-        require(at >= self.now - late, where, f"begins at {float(at)}, before the last one ends")
+        require(at >= self.now - late, where, f"at {float(at)}; the last ends at {float(self.now)}")
         if at > self.now:
             self.wait(at - self.now)
         for i, _ in those("evict"):
@@ -938,7 +938,8 @@ def result(inst, given):
         every = metrics(inst, servers, times, levels)
         for key, stated in [*(given.get("metrics") or {}).items(), (name, value)]:
             fits = key not in every or same(stated, every[key], key, doubt)
-            require(fits, f"metrics.{key}", f"is {stated}, the schedule gives {every.get(key)}")
+            gives = every.get(key) and float(every[key])
+            require(fits, f"metrics.{key}", f"is {stated}, the schedule gives {gives}")
             unsaid += [] if key in every else [key]
         require(own or name in every, "objective.name", f"{name!r} is no metric")
         require(own or value is not None, "status", f"{status}, but the schedule is valid")

@@ -263,8 +263,12 @@ def test_plan_arrays_are_not_shared() -> None:
 
 
 @pytest.mark.parametrize("mixed", [True, False])
-def test_solve_takes_every_instance(mixed: bool) -> None:
-    """Tests `solve` where no formulation takes the instance, or its model is too large."""
+def test_solve_takes_every_instance(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests `solve` where no formulation takes the instance, or its model is too large.
+
+    Then it makes none of the windows of a model: of 1,000 requests these would be tens of millions.
+    """
+    monkeypatch.setattr("modelkit.solving.known.loose_windows", lambda _: pytest.fail("windows of no model"))
     instance = chats(40, 10.0)
     clock = instance.server.clock.model_copy(update={"mixed": mixed})
     instance = instance.replace(server=instance.server.model_copy(update={"clock": clock}))
@@ -274,6 +278,17 @@ def test_solve_takes_every_instance(mixed: bool) -> None:
     assert result.objective.value is not None
     assert 0 < (result.objective.bound or 0) <= result.objective.value
     assert "no solver ran" in result.message
+
+
+def test_an_interrupted_warm_start_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that Ctrl-C while the first schedules are made loses none of them."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modelkit.solving.serving.search_schedule", interrupt)
+    result = mk.solve(chats(12, 10.0), time_limit=10)
+    assert (result.status, result.stop) == ("feasible", "interrupted")
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,17 @@ class Known:
         return limit_stages(self.instance, self.slot_search.run())
 
     @cached_property
+    def searched_windows(self) -> Windows | None:
+        """Those of a search over states, where the problem is ``serving`` and that search ends."""
+        return search_states(self.instance, current().share(STATES_SHARE)) if self.modelled is SERVING else None
+
+    @cached_property
     def iteration_windows(self) -> Windows:
         """Which iterations may process each prompt in real time, and when they end; mixed iterations without levels.
 
-        Those of a search over states where the problem is ``serving`` and that search ends.
+        Without `searched_windows` as many for each request as there are tokens in all: for a model only.
         """
-        found = search_states(self.instance, current().share(STATES_SHARE)) if self.modelled is SERVING else None
-        return found or loose_windows(self.instance)
+        return self.searched_windows or loose_windows(self.instance)
 
     @cached_property
     def first(self) -> Ints:

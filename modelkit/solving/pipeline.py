@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +55,7 @@ class Pipeline(SolveState):
             self.outcome = self.run_solver(model)
         except KeyboardInterrupt:
             self.keep_search()
+            self.start = self.start or best_start([self.least])
             return self.conclude(None, "interrupted", "interrupted before the solver began" if not self.search else "")
         except TooLargeError as error:
             return self.method.without_solver(
@@ -80,11 +82,7 @@ class Pipeline(SolveState):
             tried = [self.judge_schedule(self.warm_start, clairvoyant_schedule(self.instance, self.warm_start))]
         else:
             tried = self.posed_method.first_schedules(self)
-        return min(
-            (c for c in tried if c.value is not None and not c.verdict.metrics["evictions"]),
-            key=lambda c: c.value or 0.0,
-            default=None,
-        )
+        return best_start(tried)
 
     def start_is_optimal(self) -> bool:
         """Whether the schedule to start from meets the certified bound, so that there is nothing to solve."""
@@ -199,3 +197,9 @@ class Pipeline(SolveState):
             if not found.verdict.valid or found.broken:
                 return self.refuse(found)
         return self.conclude(found, self.outcome.stop, message)
+
+
+def best_start(tried: Sequence[Candidate | None]) -> Candidate | None:
+    """The best valid one that evicts nobody, as no model does."""
+    fit = (c for c in tried if c is not None and c.value is not None and not c.verdict.metrics["evictions"])
+    return min(fit, key=lambda c: c.value or 0.0, default=None)

@@ -291,15 +291,16 @@ class ServingMethod(Method):
             return known
         schedule = search_schedule(run.instance, deadline=until, metric=metric, anneal=False)
         known.append(run.judge_schedule("local-search", schedule))
-        if run.known.modelled is SERVING and run.known.iteration_windows.starts:
-            schedule = schedule_of(run.instance, run.known.iteration_windows)
+        windows = run.known.searched_windows
+        if windows is not None and windows.starts:
+            schedule = schedule_of(run.instance, windows)
             known.append(run.judge_schedule("local-search", schedule))
         return known
 
     def without_solver(self, run: SolveState, reason: str, stop: StopReason) -> Result:
         """An optimal schedule, where a search over states has ended; else that of a search with a certified bound."""
-        if run.known.modelled is SERVING and run.start is not None:
-            run.optimum = run.known.iteration_windows.value
+        if run.known.searched_windows is not None and run.start is not None:
+            run.optimum = run.known.searched_windows.value
         if run.optimum is not None:
             return run.conclude(None, "finished", f"{reason}; {OPTIMAL}")
         left = run.deadline.left if run.deadline.finite else None
