@@ -83,6 +83,11 @@ def _shown(entry: Entry) -> tuple[str, int]:
     return entry.objective, 1
 
 
+def _plain(words: str) -> str:
+    """Words of whoever submitted, as text: nothing of them is Markdown or HTML."""
+    return "".join(c if c.isalnum() or c in " .,:;-()" else f"&#{ord(c)};" for c in words)
+
+
 def _value(entry: Entry, value: float | None) -> str:
     metric, each = _shown(entry)
     return "none" if value is None else quantity(metric, value / each)
@@ -115,8 +120,8 @@ def instance_page(entry: Entry) -> str:
             spent = "–" if found.seconds is None else f"{found.seconds:,.1f}"
             file = f"`{path.split('/')[0]}/`" if path else ""
             lines.append(
-                f"| {what} | {_value(entry, found.value)} | {found.who} | {found.date} | {found.method} | {spent} |"
-                f" {file} |"
+                f"| {what} | {_value(entry, found.value)} | {_plain(found.who)} | {found.date} | {_plain(found.method)}"
+                f" | {spent} | {file} |"
             )
     lines.append("\n## The instance\n\n| | |\n|---|---|")
     lines += [f"| {name} | {value} |" for name, value in told]

@@ -152,8 +152,9 @@ def test_a_bound_in_a_result_has_its_seconds(folder: Path) -> None:
     result = mk.bound(library(SMALL), time_limit=0).result
     assert result.certificate is not None
     bare = result.certificate.model_copy(update={"seconds": None})
-    found = submission(result.model_copy(update={"certificate": bare}), folder=folder)
+    found = submission(result.model_copy(update={"certificate": bare}), who="Ada\n\x1b Lovelace", folder=folder)
     assert found.after.lb_data[-1].seconds == round(result.seconds.total, 1)
+    assert found.after.lb_data[-1].who == "Ada Lovelace"
 
 
 def test_a_closed_instance_is_called_closed(folder: Path) -> None:

@@ -173,7 +173,7 @@ def submission(
     verified = verify_result(claim, instance) if isinstance(claim, Result) else verify_certificate(claim, instance)
     if not verified.holds:
         raise NotVerifiedError("not taken, for the file is wrong:\n  " + "\n  ".join(verified.faults))
-    found = Submission(entry, entry, who, machine or f"{os.cpu_count()} cores")
+    found = Submission(entry, entry, _one_line(who) or "anonymous", _one_line(machine) or f"{os.cpu_count()} cores")
     if isinstance(claim, Result):
         found.take_value(claim, instance)
         found.take_policy(claim, instance)
@@ -192,6 +192,11 @@ def submission(
         words = f"the bound {number(lower, 10)} is above {number(upper, 10)}, the value of a schedule"
         raise NotVerifiedError(f"not taken: {words}; this is a bug in modelkit, please report it")
     return found
+
+
+def _one_line(words: str | None) -> str:
+    """What a record and a table can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words or "").split())
 
 
 def entry_of(stamp: InstanceStamp, folder: str | os.PathLike[str] | None = None) -> Entry:
