@@ -262,10 +262,11 @@ class Result(_Record):
             certified = "certified" if o.bound_by == "certificate" else "of the solver"
             facts.append(("lower bound", f"{quantity(name, o.bound / each)}, {certified}"))
         facts += [("gap", percent(o.gap, "up"))] if o.gap is not None else []
-        unit = "ms" if "makespan_ms" in self.metrics else "rounds"
         facts += [
             (metric_noun(metric), quantity(metric, self.metrics[metric]))
-            for metric in (pattern.format(t=unit) for pattern in _IN_NOTEBOOKS)
+            for metric in dict.fromkeys(
+                pattern.format(t=unit) for pattern in _IN_NOTEBOOKS for unit in ("ms", "rounds")
+            )
             if self.metrics.get(metric) is not None and metric != name
         ]
         solver = f" on {self.producer.solver}" if self.producer.solver else ""

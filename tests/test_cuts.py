@@ -39,7 +39,9 @@ def all_schedules(instance: Instance) -> tuple[Candidates, np.ndarray]:
     windows = [np.arange(a, horizon - o + 1) for a, o in zip(arrays.arrival, arrays.output, strict=True)]
     candidates = Candidates.of(instance, windows)
     column = {key: c for c, key in enumerate(zip(candidates.request, candidates.start, strict=True))}
-    chosen = [[column[i, k] for i, (k, _) in enumerate(placed)] for placed in fitting_placements(instance, last=0)]
+    chosen = [
+        [column[i, k] for i, (k, _) in enumerate(placed)] for placed in fitting_placements(instance, last=0, alike=True)
+    ]
     taken = np.zeros((len(chosen), len(candidates.start)), dtype=np.int64)
     np.put_along_axis(taken, np.array(chosen), 1, axis=1)
     return candidates, taken

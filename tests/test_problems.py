@@ -33,8 +33,11 @@ from modelkit.solving.methods import METHODS
 from modelkit.verify.exact_bounds import RECOMPUTED
 
 ROOT = Path(__file__).resolve().parents[1]
+CLAIMS = ("certificates", "schedules")  # of the library
 SHIPPED = sorted(
-    p for p in bundled("instances").rglob("*.json*") if not p.name.startswith(("optima", "instance.", "table"))
+    p
+    for p in bundled("instances").rglob("*.json*")
+    if not p.name.startswith(("optima", "instance.", "table", "library.")) and p.parent.name not in CLAIMS
 )
 UNIT: dict[str, Any] = {"kind": "unit"}
 EXCLUSIVE: dict[str, Any] = {"kind": "linear", "decode_base_ms": 10.0, "prefill_per_token_ms": 1.0}

@@ -137,7 +137,7 @@ def data(instance):
 
 
 FORMULATION = Formulation(name="sample", summary="s", claim="exact", reference="r", objective="goal", build=build,
-                          data=data, extract=lambda m, i: Schedule(()))
+                          data=data, extract=lambda m, i: Schedule(()), value=lambda instance, verdict: 0.0)
 """
 
 

@@ -127,8 +127,9 @@ class Reader:
             component = component[index[0] if len(index) == 1 else index]
         for member in component:
             values = dict(zip(wanted, member if isinstance(member, tuple) else (member,), strict=True))
-            if all(part in chosen or self.member(part, letters) == value for part, value in values.items()):
-                yield {letter: values[letter] for letter in chosen}
+            made = {letter: values[letter] for letter in chosen}
+            if all(p in chosen or self.member(p, {**letters, **made}) == value for p, value in values.items()):
+                yield made
 
     def within(self, limit: str, letters: Letters) -> bool:
         if " ≠ " in limit:
