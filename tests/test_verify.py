@@ -91,7 +91,7 @@ def test_certificates_are_recomputed(two: Instance) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["bound"].update(numerator=c["bound"]["numerator"] + 1), "its prices give"),
+        (lambda c: c["bound"].update(numerator=c["bound"]["numerator"] + 1), "from its prices follows"),
         (lambda c: c["prices"]["numerators"].append(1), "1 rounds, but 2 numerators"),
         (lambda c: c["prices"].update(rounds=[5, 4], numerators=[1, 1]), "are not increasing"),
         (lambda c: c["instance"].update(sha256="0" * 64), "the certificate is about another instance"),
