@@ -12,6 +12,7 @@ from modelkit.judge import judge
 from modelkit.reporting.charts.occupancy import occupancy
 from modelkit.reporting.charts.svg import Axis, Figure, Panel, Plot, Swatch
 from modelkit.reporting.charts.timeline import Scene, timeline
+from modelkit.reporting.goals import MEANS
 from modelkit.reporting.inline import inline_figures
 from modelkit.sources.library import DIVISIONS, Entry, find_entry, library, library_entries
 from modelkit.text import count, metric_noun, percent, quantity
@@ -78,9 +79,8 @@ def _entries_table(entries: Iterable[Entry]) -> str:
 
 def _shown(entry: Entry) -> tuple[str, int]:
     """The metric that is shown, and what the objective is divided by: a total of times says little."""
-    if entry.objective.startswith("total_") and entry.objective.endswith("_ms"):
-        return entry.objective.replace("total_", "mean_"), entry.size
-    return entry.objective, 1
+    mean = MEANS.get(entry.objective)
+    return (mean, entry.size) if mean is not None else (entry.objective, 1)
 
 
 def _plain(words: str) -> str:

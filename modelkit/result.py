@@ -98,6 +98,11 @@ def _schedule(value: object) -> object:
     return Schedule(tuple(s.segment() for s in record.segments), record.tokens_per_iteration)
 
 
+#: Options of a policy's run that are the engine's, and all that are not the policy's own.
+OF_THE_ENGINE = ("predictions", "max_batch", "max_batch_tokens", "chunked_prefill")
+_OF_THE_SIMULATION = (*OF_THE_ENGINE, "slots_over_time")
+
+
 class Producer(_Record):
     """What made the schedule.
 
@@ -116,6 +121,12 @@ class Producer(_Record):
     modelkit: str | None = None
     command: str | None = None
     parameters: dict[str, Any] = {}
+
+    @property
+    def policy(self) -> str:
+        """The name with a policy's own options, as ``simulate`` takes it: ``mc-sf:gate=8,wait=2``."""
+        own = [f"{key}={value}" for key, value in self.options.items() if key not in _OF_THE_SIMULATION]
+        return self.name + (":" + ",".join(own) if own else "")
 
 
 class Objective(_Record):

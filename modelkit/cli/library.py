@@ -60,10 +60,13 @@ def list_(family: str | None, only_open: bool) -> None:
 def _line(entry: Entry) -> str:
     """Size, status and bounds of an entry in one line."""
     lower, upper = (_value(value) for value in (entry.lower_bound, entry.upper_bound))
-    gap = "" if entry.gap is None or entry.status == "closed" else f", gap {_percent(entry.gap)}"
     unit = unit_of(entry.objective)
-    known = f"{upper} {unit}" if entry.status == "closed" else f"{lower} .. {upper} {unit}{gap}"
+    known = f"{upper} {unit}" if entry.status == "closed" else f"{lower} .. {upper} {unit}{_gap(entry)}"
     return f"{entry.size:>5} {entry.status:<6} {known}"
+
+
+def _gap(entry: Entry) -> str:
+    return "" if entry.gap is None or entry.status == "closed" else f", gap {_percent(entry.gap)}"
 
 
 def _value(value: float | None) -> str:
@@ -87,11 +90,8 @@ def show(name: str) -> None:
         ("requests", f"{entry.size:,}"),
         ("made by", entry.description),
         ("objective", f"{metric_noun(entry.objective)} [{unit_of(entry.objective)}]"),
-        (
-            "status",
-            entry.status + ("" if entry.gap is None or entry.status == "closed" else f", gap {_percent(entry.gap)}"),
-        ),
-        ("lower bound", f"{_value(entry.lower_bound)}" + (" (certified)" if entry.lower_bound is not None else "")),
+        ("status", entry.status + _gap(entry)),
+        ("lower bound", _value(entry.lower_bound) + (" (certified)" if entry.lower_bound is not None else "")),
         ("best value", _value(entry.upper_bound)),
     ]
     found = entry.features

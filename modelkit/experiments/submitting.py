@@ -19,7 +19,7 @@ from modelkit.instance import Instance, InstanceStamp
 from modelkit.io import save_certificate, save_result
 from modelkit.judge import judge
 from modelkit.policies import policies
-from modelkit.result import Objective, Producer, Result, Seconds, agree
+from modelkit.result import OF_THE_ENGINE, Objective, Producer, Result, Seconds, agree
 from modelkit.runtime.resources import VERSION
 from modelkit.simulation.simulate import simulate
 from modelkit.sources.library import Entry, library, library_entries, library_folder, write_entries
@@ -29,9 +29,6 @@ from modelkit.sources.library.entries import BestPolicy, FoundBound, FoundValue
 from modelkit.text import metric_noun, number, unit_of
 from modelkit.verify.certificates import verify_certificate
 from modelkit.verify.formulation_rules import verify_result
-
-#: Options of a run that are the engine's, not the policy's.
-_ENGINE = ("predictions", "max_batch", "max_batch_tokens", "chunked_prefill")
 
 
 class NotVerifiedError(ModelkitError):
@@ -97,8 +94,8 @@ class Submission:
                 "of no division of policies: those are run with seed 0, and told what divisions are told"
             )
             return
-        label = _label(producer)
-        engine = {key: value for key, value in producer.options.items() if key in _ENGINE}
+        label = producer.policy
+        engine = {key: value for key, value in producer.options.items() if key in OF_THE_ENGINE}
         value = simulate(instance, label, **engine).metrics[name]
         if value is None or not agree(value, judge(instance, result.schedule).metrics[name]):
             self.refusals.append(f"the policy {label} makes another schedule when it is run again")
@@ -270,13 +267,7 @@ def _method(result: Result) -> str:
     claimed = "; optimal by its own word" if result.status == "optimal" and result.certificate is None else ""
     solver = f" on {producer.solver}" if producer.solver else ""
     version = f", modelkit {producer.modelkit}" if producer.modelkit else ""
-    return f"{_label(producer) if producer.kind == 'policy' else producer.name}{solver}{version}{claimed}"
-
-
-def _label(producer: Producer) -> str:
-    """A policy with its own options, as ``simulate`` takes it."""
-    own = {key: value for key, value in producer.options.items() if key not in (*_ENGINE, "slots_over_time")}
-    return producer.name + (":" + ",".join(f"{key}={value}" for key, value in own.items()) if own else "")
+    return f"{producer.policy if producer.kind == 'policy' else producer.name}{solver}{version}{claimed}"
 
 
 def _shown(metric: str, value: float | None) -> str:

@@ -181,16 +181,11 @@ def _as_guest(host: Entry, goal: Goal, value: float | None, faults: tuple[str, .
     return replace(host, result=result, value=value, faults=faults, guest=True)
 
 
-#: Options in the result of a policy that are not the policy's own.
-_OF_THE_SIMULATION = ("predictions", "max_batch", "max_batch_tokens", "chunked_prefill", "slots_over_time")
-
-
 def label(result: Result) -> str:
     """What a run is called: ``kv-hindsight-flow on HiGHS``, ``mc-sf``, ``mc-sf:gate=8,wait=2``."""
     producer = result.producer
     if producer.kind == "policy":
-        own = [f"{key}={value}" for key, value in producer.options.items() if key not in _OF_THE_SIMULATION]
-        return producer.name + (":" + ",".join(own) if own else "")
+        return producer.policy
     if producer.kind == "improvement":
         searched = producer.name in ("local-search", "bound") or producer.name in policies()  # where it began
         return "local search" if searched else producer.name

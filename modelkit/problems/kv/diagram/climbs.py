@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from modelkit.problems.kv.diagram import schedules
 from modelkit.problems.kv.diagram.builder import TooWideError, first_diagram, refine
 from modelkit.problems.kv.diagram.columns import Ascent, Column, Relaxation
 from modelkit.problems.kv.diagram.diagram import MOST_REQUESTS, SCALE, Diagram, Floats, Ints, Reversed, WithinLimit
@@ -43,23 +44,11 @@ LOOKS_SHARE, LOOKS_KNOWN = 0.6, 40
 LOOK = 7e-9
 
 
-class Known(Protocol):
+class Known(schedules.Known, Protocol):
     """What is known of the optimum, which climbs add to."""
-
-    @property
-    def value(self) -> int: ...
-
-    @property
-    def bound(self) -> int: ...
-
-    @property
-    def proven(self) -> bool: ...
 
     def prove(self, bound: int) -> None:
         """Raise the bound, which comes in units of 1 / SCALE."""
-
-    def offer(self, starts: Ints) -> None:
-        """Take starts if they are better."""
 
     def ascend(
         self,
