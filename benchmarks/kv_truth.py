@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 import traceback
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import keep, stamp
+from record import hold_many
 
 from modelkit.certificate import Partitions
 from modelkit.instance import Instance
@@ -119,21 +117,13 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    found: dict[str, object] = stamp()
-    kinds: Counter[str] = Counter()
-    wrong = {}
-    began = time.process_time()
-    for seed in range(chosen.instances):
-        instance = instance_of(seed)
-        kinds[MODELS[seed % 2]] += 1
-        kinds[f"{len(instance.requests)} requests"] += 1
-        if faults := faults_of(instance):
-            wrong[seed] = faults
-            print(seed, *faults, sep="\n  ", flush=True)
-    found |= {"instances": chosen.instances, "kinds": dict(kinds), "wrong": wrong}
-    found["process_cpu_s"] = round(time.process_time() - began)
-    keep(found, chosen.results)
-    print(f"{chosen.instances:,} instances, {len(wrong)} wrong; {dict(kinds)}")
+    hold_many(chosen.instances, checked, chosen.results)
+
+
+def checked(seed: int) -> tuple[list[str], list[str]]:
+    """Of which kinds the instance of a seed is, and what is wrong on it."""
+    instance = instance_of(seed)
+    return [MODELS[seed % 2], f"{len(instance.requests)} requests"], faults_of(instance)
 
 
 if __name__ == "__main__":

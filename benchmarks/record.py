@@ -7,7 +7,9 @@ import json
 import math
 import os
 import platform
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,19 @@ def best_known(rows: list[dict[str, Any]]) -> dict[tuple[int, int], float]:
 def keep(document: dict[str, Any], path: Path) -> None:
     """Write a results file; whoever stops the benchmark meanwhile leaves the old one."""
     write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def hold_many(instances: int, check: Callable[[int], tuple[list[str], list[str]]], path: Path) -> None:
+    """Check the instances of so many seeds (their kinds, and what is wrong), and write what was found."""
+    found, kinds, wrong = {**stamp()}, Counter[str](), {}
+    began = time.process_time()
+    for seed in range(instances):
+        names, faults = check(seed)
+        kinds.update(names)
+        if faults:
+            wrong[seed] = faults
+            print(seed, *faults, sep="\n  ", flush=True)
+    found |= {"instances": instances, "kinds": dict(kinds), "wrong": wrong}
+    found["process_cpu_s"] = round(time.process_time() - began)
+    keep(found, path)
+    print(f"{instances:,} instances, {len(wrong)} wrong; {dict(kinds)}")

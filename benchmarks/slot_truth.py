@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import traceback
-from collections import Counter
 from pathlib import Path
 
-from record import keep, stamp
+from record import hold_many
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -35,22 +33,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=1000)
     chosen = parser.parse_args()
-    found: dict[str, object] = stamp()
-    kinds: Counter[str] = Counter()
-    wrong = {}
-    began = time.process_time()
-    for seed in range(chosen.instances):
-        instance = odd_instance(seed)
-        kinds["with levels" if instance.server.clock.prefill_levels else "without levels"] += 1
-        kinds["with a KV capacity"] += instance.server.kv_capacity_tokens is not None
-        kinds["infeasible"] += least_makespan(instance) is None
-        if faults := faults_of(seed):
-            wrong[seed] = faults
-            print(seed, *faults, sep="\n  ", flush=True)
-    found |= {"instances": chosen.instances, "kinds": dict(kinds), "wrong": wrong}
-    found["process_cpu_s"] = round(time.process_time() - began)
-    keep(found, RESULTS)
-    print(f"{chosen.instances:,} instances, {len(wrong)} wrong; {dict(kinds)}")
+    hold_many(chosen.instances, checked, RESULTS)
+
+
+def checked(seed: int) -> tuple[list[str], list[str]]:
+    """Of which kinds the instance of a seed is, and what is wrong on it."""
+    instance = odd_instance(seed)
+    kinds = ["with levels" if instance.server.clock.prefill_levels else "without levels"]
+    kinds += ["with a KV capacity"] * (instance.server.kv_capacity_tokens is not None)
+    kinds += ["infeasible"] * (least_makespan(instance) is None)
+    return kinds, faults_of(seed)
 
 
 if __name__ == "__main__":
